@@ -1,0 +1,184 @@
+# How targets of Sluice are made: sluice_library, sluice_executable, sluice_test, sluice_fuzzer.
+#
+# All of them get the language level, the warnings and the sanitizers below, and the repository root as
+# include root, so that code says `#include "ipc/ring.h"`. DEPS are targets: `sluice::ipc` for our own,
+# and the names listed in Dependencies.cmake for third parties.
+
+option(SLUICE_FUZZ "Build libFuzzer binaries and no tests (clang only)" OFF)
+set(SLUICE_SANITIZE "" CACHE STRING "Sanitizers of our own code: empty, address (with undefined) or thread")
+set_property(CACHE SLUICE_SANITIZE PROPERTY STRINGS "" address thread)
+set(SLUICE_FUZZ_SECONDS 5 CACHE STRING "How long ctest runs each fuzzer in a fuzz build")
+
+set(CMAKE_CXX_STANDARD 23)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+# Static libraries of ours end up inside the shared libsluice.
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
+set(SLUICE_GENERATED_DIR "${CMAKE_BINARY_DIR}/generated")
+
+find_program(SLUICE_CCACHE ccache)
+if(SLUICE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${SLUICE_CCACHE}")
+endif()
+
+# The flags of our own targets, in one place.
+add_library(sluice_flags INTERFACE)
+target_compile_options(sluice_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
+  # Assertions and logs name files as the repository does.
+  "-fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=")
+target_include_directories(sluice_flags INTERFACE "${CMAKE_SOURCE_DIR}")
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  if(CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # GCC bug 105651: `"x" + std::string` warns inside <string>.
+    target_compile_options(sluice_flags INTERFACE -Wno-restrict)
+  endif()
+  if(SLUICE_SANITIZE)
+    # Instrumented code hides initializations from the flow analysis of g++; the plain builds warn. -Wtsan
+    # tells that tsan does not model fences, which the users of fences must know and cannot change.
+    target_compile_options(sluice_flags INTERFACE -Wno-maybe-uninitialized -Wno-tsan)
+  endif()
+else()
+  # clang counts these under the flags above, g++ does not; one code base, one set of rules.
+  target_compile_options(sluice_flags INTERFACE
+    -Wno-sign-conversion -Wno-missing-designated-field-initializers)
+endif()
+if(NOT CMAKE_BUILD_TYPE STREQUAL "Release")
+  target_compile_definitions(sluice_flags INTERFACE _GLIBCXX_ASSERTIONS)
+endif()
+
+set(SLUICE_TEST_LAUNCHER "")
+if(SLUICE_FUZZ)
+  set(SLUICE_SANITIZER_FLAGS -fsanitize=address,undefined -fno-sanitize-recover=all)
+  target_compile_options(sluice_flags INTERFACE -fsanitize=fuzzer-no-link)
+elseif(SLUICE_SANITIZE STREQUAL "address")
+  set(SLUICE_SANITIZER_FLAGS -fsanitize=address,undefined -fno-sanitize-recover=all)
+elseif(SLUICE_SANITIZE STREQUAL "thread")
+  set(SLUICE_SANITIZER_FLAGS -fsanitize=thread)
+  # The shadow of g++ 12's tsan has no room for 32 bits of address randomization, a default of some kernels.
+  set(bits 28)
+  if(EXISTS /proc/sys/vm/mmap_rnd_bits)
+    execute_process(COMMAND cat /proc/sys/vm/mmap_rnd_bits OUTPUT_VARIABLE bits ERROR_QUIET
+                    OUTPUT_STRIP_TRAILING_WHITESPACE)
+  endif()
+  if(NOT bits MATCHES "^[0-9]+$" OR bits GREATER 28)
+    find_program(SLUICE_SETARCH setarch REQUIRED)
+    set(SLUICE_TEST_LAUNCHER "${SLUICE_SETARCH}" -R)
+  endif()
+elseif(SLUICE_SANITIZE)
+  message(FATAL_ERROR "SLUICE_SANITIZE is '${SLUICE_SANITIZE}'; it must be empty, address or thread")
+endif()
+if(SLUICE_SANITIZER_FLAGS)
+  target_compile_options(sluice_flags INTERFACE ${SLUICE_SANITIZER_FLAGS} -fno-omit-frame-pointer)
+  target_link_options(sluice_flags INTERFACE ${SLUICE_SANITIZER_FLAGS})
+endif()
+
+# What tools/test builds in the sanitizer and fuzz presets, and all headers that a tool must generate first.
+add_custom_target(tests-asan)
+add_custom_target(tests-tsan)
+add_custom_target(fuzzers)
+add_custom_target(generated-headers)
+
+# sluice_library(NAME [SOURCES file...] [DEPS target...] [PRIVATE_DEPS target...])
+# Makes sluice_NAME with the alias sluice::NAME: a static library, or an interface library without SOURCES.
+function(sluice_library name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;DEPS;PRIVATE_DEPS")
+  sluice_check_arguments(sluice_library)
+  set(target sluice_${name})
+  if(arg_SOURCES)
+    add_library(${target} STATIC ${arg_SOURCES})
+    target_link_libraries(${target} PUBLIC sluice_flags ${arg_DEPS} PRIVATE ${arg_PRIVATE_DEPS})
+  else()
+    if(arg_PRIVATE_DEPS)
+      message(FATAL_ERROR "sluice_library(${name}): a header-only library has no PRIVATE_DEPS")
+    endif()
+    add_library(${target} INTERFACE)
+    target_link_libraries(${target} INTERFACE sluice_flags ${arg_DEPS})
+  endif()
+  add_library(sluice::${name} ALIAS ${target})
+endfunction()
+
+# sluice_executable(NAME SOURCES file... [DEPS target...])
+# Makes build/<preset>/bin/NAME.
+function(sluice_executable name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;DEPS")
+  sluice_check_arguments(sluice_executable)
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE sluice_flags ${arg_DEPS})
+endfunction()
+
+# sluice_test(NAME SOURCES file... [DEPS target...] [NEEDS target...] [LABELS label...] [TIMEOUT seconds])
+# Makes a GoogleTest executable and one ctest entry, run in the repository root. NEEDS names executables
+# that the test starts; it finds them beside itself. The labels asan and tsan make tools/test run it in
+# those builds too. TIMEOUT is 120 by default.
+function(sluice_test name)
+  if(SLUICE_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;DEPS;NEEDS;LABELS")
+  sluice_check_arguments(sluice_test)
+  sluice_executable(${name} SOURCES ${arg_SOURCES} DEPS ${arg_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
+  if(arg_NEEDS)
+    add_dependencies(${name} ${arg_NEEDS})
+  endif()
+  sluice_register_test(${name} COMMAND $<TARGET_FILE:${name}> --gtest_color=no
+                       LABELS ${arg_LABELS} TIMEOUT ${arg_TIMEOUT} TARGETS ${name})
+endfunction()
+
+# sluice_fuzzer(NAME SOURCES file... [DEPS target...])
+# The sources define LLVMFuzzerTestOneInput. In the fuzz preset it becomes a libFuzzer binary that ctest runs
+# for SLUICE_FUZZ_SECONDS; in the others it is linked with a main that replays tests/fuzz/corpus/NAME and
+# a bounded number of pseudo-random inputs. A finding goes into the corpus folder as a regression test.
+function(sluice_fuzzer name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;DEPS")
+  sluice_check_arguments(sluice_fuzzer)
+  set(corpus "${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/${name}")
+  if(NOT EXISTS "${corpus}")
+    set(corpus "")
+  endif()
+  if(SLUICE_FUZZ)
+    sluice_executable(${name} SOURCES ${arg_SOURCES} DEPS ${arg_DEPS})
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    add_dependencies(fuzzers ${name})
+    # libFuzzer adds what it discovers to the first folder: never to the one in the repository.
+    set(found "${CMAKE_BINARY_DIR}/corpus/${name}")
+    file(MAKE_DIRECTORY "${found}")
+    math(EXPR timeout "${SLUICE_FUZZ_SECONDS} + 120")
+    sluice_register_test(${name}
+      COMMAND $<TARGET_FILE:${name}> -max_total_time=${SLUICE_FUZZ_SECONDS} -timeout=10 -rss_limit_mb=2048
+              -print_final_stats=1 "-artifact_prefix=${found}-" "${found}" ${corpus}
+      LABELS fuzz TIMEOUT ${timeout})
+  else()
+    sluice_executable(${name} SOURCES ${arg_SOURCES} "${CMAKE_SOURCE_DIR}/tests/fuzz/replay_main.cpp"
+                      DEPS ${arg_DEPS})
+    sluice_register_test(${name} COMMAND $<TARGET_FILE:${name}> --random 20000 1 ${corpus}
+                         LABELS fuzz asan TARGETS ${name})
+  endif()
+endfunction()
+
+# The one place that registers with ctest. TARGETS are what the sanitizer builds must build for it.
+function(sluice_register_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "COMMAND;LABELS;TARGETS")
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  add_test(NAME ${name} COMMAND ${SLUICE_TEST_LAUNCHER} ${arg_COMMAND} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}" ENVIRONMENT
+    "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1;UBSAN_OPTIONS=print_stacktrace=1")
+  if(arg_TARGETS)
+    foreach(label IN LISTS arg_LABELS)
+      if(label MATCHES "^(asan|tsan)$")
+        add_dependencies(tests-${label} ${arg_TARGETS})
+      endif()
+    endforeach()
+  endif()
+endfunction()
+
+# A misspelled keyword is an error instead of a silently ignored argument.
+macro(sluice_check_arguments caller)
+  if(arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "${caller}(${name}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+endmacro()
