@@ -2,9 +2,9 @@
 //
 //   NAME [--random COUNT SEED] [FILE | FOLDER]...
 //
-// Runs the target over every file named, over every file below every folder named in the order of their
-// names, and over COUNT pseudo-random inputs that depend on SEED alone. A finding ends the process; the
-// input that was running is then named on standard error.
+// Runs the target over every file named, over every file below every folder named in the order of
+// their names, and over COUNT pseudo-random inputs that depend on SEED alone. A finding ends the
+// process; the input that was running is then named on standard error.
 #include <algorithm>
 #include <charconv>
 #include <csignal>
@@ -78,7 +78,8 @@ std::uint64_t run_path(const std::filesystem::path& path) {
 void run_random(std::uint64_t count, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   for (std::uint64_t i = 0; i < count; ++i) {
-    const std::size_t limit = std::size_t{1} << (random() % 13);  // short inputs as often as long ones
+    const std::size_t limit = std::size_t{1}
+                              << (random() % 13);  // short inputs as often as long ones
     std::vector<std::uint8_t> bytes(random() % std::min(limit + 1, kMaxRandomBytes + 1));
     const std::uint64_t range = (random() % 2 == 0) ? 256 : 8;
     for (auto& byte : bytes) byte = static_cast<std::uint8_t>(random() % range);
