@@ -1,0 +1,191 @@
+// The daemon's configuration: what each value means, where it comes from, and what may change while
+// running.
+//
+// packaging/sluiced.toml documents every key; what a file does not say has the value it has there.
+// Only the sizes of the tiers and the places of the sockets depend on the machine (Environment).
+// Reading is strict: an unknown key is an error that names the nearest known one. All errors of a
+// file are reported together, each as FILE:LINE:COLUMN: what was found, what is expected. (TOML
+// syntax: the first one only.)
+//
+// Plain data and pure functions, except this_environment() and the two that open a file.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "daemon/logging.h"
+#include "ipc/error.h"
+
+namespace sluice::daemon {
+
+inline constexpr std::size_t kMaxConfigBytes = 1u << 20;
+inline constexpr std::size_t kMaxConfigErrors = 32;  // reported of one file; the rest is counted
+inline constexpr std::size_t kMaxTenants = 256;
+inline constexpr std::size_t kMaxIdsPerList = 1024;  // uids or gids
+inline constexpr std::size_t kMaxSocketPath = 107;   // bytes, of sockaddr_un
+
+enum class HugePages : std::uint8_t { attempt, never, require };  // attempt is written "try"
+enum class BackendKind : std::uint8_t { host };
+
+struct DaemonConfig {
+  std::string socket;  // whoever connects here is identified by uid, then gid
+  mode_t socket_mode = 0660;
+  LogLevel log_level = LogLevel::info;
+  LogFormat log_format = LogFormat::text;
+  std::uint32_t lanes = 1;
+  std::uint32_t max_sessions = 1024;
+  bool operator==(const DaemonConfig&) const = default;
+};
+
+struct MetricsConfig {
+  std::string address;  // "127.0.0.1:9464", "[::1]:9464"; port 0: any free one; empty: off
+  bool operator==(const MetricsConfig&) const = default;
+};
+
+struct TierConfig {
+  std::uint64_t capacity_bytes = 0;
+  std::uint64_t extent_bytes = 64u << 20;  // wanted; each cache rounds it to whole pages or frames
+  HugePages huge_pages = HugePages::attempt;
+  bool operator==(const TierConfig&) const = default;
+};
+
+struct RingsConfig {
+  std::uint32_t capacity = 1024;  // descriptors per ring, a power of two
+  std::uint64_t request_memory_bytes = 4u << 20;
+  std::uint32_t spin_us = 20;
+  bool operator==(const RingsConfig&) const = default;
+};
+
+struct LimitsConfig {
+  std::uint32_t caches = 256;
+  std::uint32_t sequences_per_session = 65536;
+  std::uint32_t actors_per_cache = 256;
+  std::chrono::milliseconds step_deadline{30'000};
+  bool operator==(const LimitsConfig&) const = default;
+};
+
+// Who may run admin requests besides the daemon's own user; everybody else sees only the tenant that
+// they are.
+struct AdminConfig {
+  std::vector<uid_t> uids = {0};
+  std::vector<gid_t> gids;
+  bool operator==(const AdminConfig&) const = default;
+};
+
+// guaranteed <= limit <= capacity of the tier; the guarantees of all tenants fit into it.
+struct QuotaConfig {
+  std::uint64_t guaranteed_bytes = 0;
+  std::uint64_t limit_bytes =
+      0;                // always set after reading: the capacity, unless the file says less
+  double weight = 1.0;  // share of what is lent beyond the guarantees
+  bool operator==(const QuotaConfig&) const = default;
+};
+
+// At least one of uids, gids and socket is set; no two tenants share any of them.
+struct TenantConfig {
+  std::string name;
+  std::vector<uid_t> uids;
+  std::vector<gid_t> gids;
+  std::string socket;  // empty: none of its own. Whoever connects there is this tenant
+  mode_t socket_mode = 0660;
+  QuotaConfig hbm;
+  QuotaConfig dram;
+  bool operator==(const TenantConfig&) const = default;
+};
+
+struct Config {
+  DaemonConfig daemon;
+  MetricsConfig metrics;
+  BackendKind backend = BackendKind::host;
+  TierConfig hbm;
+  TierConfig dram;
+  RingsConfig rings;
+  LimitsConfig limits;
+  AdminConfig admin;
+  std::vector<TenantConfig> tenants;  // never empty after reading
+  bool operator==(const Config&) const = default;
+};
+
+// What defaults depend on.
+struct Environment {
+  uid_t uid = 0;                             // effective
+  std::string runtime_dir;                   // where "sluice/sluice.sock" goes; "/run" for root
+  std::uint64_t memory_available_bytes = 0;  // the least of what the kernel and /dev/shm offer now
+};
+Environment this_environment();
+
+// A configuration and what the log should say about how it came about: one sentence each.
+struct Defaults {
+  Config config;
+  std::vector<std::string> notes;
+};
+// Starts on a laptop: one tenant "default", which is the user that runs the daemon. HBM 1 GiB and
+// DRAM 4 GiB, together never more than half of the memory on offer.
+Defaults default_config(const Environment& environment);
+
+struct ConfigError {
+  std::uint32_t line = 0;  // 0: the file as a whole
+  std::uint32_t column = 0;
+  std::string text;
+};
+
+struct ConfigReport {
+  std::string file;
+  Config config;  // usable only if ok()
+  std::vector<std::string> notes;
+  std::vector<ConfigError> errors;  // by position
+  std::size_t errors_left_out = 0;
+
+  bool ok() const { return errors.empty(); }
+  // "FILE:LINE:COLUMN: text", a line per error, and a last one for those left out. Empty if ok().
+  std::string text() const;
+};
+ConfigReport check_config_text(std::string_view toml, std::string file,
+                               const Environment& environment);
+ConfigReport check_config(const std::string& path,
+                          const Environment& environment = this_environment());
+
+// check_config() for who needs no more than the configuration. Errors: bad_config, with the
+// report's text.
+ipc::Result<Config> load_config(const std::string& path);
+
+// Every value under the key that a file would use ("tenant.prod.hbm.limit", "rings.spin_us"), as it
+// would be written there, in a fixed order.
+struct ConfigValue {
+  std::string key;
+  std::string value;
+  bool operator==(const ConfigValue&) const = default;
+};
+std::vector<ConfigValue> list_config(const Config& config);
+
+// "now" is what runs, "wanted" what the file asks for; empty where a key does not exist on that
+// side.
+struct ConfigChange {
+  std::string key;
+  std::string now;
+  std::string wanted;
+  bool operator==(const ConfigChange&) const = default;
+};
+
+struct Reload {
+  Config config;                       // to run from now on: `running` with what may change
+  std::vector<ConfigChange> applied;   // in it
+  std::vector<ConfigChange> deferred;  // not in it: takes a restart
+};
+// What SIGHUP may change: quotas (guaranteed, limit, weight) of tenants that exist,
+// daemon.log_level and the admin lists. A limit above the running capacity is applied as that
+// capacity, and deferred for the rest. Errors: bad_config when what may change cannot run together
+// with what may not (guarantees above the capacity that runs); nothing is to be applied then.
+ipc::Result<Reload> plan_reload(const Config& running, const Config& wanted);
+
+// The tenant of a peer on the common socket, by its kernel credentials: uid first, then gid. Its
+// index in config.tenants. Errors: unknown_tenant, with what the operator can write into the file.
+ipc::Result<std::size_t> tenant_of_peer(const Config& config, uid_t uid, gid_t gid);
+
+}  // namespace sluice::daemon
