@@ -1,0 +1,40 @@
+import shutil
+import unittest
+
+import harness
+
+
+class TidyTest(harness.CheckTest):
+    check = "tidy"
+
+    def setUp(self):
+        super().setUp()
+        shutil.copy(harness.ROOT / ".clang-tidy", self.root)
+        self.write("ipc/a.h", "#pragma once\nint f(int value);\n")
+        self.write("ipc/a.cpp", '#include "ipc/a.h"\n\nint f(int value) { return value; }\n')
+        self.write_compile_commands("tidy", "clang++-19", ["ipc/a.cpp"])
+
+    def test_clean_code_passes_and_is_read_again_only_after_a_change(self):
+        self.make_older()
+        self.assertIn("(0 unchanged)", self.assert_passes())
+        self.assertIn("(1 unchanged)", self.assert_passes())
+        self.write("ipc/a.h", "#pragma once\nstruct bad_name {};\nint f(int value);\n")
+        self.assert_fails("bad_name")
+        self.assert_fails("bad_name")
+
+    def test_a_change_of_the_rules_is_seen(self):
+        self.make_older()
+        self.assert_passes()
+        self.write(".clang-tidy", "Checks: '-*,misc-use-internal-linkage,google-runtime-int'\n")
+        self.assertIn("(0 unchanged)", self.assert_passes())
+
+    def test_a_null_written_as_zero_fails(self):
+        self.write("ipc/a.cpp", '#include "ipc/a.h"\n\nint f(int value) {\n  int* p = 0;\n  return p == nullptr ? value : 0;\n}\n')
+        self.assert_fails("modernize-use-nullptr")
+
+    def test_a_file_that_the_build_does_not_know_is_an_error(self):
+        self.assert_fails("not a source that the build compiles", "ipc/b.cpp")
+
+
+if __name__ == "__main__":
+    unittest.main()
