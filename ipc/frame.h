@@ -19,6 +19,8 @@
 #include "ipc/error.h"
 #include "ipc/fd.h"
 
+struct msghdr;
+
 namespace sluice::ipc {
 
 inline constexpr std::size_t kFrameHeaderBytes = 4;
@@ -54,7 +56,7 @@ class FrameReader {
 
  private:
   Result<Progress> receive(int socket, std::byte* into, std::size_t bytes, std::size_t& received);
-  Status collect_fds(struct msghdr& message);
+  Status collect_fds(msghdr& message);
 
   FdPolicy policy_;
   std::array<std::byte, kFrameHeaderBytes> header_{};
@@ -67,7 +69,8 @@ class FrameReader {
 // A bounded queue of frames to be sent without blocking.
 class FrameWriter {
  public:
-  // Bytes that may wait, headers included. One frame always fits into an empty queue.
+  // Bytes that may wait, headers and the queue's own entries included. One frame always fits into
+  // an empty queue.
   explicit FrameWriter(std::size_t max_queued_bytes = kDefaultQueuedBytes);
 
   // Descriptors that the peer has not read yet count against a limit of the kernel that all
@@ -85,7 +88,8 @@ class FrameWriter {
     again,    // the socket is full: wait until it is writable
     closed,   // the peer is gone
   };
-  // Errors: peer_violation (see kMaxUnreadFds), io_error. An error is final: close the socket.
+  // Errors: peer_violation (see kMaxUnreadFds), limit_reached (the kernel holds too many
+  // descriptors of this user in flight), io_error. An error is final: close the socket.
   Result<Progress> flush(int socket);
 
   bool empty() const { return queue_.empty(); }
@@ -96,11 +100,17 @@ class FrameWriter {
     std::vector<std::byte> bytes;  // header included
     std::size_t sent = 0;
     std::vector<Fd> fds;  // until the first byte is sent
+    bool fds_accounted = false;
   };
+  // What a frame of so many bytes counts as: small ones cost more than they hold.
+  static constexpr std::size_t cost_of(std::size_t bytes) {
+    return kFrameHeaderBytes + bytes + sizeof(Queued);
+  }
   Status account_unread_fds(int socket, std::size_t fds);
 
   std::size_t max_queued_bytes_;
   std::size_t queued_bytes_ = 0;
+  std::size_t queued_fds_ = 0;
   std::size_t unread_fds_ = 0;  // sent since the peer was last seen to have read everything
   std::deque<Queued> queue_;
 };
