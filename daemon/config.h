@@ -70,8 +70,8 @@ struct LimitsConfig {
   bool operator==(const LimitsConfig&) const = default;
 };
 
-// Who may run admin requests besides the daemon's own user; everybody else sees only the tenant that
-// they are.
+// Who may run admin requests besides the daemon's own user; everybody else sees only the tenant
+// that they are.
 struct AdminConfig {
   std::vector<uid_t> uids = {0};
   std::vector<gid_t> gids;
@@ -115,9 +115,12 @@ struct Config {
 // What defaults depend on.
 struct Environment {
   uid_t uid = 0;                             // effective
-  std::string runtime_dir;                   // where "sluice/sluice.sock" goes; "/run" for root
-  std::uint64_t memory_available_bytes = 0;  // the least of what the kernel and /dev/shm offer now
+  std::string socket;                        // where the common socket goes
+  std::uint64_t memory_available_bytes = 0;  // 0: unknown
 };
+// socket: /run/sluice/sluice.sock for root; else sluice.sock in $RUNTIME_DIRECTORY (systemd), in
+// $XDG_RUNTIME_DIR/sluice, or in /tmp/sluice-UID: the server makes the directory, and must own it.
+// Memory: the least of MemAvailable, what /dev/shm has free, and the limit of our cgroup.
 Environment this_environment();
 
 // A configuration and what the log should say about how it came about: one sentence each.

@@ -140,6 +140,10 @@ struct MetricsSnapshot {
   std::vector<CacheMetrics> caches;
 };
 
+// Numeric, with a port: "127.0.0.1:9464", "[::1]:9464", "0.0.0.0:0" (port 0: any free one); or
+// empty: off. Errors: invalid_argument, with what is expected.
+ipc::Status check_metrics_address(const std::string& address);
+
 // The HTTP server, with two threads of its own while it lives.
 class Metrics {
  public:
@@ -147,7 +151,7 @@ class Metrics {
   // never called again once the destructor returned.
   using Source = std::function<MetricsSnapshot()>;
 
-  // `address` as in MetricsConfig; empty: off, no thread and no port. Errors: address_in_use;
+  // `address` as in check_metrics_address(); empty: no thread and no port. Errors: address_in_use;
   // permission_denied, invalid_argument (not an address of this machine) or io_error; all name the
   // address.
   static ipc::Result<Metrics> start(const std::string& address, Source source);

@@ -1,0 +1,13 @@
+# What the daemon needs beside its core, as a library of its own, so that it is built and tested without the
+# server: configuration, logs, systemd, metrics. Included by CMakeLists.txt of this folder.
+include_guard(GLOBAL)
+
+sluice_library(daemon_support
+  SOURCES
+    "${CMAKE_CURRENT_LIST_DIR}/config.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/logging.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/metrics.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/quantity.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/systemd.cpp"
+  DEPS sluice::ipc
+  PRIVATE_DEPS spdlog::spdlog tomlplusplus::tomlplusplus prometheus-cpp::pull)
