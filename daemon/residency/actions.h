@@ -1,0 +1,104 @@
+// What the manager asks its caller to do.
+//
+// Events append actions to an `Actions` buffer; the caller executes them in order, under the same
+// lock as the event or in the same order after it. Those that take time are answered by an event:
+//
+//   CreateCache    cache_ready or cache_failed
+//   GrantDram      extent_granted or extent_failed
+//   ReleaseExtent  extent_released
+//   DestroyCache   cache_destroyed
+//   Retire         retired
+//
+// The others are done when the caller has executed them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "ipc/ids.h"
+
+namespace sluice::residency {
+
+// Make the arena (`hbm_extents` extents) and the hot table of a new cache. The memory is charged.
+struct CreateCache {
+  ipc::CacheId cache;
+  std::uint32_t hbm_extents = 0;
+  std::uint64_t hbm_extent_bytes = 0;
+  friend bool operator==(const CreateCache&, const CreateCache&) = default;
+};
+
+// Make DRAM extent `extent` of the cache: its frames are extent * frames_per_extent and on. The
+// memory is charged. An index that was released before may be granted again, with new memory.
+struct GrantDram {
+  ipc::CacheId cache;
+  std::uint32_t extent = 0;
+  std::uint64_t bytes = 0;
+  friend bool operator==(const GrantDram&, const GrantDram&) = default;
+};
+
+// Take a DRAM extent back: no id names its frames any more and every grace period has passed. It
+// stays charged to the tenant until extent_released says that the memory is really back. Extents of
+// any index come back, in any order.
+struct ReleaseExtent {
+  ipc::CacheId cache;
+  std::uint32_t extent = 0;
+  friend bool operator==(const ReleaseExtent&, const ReleaseExtent&) = default;
+};
+
+// Log `frame` as the place of a sealed block: from now on resolvers may fill pages from it. The
+// bytes are complete (DESIGN §5 rule 5); until this action the frame of an id is "none".
+struct SetFrame {
+  ipc::CacheId cache;
+  ipc::BlockId id;
+  ipc::FrameId frame;
+  friend bool operator==(const SetFrame&, const SetFrame&) = default;
+};
+
+// Rules 6 and 7 for these ids and their frames: log "none" for each, T = clock++, wait until every
+// actor was seen idle or past T, then scan the words once and drop every page of these ids, pinned
+// ones included. Then report retired(cache, batch). The ids were never, or are no longer, in the
+// directory, and no sequence refers to them: nobody can begin to name them. Batches of a cache may
+// end in any order.
+struct Retire {
+  ipc::CacheId cache;
+  std::uint64_t batch = 0;  // unique in the life of the manager
+  std::vector<ipc::BlockId> ids;
+  friend bool operator==(const Retire&, const Retire&) = default;
+};
+
+// A dead session may have left pins on pages of these ids. `sealed` false: its private blocks,
+// words become {none} (a Retire follows). `sealed` true: blocks that it sealed and may not have
+// unpinned, words become {same page, ready}, which is safe by whomever, since the key is published
+// (rule 5).
+struct DropPins {
+  ipc::CacheId cache;
+  bool sealed = false;
+  std::vector<ipc::BlockId> ids;
+  friend bool operator==(const DropPins&, const DropPins&) = default;
+};
+
+// All actors of a dead session become idle, in all caches (rule 8). Precedes its DropPins and
+// Retires, so that no grace period waits for the dead.
+struct ActorsIdle {
+  ipc::SessionId session;
+  friend bool operator==(const ActorsIdle&, const ActorsIdle&) = default;
+};
+
+// Destroy a cache with its table and all its extents of both tiers. No session has it open, so no
+// actor is in a step in it and no grace is needed; batches of it that are still waiting are void.
+// Everything stays charged until cache_destroyed.
+struct DestroyCache {
+  ipc::CacheId cache;
+  friend bool operator==(const DestroyCache&, const DestroyCache&) = default;
+};
+
+using Action = std::variant<CreateCache, GrantDram, ReleaseExtent, SetFrame, Retire, DropPins,
+                            ActorsIdle, DestroyCache>;
+using Actions = std::vector<Action>;
+
+// One line, such as "set_frame cache=1 id=7 frame=3": for logs and for comparing runs.
+std::string to_string(const Action& action);
+
+}  // namespace sluice::residency

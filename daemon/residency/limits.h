@@ -1,0 +1,61 @@
+// Every bound of the residency manager, by name.
+//
+// Bounds that an operator chooses (sessions, caches, sequences) are in ManagerConfig; these here
+// are what the data structures and the wait times of others are built on.
+#pragma once
+
+#include <cstdint>
+
+namespace sluice::residency {
+
+// Blocks that one event or one turn() handles, so that a huge request delays nobody else. An open,
+// an extend or a continued open of more is refused (list_too_long); a longer release, truncation or
+// death goes on in turn(), a longer fork in fork_more().
+inline constexpr std::uint32_t kMaxBlocksPerTurn = 1024;
+
+inline constexpr std::uint32_t kMaxKeyBytes = 64;
+inline constexpr std::uint32_t kMaxModelBytes = 256;
+inline constexpr std::uint32_t kMaxSaltBytes = 128;
+inline constexpr std::uint32_t kMaxBlocksPerSequence = 1u << 20;
+
+// Attached ids of a cache. Pages are numbered id * pages_per_block + page in 32 bits, and the
+// highest number means "none": a cache of many pages per block gets fewer ids than this.
+inline constexpr std::uint32_t kMaxBlocksPerCache = 1u << 27;
+inline constexpr std::uint64_t kMaxPagesPerCache = 0xFFFFFFFEu;
+// DRAM extents of a cache. With 64 MiB extents that is 1 TiB: give bigger tiers bigger extents.
+inline constexpr std::uint32_t kMaxExtentsPerCache = 16384;
+inline constexpr std::uint32_t kMaxArenaExtents = 1u << 20;
+
+// Ids beyond what the tenant's DRAM limit can hold when the cache opens, as a fraction of that and
+// at least one extent's worth: room for a limit that is raised later.
+inline constexpr std::uint32_t kSpareIdsFraction = 8;
+
+// Free frames kept ahead of need, because a frame given up comes back only after a grace period:
+// 1/64 of the frames that exist, within these bounds. At the tenant's limit, blocks that nobody
+// refers to are evicted early to keep this stock.
+inline constexpr std::uint32_t kFreeStockFraction = 64;
+inline constexpr std::uint32_t kMinFreeStock = 1;
+inline constexpr std::uint32_t kMaxFreeStock = 1024;
+
+// Batches of retired blocks of a cache that wait for their grace period at the same time. What
+// retires meanwhile forms the next batch: many small ones would each cost a scan of the table.
+inline constexpr std::uint32_t kMaxRetireBatches = 2;
+
+// Empty DRAM extents that a cache keeps; any beyond go back to the node.
+inline constexpr std::uint32_t kSpareEmptyExtents = 1;
+
+// A refused grant marks the tenant as wanting for this many events; while tenants want, what is
+// lent beyond the guarantees is split by weight (quota.h).
+inline constexpr std::uint64_t kWantEvents = 1u << 16;
+
+// Without a wish of its own, an arena takes this part of what its tenant may take.
+inline constexpr std::uint64_t kDefaultArenaFraction = 2;
+
+inline constexpr std::uint32_t kMaxTenants = 256;
+inline constexpr std::uint32_t kMaxSessions = 1u << 16;  // bound of ManagerConfig::max_sessions
+inline constexpr std::uint32_t kMaxCaches = 1u << 12;    // bound of ManagerConfig::max_caches
+
+// Rows that a listing returns at most; the cursor goes on from there.
+inline constexpr std::uint32_t kMaxListedRows = 1024;
+
+}  // namespace sluice::residency

@@ -1,0 +1,172 @@
+// The residency manager: which block is where, for whom. One per node.
+//
+// A pure state machine: events in (the methods), actions out (actions.h). It has no threads,
+// clocks, I/O, randomness or logging; the same events give the same actions and replies, bit for
+// bit. Time is the number of events. The daemon, the simulator and the tests drive the same object.
+//
+// Who may name what, and when it may be reused (DESIGN §5, rules 5 to 8):
+//   - A block is *taken* (private to one sequence), *sealed* (immutable, in the directory, any
+//   number of
+//     references), *retiring*, or free. It has one id and one frame from the moment it is taken
+//     until its Retire batch is reported; neither is given to another block in between (rules 6 and
+//     7).
+//   - Only a sealed block is in the directory and only a sealed block has a frame that resolvers
+//   know
+//     (SetFrame comes with the seal, which the caller reports after the bytes are complete: rule
+//     5). A taken one is named by the session that writes it and by nobody else.
+//   - To retire, a block must have no references. It leaves the directory in the same event, so
+//   nobody
+//     can gain a new one, and only then is Retire ordered: the mark precedes T, as rule 6 asks.
+//   - Private blocks that are truncated, released or deduplicated retire in the same way, because
+//   their
+//     owner may still be in a step that reads their pinned slots.
+//   - A dead session's actors are set idle before its blocks retire. The caller decides when a
+//   session is
+//     dead (rule 8); until then nothing of it is touched.
+//   - A cache that no session has open has no actors, so it is destroyed whole, without grace.
+//
+// Protocol of growth. extend and fork never wait: if they lack memory that may be granted they
+// return `needs_extents` and GrantDram actions, reserve nothing, and are called again after the
+// grants were reported. What was granted and not used stays as free frames of the cache: nothing
+// can leak. If memory will come back after a grace period they fail with `busy`: call again after a
+// `retired` event, or after turn(), within the client's timeout.
+//
+// Errors: stale_handle (a session, cache or sequence that is gone or another session's), busy (as
+// above), quota_exceeded and no_memory (nothing will come back by waiting; the text names tenant,
+// tier, used, limit and what to do), list_too_long, limit_reached, and per call as noted. An event
+// that fails has changed nothing, except that it may have ordered evictions.
+//
+// Thread-safety: none. The caller holds one lock around every call and around reading a reply's
+// spans. Cost: opening and releasing a sequence of 128 known blocks takes about 10 us with a
+// million blocks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "daemon/residency/actions.h"
+#include "daemon/residency/ledger.h"
+#include "daemon/residency/status.h"
+#include "daemon/residency/types.h"
+
+namespace sluice::residency {
+
+struct State;
+
+class Manager {
+ public:
+  // bad_config: guarantees above the capacity or a limit, no tenant, a limit of limits.h exceeded.
+  static Result<Manager> create(const ManagerConfig& config);
+  Manager(Manager&&) noexcept;
+  Manager& operator=(Manager&&) noexcept;
+  ~Manager();
+
+  // ---- tenants and sessions
+
+  // A limit below what is used stops new grants; unreferenced blocks and idle caches go, in turn(),
+  // and empty extents are given back. What is still above is TenantTierStatus::over_limit_bytes.
+  // bad_config: as in create. not_found: no such tenant.
+  Status set_quota(TenantId tenant, Tier tier, const Quota& quota, Actions& actions);
+
+  // limit_reached: ManagerConfig::max_sessions.
+  Result<SessionId> open_session(TenantId tenant);
+
+  // The session is dead by rule 8, or said good-bye with nothing in flight. Its handles are stale
+  // at once; its sequences, private blocks and cache references are given up here and in turn().
+  Status session_dead(SessionId session, Actions& actions);
+
+  // ---- caches
+
+  // Joins the tenant's cache of that name (and keeps its arena), or makes one. A session may open a
+  // cache more than once and closes it as often. invalid_layout: the layout is absurd, or the cache
+  // exists with another (the text says what differs). quota_exceeded: the arena does not fit. busy:
+  // it is being made, or memory for it is on its way back: call again.
+  Result<CacheOpened> open_cache(SessionId session, const CacheSpec& spec, Actions& actions);
+  Status cache_ready(CacheId cache);                     // CreateCache was executed
+  Status cache_failed(CacheId cache, Actions& actions);  // it was not; the cache is gone
+  // wrong_state: the session has sequences in it. The blocks stay warm.
+  Status close_cache(SessionId session, CacheId cache, Actions& actions);
+  Status cache_destroyed(CacheId cache, Actions& actions);
+
+  Status extent_granted(CacheId cache, std::uint32_t extent);
+  Status extent_failed(CacheId cache, std::uint32_t extent);
+  Status extent_released(CacheId cache, std::uint32_t extent, Actions& actions);
+
+  // ---- sequences
+
+  // Refers to the longest known prefix of `keys` (which may be empty). A reply's handle is valid in
+  // this session only.
+  Result<SequenceOpened> open_sequence(SessionId session, CacheId cache, const KeyView& keys);
+
+  // Goes on with the keys that follow. wrong_state: an earlier key did not match, or the sequence
+  // was extended or truncated since. The reply's `matched` are the new ones.
+  Result<SequenceOpened> append_known(SessionId session, Handle sequence, const KeyView& keys);
+
+  // Appends `count` private blocks with id and frame, all or none, so that a seal cannot fail for
+  // memory.
+  Result<Extended> extend(SessionId session, Handle sequence, std::uint32_t count, Growth growth,
+                          Actions& actions);
+
+  // Publishes a private block, in any order within the sequence; `valid_bytes` 0 is a full block. A
+  // known key of equal size: the existing block takes its place and the private one retires (its id
+  // stays valid until the actor's next step). size_mismatch: the key is known with another size;
+  // the block stays private. Sealing again with the same key changes nothing; with another one it
+  // is wrong_state.
+  Result<Sealed> seal(SessionId session, Handle sequence, std::uint32_t index,
+                      std::span<const std::byte> key, std::uint64_t valid_bytes, Actions& actions);
+
+  // A second sequence of the same session: sealed blocks are shared, private ones get a private
+  // copy. Handles kMaxBlocksPerTurn blocks; fork_more goes on while `complete` is false.
+  Result<Forked> fork(SessionId session, Handle parent, Growth growth, Actions& actions);
+  Result<Forked> fork_more(SessionId session, Handle parent, Handle child, Growth growth,
+                           Actions& actions);
+
+  // Keeps the first `blocks` blocks. invalid_argument: there are fewer.
+  Status truncate(SessionId session, Handle sequence, std::uint32_t blocks, Actions& actions);
+  Status release(SessionId session, Handle sequence, Actions& actions);
+
+  Result<SequenceInfo> sequence_info(SessionId session, Handle sequence) const;
+
+  // ---- memory coming back
+
+  // The batch's ids and frames are free again. not_found: no such batch is waiting (its cache may
+  // have been destroyed); nothing changes.
+  Status retired(CacheId cache, std::uint64_t batch, Actions& actions);
+
+  // Work beyond one turn's bound: deaths, long releases, evictions, lowered limits. Call turn()
+  // while pending_work(), letting others in between.
+  bool pending_work() const;
+  void turn(Actions& actions);
+
+  // ---- operators
+
+  Result<EvictOrdered> evict(const EvictRequest& request, Actions& actions);
+
+  // not_found: no such cache.
+  Status forecast(CacheId cache, ForecastEvent event, std::uint64_t pages);
+
+  NodeStatus status() const;
+  std::vector<TenantStatus> tenants() const;
+  std::vector<SessionStatus> sessions() const;
+  std::vector<CacheStatus> caches() const;
+  // Listings: cursor 0 begins, Listing::next goes on; rows are at most `limit` and kMaxListedRows.
+  // What changes in between may be missed or seen in either state.
+  Listing<SequenceStatus> sequences(std::uint64_t cursor, std::uint32_t limit) const;
+  Result<Listing<BlockStatus>> blocks(CacheId cache, std::uint64_t cursor,
+                                      std::uint32_t limit) const;
+  // The blocks of one sequence in order. For operators: handles of any session.
+  Result<Listing<BlockStatus>> sequence_blocks(SessionId session, Handle sequence,
+                                               std::uint64_t cursor, std::uint32_t limit) const;
+
+  // Recounts everything that is kept incrementally and aborts on a difference: for tests. Takes
+  // time in proportion to the number of blocks.
+  void check() const;
+
+ private:
+  explicit Manager(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace sluice::residency

@@ -1,0 +1,128 @@
+// Snapshots for operators and metrics. Plain copies; listings are bounded and go on from a cursor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "daemon/residency/ledger.h"
+#include "daemon/residency/types.h"
+
+namespace sluice::residency {
+
+// Blocks by state now.
+struct BlockCounts {
+  std::uint64_t taken = 0;         // private
+  std::uint64_t sealed = 0;        // all sealed ones
+  std::uint64_t shared = 0;        // of the sealed: two references or more
+  std::uint64_t unreferenced = 0;  // of the sealed: none, so evictable
+  std::uint64_t retiring = 0;
+  friend bool operator==(const BlockCounts&, const BlockCounts&) = default;
+};
+
+// What having blocks once saves. A reference is one place in one sequence.
+struct SharingCounts {
+  std::uint64_t saved_bytes = 0;     // now: sum over referenced blocks of (references - 1) blocks
+  std::uint64_t matched_blocks = 0;  // since the cache was made: found by key at open
+  std::uint64_t matched_bytes = 0;   // and their bytes, neither computed nor stored again
+  std::uint64_t deduplicated_blocks = 0;  // sealed with a key that was known
+  std::uint64_t deduplicated_bytes = 0;
+  friend bool operator==(const SharingCounts&, const SharingCounts&) = default;
+};
+
+struct TierStatus {
+  std::uint64_t capacity_bytes = 0;
+  std::uint64_t used_bytes = 0;        // granted in extents, until their memory is back
+  std::uint64_t guaranteed_bytes = 0;  // to all tenants together
+  std::uint64_t lent_bytes = 0;        // used beyond the users' guarantees
+};
+
+struct NodeStatus {
+  TierStatus hbm, dram;
+  std::uint32_t sessions = 0;
+  std::uint32_t caches = 0;
+  std::uint32_t sequences = 0;
+  BlockCounts blocks;
+  SharingCounts sharing;
+  std::uint64_t evicted_blocks = 0;  // since start
+  std::uint64_t evicted_bytes = 0;
+  bool pending_work = false;
+};
+
+struct TenantTierStatus {
+  Quota quota;
+  std::uint64_t used_bytes = 0;
+  std::uint64_t over_limit_bytes = 0;  // held above a limit that was lowered
+  bool wanting = false;                // was refused recently
+};
+
+struct TenantStatus {
+  TenantId tenant;
+  std::string name;
+  TenantTierStatus hbm, dram;
+  std::uint32_t sessions = 0;
+  std::uint32_t caches = 0;
+  std::uint32_t sequences = 0;
+  BlockCounts blocks;
+  SharingCounts sharing;
+  ForecastLedger forecasts;
+  std::uint64_t evicted_blocks = 0;
+  std::uint64_t evicted_bytes = 0;
+};
+
+struct SessionStatus {
+  SessionId session;
+  TenantId tenant;
+  bool ending = false;  // dead; what it held is being given up
+  std::uint32_t caches = 0;
+  std::uint32_t sequences = 0;
+  std::uint64_t blocks = 0;  // references in its sequences
+};
+
+enum class CacheState : std::uint8_t { opening, open, idle, destroying };
+std::string_view to_string(CacheState state);
+
+struct CacheStatus {
+  CacheId cache;
+  TenantId tenant;
+  CacheState state = CacheState::opening;
+  CacheSpec spec;
+  CacheShape shape;
+  std::uint32_t sessions = 0;
+  std::uint32_t sequences = 0;
+  std::uint32_t frame_extents = 0;  // one past the highest index that exists now
+  std::uint64_t hbm_bytes = 0;
+  std::uint64_t dram_bytes = 0;
+  std::uint64_t free_frames = 0;  // ready to be taken
+  BlockCounts blocks;
+  SharingCounts sharing;
+  ForecastLedger forecasts;
+  std::uint64_t evicted_blocks = 0;
+  std::uint64_t evicted_bytes = 0;
+};
+
+struct SequenceStatus {
+  SessionId session;
+  Handle sequence;
+  CacheId cache;
+  std::uint32_t blocks = 0;
+  std::uint32_t taken = 0;
+};
+
+struct BlockStatus {
+  BlockId id;
+  FrameId frame;
+  BlockState state = BlockState::free;
+  std::uint32_t references = 0;
+  std::uint64_t valid_bytes = 0;
+  std::uint64_t last_use = 0;  // event count when it was last taken or given up
+  std::vector<std::byte> key;  // empty unless sealed
+};
+
+template <class Row>
+struct Listing {
+  std::vector<Row> rows;
+  std::uint64_t next = 0;  // cursor for the following rows; 0: that was all
+};
+
+}  // namespace sluice::residency
