@@ -24,6 +24,7 @@
 
 #include "daemon/metrics.h"
 #include "daemon/quantity.h"
+#include "ipc/memfd.h"
 
 namespace sluice::daemon {
 namespace {
@@ -597,39 +598,10 @@ void check_names(const toml::table& table, const Config& config, Findings& findi
 
 // ---- the machine
 
-std::uint64_t mem_available_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string line;
-  while (std::getline(meminfo, line)) {
-    std::istringstream fields(line);
-    std::string name;
-    std::uint64_t kib = 0;
-    if (fields >> name >> kib && name == "MemAvailable:") return kib * kKiB;
-  }
-  return 0;
-}
-
 std::uint64_t shm_free_bytes() {
   struct statvfs shm{};
-  if (::statvfs("/dev/shm", &shm) != 0) return 0;
+  if (::statvfs("/dev/shm", &shm) != 0) return std::numeric_limits<std::uint64_t>::max();
   return std::uint64_t{shm.f_bavail} * shm.f_frsize;
-}
-
-// The least memory.max on the way up from our group of the unified hierarchy.
-std::uint64_t cgroup_limit_bytes() {
-  std::ifstream groups("/proc/self/cgroup");
-  std::string path;
-  while (std::getline(groups, path) && !path.starts_with("0::/")) path.clear();
-  if (path.empty()) return 0;
-  path.erase(0, 3);
-  std::uint64_t least = 0;
-  for (;;) {
-    std::ifstream file("/sys/fs/cgroup" + path + "/memory.max");
-    std::uint64_t limit = 0;
-    if (file >> limit && limit != 0 && (least == 0 || limit < least)) least = limit;
-    if (path.empty() || path == "/") return least;
-    path.resize(path.rfind('/'));
-  }
 }
 
 std::string default_socket(uid_t uid) {
@@ -652,7 +624,7 @@ struct TierSizes {
 TierSizes default_sizes(const Environment& environment) {
   constexpr std::uint64_t kBoth = kDefaultHbmBytes + kDefaultDramBytes;
   const std::uint64_t half = environment.memory_available_bytes / 2;
-  if (half >= kBoth || environment.memory_available_bytes == 0) {
+  if (half >= kBoth) {
     return {kDefaultHbmBytes, kDefaultDramBytes};
   }
   const auto share = [&](std::uint64_t wanted) {
@@ -667,7 +639,6 @@ std::string sizes_note(const Environment& environment) {
   const TierSizes sizes = default_sizes(environment);
   std::string note = "default tiers: hbm " + format_bytes(sizes.hbm_bytes) + ", dram " +
                      format_bytes(sizes.dram_bytes);
-  if (environment.memory_available_bytes == 0) return note + "; the memory on offer is unknown";
   const std::string offer = std::to_string(environment.memory_available_bytes / kMiB) + " MiB";
   return sizes.hbm_bytes == kDefaultHbmBytes
              ? note + ", less than half of the " + offer + " on offer"
@@ -691,7 +662,7 @@ std::vector<std::string> notes_on(const Config& config, const Environment& envir
     notes.push_back(sizes_note(environment));
   }
   const std::uint64_t wanted = config.hbm.capacity_bytes + config.dram.capacity_bytes;
-  if (environment.memory_available_bytes != 0 && wanted > environment.memory_available_bytes) {
+  if (wanted > environment.memory_available_bytes) {
     notes.push_back(oversize_note(config, environment));
   }
   if (!findings.has("tenant")) {
@@ -794,11 +765,7 @@ Environment this_environment() {
   Environment environment;
   environment.uid = ::geteuid();
   environment.socket = default_socket(environment.uid);
-  for (const std::uint64_t offer :
-       {mem_available_bytes(), shm_free_bytes(), cgroup_limit_bytes()}) {
-    std::uint64_t& least = environment.memory_available_bytes;
-    if (offer != 0 && (least == 0 || offer < least)) least = offer;
-  }
+  environment.memory_available_bytes = std::min(ipc::available_memory_bytes(), shm_free_bytes());
   return environment;
 }
 

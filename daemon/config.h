@@ -114,13 +114,13 @@ struct Config {
 
 // What defaults depend on.
 struct Environment {
-  uid_t uid = 0;                             // effective
-  std::string socket;                        // where the common socket goes
-  std::uint64_t memory_available_bytes = 0;  // 0: unknown
+  uid_t uid = 0;       // effective
+  std::string socket;  // where the common socket goes
+  std::uint64_t memory_available_bytes = 0;
 };
 // socket: /run/sluice/sluice.sock for root; else sluice.sock in $RUNTIME_DIRECTORY (systemd), in
 // $XDG_RUNTIME_DIR/sluice, or in /tmp/sluice-UID: the server makes the directory, and must own it.
-// Memory: the least of MemAvailable, what /dev/shm has free, and the limit of our cgroup.
+// Memory: the least of MemAvailable, what our cgroups leave, and what /dev/shm has free.
 Environment this_environment();
 
 // A configuration and what the log should say about how it came about: one sentence each.

@@ -1,0 +1,494 @@
+#include "daemon/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <utility>
+
+namespace sluice::daemon {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::MatchesRegex;
+using ::testing::Not;
+
+constexpr std::uint64_t kMiB = 1u << 20;
+constexpr std::uint64_t kGiB = 1u << 30;
+constexpr const char* kPackaged = "packaging/sluiced.toml";  // tests run in the repository root
+
+const Environment kServer = {
+    .uid = 0, .socket = "/run/sluice/sluice.sock", .memory_available_bytes = 64 * kGiB};
+
+ConfigReport check(const std::string& toml) { return check_config_text(toml, "f.toml", kServer); }
+
+Config read(const std::string& toml) {
+  const ConfigReport report = check(toml);
+  EXPECT_TRUE(report.ok()) << report.text();
+  return report.config;
+}
+
+std::string errors(const std::string& toml) { return check(toml).text(); }
+
+std::string contents(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// ---- defaults
+
+TEST(Defaults, StartWithoutAFile) {
+  const Defaults defaults =
+      default_config({.uid = 1000, .socket = "/s", .memory_available_bytes = 64 * kGiB});
+  EXPECT_EQ(defaults.config.daemon.socket, "/s");
+  EXPECT_EQ(defaults.config.hbm.capacity_bytes, 1 * kGiB);
+  EXPECT_EQ(defaults.config.dram.capacity_bytes, 4 * kGiB);
+  EXPECT_EQ(defaults.config.metrics.address, "");
+  ASSERT_EQ(defaults.config.tenants.size(), 1u);
+  const TenantConfig& tenant = defaults.config.tenants[0];
+  EXPECT_EQ(tenant.name, "default");
+  EXPECT_THAT(tenant.uids, ElementsAre(1000));
+  EXPECT_EQ(tenant.hbm.limit_bytes, 1 * kGiB);
+  EXPECT_EQ(tenant.dram.limit_bytes, 4 * kGiB);
+}
+
+TEST(Defaults, TakeAtMostHalfOfTheMemoryAndSaySo) {
+  const Defaults small =
+      default_config({.uid = 0, .socket = "/s", .memory_available_bytes = 6 * kGiB});
+  const std::uint64_t both = small.config.hbm.capacity_bytes + small.config.dram.capacity_bytes;
+  EXPECT_LE(both, 3 * kGiB);
+  EXPECT_GE(both, 3 * kGiB - 128 * kMiB);
+  EXPECT_EQ(small.config.hbm.capacity_bytes % small.config.hbm.extent_bytes, 0u);
+  EXPECT_THAT(small.notes, ::testing::Contains(HasSubstr("cut to half of the 6144 MiB on offer")));
+
+  const Defaults large = default_config(kServer);
+  EXPECT_THAT(large.notes, ::testing::Contains("default tiers: hbm 1GiB, dram 4GiB, less than half "
+                                               "of the 65536 MiB on offer"));
+}
+
+TEST(Defaults, LeaveAnExtentInEachTierOfATinyMachine) {
+  const Config tiny =
+      default_config({.uid = 0, .socket = "/s", .memory_available_bytes = 1}).config;
+  EXPECT_EQ(tiny.hbm.capacity_bytes, tiny.hbm.extent_bytes);
+  EXPECT_EQ(tiny.dram.capacity_bytes, tiny.dram.extent_bytes);
+}
+
+TEST(Defaults, AreWhatThePackagedFileDocuments) {
+  const ConfigReport report = check_config(kPackaged, kServer);
+  ASSERT_TRUE(report.ok()) << report.text();
+  EXPECT_EQ(list_config(report.config), list_config(default_config(kServer).config));
+  EXPECT_EQ(report.config, default_config(kServer).config);
+}
+
+TEST(Defaults, AreAllInThePackagedFile) {
+  const std::string text = contents(kPackaged);
+  for (const ConfigValue& value : list_config(default_config(kServer).config)) {
+    const std::string key = value.key.substr(value.key.rfind('.') + 1);
+    EXPECT_THAT(text, HasSubstr(key + " = ")) << value.key;
+  }
+}
+
+TEST(Defaults, AreCompletedByThePackagedExampleOfATenant) {
+  std::string text = contents(kPackaged);
+  const std::size_t at = text.find("# [[tenant]]");
+  ASSERT_NE(at, text.npos);
+  std::string example = text.substr(at);
+  for (std::size_t i = 0; (i = example.find("# ", i)) != example.npos;) {
+    if (i == 0 || example[i - 1] == '\n') {
+      example.erase(i, 2);
+    } else {
+      ++i;
+    }
+  }
+  const Config config = read(text.substr(0, at) + example);
+  ASSERT_EQ(config.tenants.size(), 1u);
+  EXPECT_EQ(config.tenants[0].socket, "/run/sluice/prod.sock");
+  EXPECT_EQ(config.tenants[0].hbm,
+            QuotaConfig({.guaranteed_bytes = 0, .limit_bytes = kGiB, .weight = 1.0}));
+  EXPECT_EQ(config.tenants[0].dram,
+            QuotaConfig({.guaranteed_bytes = 0, .limit_bytes = 4 * kGiB, .weight = 1.0}));
+}
+
+TEST(Defaults, PutTheSocketWhereTheUserMay) {
+  if (::geteuid() == 0) {
+    EXPECT_EQ(this_environment().socket, "/run/sluice/sluice.sock");
+  } else {
+    ::unsetenv("RUNTIME_DIRECTORY");
+    ::setenv("XDG_RUNTIME_DIR", "/run/user/5", 1);
+    EXPECT_EQ(this_environment().socket, "/run/user/5/sluice/sluice.sock");
+    ::setenv("RUNTIME_DIRECTORY", "/run/sluice:/run/other", 1);
+    EXPECT_EQ(this_environment().socket, "/run/sluice/sluice.sock");
+  }
+  EXPECT_GT(this_environment().memory_available_bytes, 0u);
+}
+
+// ---- values
+
+TEST(AConfigFile, SetsEveryKey) {
+  const Config config = read(R"(
+[daemon]
+socket = "/tmp/a.sock"
+socket_mode = "0600"
+log_level = "debug"
+log_format = "json"
+lanes = 3
+max_sessions = 7
+[metrics]
+address = "[::1]:9464"
+[backend]
+kind = "host"
+[tiers.hbm]
+capacity = "2GiB"
+extent = "128MiB"
+huge_pages = "require"
+[tiers.dram]
+capacity = "8GiB"
+extent = "256MiB"
+huge_pages = "never"
+[rings]
+capacity = 64
+request_memory = "64KiB"
+spin_us = 0
+[limits]
+caches = 5
+sequences_per_session = 6
+actors_per_cache = 8
+step_deadline = "250ms"
+[admin]
+uids = []
+gids = [27]
+[[tenant]]
+name = "prod"
+uids = [1000, 1001]
+gids = [100]
+socket = "/tmp/prod.sock"
+socket_mode = "600"
+hbm = {guaranteed = "1GiB", limit = "1.5GiB", weight = 2}
+dram.limit = "3GiB"
+)");
+  Config expected;
+  expected.daemon = {"/tmp/a.sock", 0600, LogLevel::debug, LogFormat::json, 3, 7};
+  expected.metrics.address = "[::1]:9464";
+  expected.hbm = {2 * kGiB, 128 * kMiB, HugePages::require};
+  expected.dram = {8 * kGiB, 256 * kMiB, HugePages::never};
+  expected.rings = {64, 65536, 0};
+  expected.limits = {5, 6, 8, std::chrono::milliseconds(250)};
+  expected.admin = {{}, {27}};
+  expected.tenants = {{"prod",
+                       {1000, 1001},
+                       {100},
+                       "/tmp/prod.sock",
+                       0600,
+                       {kGiB, 3 * kGiB / 2, 2.0},
+                       {0, 3 * kGiB, 1.0}}};
+  EXPECT_EQ(config, expected);
+}
+
+TEST(AConfigFile, GivesATenantTheCapacityAsLimit) {
+  const Config config =
+      read("[[tenant]]\nname = 'a'\nuids = [1]\n[tiers.hbm]\ncapacity = '2GiB'\n");
+  EXPECT_EQ(config.tenants[0].hbm.limit_bytes, 2 * kGiB);
+}
+
+TEST(AConfigFile, MayBeEmptyOrPartial) {
+  EXPECT_EQ(read(""), default_config(kServer).config);
+  Config expected = default_config(kServer).config;
+  expected.rings.spin_us = 5;
+  EXPECT_EQ(read("[rings]\nspin_us = 5\n"), expected);
+}
+
+TEST(AConfigFile, ThatAsksForMoreThanTheNodeHasIsWarnedAbout) {
+  const ConfigReport report = check("[tiers.dram]\ncapacity = \"100GiB\"\n");
+  EXPECT_TRUE(report.ok());
+  EXPECT_THAT(report.notes, ::testing::Contains(HasSubstr("the tiers ask for 101GiB together")));
+}
+
+// ---- errors
+
+TEST(AnError, NamesPlaceFindingAndExpectation) {
+  EXPECT_EQ(errors("[rings]\ncapacity = 1000\n"),
+            "f.toml:2:12: rings.capacity: found 1000, expected a power of two from 16 to 65536");
+  EXPECT_EQ(errors("[daemon]\nlog_level = \"loud\"\n"),
+            "f.toml:2:13: daemon.log_level: found \"loud\", expected one of \"trace\", \"debug\", "
+            "\"info\", \"warn\", \"error\"");
+}
+
+TEST(AnError, SuggestsTheNearestKey) {
+  EXPECT_EQ(errors("[tiers.hbm]\n  captcity = \"1GiB\"\n"),
+            "f.toml:2:3: unknown key \"captcity\" in tiers.hbm: did you mean \"capacity\"?");
+  EXPECT_EQ(errors("[ring]\ncapacity = 16\n"),
+            "f.toml:1:2: unknown key \"ring\": did you mean \"rings\"?");
+  EXPECT_EQ(errors("[metrics]\nfrequency = 3\n"),
+            "f.toml:2:1: unknown key \"frequency\" in metrics: expected one of address");
+}
+
+TEST(AnError, IsReportedWithAllOthersInTheOrderOfTheFile) {
+  const ConfigReport report = check(R"([daemon]
+lanes = 17
+sokcet = "/x"
+[tiers.hbm]
+capacity = "1GB"
+[limits]
+step_deadline = 30
+[[tenant]]
+name = "Prod"
+uids = [-1, "root"]
+)");
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> places;
+  for (const ConfigError& error : report.errors) places.emplace_back(error.line, error.column);
+  using Place = std::pair<std::uint32_t, std::uint32_t>;
+  EXPECT_THAT(places, ElementsAre(Place(2, 9), Place(3, 1), Place(5, 12), Place(7, 17), Place(8, 1),
+                                  Place(9, 8), Place(10, 9), Place(10, 13)))
+      << report.text();
+}
+
+TEST(AnError, IsBoundedInNumber) {
+  std::string toml = "[daemon]\n";
+  for (int i = 0; i < 100; ++i) toml += "nonsense" + std::to_string(i) + " = 1\n";
+  const ConfigReport report = check(toml);
+  EXPECT_EQ(report.errors.size(), kMaxConfigErrors);
+  EXPECT_EQ(report.errors_left_out, 100 - kMaxConfigErrors);
+  EXPECT_EQ(report.errors[0].line, 2u);
+  EXPECT_THAT(report.text(), HasSubstr("\nf.toml: and 68 more errors"));
+}
+
+TEST(AnError, InTheSyntaxHasAPlaceToo) {
+  EXPECT_THAT(errors("[daemon]\nlanes = = 3\n"), MatchesRegex("f.toml:2:[0-9]+: not TOML: .*"));
+  EXPECT_THAT(errors("[daemon]\nlanes = 1\nlanes = 2\n"),
+              MatchesRegex("f.toml:3:[0-9]+: not TOML: .*"));
+  EXPECT_THAT(errors("a = \"\xff\"\n"), HasSubstr("not TOML"));
+}
+
+struct BadValue {
+  const char* toml;
+  const char* error;
+};
+class ABadValue : public ::testing::TestWithParam<BadValue> {};
+
+TEST_P(ABadValue, IsTheOneError) {
+  const ConfigReport report = check(GetParam().toml);
+  ASSERT_EQ(report.errors.size(), 1u) << report.text();
+  EXPECT_GT(report.errors[0].line, 0u);
+  EXPECT_THAT(report.errors[0].text, HasSubstr(GetParam().error));
+}
+
+#define TENANT "[[tenant]]\nname = 'a'\nuids = [1]\n"
+
+INSTANTIATE_TEST_SUITE_P(
+    Values, ABadValue,
+    ::testing::Values(
+        BadValue{"daemon = 3", "daemon: found 3, expected a table"},
+        BadValue{"[daemon]\nlanes = 0", "expected an integer from 1 to 16"},
+        BadValue{"[daemon]\nlanes = 1.0", "daemon.lanes: found 1"},
+        BadValue{"[daemon]\nlanes = true", "found true"},
+        BadValue{"[daemon]\nlanes = 9223372036854775807", "expected an integer from 1 to 16"},
+        BadValue{"[daemon]\nsocket = \"sluice.sock\"", "expected the absolute path of a socket"},
+        BadValue{"[daemon]\nsocket = \"/run/\"", "expected the absolute path of a socket"},
+        BadValue{
+            "[daemon]\nsocket = "
+            "\"/01234567890123456789012345678901234567890123456789012345678901234567890123456789"
+            "012345678901234567890123456\"",
+            "at most 107 bytes"},
+        BadValue{"[daemon]\nsocket = \"/a\\u0000b\"", "expected the absolute path of a socket"},
+        BadValue{"[daemon]\nsocket_mode = 660", "in octal, in quotes"},
+        BadValue{"[daemon]\nsocket_mode = \"0680\"", "in octal, in quotes"},
+        BadValue{"[daemon]\nsocket_mode = \"4755\"", "in octal, in quotes"},
+        BadValue{"[daemon]\nlog_format = \"xml\"", "one of \"text\", \"json\""},
+        BadValue{"[metrics]\naddress = \"localhost:9464\"", "a numeric address with a port"},
+        BadValue{"[metrics]\naddress = \"127.0.0.1\"", "a numeric address with a port"},
+        BadValue{"[metrics]\naddress = \"127.0.0.1:65536\"", "a numeric address with a port"},
+        BadValue{"[metrics]\naddress = 9464", "an address with a port"},
+        BadValue{"[backend]\nkind = \"cuda\"", "cuda is not supported by this build"},
+        BadValue{"[backend]\nkind = \"rocm\"", "expected \"host\""},
+        BadValue{"[tiers.dram]\ncapacity = \"0\"", "expected a size from 4KiB"},
+        BadValue{"[tiers.dram]\ncapacity = \"1000000001B\"", "a multiple of 4KiB"},
+        BadValue{"[tiers.dram]\ncapacity = 1073741824", "such as \"64MiB\""},
+        BadValue{"[tiers.hbm]\nextent = \"2GiB\"", "at most the capacity of the tier, 1GiB"},
+        BadValue{"[tiers.hbm]\nhuge_pages = \"yes\"", "one of \"try\", \"never\", \"require\""},
+        BadValue{"[rings]\ncapacity = 8", "a power of two from 16 to 65536"},
+        BadValue{"[rings]\ncapacity = 131072", "a power of two from 16 to 65536"},
+        BadValue{"[rings]\nrequest_memory = \"32KiB\"", "from 64KiB to 1GiB"},
+        BadValue{"[limits]\nstep_deadline = \"1us\"", "whole milliseconds from 100ms to 1h"},
+        BadValue{"[limits]\nstep_deadline = \"2h\"", "whole milliseconds from 100ms to 1h"},
+        BadValue{"[limits]\ncaches = 1979-05-27", "found a date or time"},
+        BadValue{"[admin]\nuids = 0", "an array of at most 1024 numeric ids"},
+        BadValue{"[admin]\nuids = [0, 0]", "each id once"},
+        BadValue{"[admin]\nuids = [4294967295]", "an integer from 0 to 4294967294"},
+        BadValue{"tenant = 3", "one [[tenant]] for each"},
+        BadValue{"[tenant]\nname = 'a'", "one [[tenant]] for each"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Tenants, ABadValue,
+    ::testing::Values(
+        BadValue{"[[tenant]]\nuids = [1]", "without a name"},
+        BadValue{"[[tenant]]\nname = 'a'", "nobody could be it; expected uids, gids or a socket"},
+        BadValue{"[[tenant]]\nname = 'a'\nuids = []", "nobody could be it"},
+        BadValue{"[[tenant]]\nname = ''\nuids = [1]", "1 to 64 characters"},
+        BadValue{"[[tenant]]\nname = 'a b'\nuids = [1]", "1 to 64 characters"},
+        BadValue{TENANT "hbm.limit = '2GiB'",
+                 "tenant.a.hbm.limit: found 2GiB, expected at most the capacity"},
+        BadValue{TENANT "hbm.limit = '0'", "tenant.a.hbm.limit: found \"0\""},
+        BadValue{TENANT "hbm = {guaranteed = '900MiB', limit = '800MiB'}",
+                 "tenant.a.hbm.guaranteed: found 900MiB, expected at most its limit, 800MiB"},
+        BadValue{TENANT "hbm.weight = 0", "a number from 0.001 to 1000"},
+        BadValue{TENANT "hbm.weight = nan", "a number from 0.001 to 1000"},
+        BadValue{TENANT "hbm.weight = '1'", "a number from 0.001 to 1000"},
+        BadValue{TENANT "hbm.guarantee = '1GiB'", "did you mean \"guaranteed\"?"},
+        BadValue{TENANT "dram.guaranteed = '3GiB'\n[[tenant]]\nname = 'b'\nuids = "
+                        "[2]\ndram.guaranteed = '2GiB'",
+                 "tenant.b.dram.guaranteed: found 2GiB, but only 1GiB is left"},
+        BadValue{TENANT "[[tenant]]\nname = 'a'\nuids = [2]", "\"a\" is a tenant already"},
+        BadValue{TENANT "[[tenant]]\nname = 'b'\nuids = [2, 1]",
+                 "1 belongs to tenant \"a\" already"},
+        BadValue{TENANT "gids = [5]\n[[tenant]]\nname = 'b'\ngids = [5]",
+                 "5 belongs to tenant \"a\""},
+        BadValue{TENANT "socket = '/x'\n[[tenant]]\nname = 'b'\nsocket = '/x'",
+                 "\"/x\" belongs to tenant \"a\" already"},
+        BadValue{TENANT "socket = '/run/sluice/sluice.sock'", "belongs to daemon.socket already"}));
+
+TEST(AFile, ThatCannotBeReadIsAnErrorThatNamesIt) {
+  const auto missing = load_config("no/such/file.toml");
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().code, ipc::Errc::bad_config);
+  EXPECT_EQ(missing.error().text, "no/such/file.toml: cannot be opened: No such file or directory");
+  EXPECT_THAT(load_config("packaging").error().text, HasSubstr("packaging: cannot be"));
+}
+
+TEST(AFile, MayNotBeEndless) {
+  const auto config = load_config("/dev/zero");
+  ASSERT_FALSE(config);
+  EXPECT_EQ(config.error().text, "/dev/zero: expected at most 1MiB of text");
+}
+
+TEST(AFile, IsLoadedWithItsNameInTheErrors) {
+  EXPECT_TRUE(load_config(kPackaged));
+  const std::string path = ::testing::TempDir() + "sluice-config-" + std::to_string(::getpid());
+  std::ofstream(path) << "[daemon]\nlanes = 99\n";
+  const auto config = load_config(path);
+  ::unlink(path.c_str());
+  ASSERT_FALSE(config);
+  EXPECT_EQ(config.error().code, ipc::Errc::bad_config);
+  EXPECT_THAT(config.error().text, HasSubstr(path + ":2:9: daemon.lanes"));
+}
+
+// ---- reload
+
+constexpr const char* kTwoTenants = R"(
+[[tenant]]
+name = "a"
+uids = [1]
+dram = {guaranteed = "1GiB", limit = "3GiB"}
+[[tenant]]
+name = "b"
+uids = [2]
+)";
+
+TEST(AReload, OfTheSameFileChangesNothing) {
+  const Config running = read(kTwoTenants);
+  const auto reload = plan_reload(running, running);
+  ASSERT_TRUE(reload);
+  EXPECT_EQ(reload->config, running);
+  EXPECT_THAT(reload->applied, IsEmpty());
+  EXPECT_THAT(reload->deferred, IsEmpty());
+}
+
+TEST(AReload, AppliesQuotasLogLevelAndAdmins) {
+  const Config running = read(kTwoTenants);
+  const Config wanted = read(R"(
+[daemon]
+log_level = "debug"
+[admin]
+uids = [0, 1]
+[[tenant]]
+name = "b"
+uids = [2]
+dram.guaranteed = "2GiB"
+[[tenant]]
+name = "a"
+uids = [1]
+dram = {guaranteed = "1GiB", limit = "2GiB", weight = 3.5}
+)");
+  const auto reload = plan_reload(running, wanted);
+  ASSERT_TRUE(reload) << reload.error().text;
+  EXPECT_THAT(reload->deferred, IsEmpty());
+  EXPECT_THAT(reload->applied,
+              ElementsAre(ConfigChange{"daemon.log_level", "\"info\"", "\"debug\""},
+                          ConfigChange{"admin.uids", "[0]", "[0, 1]"},
+                          ConfigChange{"tenant.a.dram.limit", "\"3GiB\"", "\"2GiB\""},
+                          ConfigChange{"tenant.a.dram.weight", "1.00000", "3.50000"},
+                          ConfigChange{"tenant.b.dram.guaranteed", "\"0B\"", "\"2GiB\""}));
+  EXPECT_EQ(reload->config.daemon.log_level, LogLevel::debug);
+  EXPECT_EQ(reload->config.tenants[0].name, "a");
+  EXPECT_EQ(reload->config.tenants[0].dram.limit_bytes, 2 * kGiB);
+}
+
+TEST(AReload, DefersTheRestAndNamesIt) {
+  const Config running = read(kTwoTenants);
+  const Config wanted =
+      read("[daemon]\nlanes = 2\nlog_level = \"warn\"\n" + std::string(kTwoTenants) +
+           "gids = [9]\n[[tenant]]\nname = \"c\"\nuids = [3]\n");
+  const auto reload = plan_reload(running, wanted);
+  ASSERT_TRUE(reload);
+  EXPECT_EQ(reload->applied.size(), 1u);
+  EXPECT_EQ(reload->config.daemon.lanes, 1u);
+  EXPECT_EQ(reload->config.tenants.size(), 2u);
+  EXPECT_THAT(reload->deferred,
+              ::testing::IsSupersetOf({ConfigChange{"daemon.lanes", "1", "2"},
+                                       ConfigChange{"tenant.b.gids", "[]", "[9]"},
+                                       ConfigChange{"tenant.c.uids", "", "[3]"}}));
+}
+
+TEST(AReload, KeepsATenantThatTheFileNoLongerHas) {
+  const Config running = read(kTwoTenants);
+  const auto reload = plan_reload(running, read("[[tenant]]\nname = \"a\"\nuids = [1]\n"
+                                                "dram = {guaranteed = '1GiB', limit = '3GiB'}\n"));
+  ASSERT_TRUE(reload);
+  EXPECT_EQ(reload->config, running);
+  EXPECT_THAT(reload->deferred, ::testing::Contains(ConfigChange{"tenant.b.uids", "[2]", ""}));
+}
+
+TEST(AReload, AppliesALimitAsFarAsTheRunningCapacityGoes) {
+  const Config running = read(kTwoTenants);
+  const Config wanted = read("[tiers.dram]\ncapacity = '8GiB'\n" TENANT "dram.limit = '6GiB'\n");
+  const auto reload = plan_reload(running, wanted);
+  ASSERT_TRUE(reload);
+  EXPECT_EQ(reload->config.tenants[0].dram.limit_bytes, 4 * kGiB);
+  EXPECT_THAT(reload->applied,
+              ::testing::Contains(ConfigChange{"tenant.a.dram.limit", "\"3GiB\"", "\"4GiB\""}));
+  EXPECT_THAT(reload->deferred, ::testing::IsSupersetOf(
+                                    {ConfigChange{"tiers.dram.capacity", "\"4GiB\"", "\"8GiB\""},
+                                     ConfigChange{"tenant.a.dram.limit", "\"4GiB\"", "\"6GiB\""}}));
+}
+
+TEST(AReload, ThatCannotRunWithTheRunningCapacityChangesNothing) {
+  const Config running = read(kTwoTenants);
+  const Config wanted =
+      read("[tiers.dram]\ncapacity = '8GiB'\n" TENANT "dram.guaranteed = '5GiB'\n");
+  const auto reload = plan_reload(running, wanted);
+  ASSERT_FALSE(reload);
+  EXPECT_EQ(reload.error().code, ipc::Errc::bad_config);
+  EXPECT_THAT(reload.error().text, HasSubstr("tenant.a.dram.guaranteed: found 5GiB"));
+}
+
+// ---- peers
+
+TEST(APeer, IsTheTenantOfItsUidBeforeThatOfItsGid) {
+  const Config config =
+      read("[[tenant]]\nname = 'a'\ngids = [7]\n[[tenant]]\nname = 'b'\nuids = [1]\n");
+  EXPECT_EQ(tenant_of_peer(config, 1, 7), 1u);
+  EXPECT_EQ(tenant_of_peer(config, 2, 7), 0u);
+  const auto nobody = tenant_of_peer(config, 2, 8);
+  ASSERT_FALSE(nobody);
+  EXPECT_EQ(nobody.error().code, ipc::Errc::unknown_tenant);
+  EXPECT_THAT(nobody.error().text, HasSubstr("uid 2, gid 8 is no tenant here"));
+}
+
+}  // namespace
+}  // namespace sluice::daemon
