@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <exception>
 #include <iterator>
@@ -18,7 +19,9 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "daemon/utf8.h"
@@ -34,6 +37,7 @@ using prometheus::MetricType;
 constexpr double kNsPerSecond = 1e9;
 constexpr std::uint64_t kCenturyNs = 3'155'760'000'000'000'000;
 constexpr std::string_view kOther = "other";
+constexpr std::chrono::milliseconds kKnockInterval{5};
 
 // ---- families
 
@@ -397,6 +401,15 @@ ipc::Error why_not(const std::string& address) {
   }
 }
 
+// Connects and hangs up, without waiting for anything.
+void knock(const SocketAddress& address) {
+  const int fd = ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return;
+  static_cast<void>(
+      ::connect(fd, reinterpret_cast<const sockaddr*>(&address.storage), address.length));
+  ::close(fd);
+}
+
 }  // namespace
 
 HistogramCounts& HistogramCounts::operator+=(const HistogramCounts& other) {
@@ -455,6 +468,21 @@ struct Metrics::Server {
     mutable CacheNames names_;
     Source source_;
   };
+
+  Server() = default;
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+  // civetweb sees that it is to stop when its accept loop turns: every 2 s, or at a connection.
+  ~Server() {
+    if (exposer == nullptr || address.empty()) return;
+    const std::jthread visitor([to = *parse_address(address)](const std::stop_token& stopped) {
+      while (!stopped.stop_requested()) {
+        knock(to);
+        std::this_thread::sleep_for(kKnockInterval);
+      }
+    });
+    exposer.reset();
+  }
 
   std::string address;
   std::shared_ptr<Collector> collector;
