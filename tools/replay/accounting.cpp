@@ -1,0 +1,27 @@
+#include "tools/replay/accounting.h"
+
+#include <nlohmann/json.hpp>
+
+#include "client/sluice.h"
+
+namespace sluice::tools {
+
+ipc::Result<nlohmann::json> ask_daemon(const std::string& admin_socket, const std::string& verb) {
+  sluice_connect_desc desc = SLUICE_CONNECT_DESC_INIT;
+  desc.socket_path = admin_socket.c_str();
+  desc.client_name = "sluice-replay";
+  char* reply = nullptr;
+  sluice_error error{};
+  const sluice_status status = sluice_admin(&desc, verb.c_str(), nullptr, &reply, &error);
+  if (status != SLUICE_OK) {
+    return ipc::fail(static_cast<ipc::Errc>(status), "admin request '" + verb + "': " + error.text);
+  }
+  auto json = nlohmann::json::parse(reply, nullptr, false);
+  sluice_admin_free(reply);
+  if (json.is_discarded()) {
+    return ipc::fail(ipc::Errc::internal, "the reply to '" + verb + "' is not JSON");
+  }
+  return json;
+}
+
+}  // namespace sluice::tools

@@ -1,0 +1,107 @@
+#include "tools/replay/engine.h"
+
+#include <cstring>
+
+namespace sluice::tools {
+namespace {
+
+using client::Error;
+using client::Result;
+
+std::unexpected<Error> wrong(std::string text) {
+  return std::unexpected(Error{SLUICE_INTERNAL, std::move(text)});
+}
+
+sluice_cache_desc cache_desc(const EngineJob& job) {
+  const CacheShape& shape = job.plan->shape;
+  const Options& options = *job.options;
+  sluice_cache_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.shard_count = 1;
+  desc.model = shape.model.c_str();
+  desc.kind = SLUICE_CACHE_ATTENTION;
+  desc.executor =
+      options.executor == Executor::daemon ? SLUICE_EXECUTOR_DAEMON : SLUICE_EXECUTOR_DIRECT;
+  desc.layers = shape.layers;
+  desc.kv_heads = shape.kv_heads;
+  desc.head_dim = shape.head_dim;
+  desc.block_tokens = shape.block_tokens;
+  desc.dtype_bytes = shape.dtype_bytes;
+  desc.planes = shape.planes;
+  desc.page_kind = shape.page_kind;
+  desc.hbm_bytes = job.plan->tenants[job.engine % options.tenants].hbm_bytes;
+  return desc;
+}
+
+// The daemon and this program must mean the same bytes before any of them is compared.
+client::Status check_geometry(const EngineJob& job, const client::Cache& cache) {
+  const PayloadShape& payload = job.plan->shape.payload;
+  const auto info = in_call("sluice_cache_get_info", cache.info());
+  if (!info) return std::unexpected(info.error());
+  if (info->page_bytes != payload.page_bytes() ||
+      info->pages_per_block != payload.pages_per_block ||
+      info->block_bytes != payload.block_bytes()) {
+    return wrong("the cache has " + std::to_string(info->pages_per_block) + " pages of " +
+                 std::to_string(info->page_bytes) + " bytes a block, expected " +
+                 std::to_string(payload.pages_per_block) + " of " +
+                 std::to_string(payload.page_bytes()));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<EngineLink> open_link(const EngineJob& job) {
+  const std::string name = "sluice-replay e" + std::to_string(job.engine);
+  sluice_connect_desc connect = SLUICE_CONNECT_DESC_INIT;
+  connect.socket_path = job.socket.c_str();
+  connect.client_name = name.c_str();
+  auto client = in_call("sluice_connect", client::Client::connect(connect));
+  if (!client) return std::unexpected(client.error());
+  const auto info = in_call("sluice_client_get_info", client->info());
+  if (!info) return std::unexpected(info.error());
+  EngineBoard& board = job.mine();
+  board.session.store(info->session);
+  std::memcpy(board.tenant, info->tenant, sizeof board.tenant - 1);
+
+  const sluice_cache_desc desc = cache_desc(job);
+  auto cache = in_call("sluice_cache_open", client->open_cache(desc));
+  if (!cache) return std::unexpected(cache.error());
+  if (auto status = check_geometry(job, *cache); !status) return std::unexpected(status.error());
+  auto actor = in_call("sluice_actor_open", cache->open_actor());
+  if (!actor) return std::unexpected(actor.error());
+  auto forecaster = in_call("sluice_actor_open", cache->open_actor());
+  if (!forecaster) return std::unexpected(forecaster.error());
+  const auto arena = in_call("sluice_cache_arena", cache->arena());
+  if (!arena) return std::unexpected(arena.error());
+  constexpr int kHostMemory = 1;
+  if (arena->device_type != kHostMemory) {
+    return wrong("the arena is not in host memory (DLPack device " +
+                 std::to_string(arena->device_type) + "), so its bytes cannot be compared here");
+  }
+  board.slots.store(arena->slots);
+  return EngineLink{std::move(*client),
+                    std::move(*cache),
+                    std::move(*actor),
+                    std::move(*forecaster),
+                    *arena,
+                    std::string(board.tenant)};
+}
+
+int engine_main(const Trace& trace, const EngineJob& job) {
+  EngineBoard& board = job.mine();
+  const client::Status status = [&]() -> client::Status {
+    auto link = open_link(job);
+    if (!link) return std::unexpected(link.error());
+    if (const auto* sparse = std::get_if<SparseTrace>(&trace)) {
+      return run_sparse_engine(*sparse, job, *link);
+    }
+    return run_prefix_engine(std::get<PrefixTrace>(trace), job, *link);
+  }();
+  if (!status) board.fail_with(status.error().text);
+  board.finished.store(1);
+  job.board->leave(job.engine);
+  return status ? 0 : 1;
+}
+
+}  // namespace sluice::tools

@@ -1,0 +1,86 @@
+// An engine process: replays its requests against the daemon, only through libsluice.
+//
+// A sparse engine does what a serving engine does. A request opens its known prefix, writes and
+// seals the rest of its prompt in frames, then decodes: each step writes the new token into the
+// pinned slots of the partial block, resolves the recorded lists layer by layer, compares every
+// byte of every slot, and seals the block when it is full. A request that gets no memory waits
+// until another one ended, and one that cannot go on is preempted, as schedulers do.
+//
+// A prefix engine opens the known prefix of each prompt, verifies it, and writes and seals the
+// rest.
+#pragma once
+
+#include <string>
+
+#include "client/sluice.hpp"
+#include "tools/replay/board.h"
+#include "tools/replay/options.h"
+#include "tools/replay/plan.h"
+#include "tools/replay/trace.h"
+
+namespace sluice::tools {
+
+struct EngineJob {
+  std::uint32_t engine = 0;
+  std::string socket;
+  const Options* options = nullptr;
+  const Plan* plan = nullptr;
+  Board* board = nullptr;
+
+  EngineBoard& mine() const { return board->engines()[engine]; }
+  const std::vector<std::uint32_t>& requests() const { return plan->requests[engine]; }
+};
+
+// The engine's connection. Members are closed in reverse order.
+struct EngineLink {
+  client::Client client;
+  client::Cache cache;
+  client::Actor actor;
+  client::Actor forecaster;
+  sluice_arena_view arena;
+  std::string tenant;
+
+  const std::byte* slot(std::int32_t slot) const {
+    return static_cast<const std::byte*>(arena.base) +
+           static_cast<std::uint64_t>(slot) * arena.page_bytes;
+  }
+  std::byte* writable_slot(std::int32_t slot) const {
+    return const_cast<std::byte*>(this->slot(slot));
+  }
+  bool is_slot(std::int32_t slot) const {
+    return slot >= 0 && static_cast<std::uint32_t>(slot) < arena.slots;
+  }
+};
+
+client::Result<EngineLink> open_link(const EngineJob& job);
+
+// Adds the name of the call to an error.
+template <class R>
+R in_call(const char* call, R result) {
+  if (!result) {
+    result.error().text = std::string(call) + ": " + sluice_status_name(result.error().code) +
+                          ": " + result.error().text;
+  }
+  return result;
+}
+
+// Not enough memory now; another request's end may change that.
+inline bool is_shortage(const client::Error& error) {
+  return error.code == SLUICE_QUOTA_EXCEEDED || error.code == SLUICE_BUSY ||
+         error.code == SLUICE_NO_MEMORY;
+}
+
+// How long an engine waits for memory, with nothing else to do, before it gives up.
+inline constexpr int kShortageTimeoutMs = 60'000;
+// How long before it preempts its youngest request.
+inline constexpr int kPreemptAfterMs = 1'000;
+// Blocks of a prompt that are extended, written and sealed at a time.
+inline constexpr std::uint32_t kPrefillChunk = 1024;
+
+client::Status run_sparse_engine(const SparseTrace& trace, const EngineJob& job, EngineLink& link);
+client::Status run_prefix_engine(const PrefixTrace& trace, const EngineJob& job, EngineLink& link);
+
+// The whole life of an engine process; returns its exit code. What went wrong is on its board.
+int engine_main(const Trace& trace, const EngineJob& job);
+
+}  // namespace sluice::tools

@@ -1,0 +1,136 @@
+#include "tools/replay/options.h"
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <map>
+
+namespace sluice::tools {
+namespace {
+
+constexpr int kUsageError = 2;
+
+constexpr const char* kDescription =
+    "Replays a recorded trace through engine processes that speak to a sluiced daemon only "
+    "through\n"
+    "libsluice, and compares every byte of every resolved page with what it must be.";
+
+constexpr const char* kFooter =
+    "Sizes: 512MiB, 1.5GiB. --hbm 1.5x is 1.5 times the pages that one engine iteration reads at "
+    "most;\n"
+    "--dram 60% is of the bytes of all distinct blocks. Both are per tenant.\n"
+    "Exit codes: 0 every byte verified; 1 a wrong byte or an engine that failed; 2 usage or a bad "
+    "trace;\n"
+    "3 the daemon is not reachable; 130 interrupted.";
+
+template <class Enum>
+CLI::CheckedTransformer choices(const std::map<std::string, Enum>& names) {
+  return CLI::CheckedTransformer(names, CLI::ignore_case);
+}
+
+// A CLI11 callback for sizes: its message becomes part of the usage error.
+std::function<bool(const CLI::results_t&)> size_into(std::optional<RelativeSize>& out) {
+  return [&out](const CLI::results_t& values) {
+    const auto size = parse_relative_size(values.at(0));
+    if (!size) throw CLI::ValidationError(size.error().text);
+    out = *size;
+    return true;
+  };
+}
+
+std::string contradiction(const Options& options) {
+  using Kind = RelativeSize::Kind;
+  if (options.spawn == !options.socket.empty()) {
+    return "exactly one of --spawn and --socket is needed";
+  }
+  if (options.tenants > options.engines) return "--tenants must not exceed --engines";
+  if (!options.socket.empty() && options.dram) {
+    return "--dram needs --spawn: an existing daemon has its size";
+  }
+  const bool per_tenant = options.socket.find("{tenant}") != std::string::npos;
+  if (!options.socket.empty() && options.tenants > 1 && !per_tenant) {
+    return "--tenants with --socket needs {tenant} in the path, replaced by t0, t1, ...";
+  }
+  if (options.hbm && options.hbm->kind == Kind::percent)
+    return "--hbm takes a size or Nx, no percentage";
+  if (options.dram && options.dram->kind == Kind::times) return "--dram takes a size or P%, not Nx";
+  if (options.kill_engine_at && options.engines < 2) {
+    return "--kill-engine-at needs at least two engines: the others must go on";
+  }
+  return {};
+}
+
+}  // namespace
+
+const char* to_string(Executor executor) {
+  return executor == Executor::daemon ? "daemon" : "direct";
+}
+const char* to_string(ListKind kind) { return kind == ListKind::layer ? "layer" : "head"; }
+const char* to_string(Forecast forecast) {
+  switch (forecast) {
+    case Forecast::none:
+      return "none";
+    case Forecast::recorded:
+      return "recorded";
+    case Forecast::previous_step:
+      return "previous-step";
+  }
+  return "none";
+}
+
+std::optional<int> parse_options(int argc, char** argv, Options& options) {
+  CLI::App app(kDescription, "sluice-replay");
+  app.footer(kFooter);
+  app.add_option("TRACE", options.trace, "a sparse-kv-access or Mooncake trace, plain or .zst")
+      ->required();
+  app.add_flag("--spawn", options.spawn, "start a private daemon for this run");
+  app.add_option("--socket", options.socket,
+                 "an existing daemon; {tenant} is replaced by t0, t1, ...");
+  app.add_option("--sluiced", options.sluiced,
+                 "the daemon that --spawn starts (default: beside this)");
+  app.add_option("--daemon-log", options.daemon_log, "where the log of --spawn's daemon goes");
+  app.add_flag("--keep", options.keep, "keep the temporary folder of --spawn");
+  app.add_option("--engines", options.engines, "engine processes")
+      ->check(CLI::Range(1u, kMaxEngines))
+      ->capture_default_str();
+  app.add_option("--tenants", options.tenants, "tenants; engine e belongs to tenant e % N")
+      ->check(CLI::Range(1u, kMaxEngines))
+      ->capture_default_str();
+  app.add_option("--executor", options.executor, "who runs resolve: daemon or direct")
+      ->transform(choices<Executor>({{"daemon", Executor::daemon}, {"direct", Executor::direct}}));
+  app.add_option("--hbm", size_into(options.hbm), "arena per tenant: a size or Nx");
+  app.add_option("--dram", size_into(options.dram), "frames per tenant: a size or P%");
+  app.add_option("--page", options.list_kind, "what a page covers: layer or head")
+      ->transform(choices<ListKind>({{"layer", ListKind::layer}, {"head", ListKind::head}}));
+  app.add_option("--forecast", options.forecast, "none, recorded or previous-step")
+      ->transform(choices<Forecast>({{"none", Forecast::none},
+                                     {"recorded", Forecast::recorded},
+                                     {"previous-step", Forecast::previous_step}}));
+  app.add_flag("--lockstep", options.lockstep, "all engines meet at each iteration of the trace");
+  app.add_option("--kill-engine-at", options.kill_engine_at,
+                 "SIGKILL one engine (chosen by --seed) when it has done this many steps");
+  app.add_option("--bytes-per-token", options.bytes_per_token,
+                 "Mooncake traces: payload of a token")
+      ->check(CLI::Range(1u, 65536u))
+      ->capture_default_str();
+  app.add_option("--requests", options.requests, "only the first N requests")
+      ->check(CLI::PositiveNumber);
+  app.add_flag("--json", options.json, "one JSON object on stdout");
+  app.add_option("--progress", options.progress, "auto (on a terminal), always or never")
+      ->transform(choices<Progress>({{"auto", Progress::automatic},
+                                     {"always", Progress::always},
+                                     {"never", Progress::never}}));
+  app.add_option("--seed", options.seed, "chooses the engine and the moment of --kill-engine-at")
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsageError;
+  }
+  if (const std::string text = contradiction(options); !text.empty()) {
+    std::cerr << "sluice-replay: " << text << "\nRun with --help for more information.\n";
+    return kUsageError;
+  }
+  return std::nullopt;
+}
+
+}  // namespace sluice::tools

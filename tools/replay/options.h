@@ -1,0 +1,49 @@
+// What the command line asks for.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "tools/common/size.h"
+#include "tools/replay/trace.h"
+
+namespace sluice::tools {
+
+enum class Executor : std::uint8_t { daemon, direct };
+enum class Forecast : std::uint8_t { none, recorded, previous_step };
+enum class Progress : std::uint8_t { automatic, always, never };
+
+inline constexpr std::uint32_t kMaxEngines = 256;
+
+struct Options {
+  std::string trace;
+  bool spawn = false;
+  std::string socket;   // may contain "{tenant}"
+  std::string sluiced;  // empty: the one beside this program
+  std::string daemon_log;
+  bool keep = false;  // the temporary folder of --spawn
+  std::uint32_t engines = 1;
+  std::uint32_t tenants = 1;
+  Executor executor = Executor::daemon;
+  std::optional<RelativeSize> hbm;
+  std::optional<RelativeSize> dram;
+  ListKind list_kind = ListKind::layer;
+  Forecast forecast = Forecast::none;
+  bool lockstep = false;
+  std::optional<std::uint64_t> kill_engine_at;
+  std::uint32_t bytes_per_token = 32;
+  std::uint64_t requests = 0;  // 0: all
+  bool json = false;
+  Progress progress = Progress::automatic;
+  std::uint64_t seed = 1;
+};
+
+const char* to_string(Executor executor);
+const char* to_string(Forecast forecast);
+const char* to_string(ListKind kind);
+
+// Parses; prints help or a usage error itself. The exit code, or nullopt to go on.
+std::optional<int> parse_options(int argc, char** argv, Options& options);
+
+}  // namespace sluice::tools

@@ -1,0 +1,46 @@
+// The bytes that replay expects in a block: a function of (tenant, key, layer, head, plane, token),
+// cheap enough to compare with at memory speed without writing a buffer first.
+//
+// A block is a sequence of *rows* in frame order [layer][head][plane][token], each head_dim *
+// dtype_bytes long, so the row's number stands for all four. A row is a stream of 64-bit words that
+// follow from a mix of the block's seed and the row's number; rows need not be multiples of 8
+// bytes. Two blocks, two rows, or two places in a row give unrelated words, so a page in the wrong
+// place never compares equal.
+//
+// Pure functions; any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace sluice::tools {
+
+// How rows lie in a block. `groups_per_page` runs of `block_tokens` rows make a page.
+struct PayloadShape {
+  std::uint32_t row_bytes = 0;     // head_dim * dtype_bytes
+  std::uint32_t block_tokens = 0;  // rows of a group: one layer, head and plane
+  std::uint32_t groups_per_page =
+      0;  // heads in the page * planes (* layers, for whole-block pages)
+  std::uint32_t pages_per_block = 0;
+
+  std::size_t group_bytes() const { return std::size_t{row_bytes} * block_tokens; }
+  std::size_t page_bytes() const { return group_bytes() * groups_per_page; }
+  std::size_t block_bytes() const { return page_bytes() * pages_per_block; }
+};
+
+// The seed of a block's bytes.
+std::uint64_t payload_seed(std::string_view tenant, std::string_view key);
+
+// Writes tokens [first_token, end_token) of page `page` to `data`, the beginning of the page.
+void write_page(const PayloadShape& shape, std::uint64_t seed, std::uint32_t page,
+                std::uint32_t first_token, std::uint32_t end_token, std::byte* data);
+
+// Compares the first `valid_tokens` tokens of page `page`, which begins at `data`. Returns the
+// offset of the first byte that differs, in the page.
+std::optional<std::size_t> find_difference(const PayloadShape& shape, std::uint64_t seed,
+                                           std::uint32_t page, std::uint32_t valid_tokens,
+                                           const std::byte* data);
+
+}  // namespace sluice::tools

@@ -1,0 +1,50 @@
+// One run: forks the engine processes, watches them, and gathers what they counted.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/replay/board.h"
+#include "tools/replay/options.h"
+#include "tools/replay/plan.h"
+#include "tools/replay/trace.h"
+
+namespace sluice::tools {
+
+struct KillReport {
+  std::uint32_t engine = 0;
+  std::uint64_t step = 0;   // of the engine, when it was killed
+  double accounted_ms = 0;  // until the daemon's accounting shows the session gone
+  bool accounted = false;   // within kAccountingTimeout
+  // Its sequences are gone, too, and at the end of a --spawn run nothing is left of anybody.
+  bool memory_returned = false;
+  std::string trouble;  // why not, if known
+};
+
+struct RunResult {
+  Counters total;
+  std::vector<Counters> engines;
+  Histogram resolve;
+  double wall_s = 0;
+  std::uint64_t slots = 0;  // of all arenas
+  std::vector<std::string> failures;
+  std::vector<std::string> mismatches;  // the first few, in words
+  std::optional<KillReport> kill;
+  bool interrupted = false;
+};
+
+struct RunEnvironment {
+  std::vector<std::string> engine_sockets;  // of each engine
+  std::string admin_socket;
+  // Of a private daemon; else empty. Words, once it is gone.
+  std::function<std::optional<std::string>()> daemon_death;
+  bool private_daemon() const { return static_cast<bool>(daemon_death); }
+};
+
+RunResult run_engines(const Trace& trace, const Plan& plan, const Options& options,
+                      const RunEnvironment& environment, Board& board);
+
+}  // namespace sluice::tools
