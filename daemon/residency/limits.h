@@ -54,6 +54,9 @@ inline constexpr std::uint64_t kDefaultArenaFraction = 2;
 inline constexpr std::uint32_t kMaxTenants = 256;
 inline constexpr std::uint32_t kMaxSessions = 1u << 16;  // bound of ManagerConfig::max_sessions
 inline constexpr std::uint32_t kMaxCaches = 1u << 12;    // bound of ManagerConfig::max_caches
+// Bound of ManagerConfig::max_sequences_per_session.
+inline constexpr std::uint32_t kMaxSequencesPerSession = 1u << 20;
+inline constexpr std::uint32_t kMaxEvictions = 64;  // by operators, under way at the same time
 
 // Rows that a listing returns at most; the cursor goes on from there.
 inline constexpr std::uint32_t kMaxListedRows = 1024;

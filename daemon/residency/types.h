@@ -19,6 +19,7 @@ namespace sluice::residency {
 using ipc::BlockId;
 using ipc::CacheId;
 using ipc::Errc;
+using ipc::Error;
 using ipc::FrameId;
 using ipc::Handle;
 using ipc::Result;
@@ -187,7 +188,7 @@ struct EvictRequest {
   static constexpr std::uint64_t kAll = ~std::uint64_t{0};
 };
 
-// What was ordered; it happens batch by batch, in turn().
+// What was ordered, as it stands now; it happens batch by batch, in turn().
 struct EvictOrdered {
   std::uint64_t blocks = 0;
   std::uint64_t bytes = 0;

@@ -1,0 +1,269 @@
+#include "daemon/residency/cache.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "daemon/residency/seeded.h"
+#include "daemon/residency/siphash.h"
+
+namespace sluice::residency {
+namespace {
+
+// Keys whose memory is fetched together.
+constexpr std::uint32_t kLookAhead = 64;
+
+void append_newest(Cache& cache, BlockId id) {
+  UseOrder& order = cache.unreferenced;
+  Block& block = cache.blocks[id.value];
+  block.older = order.newest;
+  block.newer = ipc::kNoBlock;
+  if (order.newest == ipc::kNoBlock) {
+    order.oldest = id;
+  } else {
+    cache.blocks[order.newest.value].newer = id;
+  }
+  order.newest = id;
+  ++order.count;
+}
+
+void unlink(Cache& cache, BlockId id) {
+  UseOrder& order = cache.unreferenced;
+  const Block& block = cache.blocks[id.value];
+  if (block.older == ipc::kNoBlock) {
+    order.oldest = block.newer;
+  } else {
+    cache.blocks[block.older.value].newer = block.newer;
+  }
+  if (block.newer == ipc::kNoBlock) {
+    order.newest = block.older;
+  } else {
+    cache.blocks[block.newer.value].older = block.older;
+  }
+  --order.count;
+}
+
+void free_block(Cache& cache, BlockId id, Actions& actions) {
+  Block& block = cache.blocks[id.value];
+  SLUICE_ASSERT(block.state == BlockState::retiring);
+  const FrameId frame = std::exchange(block.frame, ipc::kNoFrameId);
+  block.state = BlockState::free;
+  --cache.counts.retiring;
+  cache.free_ids.push_back(id);
+  const std::uint32_t extent = cache.frames.extent_of(frame);
+  if (!cache.frames.give_back(frame)) return;
+  const std::uint32_t spare = cache.keep_spare ? kSpareEmptyExtents : 0;
+  if (cache.frames.vacating(extent) || cache.frames.empty() > spare) {
+    release_extent(cache, extent, actions);
+  }
+}
+
+// Out of every list by now, and without references.
+void retire(Cache& cache, BlockId id) {
+  Block& block = cache.blocks[id.value];
+  block.state = BlockState::retiring;
+  block.references = 0;
+  ++cache.counts.retiring;
+  if (SLUICE_SEEDED(reuse_without_grace)) {
+    Actions none;
+    free_block(cache, id, none);
+    return;
+  }
+  cache.waiting.push_back(id);
+}
+
+void retire_taken(Cache& cache, BlockId id) {
+  --cache.counts.taken;
+  cache.frames.unhold(cache.blocks[id.value].frame);
+  retire(cache, id);
+}
+
+}  // namespace
+
+Cache::Cache(CacheId number, TenantId owner, const CacheSpec& wanted, const CacheShape& sizes)
+    : id(number),
+      tenant(owner),
+      spec(wanted),
+      shape(sizes),
+      frames(sizes.frames_per_extent, sizes.max_frame_extents) {}
+
+BlockId take_block(Cache& cache, std::uint64_t now) {
+  BlockId id;
+  if (cache.free_ids.empty()) {
+    // There are as many ids as frames, and both are taken and freed together.
+    SLUICE_ASSERT(cache.fresh_id < cache.shape.max_blocks);
+    id = BlockId{cache.fresh_id++};
+    cache.blocks.ensure(cache.fresh_id);
+    cache.keys.ensure(cache.fresh_id);
+  } else {
+    id = cache.free_ids.back();
+    cache.free_ids.pop_back();
+  }
+  Block& block = cache.blocks[id.value];
+  SLUICE_ASSERT(block.state == BlockState::free);
+  block = Block{};
+  block.frame = cache.frames.take(id);
+  block.state = BlockState::taken;
+  block.references = 1;
+  block.last_use = now;
+  cache.frames.hold(block.frame);
+  ++cache.counts.taken;
+  return id;
+}
+
+std::uint32_t hash_key(const std::array<std::uint64_t, 2>& seed, std::span<const std::byte> key) {
+  return static_cast<std::uint32_t>(siphash13(seed, key));
+}
+
+bool has_key(const Cache& cache, BlockId id, std::span<const std::byte> key) {
+  return cache.blocks[id.value].key_bytes == key.size() &&
+         std::memcmp(cache.keys[id.value].bytes, key.data(), key.size()) == 0;
+}
+
+std::uint64_t valid_bytes(const Block& block) {
+  return std::uint64_t{block.valid_bytes_less_one} + 1;
+}
+
+BlockId find_block(const Cache& cache, std::uint32_t hash, std::span<const std::byte> key) {
+  return cache.directory.find(
+      hash, [&](BlockId id) { return SLUICE_SEEDED(ignore_key) || has_key(cache, id, key); });
+}
+
+void match_prefix(const Cache& cache, const std::array<std::uint64_t, 2>& seed, const KeyView& keys,
+                  std::vector<BlockId>& out) {
+  std::uint32_t hashes[kLookAhead];
+  for (std::uint32_t first = 0; first < keys.count; first += kLookAhead) {
+    const std::uint32_t count = std::min(kLookAhead, keys.count - first);
+    for (std::uint32_t i = 0; i < count; ++i) {
+      hashes[i] = hash_key(seed, keys[first + i]);
+      cache.directory.prefetch(hashes[i]);
+    }
+    for (std::uint32_t i = 0; i < count; ++i) {
+      // The first candidate is nearly always the one; its memory is asked for before any is read.
+      const BlockId candidate = cache.directory.find(hashes[i], [](BlockId) { return true; });
+      if (candidate == ipc::kNoBlock) break;
+      __builtin_prefetch(&cache.keys[candidate.value]);
+      __builtin_prefetch(&cache.blocks[candidate.value], 1);
+    }
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const BlockId id = find_block(cache, hashes[i], keys[first + i]);
+      if (id == ipc::kNoBlock) return;
+      const Block& block = cache.blocks[id.value];
+      if (block.references == 0) {  // its neighbours in the order of use will change
+        if (block.older != ipc::kNoBlock) __builtin_prefetch(&cache.blocks[block.older.value], 1);
+        if (block.newer != ipc::kNoBlock) __builtin_prefetch(&cache.blocks[block.newer.value], 1);
+      }
+      out.push_back(id);
+    }
+  }
+}
+
+void publish(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::byte> key,
+             std::uint64_t valid_bytes) {
+  Block& block = cache.blocks[id.value];
+  SLUICE_ASSERT(block.state == BlockState::taken);
+  block.state = BlockState::sealed;
+  block.key_bytes = static_cast<std::uint8_t>(key.size());
+  block.valid_bytes_less_one = static_cast<std::uint32_t>(valid_bytes - 1);
+  std::memcpy(cache.keys[id.value].bytes, key.data(), key.size());
+  cache.directory.insert(hash, id);
+  --cache.counts.taken;
+  ++cache.counts.sealed;
+}
+
+void reference(Cache& cache, BlockId id) {
+  Block& block = cache.blocks[id.value];
+  SLUICE_ASSERT(block.state == BlockState::sealed);
+  if (block.references == 0) {
+    unlink(cache, id);
+    --cache.counts.unreferenced;
+    cache.frames.hold(block.frame);
+  } else {
+    ++cache.saved_references;
+    if (block.references == 1) ++cache.counts.shared;
+  }
+  ++block.references;
+}
+
+void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
+                 std::uint64_t now) {
+  Block& block = cache.blocks[id.value];
+  SLUICE_ASSERT(block.references > 0);
+  if (block.state == BlockState::taken) {
+    retire_taken(cache, id);
+    return;
+  }
+  SLUICE_ASSERT(block.state == BlockState::sealed);
+  if (--block.references > (SLUICE_SEEDED(evict_referenced) ? 1 : 0)) {
+    --cache.saved_references;
+    if (block.references == 1) --cache.counts.shared;
+    return;
+  }
+  block.last_use = now;
+  cache.frames.unhold(block.frame);
+  append_newest(cache, id);
+  ++cache.counts.unreferenced;
+  if (cache.frames.is_vacating(block.frame)) evict(cache, seed, id);
+}
+
+void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id) {
+  Block& block = cache.blocks[id.value];
+  SLUICE_ASSERT(block.state == BlockState::sealed && block.references == 0);
+  if (!SLUICE_SEEDED(stay_in_directory)) {
+    const std::span<const std::byte> key(cache.keys[id.value].bytes, block.key_bytes);
+    cache.directory.erase(hash_key(seed, key), id);
+  }
+  unlink(cache, id);
+  --cache.counts.unreferenced;
+  --cache.counts.sealed;
+  ++cache.evicted_blocks;
+  retire(cache, id);
+}
+
+std::uint32_t evict_oldest(Cache& cache, const std::array<std::uint64_t, 2>& seed,
+                           std::uint32_t most) {
+  std::uint32_t evicted = 0;
+  for (; evicted < most && cache.unreferenced.count > 0; ++evicted) {
+    evict(cache, seed, cache.unreferenced.oldest);
+  }
+  return evicted;
+}
+
+void order_batches(Cache& cache, std::uint64_t& next_batch, Actions& actions) {
+  while (!cache.waiting.empty() && cache.batches.size() < kMaxRetireBatches) {
+    const auto count =
+        static_cast<std::ptrdiff_t>(std::min<std::size_t>(cache.waiting.size(), kMaxBlocksPerTurn));
+    RetireBatch batch;
+    batch.number = next_batch++;
+    batch.ids.assign(cache.waiting.begin(), cache.waiting.begin() + count);
+    cache.waiting.erase(cache.waiting.begin(), cache.waiting.begin() + count);
+    actions.push_back(Retire{cache.id, batch.number, batch.ids});
+    cache.batches.push_back(std::move(batch));
+  }
+}
+
+bool reclaim(Cache& cache, std::uint64_t number, Actions& actions) {
+  const auto batch = std::ranges::find(cache.batches, number, &RetireBatch::number);
+  if (batch == cache.batches.end()) return false;
+  const std::vector<BlockId> ids = std::move(batch->ids);
+  cache.batches.erase(batch);
+  for (const BlockId id : ids) free_block(cache, id, actions);
+  return true;
+}
+
+void release_extent(Cache& cache, std::uint32_t extent, Actions& actions) {
+  std::erase_if(cache.vacate_scans, [&](const VacateScan& scan) { return scan.extent == extent; });
+  cache.frames.begin_release(extent);
+  actions.push_back(ReleaseExtent{cache.id, extent});
+}
+
+void release_empty_extents(Cache& cache, Actions& actions) {
+  cache.keep_spare = false;
+  for (std::uint32_t extent = 0; extent < cache.frames.max_extents(); ++extent) {
+    if (cache.frames.state(extent) == ExtentState::present && cache.frames.is_empty(extent)) {
+      release_extent(cache, extent, actions);
+    }
+  }
+}
+
+}  // namespace sluice::residency

@@ -1,0 +1,141 @@
+// A cache inside the manager: its blocks, their directory, frames and ids, and how a block lives.
+//
+//   take_block   free -> taken        id and frame, one reference
+//   publish      taken -> sealed      into the directory
+//   reference, dereference            of sealed ones; without references they wait in order of last
+//   use retire       -> retiring          out of the directory; waits for its batch reclaim
+//   retiring -> free     the batch's grace period is over
+//
+// Plain data and functions over it; no decisions about quotas (pressure.h).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "daemon/residency/actions.h"
+#include "daemon/residency/chunked_array.h"
+#include "daemon/residency/directory.h"
+#include "daemon/residency/frames.h"
+#include "daemon/residency/status.h"
+
+namespace sluice::residency {
+
+struct alignas(32) Block {
+  std::uint64_t last_use = 0;  // event count
+  FrameId frame;
+  std::uint32_t references = 0;
+  BlockId older;  // neighbours in the order of last use, while sealed and unreferenced
+  BlockId newer;
+  std::uint32_t valid_bytes_less_one = 0;
+  BlockState state = BlockState::free;
+  std::uint8_t key_bytes = 0;
+  // Low bits of the session that sealed it and may have left pins on its pages. Taking another
+  // session for it only costs a needless DropPins.
+  std::uint16_t sealer = 0;
+};
+static_assert(sizeof(Block) == 32);
+
+struct alignas(64) BlockKey {
+  std::byte bytes[kMaxKeyBytes];
+};
+
+// Sealed blocks without references, by last use. Linked through Block::older and newer.
+struct UseOrder {
+  BlockId oldest = ipc::kNoBlock;
+  BlockId newest = ipc::kNoBlock;
+  std::uint32_t count = 0;
+};
+
+struct RetireBatch {
+  std::uint64_t number = 0;
+  std::vector<BlockId> ids;
+};
+
+// An extent that is vacating and whose frames from `next` on were not looked at yet.
+struct VacateScan {
+  std::uint32_t extent = 0;
+  std::uint32_t next = 0;
+};
+
+struct Cache {
+  Cache(CacheId number, TenantId owner, const CacheSpec& wanted, const CacheShape& sizes);
+
+  CacheId id;
+  TenantId tenant;
+  CacheSpec spec;
+  CacheShape shape;
+  CacheState state = CacheState::opening;
+  std::uint32_t opens = 0;      // by all sessions
+  std::uint32_t sessions = 0;   // that have it open
+  std::uint32_t sequences = 0;  // live handles
+  std::uint32_t drains = 0;     // lists of references still being given up (state.h)
+  std::uint64_t idle_since = 0;
+  bool queued = false;     // in State::cache_work
+  bool keep_spare = true;  // of empty extents; false after an operator's evict
+
+  Directory directory;
+  ChunkedArray<Block> blocks;
+  ChunkedArray<BlockKey> keys;
+  FramePool frames;
+  std::vector<BlockId> free_ids;
+  std::uint32_t fresh_id = 0;  // ids from here on were never in use
+
+  UseOrder unreferenced;
+  std::deque<BlockId> waiting;  // retired, not yet in a batch
+  std::vector<RetireBatch> batches;
+  std::deque<VacateScan> vacate_scans;
+
+  BlockCounts counts;
+  std::uint64_t saved_references = 0;  // sum over sealed blocks of max(0, references - 1)
+  SharingCounts sharing;               // saved_bytes is computed in snapshots
+  ForecastLedger forecasts;
+  std::uint64_t evicted_blocks = 0;
+
+  std::uint64_t block_bytes() const { return shape.geometry.block_bytes; }
+  std::uint64_t extent_bytes() const { return shape.frame_extent_bytes; }
+  std::uint64_t hbm_bytes() const { return shape.slot_extents * shape.slot_extent_bytes; }
+  std::uint64_t dram_bytes() const { return frames.charged() * shape.frame_extent_bytes; }
+};
+
+// frames.available() > 0. The block has one reference.
+BlockId take_block(Cache& cache, std::uint64_t now);
+
+std::uint32_t hash_key(const std::array<std::uint64_t, 2>& seed, std::span<const std::byte> key);
+bool has_key(const Cache& cache, BlockId id, std::span<const std::byte> key);
+std::uint64_t valid_bytes(const Block& block);
+
+// The sealed block with this key, or kNoBlock.
+BlockId find_block(const Cache& cache, std::uint32_t hash, std::span<const std::byte> key);
+
+// Appends the ids of the longest known prefix of `keys`, for which it takes no references.
+void match_prefix(const Cache& cache, const std::array<std::uint64_t, 2>& seed, const KeyView& keys,
+                  std::vector<BlockId>& out);
+
+// `id` is taken, and no block has the key.
+void publish(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::byte> key,
+             std::uint64_t valid_bytes);
+
+// `id` is sealed.
+void reference(Cache& cache, BlockId id);
+// `id` is taken or sealed, with a reference. A taken block retires.
+void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
+                 std::uint64_t now);
+
+// Evicts up to `most` of the blocks that nobody refers to, oldest first; how many it were.
+std::uint32_t evict_oldest(Cache& cache, const std::array<std::uint64_t, 2>& seed,
+                           std::uint32_t most);
+// Evicts a sealed block without references.
+void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id);
+
+// Orders Retire for what waits, as far as kMaxRetireBatches allows.
+void order_batches(Cache& cache, std::uint64_t& next_batch, Actions& actions);
+
+// The batch's blocks are free; extents that are empty and not to be kept are released. False: no
+// such batch.
+bool reclaim(Cache& cache, std::uint64_t batch, Actions& actions);
+void release_extent(Cache& cache, std::uint32_t extent, Actions& actions);
+// All that are empty, and from now on also those that the cache would keep spare.
+void release_empty_extents(Cache& cache, Actions& actions);
+
+}  // namespace sluice::residency

@@ -1,0 +1,379 @@
+// Caches and their extents: the part of Manager that opens, joins, closes and destroys.
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "daemon/residency/manager.h"
+#include "daemon/residency/pressure.h"
+#include "daemon/residency/seeded.h"
+#include "daemon/residency/state.h"
+
+namespace sluice::residency {
+namespace {
+
+constexpr std::uint64_t kArenaAlignment = ipc::kFrameAlignment;
+constexpr std::uint64_t kMaxSlots = 0x7FFFFFFFu;  // a slot is an int32 that kernels index
+
+std::unexpected<Error> invalid(std::string text) {
+  return ipc::fail(Errc::invalid_argument, std::move(text));
+}
+
+Status check_spec(const CacheSpec& spec) {
+  if (spec.model.empty() || spec.model.size() > kMaxModelBytes) {
+    return invalid("the model name has " + std::to_string(spec.model.size()) +
+                   " bytes; expected 1 to " + std::to_string(kMaxModelBytes));
+  }
+  if (spec.salt.size() > kMaxSaltBytes) {
+    return invalid("the salt has " + std::to_string(spec.salt.size()) +
+                   " bytes; expected at most " + std::to_string(kMaxSaltBytes));
+  }
+  if (spec.shard_count == 0 || spec.shard_index >= spec.shard_count) {
+    return invalid("shard " + std::to_string(spec.shard_index) + " of " +
+                   std::to_string(spec.shard_count) + "; expected an index below the count");
+  }
+  if (spec.kind > CacheKind::opaque) {
+    return invalid("cache kind " + std::to_string(static_cast<int>(spec.kind)) +
+                   "; expected 0 (attention) to 4 (opaque)");
+  }
+  return {};
+}
+
+bool same_name(const CacheSpec& a, const CacheSpec& b) {
+  return a.model == b.model && a.salt == b.salt && a.kind == b.kind &&
+         a.shard_index == b.shard_index && a.shard_count == b.shard_count;
+}
+
+Cache* find_named(State& state, TenantId tenant, const CacheSpec& spec) {
+  for (const auto& cache : state.caches) {
+    if (cache && cache->tenant == tenant && cache->state != CacheState::destroying &&
+        same_name(cache->spec, spec)) {
+      return cache.get();
+    }
+  }
+  return nullptr;
+}
+
+std::unexpected<Error> layout_differs(const ipc::Layout& has, const ipc::Layout& wanted) {
+  std::string differences;
+  const auto compare = [&](const char* field, std::uint32_t a, std::uint32_t b) {
+    if (a == b) return;
+    if (!differences.empty()) differences += ", ";
+    differences +=
+        std::string(field) + " is " + std::to_string(b) + " and there " + std::to_string(a);
+  };
+  compare("layers", has.layers, wanted.layers);
+  compare("kv_heads", has.kv_heads, wanted.kv_heads);
+  compare("head_dim", has.head_dim, wanted.head_dim);
+  compare("block_tokens", has.block_tokens, wanted.block_tokens);
+  compare("dtype_bytes", has.dtype_bytes, wanted.dtype_bytes);
+  compare("planes", has.planes, wanted.planes);
+  compare("page_kind", static_cast<std::uint32_t>(has.page_kind),
+          static_cast<std::uint32_t>(wanted.page_kind));
+  return ipc::fail(Errc::invalid_layout,
+                   "this cache is open with another layout: " + differences +
+                       "; open it with the same layout, or under another model name or salt");
+}
+
+// The sizes that do not depend on the arena.
+Result<CacheShape> shape_of(const State& state, TenantId tenant, const CacheSpec& spec) {
+  const auto geometry = ipc::geometry_of(spec.layout);
+  if (!geometry) return std::unexpected(geometry.error());
+  CacheShape shape;
+  shape.geometry = *geometry;
+  shape.slot_extent_bytes =
+      ipc::extent_bytes_for(geometry->page_bytes, kArenaAlignment, state.hbm.extent_bytes);
+  shape.frame_extent_bytes =
+      ipc::extent_bytes_for(geometry->frame_stride, ipc::kFrameAlignment, state.dram.extent_bytes);
+  const std::uint64_t slots = shape.slot_extent_bytes / geometry->page_bytes;
+  const std::uint64_t frames = shape.frame_extent_bytes / geometry->frame_stride;
+  const std::uint64_t most_ids =
+      std::min<std::uint64_t>(kMaxBlocksPerCache, kMaxPagesPerCache / geometry->pages_per_block);
+  if (slots > kMaxSlots || frames > most_ids) {
+    return ipc::fail(Errc::invalid_layout, "an extent would hold " + std::to_string(slots) +
+                                               " slots or " + std::to_string(frames) +
+                                               " frames, more than 32 bits of pages can number; "
+                                               "use larger pages, or configure smaller extents");
+  }
+  shape.slots_per_extent = static_cast<std::uint32_t>(slots);
+  shape.frames_per_extent = static_cast<std::uint32_t>(frames);
+
+  const Quota& quota = state.dram.tenants[tenant.value].quota;
+  const std::uint64_t by_limit = quota.limit_bytes / shape.frame_extent_bytes;
+  if (by_limit == 0) {
+    return ipc::fail(Errc::quota_exceeded,
+                     "a DRAM extent of this cache takes " +
+                         std::to_string(shape.frame_extent_bytes) + " bytes; " +
+                         describe(state.dram, tenant, state.now) + "; raise the tenant's limit");
+  }
+  const std::uint64_t spare = std::max<std::uint64_t>(1, by_limit / kSpareIdsFraction);
+  const std::uint64_t extents = std::min<std::uint64_t>(
+      {by_limit + spare, std::max(by_limit, state.dram.capacity / shape.frame_extent_bytes),
+       most_ids / frames, kMaxExtentsPerCache});
+  shape.max_frame_extents = static_cast<std::uint32_t>(extents);
+  shape.max_blocks = shape.max_frame_extents * shape.frames_per_extent;
+  return shape;
+}
+
+// Extents of the arena. Errors: quota_exceeded, busy.
+Result<std::uint32_t> size_arena(State& state, TenantId tenant, const CacheSpec& spec,
+                                 const CacheShape& shape, Actions& actions) {
+  const std::uint64_t extent = shape.slot_extent_bytes;
+  const Room room = room_for(state.hbm, tenant, state.now);
+  std::uint64_t extents = 0;
+  if (spec.hbm_bytes == 0) {
+    extents = std::max<std::uint64_t>(1, room.bytes / kDefaultArenaFraction / extent);
+  } else {
+    extents = spec.hbm_bytes / extent + (spec.hbm_bytes % extent != 0 ? 1 : 0);
+  }
+  const std::uint64_t most =
+      std::min<std::uint64_t>(kMaxArenaExtents, kMaxSlots / shape.slots_per_extent);
+  if (spec.hbm_bytes == 0) extents = std::min(extents, most);
+  if (extents <= most && extents <= room.bytes / extent) return static_cast<std::uint32_t>(extents);
+  const std::string asked = "an arena of " + std::to_string(extents) + " extents of " +
+                            std::to_string(extent) + " bytes asked for; ";
+  const std::uint64_t limit = state.hbm.tenants[tenant.value].quota.limit_bytes;
+  if (extents <= most && extents <= limit / extent &&
+      make_arena_room(state, tenant, extents * extent, actions)) {
+    return ipc::fail(Errc::busy, asked + "idle caches are being destroyed to make room; try again");
+  }
+  return ipc::fail(
+      Errc::quota_exceeded,
+      asked + describe(state.hbm, tenant, state.now) +
+          "; ask for a smaller arena, close other caches, or raise the tenant's limit");
+}
+
+// A number for a new cache, at the cost of the cache that has been idle the longest if there is
+// none.
+Result<CacheId> free_number(State& state, TenantId tenant, Actions& actions) {
+  const auto free = std::ranges::find_if(state.caches, [](const auto& cache) { return !cache; });
+  if (free != state.caches.end()) {
+    return CacheId{static_cast<std::uint32_t>(free - state.caches.begin())};
+  }
+  const bool going = std::ranges::any_of(
+      state.caches, [](const auto& cache) { return cache->state == CacheState::destroying; });
+  Cache* idle = longest_idle(state, tenant.value);
+  if (idle == nullptr) idle = longest_idle(state, EvictRequest::kAny);
+  if (!going && idle != nullptr) destroy_cache(state, *idle, actions);
+  if (going || idle != nullptr) {
+    return ipc::fail(Errc::busy, "an idle cache is being destroyed to make room; try again");
+  }
+  return ipc::fail(Errc::limit_reached, "there are " + std::to_string(state.caches.size()) +
+                                            " caches, as many as the daemon allows; close some, or "
+                                            "raise max_caches");
+}
+
+void enter_cache(Session& session, Cache& cache) {
+  ++cache.opens;
+  if (cache.state == CacheState::idle) cache.state = CacheState::open;
+  const auto open = std::ranges::find(session.caches, cache.id, &SessionCache::cache);
+  if (open != session.caches.end()) {
+    ++open->opens;
+    return;
+  }
+  ++cache.sessions;
+  session.caches.push_back(SessionCache{cache.id, 1, 0});
+}
+
+Result<Cache*> find_extent(State& state, CacheId id, std::uint32_t extent, ExtentState expected) {
+  auto cache = find_cache(state, id);
+  if (!cache || (*cache)->state == CacheState::destroying ||
+      extent >= (*cache)->frames.max_extents() || (*cache)->frames.state(extent) != expected) {
+    return ipc::fail(Errc::not_found, "extent " + std::to_string(extent) + " of cache " +
+                                          std::to_string(id.value) + " is not being waited for");
+  }
+  return cache;
+}
+
+// All that a cache that is gone leaves: charges and totals.
+void forget_cache(State& state, Cache& cache) {
+  uncharge(state.hbm, cache.tenant, cache.hbm_bytes());
+  uncharge(state.dram, cache.tenant, cache.dram_bytes());
+  TenantPast& past = state.past[cache.tenant.value];
+  past.sharing.matched_blocks += cache.sharing.matched_blocks;
+  past.sharing.matched_bytes += cache.sharing.matched_bytes;
+  past.sharing.deduplicated_blocks += cache.sharing.deduplicated_blocks;
+  past.sharing.deduplicated_bytes += cache.sharing.deduplicated_bytes;
+  past.forecasts += cache.forecasts;
+  past.evicted_blocks += cache.evicted_blocks;
+  past.evicted_bytes += cache.evicted_blocks * cache.shape.geometry.frame_stride;
+  state.caches[cache.id.value].reset();
+}
+
+}  // namespace
+
+bool may_destroy(const Cache& cache) {
+  return cache.state == CacheState::idle && cache.drains == 0 && cache.frames.granting() == 0;
+}
+
+// Its blocks go at once: their memory is not given to anyone before cache_destroyed.
+void destroy_cache(State& state, Cache& cache, Actions& actions) {
+  SLUICE_ASSERT(may_destroy(cache) && cache.counts.taken == 0 && cache.sequences == 0);
+  cache.state = CacheState::destroying;
+  cache.evicted_blocks += cache.counts.sealed;
+  cache.counts = BlockCounts{};
+  cache.unreferenced = UseOrder{};
+  cache.directory = Directory{};
+  cache.blocks = {};
+  cache.keys = {};
+  cache.free_ids = {};
+  cache.waiting.clear();
+  cache.batches.clear();
+  cache.vacate_scans.clear();
+  std::erase(state.cache_work, cache.id);
+  actions.push_back(DestroyCache{cache.id});
+}
+
+void leave_cache(State& state, Cache& cache, std::uint32_t opens) {
+  cache.opens -= opens;
+  --cache.sessions;
+  if (cache.opens > 0) return;
+  if (cache.state == CacheState::open) cache.state = CacheState::idle;
+  cache.idle_since = state.now;
+  if (over_limit(state.hbm, cache.tenant) > 0 || over_limit(state.dram, cache.tenant) > 0) {
+    state.shrinking[cache.tenant.value] = true;
+  }
+}
+
+Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& spec,
+                                        Actions& actions) {
+  State& state = *state_;
+  ++state.now;
+  auto session = find_session(state, session_id);
+  if (!session) return std::unexpected(session.error());
+  if (auto ok = check_spec(spec); !ok) return std::unexpected(ok.error());
+  const TenantId tenant = (*session)->tenant;
+
+  Cache* cache = find_named(state, tenant, spec);
+  if (cache != nullptr && cache->state == CacheState::opening) {
+    return ipc::fail(Errc::busy, "another session is opening this cache; try again");
+  }
+  if (cache != nullptr && cache->spec.layout != spec.layout) {
+    if (const auto absurd = ipc::geometry_of(spec.layout); !absurd) {
+      return std::unexpected(absurd.error());
+    }
+    if (!may_destroy(*cache)) return layout_differs(cache->spec.layout, spec.layout);
+    destroy_cache(state, *cache, actions);  // nobody has it open: an engine that changed its layout
+    cache = nullptr;
+  }
+  if (cache != nullptr) {
+    enter_cache(**session, *cache);
+    return CacheOpened{cache->id, false, cache->shape, cache->frames.end()};
+  }
+
+  auto shape = shape_of(state, tenant, spec);
+  if (!shape) return std::unexpected(shape.error());
+  const auto number = free_number(state, tenant, actions);
+  if (!number) return std::unexpected(number.error());
+  const auto arena = size_arena(state, tenant, spec, *shape, actions);
+  if (!arena) return std::unexpected(arena.error());
+  shape->slot_extents = *arena;
+  auto made = std::make_unique<Cache>(*number, tenant, spec, *shape);
+  charge(state.hbm, tenant, made->hbm_bytes());
+  state.hbm.tenants[tenant.value].want_until = 0;
+  actions.push_back(CreateCache{*number, shape->slot_extents, shape->slot_extent_bytes});
+  enter_cache(**session, *made);
+  state.caches[number->value] = std::move(made);
+  return CacheOpened{*number, true, *shape, 0};
+}
+
+Status Manager::cache_ready(CacheId id) {
+  State& state = *state_;
+  ++state.now;
+  auto cache = find_cache(state, id);
+  if (!cache || (*cache)->state != CacheState::opening) {
+    return ipc::fail(Errc::not_found, "cache " + std::to_string(id.value) + " is not being made");
+  }
+  (*cache)->state = (*cache)->opens > 0 ? CacheState::open : CacheState::idle;
+  (*cache)->idle_since = state.now;
+  return {};
+}
+
+Status Manager::cache_failed(CacheId id, Actions&) {
+  State& state = *state_;
+  ++state.now;
+  auto cache = find_cache(state, id);
+  if (!cache || (*cache)->state != CacheState::opening) {
+    return ipc::fail(Errc::not_found, "cache " + std::to_string(id.value) + " is not being made");
+  }
+  for (auto& [number, session] : state.sessions) {
+    std::erase_if(session.caches, [&](const SessionCache& open) { return open.cache == id; });
+  }
+  forget_cache(state, **cache);
+  return {};
+}
+
+Status Manager::close_cache(SessionId session_id, CacheId id, Actions& actions) {
+  State& state = *state_;
+  ++state.now;
+  auto session = find_session(state, session_id);
+  if (!session) return std::unexpected(session.error());
+  auto& caches = (*session)->caches;
+  const auto open = std::ranges::find(caches, id, &SessionCache::cache);
+  if (open == caches.end()) {
+    return ipc::fail(Errc::stale_handle,
+                     "this session has no cache " + std::to_string(id.value) + " open");
+  }
+  Cache& cache = *state.caches[id.value];
+  if (open->opens > 1) {
+    --open->opens;
+    --cache.opens;
+    return {};
+  }
+  if (open->sequences > 0) {
+    return ipc::fail(Errc::wrong_state, "the session has " + std::to_string(open->sequences) +
+                                            " sequences in this cache; release them first");
+  }
+  caches.erase(open);
+  leave_cache(state, cache, 1);
+  if (state.shrinking[cache.tenant.value]) shrink_tenant(state, cache.tenant, actions);
+  return {};
+}
+
+Status Manager::cache_destroyed(CacheId id, Actions&) {
+  State& state = *state_;
+  ++state.now;
+  auto cache = find_cache(state, id);
+  if (!cache || (*cache)->state != CacheState::destroying) {
+    return ipc::fail(Errc::not_found,
+                     "cache " + std::to_string(id.value) + " is not being destroyed");
+  }
+  forget_cache(state, **cache);
+  return {};
+}
+
+Status Manager::extent_granted(CacheId id, std::uint32_t extent) {
+  State& state = *state_;
+  ++state.now;
+  auto cache = find_extent(state, id, extent, ExtentState::granting);
+  if (!cache) return std::unexpected(cache.error());
+  (*cache)->frames.granted(extent);
+  // The limit may have been lowered in the meantime.
+  if (over_limit(state.dram, (*cache)->tenant) > 0) {
+    state.shrinking[(*cache)->tenant.value] = true;
+  }
+  return {};
+}
+
+Status Manager::extent_failed(CacheId id, std::uint32_t extent) {
+  State& state = *state_;
+  ++state.now;
+  auto cache = find_extent(state, id, extent, ExtentState::granting);
+  if (!cache) return std::unexpected(cache.error());
+  (*cache)->frames.grant_failed(extent);
+  uncharge(state.dram, (*cache)->tenant, (*cache)->extent_bytes());
+  return {};
+}
+
+Status Manager::extent_released(CacheId id, std::uint32_t extent, Actions&) {
+  State& state = *state_;
+  ++state.now;
+  auto cache = find_extent(state, id, extent, ExtentState::releasing);
+  if (!cache) return std::unexpected(cache.error());
+  (*cache)->frames.released(extent);
+  if (!SLUICE_SEEDED(forget_uncharge)) {
+    uncharge(state.dram, (*cache)->tenant, (*cache)->extent_bytes());
+  }
+  return {};
+}
+
+}  // namespace sluice::residency

@@ -1,0 +1,131 @@
+// Manager::check(): recounts what is kept incrementally. For tests; aborts on a difference.
+#include <algorithm>
+
+#include "daemon/residency/manager.h"
+#include "daemon/residency/state.h"
+
+namespace sluice::residency {
+namespace {
+
+using References = std::vector<std::uint32_t>;  // by block id
+
+void count_references(const State& state, std::vector<References>& by_cache) {
+  for (const auto& [number, session] : state.sessions) {
+    for (const Sequence& sequence : session.sequences) {
+      if (sequence.generation == 0) continue;
+      for (const BlockId id : sequence.blocks) ++by_cache[sequence.cache.value][id.value];
+    }
+  }
+  for (const Drain& drain : state.drains) {
+    for (const BlockId id : drain.blocks) ++by_cache[drain.cache.value][id.value];
+  }
+}
+
+void check_order(const Cache& cache) {
+  std::uint32_t count = 0;
+  BlockId before = ipc::kNoBlock;
+  for (BlockId id = cache.unreferenced.oldest; id != ipc::kNoBlock;
+       id = cache.blocks[id.value].newer) {
+    const Block& block = cache.blocks[id.value];
+    SLUICE_ASSERT(block.state == BlockState::sealed && block.references == 0);
+    SLUICE_ASSERT(block.older == before);
+    SLUICE_ASSERT(before == ipc::kNoBlock || cache.blocks[before.value].last_use <= block.last_use);
+    before = id;
+    ++count;
+  }
+  SLUICE_ASSERT(before == cache.unreferenced.newest);
+  SLUICE_ASSERT(count == cache.unreferenced.count);
+}
+
+void check_blocks(const State& state, const Cache& cache, const References& references) {
+  BlockCounts counts;
+  std::uint64_t saved = 0;
+  std::uint32_t free = 0;
+  References used(cache.frames.max_extents()), held(cache.frames.max_extents());
+  for (std::uint32_t i = 0; i < cache.fresh_id; ++i) {
+    const BlockId id{i};
+    const Block& block = cache.blocks[i];
+    SLUICE_ASSERT(block.references == references[i]);
+    if (block.state == BlockState::free) {
+      ++free;
+      continue;
+    }
+    SLUICE_ASSERT(cache.frames.owner(block.frame) == id);
+    const std::uint32_t extent = cache.frames.extent_of(block.frame);
+    ++used[extent];
+    if (block.references > 0) ++held[extent];
+    if (block.state == BlockState::taken) {
+      ++counts.taken;
+      SLUICE_ASSERT(block.references == 1);
+    } else if (block.state == BlockState::sealed) {
+      ++counts.sealed;
+      if (block.references == 0) ++counts.unreferenced;
+      if (block.references > 1) {
+        ++counts.shared;
+        saved += block.references - 1;
+      }
+      const std::span<const std::byte> key(cache.keys[i].bytes, block.key_bytes);
+      SLUICE_ASSERT(find_block(cache, hash_key(state.config.hash_seed, key), key) == id);
+    } else {
+      ++counts.retiring;
+      SLUICE_ASSERT(block.references == 0);
+    }
+  }
+  SLUICE_ASSERT(counts == cache.counts);
+  SLUICE_ASSERT(saved == cache.saved_references);
+  SLUICE_ASSERT(free == cache.free_ids.size());
+  SLUICE_ASSERT(cache.directory.size() == counts.sealed);
+  SLUICE_ASSERT(cache.unreferenced.count == counts.unreferenced);
+  SLUICE_ASSERT(cache.frames.used() == cache.fresh_id - free);
+
+  std::uint64_t retiring = cache.waiting.size();
+  for (const RetireBatch& batch : cache.batches) retiring += batch.ids.size();
+  SLUICE_ASSERT(retiring == counts.retiring);
+  SLUICE_ASSERT(cache.waiting.empty() || cache.batches.size() == kMaxRetireBatches);
+
+  std::uint32_t available = 0;
+  std::uint32_t returning = 0;
+  for (std::uint32_t extent = 0; extent < cache.frames.max_extents(); ++extent) {
+    SLUICE_ASSERT(cache.frames.used(extent) == used[extent]);
+    SLUICE_ASSERT(cache.frames.held(extent) == held[extent]);
+    const bool present = cache.frames.state(extent) == ExtentState::present;
+    const bool vacating = cache.frames.vacating(extent);
+    if (present && !vacating) available += cache.shape.frames_per_extent - used[extent];
+    if (vacating && held[extent] == 0) ++returning;
+    SLUICE_ASSERT(!(present && vacating && used[extent] == 0));
+  }
+  SLUICE_ASSERT(available == cache.frames.available());
+  SLUICE_ASSERT(returning == cache.frames.returning());
+}
+
+void check_book(const State& state, const TierBook& book) {
+  for (std::uint32_t tenant = 0; tenant < book.tenants.size(); ++tenant) {
+    std::uint64_t used = 0;
+    for (const auto& cache : state.caches) {
+      if (!cache || cache->tenant.value != tenant) continue;
+      used += book.tier == Tier::hbm ? cache->hbm_bytes() : cache->dram_bytes();
+    }
+    SLUICE_ASSERT(used == book.tenants[tenant].used);
+  }
+  SLUICE_ASSERT(used_bytes(book) <= book.capacity);
+}
+
+}  // namespace
+
+void Manager::check() const {
+  const State& state = *state_;
+  std::vector<References> references(state.caches.size());
+  for (const auto& cache : state.caches) {
+    if (cache) references[cache->id.value].resize(cache->fresh_id);
+  }
+  count_references(state, references);
+  for (const auto& cache : state.caches) {
+    if (!cache || cache->state == CacheState::destroying) continue;
+    check_order(*cache);
+    check_blocks(state, *cache, references[cache->id.value]);
+  }
+  check_book(state, state.hbm);
+  check_book(state, state.dram);
+}
+
+}  // namespace sluice::residency

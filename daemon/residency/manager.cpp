@@ -1,0 +1,326 @@
+// Construction, tenants, sessions, and the work that goes on in turns.
+#include "daemon/residency/manager.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "daemon/residency/pressure.h"
+#include "daemon/residency/seeded.h"
+#include "daemon/residency/state.h"
+
+namespace sluice::residency {
+namespace {
+
+Status check_config(const ManagerConfig& config) {
+  const auto bad = [](std::string text) { return ipc::fail(Errc::bad_config, std::move(text)); };
+  if (config.tenants.empty() || config.tenants.size() > kMaxTenants) {
+    return bad(std::to_string(config.tenants.size()) + " tenants; expected 1 to " +
+               std::to_string(kMaxTenants));
+  }
+  if (config.max_sessions == 0 || config.max_sessions > kMaxSessions) {
+    return bad("max_sessions is " + std::to_string(config.max_sessions) + "; expected 1 to " +
+               std::to_string(kMaxSessions));
+  }
+  if (config.max_caches == 0 || config.max_caches > kMaxCaches) {
+    return bad("max_caches is " + std::to_string(config.max_caches) + "; expected 1 to " +
+               std::to_string(kMaxCaches));
+  }
+  if (config.max_sequences_per_session == 0 ||
+      config.max_sequences_per_session > kMaxSequencesPerSession) {
+    return bad("max_sequences_per_session is " + std::to_string(config.max_sequences_per_session) +
+               "; expected 1 to " + std::to_string(kMaxSequencesPerSession));
+  }
+  if (config.hbm.extent_bytes == 0 || config.dram.extent_bytes == 0) {
+    return bad("an extent size is 0; expected some MiB");
+  }
+  return {};
+}
+
+Status fill_book(TierBook& book, Tier tier, const TierSpec& spec,
+                 const std::vector<TenantSpec>& tenants) {
+  book.tier = tier;
+  book.capacity = spec.capacity_bytes;
+  book.extent_bytes = spec.extent_bytes;
+  for (const TenantSpec& tenant : tenants) book.tenants.push_back(TenantUse{tenant.name, {}, 0, 0});
+  for (std::uint32_t i = 0; i < tenants.size(); ++i) {
+    const Quota& quota = tier == Tier::hbm ? tenants[i].hbm : tenants[i].dram;
+    if (auto ok = check_quota(book, TenantId{i}, quota); !ok) return ok;
+    book.tenants[i].quota = quota;
+  }
+  return {};
+}
+
+bool is_over_limit(const State& state, TenantId tenant) {
+  return over_limit(state.hbm, tenant) > 0 || over_limit(state.dram, tenant) > 0;
+}
+
+// One block of the cache of `eviction` with the oldest block, and those that follow it closely.
+std::uint32_t evict_some(State& state, Eviction& eviction, std::uint32_t budget) {
+  constexpr std::uint32_t kRun = 32;  // blocks of one cache before the others' ages are looked at
+  Cache* oldest = nullptr;
+  std::uint64_t age = 0;
+  for (const auto& cache : state.caches) {
+    if (!cache || cache->unreferenced.count == 0) continue;
+    if (eviction.cache != EvictRequest::kAny && cache->id.value != eviction.cache) continue;
+    if (eviction.tenant != EvictRequest::kAny && cache->tenant.value != eviction.tenant) continue;
+    const std::uint64_t use = cache->blocks[cache->unreferenced.oldest.value].last_use;
+    if (oldest == nullptr || use < age) {
+      oldest = cache.get();
+      age = use;
+    }
+  }
+  if (oldest == nullptr) {
+    eviction.bytes_left = 0;
+    return 0;
+  }
+  const std::uint64_t stride = oldest->shape.geometry.frame_stride;
+  const std::uint64_t blocks = (eviction.bytes_left + stride - 1) / stride;
+  const auto most = static_cast<std::uint32_t>(std::min<std::uint64_t>({blocks, budget, kRun}));
+  const std::uint32_t evicted = evict_oldest(*oldest, state.config.hash_seed, most);
+  eviction.bytes_left -= std::min(eviction.bytes_left, evicted * stride);
+  return evicted;
+}
+
+// The tail of a list of references; the whole list over several turns.
+void drain_some(State& state, std::uint32_t& budget) {
+  Drain& drain = state.drains.front();
+  Cache& cache = *state.caches[drain.cache.value];
+  for (; budget > 0 && !drain.blocks.empty(); --budget) {
+    dereference(cache, state.config.hash_seed, drain.blocks.back(), state.now);
+    drain.blocks.pop_back();
+  }
+  if (!drain.blocks.empty()) return;
+  --cache.drains;
+  state.drains.pop_front();
+}
+
+void order_all_batches(State& state, Actions& actions) {
+  for (const auto& cache : state.caches) {
+    if (cache) order_batches(*cache, state.next_batch, actions);
+  }
+}
+
+void work(State& state, Actions& actions) {
+  std::uint32_t budget = kMaxBlocksPerTurn;
+  while (budget > 0 && !state.ending.empty()) {
+    Session& session = state.sessions.at(state.ending.front().value);
+    if (!end_session(state, session, budget, actions)) break;
+    for (const SessionCache& open : std::exchange(session.caches, {})) {
+      leave_cache(state, *state.caches[open.cache.value], open.opens);
+    }
+    state.sessions.erase(state.ending.front().value);
+    state.ending.pop_front();
+  }
+  while (budget > 0 && !state.drains.empty()) drain_some(state, budget);
+  while (budget > 0 && !state.cache_work.empty()) {
+    const CacheId id = state.cache_work.front();
+    Cache* cache = state.caches[id.value].get();
+    if (cache != nullptr) budget -= scan_vacating(state, *cache, budget, actions);
+    if (cache != nullptr && !cache->vacate_scans.empty()) break;
+    if (cache != nullptr) cache->queued = false;
+    state.cache_work.pop_front();
+  }
+  while (budget > 0 && !state.evictions.empty()) {
+    budget -= evict_some(state, state.evictions.front(), budget);
+    if (state.evictions.front().bytes_left == 0) state.evictions.pop_front();
+  }
+  for (std::uint32_t tenant = 0; tenant < state.shrinking.size(); ++tenant) {
+    if (state.shrinking[tenant]) shrink_tenant(state, TenantId{tenant}, actions);
+  }
+  order_all_batches(state, actions);
+}
+
+}  // namespace
+
+// ---- what state.h declares
+
+Result<Session*> find_session(State& state, SessionId id) {
+  const auto found = state.sessions.find(id.value);
+  if (found == state.sessions.end() || found->second.ending) {
+    return ipc::fail(Errc::stale_handle, "session " + std::to_string(id.value) + " has ended");
+  }
+  return &found->second;
+}
+
+Result<Cache*> find_cache(State& state, CacheId id) {
+  if (id.value < state.caches.size() && state.caches[id.value]) {
+    return state.caches[id.value].get();
+  }
+  return ipc::fail(Errc::stale_handle, "there is no cache " + std::to_string(id.value));
+}
+
+void charge(TierBook& book, TenantId tenant, std::uint64_t bytes) {
+  book.tenants[tenant.value].used += bytes;
+}
+
+void uncharge(TierBook& book, TenantId tenant, std::uint64_t bytes) {
+  SLUICE_ASSERT(book.tenants[tenant.value].used >= bytes);
+  book.tenants[tenant.value].used -= bytes;
+}
+
+std::uint64_t returning_bytes(const State& state, Tier tier, TenantId tenant) {
+  std::uint64_t sum = 0;
+  for (const auto& cache : state.caches) {
+    if (!cache || cache->tenant != tenant) continue;
+    const bool whole = cache->state == CacheState::destroying;
+    if (tier == Tier::hbm) {
+      sum += whole ? cache->hbm_bytes() : 0;
+    } else {
+      sum += whole ? cache->dram_bytes() : cache->frames.returning() * cache->extent_bytes();
+    }
+  }
+  return sum;
+}
+
+// ---- Manager
+
+Manager::Manager(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Manager::Manager(Manager&&) noexcept = default;
+Manager& Manager::operator=(Manager&&) noexcept = default;
+Manager::~Manager() = default;
+
+Result<Manager> Manager::create(const ManagerConfig& config) {
+  if (auto ok = check_config(config); !ok) return std::unexpected(ok.error());
+  auto state = std::make_unique<State>();
+  state->config = config;
+  if (auto ok = fill_book(state->hbm, Tier::hbm, config.hbm, config.tenants); !ok) {
+    return std::unexpected(ok.error());
+  }
+  if (auto ok = fill_book(state->dram, Tier::dram, config.dram, config.tenants); !ok) {
+    return std::unexpected(ok.error());
+  }
+  state->past.resize(config.tenants.size());
+  state->shrinking.resize(config.tenants.size());
+  state->caches.resize(config.max_caches);
+  return Manager(std::move(state));
+}
+
+Status Manager::set_quota(TenantId tenant, Tier tier, const Quota& quota, Actions& actions) {
+  State& state = *state_;
+  ++state.now;
+  if (tenant.value >= state.past.size()) {
+    return ipc::fail(Errc::not_found, "there is no tenant " + std::to_string(tenant.value));
+  }
+  if (tier != Tier::hbm && tier != Tier::dram) {
+    return ipc::fail(Errc::not_supported, "quotas exist for the tiers hbm and dram only");
+  }
+  TierBook& book = state.book(tier);
+  if (auto ok = check_quota(book, tenant, quota); !ok) return ok;
+  book.tenants[tenant.value].quota = quota;
+  if (!is_over_limit(state, tenant)) {
+    stop_shrinking(state, tenant);
+    return {};
+  }
+  state.shrinking[tenant.value] = true;
+  shrink_tenant(state, tenant, actions);
+  return {};
+}
+
+Result<SessionId> Manager::open_session(TenantId tenant) {
+  State& state = *state_;
+  ++state.now;
+  if (tenant.value >= state.past.size()) {
+    return ipc::fail(Errc::not_found, "there is no tenant " + std::to_string(tenant.value));
+  }
+  if (state.sessions.size() >= state.config.max_sessions) {
+    return ipc::fail(Errc::limit_reached,
+                     "there are " + std::to_string(state.sessions.size()) +
+                         " sessions, as many as the daemon allows; close some, or raise "
+                         "max_sessions");
+  }
+  Session session;
+  session.id = SessionId{state.next_session++};
+  session.tenant = tenant;
+  const SessionId id = session.id;
+  state.sessions.emplace(id.value, std::move(session));
+  return id;
+}
+
+Status Manager::session_dead(SessionId id, Actions& actions) {
+  State& state = *state_;
+  ++state.now;
+  auto session = find_session(state, id);
+  if (!session) return std::unexpected(session.error());
+  (*session)->ending = true;
+  state.ending.push_back(id);
+  actions.push_back(ActorsIdle{id});
+  work(state, actions);
+  return {};
+}
+
+Status Manager::retired(CacheId id, std::uint64_t batch, Actions& actions) {
+  State& state = *state_;
+  ++state.now;
+  auto cache = find_cache(state, id);
+  if (!cache || !reclaim(**cache, batch, actions)) {
+    return ipc::fail(Errc::not_found, "cache " + std::to_string(id.value) + " waits for no batch " +
+                                          std::to_string(batch));
+  }
+  order_batches(**cache, state.next_batch, actions);
+  return {};
+}
+
+bool Manager::pending_work() const {
+  const State& state = *state_;
+  return !state.ending.empty() || !state.drains.empty() || !state.cache_work.empty() ||
+         !state.evictions.empty() ||
+         std::ranges::find(state.shrinking, true) != state.shrinking.end();
+}
+
+void Manager::turn(Actions& actions) {
+  ++state_->now;
+  work(*state_, actions);
+}
+
+Result<EvictOrdered> Manager::evict(const EvictRequest& request, Actions& actions) {
+  State& state = *state_;
+  ++state.now;
+  const auto meant = [&](const Cache& cache) {
+    return (request.cache == EvictRequest::kAny || cache.id.value == request.cache) &&
+           (request.tenant == EvictRequest::kAny || cache.tenant.value == request.tenant);
+  };
+  if (request.tenant != EvictRequest::kAny && request.tenant >= state.past.size()) {
+    return ipc::fail(Errc::not_found, "there is no tenant " + std::to_string(request.tenant));
+  }
+  if (request.cache != EvictRequest::kAny &&
+      (request.cache >= state.caches.size() || !state.caches[request.cache])) {
+    return ipc::fail(Errc::not_found, "there is no cache " + std::to_string(request.cache));
+  }
+  if (state.evictions.size() >= kMaxEvictions) {
+    return ipc::fail(Errc::busy, std::to_string(state.evictions.size()) +
+                                     " evictions are still at work; try again when they are done");
+  }
+  EvictOrdered ordered;
+  for (const auto& cache : state.caches) {
+    if (!cache || !meant(*cache)) continue;
+    if (request.drop_idle_caches && may_destroy(*cache)) {
+      destroy_cache(state, *cache, actions);
+      ++ordered.caches_dropped;
+      continue;
+    }
+    if (request.bytes == EvictRequest::kAll) release_empty_extents(*cache, actions);
+    ordered.blocks += cache->unreferenced.count;
+    ordered.bytes += cache->unreferenced.count * cache->shape.geometry.frame_stride;
+  }
+  if (request.bytes < ordered.bytes) {
+    const double part = static_cast<double>(request.bytes) / static_cast<double>(ordered.bytes);
+    ordered.blocks = static_cast<std::uint64_t>(static_cast<double>(ordered.blocks) * part);
+    ordered.bytes = request.bytes;
+  }
+  if (ordered.bytes > 0) {
+    state.evictions.push_back(Eviction{request.tenant, request.cache, ordered.bytes});
+    work(state, actions);
+  }
+  return ordered;
+}
+
+Status Manager::forecast(CacheId id, ForecastEvent event, std::uint64_t pages) {
+  ++state_->now;
+  auto cache = find_cache(*state_, id);
+  if (!cache) return ipc::fail(Errc::not_found, cache.error().text);
+  (*cache)->forecasts.add(event, pages, (*cache)->shape.geometry.page_bytes);
+  return {};
+}
+
+}  // namespace sluice::residency

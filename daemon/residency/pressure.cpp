@@ -1,0 +1,319 @@
+#include "daemon/residency/pressure.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+namespace sluice::residency {
+namespace {
+
+// Extents that one turn chooses to empty; each choice looks at all extents of a cache.
+constexpr std::uint32_t kMaxChoicesPerTurn = 16;
+
+constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
+
+std::uint64_t divide_up(std::uint64_t a, std::uint64_t b) { return (a + b - 1) / b; }
+
+// When the block was last used that eviction would take first; kNever if there is none.
+std::uint64_t oldest_use(const Cache& cache) {
+  if (cache.unreferenced.count == 0) return kNever;
+  return cache.blocks[cache.unreferenced.oldest.value].last_use;
+}
+
+void begin_vacating(State& state, Cache& cache, std::uint32_t extent, bool forced,
+                    Actions& actions) {
+  if (cache.frames.is_empty(extent)) {
+    release_extent(cache, extent, actions);
+    return;
+  }
+  cache.frames.begin_vacating(extent, forced);
+  cache.vacate_scans.push_back({extent, 0});
+  if (!cache.queued) state.cache_work.push_back(cache.id);
+  cache.queued = true;
+}
+
+bool can_give_extents(const Cache& cache) {
+  return cache.state == CacheState::open || cache.state == CacheState::idle;
+}
+
+// Empties unheld extents of `donor`'s caches, those with the oldest blocks first, until `bytes` are
+// on their way. Spares `asking`, and blocks used later than `before`. What it began to free.
+std::uint64_t take_extents(State& state, TenantId donor, const Cache* asking, std::uint64_t before,
+                           std::uint64_t bytes, Actions& actions) {
+  std::uint64_t begun = 0;
+  for (std::uint32_t choices = 0; choices < kMaxChoicesPerTurn && begun < bytes; ++choices) {
+    Cache* from = nullptr;
+    std::uint32_t extent = kNoExtent;
+    std::uint64_t age = before;
+    for (const auto& cache : state.caches) {
+      if (!cache || cache->tenant != donor || cache.get() == asking || !can_give_extents(*cache)) {
+        continue;
+      }
+      const std::uint32_t cheapest = cache->frames.cheapest(true);
+      if (cheapest == kNoExtent) continue;
+      const std::uint64_t use = cache->frames.is_empty(cheapest) ? 0 : oldest_use(*cache);
+      if (use >= age) continue;
+      from = cache.get();
+      extent = cheapest;
+      age = use;
+    }
+    if (from == nullptr) break;
+    begun += from->extent_bytes();
+    begin_vacating(state, *from, extent, false, actions);
+  }
+  return begun;
+}
+
+// Of the other tenants, the one that has most above its share of the tier, if any has.
+std::uint32_t most_excess(const State& state, const TierBook& book, TenantId asking,
+                          std::uint64_t& excess) {
+  std::uint32_t found = EvictRequest::kAny;
+  excess = 0;
+  for (std::uint32_t tenant = 0; tenant < book.tenants.size(); ++tenant) {
+    if (tenant == asking.value) continue;
+    const std::uint64_t has = excess_of(book, TenantId{tenant}, state.now);
+    const std::uint64_t coming = returning_bytes(state, book.tier, TenantId{tenant});
+    if (has <= coming || has - coming <= excess) continue;
+    excess = has - coming;
+    found = tenant;
+  }
+  return found;
+}
+
+// Bytes coming back to the tier that this tenant may hope for.
+std::uint64_t hoped_for(const State& state, const TierBook& book, TenantId tenant, Bound bound) {
+  if (bound != Bound::capacity) return returning_bytes(state, book.tier, tenant);
+  std::uint64_t sum = 0;
+  for (std::uint32_t other = 0; other < book.tenants.size(); ++other) {
+    sum += returning_bytes(state, book.tier, TenantId{other});
+  }
+  return sum;
+}
+
+// Gets extents for `cache` from elsewhere. True: `extents` of them are on their way.
+bool make_extent_room(State& state, Cache& cache, std::uint64_t extents, bool must, Bound bound,
+                      Actions& actions) {
+  const std::uint64_t wanted = extents * cache.extent_bytes();
+  std::uint64_t coming = hoped_for(state, state.dram, cache.tenant, bound);
+  if (coming < wanted) {
+    const std::uint64_t before = must ? kNever : oldest_use(cache);
+    coming += take_extents(state, cache.tenant, &cache, before, wanted - coming, actions);
+  }
+  if (coming < wanted && bound == Bound::capacity) {
+    std::uint64_t excess = 0;
+    const std::uint32_t donor = most_excess(state, state.dram, cache.tenant, excess);
+    if (donor != EvictRequest::kAny) {
+      coming += take_extents(state, TenantId{donor}, &cache, kNever,
+                             std::min(excess, wanted - coming), actions);
+    }
+  }
+  return coming >= wanted;
+}
+
+void want(State& state, TierBook& book, TenantId tenant, Bound bound) {
+  if (bound != Bound::limit) book.tenants[tenant.value].want_until = state.now + kWantEvents;
+}
+
+std::unexpected<Error> busy(std::string what) {
+  return ipc::fail(Errc::busy, std::move(what) + "; try again after running steps have ended");
+}
+
+std::uint32_t stock_target(const Cache& cache) {
+  return std::clamp(cache.frames.lasting() / kFreeStockFraction, kMinFreeStock, kMaxFreeStock);
+}
+
+void grant_extents(State& state, Cache& cache, std::uint32_t count, Actions& actions) {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint32_t extent = cache.frames.begin_grant();
+    charge(state.dram, cache.tenant, cache.extent_bytes());
+    actions.push_back(GrantDram{cache.id, extent, cache.extent_bytes()});
+  }
+  state.dram.tenants[cache.tenant.value].want_until = 0;
+  cache.keep_spare = true;
+}
+
+std::unexpected<Error> no_frames(const State& state, const Cache& cache, std::uint32_t count,
+                                 Growth growth) {
+  const std::string asked =
+      std::to_string(count) + " blocks of " + std::to_string(cache.shape.geometry.frame_stride) +
+      " bytes asked for, " + std::to_string(cache.frames.available()) + " free and " +
+      std::to_string(cache.counts.unreferenced) + " to be evicted; ";
+  const std::string state_of = describe(state.dram, cache.tenant, state.now);
+  if (growth == Growth::refused) {
+    return ipc::fail(Errc::no_memory, asked + "the node could not make another extent; " +
+                                          state_of +
+                                          "; release sequences, or make the tier smaller than the "
+                                          "memory that the node really has");
+  }
+  if (cache.frames.absent() == 0) {
+    return ipc::fail(Errc::quota_exceeded,
+                     asked + "the cache has all the " + std::to_string(cache.shape.max_blocks) +
+                         " ids that it was opened with; " + state_of +
+                         "; release sequences, or open the cache anew after raising the limit");
+  }
+  return ipc::fail(Errc::quota_exceeded,
+                   asked + state_of + "; release sequences, or raise the tenant's limit");
+}
+
+}  // namespace
+
+Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
+                            Actions& actions) {
+  const std::uint32_t available = cache.frames.available();
+  if (available >= count) return false;
+  const std::uint64_t per_extent = cache.shape.frames_per_extent;
+  const std::uint64_t missing = count - available;
+  const std::uint64_t granting = cache.frames.granting() * per_extent;
+  if (granting >= missing) return busy("extents for this cache are being made");
+
+  const std::uint64_t extents = divide_up(missing - granting, per_extent);
+  const Room room = room_for(state.dram, cache.tenant, state.now);
+  std::uint64_t admitted = 0;
+  if (growth == Growth::allowed) {
+    admitted = std::min<std::uint64_t>(
+        {extents, room.bytes / cache.extent_bytes(), cache.frames.absent()});
+  }
+  const std::uint64_t coming = cache.counts.retiring;
+  const std::uint64_t own = granting + coming + cache.unreferenced.count;
+  const bool within_reach = own + admitted * per_extent >= missing;
+  if (within_reach && admitted > 0) {
+    grant_extents(state, cache, static_cast<std::uint32_t>(admitted), actions);
+    return true;
+  }
+  if (growth == Growth::allowed && cache.frames.absent() >= extents) {
+    want(state, state.dram, cache.tenant, room.bound);
+    const std::uint64_t beyond = within_reach ? 1 : divide_up(missing - own, per_extent);
+    const std::uint64_t have = room.bytes / cache.extent_bytes();
+    if (beyond > have &&
+        make_extent_room(state, cache, beyond - have, !within_reach, room.bound, actions)) {
+      order_batches(cache, state.next_batch, actions);
+      return busy("extents of other caches are on their way back");
+    }
+  }
+  if (!within_reach) return no_frames(state, cache, count, growth);
+  if (missing > granting + coming) {
+    const std::uint64_t need = missing - granting - coming + stock_target(cache);
+    evict_oldest(cache, state.config.hash_seed,
+                 static_cast<std::uint32_t>(std::min<std::uint64_t>(need, kMaxBlocksPerTurn)));
+  }
+  order_batches(cache, state.next_batch, actions);
+  return busy("blocks that nobody uses are being given up to make room");
+}
+
+void keep_stock(State& state, Cache& cache) {
+  const std::uint32_t target = stock_target(cache);
+  const std::uint64_t ahead = cache.frames.available() + cache.counts.retiring;
+  if (ahead >= target || cache.unreferenced.count == 0) return;
+  const bool can_grow = cache.frames.absent() > 0 &&
+                        room_for(state.dram, cache.tenant, state.now).bytes >= cache.extent_bytes();
+  if (can_grow) return;
+  evict_oldest(cache, state.config.hash_seed, static_cast<std::uint32_t>(target - ahead));
+}
+
+Cache* longest_idle(State& state, std::uint32_t tenant) {
+  Cache* found = nullptr;
+  for (const auto& cache : state.caches) {
+    if (!cache || !may_destroy(*cache)) continue;
+    if (tenant != EvictRequest::kAny && cache->tenant.value != tenant) continue;
+    if (found == nullptr || cache->idle_since < found->idle_since) found = cache.get();
+  }
+  return found;
+}
+
+bool make_arena_room(State& state, TenantId tenant, std::uint64_t bytes, Actions& actions) {
+  const auto missing = [&] {
+    const Room room = room_for(state.hbm, tenant, state.now);
+    const std::uint64_t have = room.bytes + hoped_for(state, state.hbm, tenant, room.bound);
+    return bytes > have ? bytes - have : 0;
+  };
+  want(state, state.hbm, tenant, room_for(state.hbm, tenant, state.now).bound);
+  while (missing() > 0) {
+    Cache* idle = longest_idle(state, tenant.value);
+    if (idle == nullptr && room_for(state.hbm, tenant, state.now).bound == Bound::capacity) {
+      std::uint64_t excess = 0;
+      const std::uint32_t donor = most_excess(state, state.hbm, tenant, excess);
+      if (donor != EvictRequest::kAny) idle = longest_idle(state, donor);
+    }
+    if (idle == nullptr) return false;
+    destroy_cache(state, *idle, actions);
+  }
+  return true;
+}
+
+void shrink_tenant(State& state, TenantId tenant, Actions& actions) {
+  const auto over = [&](const TierBook& book) {
+    const std::uint64_t bytes = over_limit(book, tenant);
+    std::uint64_t coming = 0;
+    for (const auto& cache : state.caches) {
+      if (!cache || cache->tenant != tenant) continue;
+      const bool whole = cache->state == CacheState::destroying;
+      if (book.tier == Tier::hbm) {
+        coming += whole ? cache->hbm_bytes() : 0;
+      } else {
+        coming += whole ? cache->dram_bytes() : cache->frames.leaving() * cache->extent_bytes();
+      }
+    }
+    return bytes > coming;
+  };
+  for (std::uint32_t choices = 0; choices < kMaxChoicesPerTurn; ++choices) {
+    const bool over_dram = over(state.dram);
+    if (!over_dram && !over(state.hbm)) break;
+    if (Cache* idle = longest_idle(state, tenant.value); idle != nullptr) {
+      destroy_cache(state, *idle, actions);
+      continue;
+    }
+    Cache* from = nullptr;
+    std::uint32_t extent = kNoExtent;
+    for (const auto& cache : state.caches) {
+      if (!over_dram || !cache || cache->tenant != tenant || !can_give_extents(*cache)) continue;
+      const std::uint32_t cheapest = cache->frames.cheapest(false);
+      if (cheapest == kNoExtent) continue;
+      if (from == nullptr || cache->frames.held(cheapest) < from->frames.held(extent)) {
+        from = cache.get();
+        extent = cheapest;
+      }
+    }
+    if (from == nullptr) break;
+    begin_vacating(state, *from, extent, true, actions);
+    if (choices + 1 == kMaxChoicesPerTurn) return;  // goes on in the next turn
+  }
+  state.shrinking[tenant.value] = false;
+}
+
+void stop_shrinking(State& state, TenantId tenant) {
+  state.shrinking[tenant.value] = false;
+  for (const auto& cache : state.caches) {
+    if (!cache || cache->tenant != tenant) continue;
+    for (std::uint32_t extent = 0; extent < cache->frames.max_extents(); ++extent) {
+      if (cache->frames.state(extent) == ExtentState::present && cache->frames.vacating(extent)) {
+        cache->frames.stop_vacating(extent);
+      }
+    }
+    cache->vacate_scans.clear();
+  }
+}
+
+std::uint32_t scan_vacating(State& state, Cache& cache, std::uint32_t most, Actions& actions) {
+  std::uint32_t looked = 0;
+  while (!cache.vacate_scans.empty() && looked < most) {
+    VacateScan& scan = cache.vacate_scans.front();
+    const FrameId frame{scan.extent * cache.shape.frames_per_extent + scan.next};
+    const bool over = scan.next == cache.shape.frames_per_extent;
+    if (over || !cache.frames.vacating(scan.extent)) {
+      cache.vacate_scans.pop_front();
+      continue;
+    }
+    ++scan.next;
+    ++looked;
+    const BlockId id = cache.frames.owner(frame);
+    if (id == ipc::kNoBlock) continue;
+    const Block& block = cache.blocks[id.value];
+    if (block.state == BlockState::sealed && block.references == 0) {
+      evict(cache, state.config.hash_seed, id);
+    }
+  }
+  order_batches(cache, state.next_batch, actions);
+  return looked;
+}
+
+}  // namespace sluice::residency

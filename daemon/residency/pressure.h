@@ -1,0 +1,38 @@
+// Where memory comes from when there is none free: grants, eviction, and taking extents back.
+#pragma once
+
+#include "daemon/residency/state.h"
+
+namespace sluice::residency {
+
+// Sees to it that the cache has `count` frames to take.
+//   false           it has
+//   true            it asked for extents (GrantDram); nothing else was done
+//   busy            frames come back after a grace period, or extents from elsewhere
+//   no_memory       growth is refused by the caller, and nothing comes back
+//   quota_exceeded  growth is refused by quota, and nothing comes back
+// In this order it takes free frames; new extents, as far as the quota admits; extents that hold
+// nothing in use, of the tenant's caches with older blocks, then of tenants above their share
+// (quota.h); and frames of this cache's blocks that nobody refers to, oldest first.
+Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
+                            Actions& actions);
+
+// Evicts ahead when the stock of free frames is low and the cache cannot grow.
+void keep_stock(State& state, Cache& cache);
+
+// Frees `bytes` of arena for the tenant by destroying idle caches, longest idle first: its own,
+// then those of tenants above their share. True: enough is on its way back.
+bool make_arena_room(State& state, TenantId tenant, std::uint64_t bytes, Actions& actions);
+// The cache that has been idle the longest, of one tenant (or of all: kAny), or null.
+Cache* longest_idle(State& state, std::uint32_t tenant);
+
+// Begins to give back what the tenant has above its limits.
+void shrink_tenant(State& state, TenantId tenant, Actions& actions);
+// A limit was raised: extents that were to be emptied stay.
+void stop_shrinking(State& state, TenantId tenant);
+
+// Evicts what can be evicted in vacating extents, looking at `most` frames at most; how many it
+// were.
+std::uint32_t scan_vacating(State& state, Cache& cache, std::uint32_t most, Actions& actions);
+
+}  // namespace sluice::residency

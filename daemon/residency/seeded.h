@@ -1,0 +1,29 @@
+// Deliberate bugs, for the proof that the property test finds such bugs (tests/residency). Outside
+// of the build with SLUICE_SEEDED_BUGS every SLUICE_SEEDED(...) is the constant false.
+#pragma once
+
+#ifdef SLUICE_SEEDED_BUGS
+#include <cstdint>
+
+namespace sluice::residency {
+
+enum class SeededBug : std::uint8_t {
+  none,
+  reuse_without_grace,  // a retired block's id and frame are free at once
+  stay_in_directory,    // an evicted block can still be matched
+  forget_reference,     // fork does not count its references
+  evict_referenced,     // a block goes to the eviction list while one reference is left
+  ignore_key,           // a hit is a hit by hash, of any size
+  ignore_limit,         // grants above the tenant's limit
+  leak_on_death,        // private blocks of a dead session stay
+  dedup_keeps_private,  // the sequence keeps the duplicate
+  forget_uncharge,      // a released extent stays charged
+};
+inline SeededBug seeded_bug = SeededBug::none;
+
+}  // namespace sluice::residency
+
+#define SLUICE_SEEDED(bug) (::sluice::residency::seeded_bug == ::sluice::residency::SeededBug::bug)
+#else
+#define SLUICE_SEEDED(bug) false
+#endif

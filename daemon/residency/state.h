@@ -1,0 +1,111 @@
+// Everything the manager knows, as plain data. Private to daemon/residency.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "daemon/residency/cache.h"
+#include "daemon/residency/quota.h"
+
+namespace sluice::residency {
+
+struct Sequence {
+  std::uint32_t generation = 0;  // 0: the slot is free
+  CacheId cache;
+  std::uint32_t taken = 0;  // how many of the blocks are private
+  bool all_known =
+      false;  // every key so far matched, and nothing else was done: append_known may go on
+  std::vector<BlockId> blocks;
+};
+
+struct SessionCache {
+  CacheId cache;
+  std::uint32_t opens = 0;
+  std::uint32_t sequences = 0;
+};
+
+struct Session {
+  SessionId id;
+  TenantId tenant;
+  bool ending = false;
+  std::vector<SessionCache> caches;
+  std::vector<Sequence> sequences;        // by Handle::index
+  std::vector<std::uint32_t> free_slots;  // of sequences
+  std::uint32_t live_sequences = 0;
+  std::uint32_t next_ending = 0;  // while ending: slots before it were given up
+};
+
+// References that are given up step by step, from the end of the list. They belong to no sequence
+// any more; until its turn each block keeps its state and reference.
+struct Drain {
+  CacheId cache;
+  std::vector<BlockId> blocks;
+};
+
+// An operator's evict that is not done yet.
+struct Eviction {
+  std::uint32_t tenant = EvictRequest::kAny;
+  std::uint32_t cache = EvictRequest::kAny;
+  std::uint64_t bytes_left = 0;
+};
+
+// What caches that are gone add to their tenant's totals.
+struct TenantPast {
+  SharingCounts sharing;
+  ForecastLedger forecasts;
+  std::uint64_t evicted_blocks = 0;
+  std::uint64_t evicted_bytes = 0;
+};
+
+struct State {
+  ManagerConfig config;
+  std::uint64_t now = 0;  // events so far
+  std::uint64_t next_session = 1;
+  std::uint64_t next_batch = 1;
+  std::uint32_t next_generation =
+      1;  // of sequences, node-wide: handles of two sessions never agree
+
+  TierBook hbm, dram;
+  std::vector<TenantPast> past;                // by tenant
+  std::vector<bool> shrinking;                 // by tenant: its limits were lowered; see pressure.h
+  std::map<std::uint64_t, Session> sessions;   // ordered: listings and deaths are deterministic
+  std::vector<std::unique_ptr<Cache>> caches;  // by CacheId; null: free
+
+  std::deque<Drain> drains;
+  std::deque<SessionId> ending;
+  std::deque<CacheId> cache_work;  // caches with vacate_scans
+  std::deque<Eviction> evictions;
+
+  std::vector<BlockId> matched;        // scratch of the calls below
+  std::vector<BlockRef> reply_blocks;  // behind the spans of replies
+  std::vector<ForkedBlock> reply_copies;
+
+  TierBook& book(Tier tier) { return tier == Tier::hbm ? hbm : dram; }
+};
+
+// The session, alive, or stale_handle.
+Result<Session*> find_session(State& state, SessionId id);
+// The cache, or stale_handle. Also those being made or destroyed.
+Result<Cache*> find_cache(State& state, CacheId id);
+
+// Charges and returns bytes of a tier to a tenant.
+void charge(TierBook& book, TenantId tenant, std::uint64_t bytes);
+void uncharge(TierBook& book, TenantId tenant, std::uint64_t bytes);
+
+// Bytes of the tenant's that come back to the tier without anybody giving up a reference.
+std::uint64_t returning_bytes(const State& state, Tier tier, TenantId tenant);
+
+// No session has it open and nothing of it is under way: it may be destroyed whole.
+bool may_destroy(const Cache& cache);
+void destroy_cache(State& state, Cache& cache, Actions& actions);
+// A session closes it `opens` times, the last of its own.
+void leave_cache(State& state, Cache& cache, std::uint32_t opens);
+
+// Gives up what an ending session holds, as far as `budget` (in blocks) goes. True: nothing is left
+// but its caches, which it has still open.
+bool end_session(State& state, Session& session, std::uint32_t& budget, Actions& actions);
+
+}  // namespace sluice::residency
