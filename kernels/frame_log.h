@@ -1,0 +1,135 @@
+// frame_of[block]: the DRAM frame of a block, or none; and the log that changes it (rule 7).
+//
+// One writer, in the daemon, appends {block, frame, version}; every actor applies the log when it
+// enters a step. An entry of frame_of is {frame: 32, version: 32}, and applying is a
+// compare-and-swap that only raises the version. So any number of actors apply the same log to one
+// copy, in any interleaving, and a late one cannot bring back an old frame. (With plain stores: A
+// reads "frame 7" and sleeps; the frame is withdrawn and "none" applied; A wakes up and stores
+// "frame 7".)
+//
+// The ring is overwritten. The writer applies what it is about to overwrite, so a reader that finds
+// its entry gone may skip it.
+//
+// Thread-safety: one FrameLogWriter per table; apply_log and frame_of from anywhere.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/atomic.h"
+#include "kernels/seeded_bug.h"
+#include "kernels/table.h"
+
+namespace sluice::kernels {
+
+// The frame is stored inverted: zero is "none, never set".
+SLUICE_HD constexpr std::uint64_t make_frame_entry(Frame frame, std::uint32_t version) {
+  return (std::uint64_t{static_cast<Frame>(~frame)} << 32) | version;
+}
+SLUICE_HD constexpr Frame frame_in(std::uint64_t entry) { return ~static_cast<Frame>(entry >> 32); }
+SLUICE_HD constexpr std::uint32_t version_in(std::uint64_t entry) {
+  return static_cast<std::uint32_t>(entry);
+}
+
+// Read it once per fill, after entering the step. kNoFrame: not in DRAM.
+// Acquire: pairs with the release by which the entry was set, after the frame's bytes were written.
+SLUICE_HD inline Frame frame_of(const HotTable& table, Block block) {
+  return frame_in(load_acquire(&table.frame_of[block]));
+}
+
+namespace detail {
+
+// Versions are serial numbers. Only a newer one is set, so a failed exchange means that somebody
+// else raised the version: as many tries as that can go on for are enough.
+SLUICE_HD inline void raise_frame_entry(std::uint64_t* at, Frame frame, std::uint32_t version) {
+  if constexpr (kSeededBug == SeededBug::plain_log) {
+    store_release(at, make_frame_entry(frame, version));
+    return;
+  }
+  constexpr int kMaxTries = 64;
+  std::uint64_t seen = load_relaxed(at);
+  for (int i = 0; i < kMaxTries; ++i) {
+    if (static_cast<std::int32_t>(version - version_in(seen)) <= 0) return;
+    if (cas(at, seen, make_frame_entry(frame, version))) return;
+  }
+}
+
+SLUICE_HD inline void raise_position(std::uint64_t* at, std::uint64_t position) {
+  constexpr int kMaxTries = 64;  // a position that stays behind only makes others apply again
+  std::uint64_t seen = load_relaxed(at);
+  for (int i = 0; i < kMaxTries && seen < position; ++i) {
+    if (cas(at, seen, position)) return;
+  }
+}
+
+// Applies one entry of the ring to `frame_of`. An entry that is being or has been overwritten is
+// skipped: the writer applied it before (and its release store of the stamp, acquired here, makes
+// that visible).
+SLUICE_HD inline void apply_entry(const HotTable& table, std::uint64_t position) {
+  const LogEntry* entry = &table.log[position & (table.sizes.log_capacity - 1)];
+  const auto expected = static_cast<std::uint32_t>(position + 1);
+  const std::uint64_t stamp = load_acquire(&entry->stamp);
+  // Acquire: the second look at the stamp stays behind it.
+  const std::uint64_t change = load_acquire(&entry->change);
+  if (static_cast<std::uint32_t>(stamp) != expected || load_acquire(&entry->stamp) != stamp) return;
+  const auto block = static_cast<Block>(change >> 32);
+  if (block >= table.sizes.blocks) return;
+  raise_frame_entry(&table.frame_of[block], static_cast<Frame>(change),
+                    static_cast<std::uint32_t>(stamp >> 32));
+}
+
+}  // namespace detail
+
+// Brings frame_of up to the end of the log and returns that position. At most one ring of entries.
+SLUICE_HD inline std::uint64_t apply_log(const HotTable& table) {
+  // Acquire: pairs with append's release, so the entries below are complete.
+  const std::uint64_t end = load_acquire(table.log_end);
+  if (table.log_applied == nullptr) return end;
+  std::uint64_t at = load_acquire(table.log_applied);  // acquire: who raised it had applied it
+  if (at >= end) return end;
+  if (end - at > table.sizes.log_capacity) at = end - table.sizes.log_capacity;
+  for (; at < end; ++at) detail::apply_entry(table, at);
+  detail::raise_position(table.log_applied, end);
+  return end;
+}
+
+// The writer's end. `current` is the daemon's own frame_of, in private memory: the truth that
+// clients cannot touch. A view whose frame_of is `current` and whose log_end is `&end` is always up
+// to date; see use_private_frames().
+struct FrameLogWriter {
+  std::uint64_t* current = nullptr;  // [blocks], zeroed at first
+  std::uint64_t end = 0;             // entries written
+  std::uint64_t applied = 0;         // entries that the writer put into the shared frame_of itself
+};
+
+// From now on, this view reads the writer's own copy instead of the shared one.
+inline void use_private_frames(HotTable& table, FrameLogWriter& writer) {
+  table.frame_of = writer.current;
+  table.log_end = &writer.end;
+  table.log_applied = nullptr;
+}
+
+// Logs that `block` is now in `frame`, or in none. The frame's bytes are complete by now. `shared`
+// is a view with the shared frame_of; block < blocks. One thread.
+inline void append_log(const HotTable& shared, FrameLogWriter& writer, Block block, Frame frame) {
+  const std::uint32_t capacity = shared.sizes.log_capacity;
+  if (writer.end - writer.applied >= capacity) {
+    for (; writer.applied < writer.end; ++writer.applied) {
+      detail::apply_entry(shared, writer.applied);
+    }
+    detail::raise_position(&shared.header->log_applied, writer.end);
+  }
+  const std::uint32_t version = version_in(load_relaxed(&writer.current[block])) + 1;
+  store_release(&writer.current[block], make_frame_entry(frame, version));
+
+  LogEntry* entry = &shared.log[writer.end & (capacity - 1)];
+  // A reader of the old entry sees this first, then the new change, then the new stamp; each
+  // release orders the store before it, and exchange keeps the change from moving up.
+  exchange(&entry->stamp, std::uint64_t{0});
+  store_release(&entry->change, (std::uint64_t{block} << 32) | frame);
+  store_release(&entry->stamp,
+                (std::uint64_t{version} << 32) | static_cast<std::uint32_t>(writer.end + 1));
+  store_release(&writer.end, writer.end + 1);
+  store_release(&shared.header->log_end, writer.end);
+}
+
+}  // namespace sluice::kernels

@@ -1,0 +1,305 @@
+// resolve: translates a list of pages into slots, bringing in what is missing.
+//
+// The caller is an actor in a step; every slot that it gets keeps its page until the actor leaves.
+// Lists may hold duplicates and may be longer than what is free: a page without a slot says why,
+// and the rest is served.
+//
+// First all pages are looked up, in batches whose loads overlap; hits are stamped with the step, so
+// that no claim of this call takes the slot of a later page. Then the missing ones, in batches:
+// find their frames, claim slots, copy.
+//
+// Thread-safety: any number of calls at the same time, one per actor. Nobody waits for anybody.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/atomic.h"
+#include "kernels/block_set.h"
+#include "kernels/claim.h"
+#include "kernels/copy_page.h"
+#include "kernels/forecast_marks.h"
+#include "kernels/frame_log.h"
+#include "kernels/page_store.h"
+#include "kernels/seeded_bug.h"
+#include "kernels/steps.h"
+#include "kernels/table.h"
+#include "kernels/wanted.h"
+
+namespace sluice::kernels {
+
+enum class Outcome : std::uint8_t {
+  hit,      // it was there
+  filled,   // it was brought in
+  no_slot,  // every slot is in use
+  absent,   // not in DRAM, or its extent is not mapped here; the block is marked wanted
+  pinned,   // part of a block that somebody else is writing
+  invalid,  // no page of this table
+};
+
+struct ResolveList {
+  const Page* pages = nullptr;
+  std::uint32_t count = 0;
+  Slot* slots = nullptr;        // [count] results; kNoSlot where there is none
+  Outcome* outcomes = nullptr;  // [count] results, or null
+  BlockSet own;                 // blocks whose pins are the caller's: their pinned pages are hits
+};
+
+// Pages of a list by outcome; their sum is what was asked for.
+struct ResolveCounts {
+  std::uint64_t hits = 0;
+  std::uint64_t fills = 0;
+  std::uint64_t no_slot = 0;
+  std::uint64_t absent = 0;
+  std::uint64_t pinned = 0;
+  std::uint64_t invalid = 0;
+  // Of these:
+  std::uint64_t refills = 0;        // fills of slots that somebody else had claimed
+  std::uint64_t forecast_used = 0;  // hits of pages that a forecast had brought in
+  std::uint64_t filled_bytes = 0;
+};
+
+namespace detail {
+
+inline constexpr std::uint32_t kLookupBatch = 32;
+inline constexpr std::uint32_t kFillBatch = 64;
+inline constexpr int kMaxWordTries = 64;  // exchanges lost to others on one word, then it is a miss
+inline constexpr Slot kPending = -2;      // in `slots` between the two passes
+
+enum class Met : std::uint8_t { ready, filling, pinned, elsewhere };
+
+// Looks at the slot where `page` should be. Unless it is elsewhere or not ours to use, its step is
+// ours afterwards, so nobody frees the slot while we are in the step.
+SLUICE_HD inline Met meet(const HotTable& table, Slot slot, Page page, Step step,
+                          const BlockSet& own) {
+  Word* at = &table.words[slot];
+  // Acquire: ready means that the bytes, written before, are visible. Those who raised the step
+  // since did so by read-modify-write, which continues the release sequence.
+  Word word = load_acquire(at);
+  for (int i = 0; i < kMaxWordTries; ++i) {
+    if (page_of(word) != page && kSeededBug != SeededBug::trust_hint) return Met::elsewhere;
+    if (is_pinned(word) && !own.contains(block_of(table, page))) return Met::pinned;
+    const bool newer = kSeededBug == SeededBug::stamp_back ? step_of(word) != step
+                                                           : step_before(step_of(word), step);
+    if (!newer || cas(at, word, with_step(word, step))) {
+      return is_ready(word) || is_pinned(word) ? Met::ready : Met::filling;
+    }
+  }
+  return Met::elsewhere;
+}
+
+// Says that the bytes are complete. Release: they are, to everyone who reads the word. It fails
+// only if the word is not this page's any more, which cannot be while we are in the step.
+SLUICE_HD inline void set_ready(const HotTable& table, Slot slot, Page page) {
+  Word word = load_relaxed(&table.words[slot]);
+  for (int i = 0; i < kMaxWordTries; ++i) {
+    if (page_of(word) != page || is_pinned(word) || is_ready(word)) return;
+    if (cas(&table.words[slot], word, word | kReadyBit)) return;
+  }
+}
+
+SLUICE_HD inline void finish(const ResolveList& list, std::uint32_t i, Slot slot, Outcome outcome) {
+  list.slots[i] = slot;
+  if (list.outcomes != nullptr) list.outcomes[i] = outcome;
+}
+
+SLUICE_HD inline void finish_hit(const HotTable& table, const ResolveList& list, std::uint32_t i,
+                                 Slot slot, bool forecasts, ResolveCounts& counts) {
+  finish(list, i, slot, Outcome::hit);
+  ++counts.hits;
+  if (forecasts && clear_forecast_mark(table, slot)) ++counts.forecast_used;
+}
+
+// The first pass. Returns how many items are left pending.
+SLUICE_HD inline std::uint32_t look_up(const HotTable& table, const PageStore& store, Step step,
+                                       const ResolveList& list, ResolveCounts& counts) {
+  const bool forecasts = any_forecasts(table);
+  std::uint32_t pending = 0;
+  const auto prefetch_hints = [&](std::uint32_t from) {
+    for (std::uint32_t i = from; i < from + kLookupBatch && i < list.count; ++i) {
+      if (list.pages[i] < table.pages) prefetch(&table.slot_of[list.pages[i]]);
+    }
+  };
+  prefetch_hints(0);
+  for (std::uint32_t base = 0; base < list.count; base += kLookupBatch) {
+    const std::uint32_t left = list.count - base;
+    const std::uint32_t size = left < kLookupBatch ? left : kLookupBatch;
+    Page pages[kLookupBatch];
+    Slot hints[kLookupBatch];
+    for (std::uint32_t j = 0; j < size; ++j) {
+      pages[j] = list.pages[base + j];
+      hints[j] = pages[j] < table.pages ? slot_hint(table, pages[j]) : kNoSlot;
+      if (hints[j] != kNoSlot) prefetch_for_write(&table.words[hints[j]]);
+    }
+    prefetch_hints(base + kLookupBatch);
+    for (std::uint32_t j = 0; j < size; ++j) {
+      const std::uint32_t i = base + j;
+      if (pages[j] >= table.pages) {
+        finish(list, i, kNoSlot, Outcome::invalid);
+        ++counts.invalid;
+        continue;
+      }
+      const Met met = static_cast<std::uint32_t>(hints[j]) < store.slots
+                          ? meet(table, hints[j], pages[j], step, list.own)
+                          : Met::elsewhere;
+      if (met == Met::ready) {
+        finish_hit(table, list, i, hints[j], forecasts, counts);
+      } else if (met == Met::pinned) {
+        finish(list, i, kNoSlot, Outcome::pinned);
+        ++counts.pinned;
+      } else {
+        list.slots[i] = kPending;
+        ++pending;
+      }
+    }
+  }
+  return pending;
+}
+
+struct Fill {
+  std::uint32_t item;
+  Page page;
+  Slot slot;
+  const std::byte* from;
+};
+
+struct FillBatch {
+  std::uint32_t count = 0;
+  Fill fills[kFillBatch];
+
+  SLUICE_HD bool has_slot(Slot slot) const {
+    for (std::uint32_t i = 0; i < count; ++i) {
+      if (fills[i].slot == slot) return true;
+    }
+    return false;
+  }
+};
+
+// Where the page's bytes are in DRAM; null: nowhere that this process can read.
+SLUICE_HD inline const std::byte* source_of(const HotTable& table, const PageStore& store,
+                                            Page page) {
+  const Block block = block_of(table, page);
+  const Frame frame = frame_of(table, block);
+  if (!frame_readable(store, frame)) return nullptr;
+  return frame_bytes(store, frame, page - block * table.sizes.pages_per_block);
+}
+
+// One pending item: served at once, or added to the batch. Looks again, since the same page may
+// have come earlier in the list, or by somebody else's hand.
+SLUICE_HD inline void place(const HotTable& table, const PageStore& store, const ResolveList& list,
+                            std::uint32_t i, Claimer& claimer, FillBatch& batch,
+                            ResolveCounts& counts) {
+  const Page page = list.pages[i];
+  if (page >= table.pages) {
+    finish(list, i, kNoSlot, Outcome::invalid);
+    ++counts.invalid;
+    return;
+  }
+  const Slot hint = slot_hint(table, page);
+  const Met met = static_cast<std::uint32_t>(hint) < store.slots
+                      ? meet(table, hint, page, claimer.step, list.own)
+                      : Met::elsewhere;
+  if (met == Met::pinned) {
+    finish(list, i, kNoSlot, Outcome::pinned);
+    ++counts.pinned;
+    return;
+  }
+  if (met == Met::ready || (met == Met::filling && batch.has_slot(hint))) {
+    finish_hit(table, list, i, hint, false, counts);
+    return;
+  }
+  const std::byte* from = source_of(table, store, page);
+  if (from == nullptr) {
+    finish(list, i, kNoSlot, Outcome::absent);
+    ++counts.absent;
+    mark_wanted(table, block_of(table, page), claimer.step);
+    return;
+  }
+  const Slot slot = met == Met::filling ? hint : claim_slot(table, claimer, page);
+  if (slot == kNoSlot) {
+    finish(list, i, kNoSlot, Outcome::no_slot);
+    ++counts.no_slot;
+    return;
+  }
+  if (met == Met::filling) {
+    ++counts.refills;
+  } else {
+    set_slot_hint(table, page, slot);
+  }
+  prefetch(from);
+  batch.fills[batch.count++] = {i, page, slot, from};
+}
+
+SLUICE_HD inline void fill(const HotTable& table, const PageStore& store, const ResolveList& list,
+                           FillBatch& batch, ResolveCounts& counts) {
+  for (std::uint32_t j = 0; j < batch.count; ++j) {
+    const Fill& f = batch.fills[j];
+    if constexpr (kSeededBug == SeededBug::early_ready) set_ready(table, f.slot, f.page);
+    copy_page(slot_bytes(store, f.slot), f.from, store.page_bytes);
+    set_ready(table, f.slot, f.page);
+    finish(list, f.item, f.slot, Outcome::filled);
+  }
+  counts.fills += batch.count;
+  counts.filled_bytes += batch.count * store.page_bytes;
+  batch.count = 0;
+}
+
+// The second pass.
+SLUICE_HD inline void bring_in(const HotTable& table, const PageStore& store, Step step,
+                               const ResolveList& list, std::uint32_t pending,
+                               ResolveCounts& counts) {
+  const std::uint32_t limit = limit_of(table);
+  Claimer claimer;
+  claimer.slots = limit < store.slots ? limit : store.slots;
+  claimer.expected = pending;
+  claimer.step = step;
+  FillBatch batch;
+  for (std::uint32_t i = 0; i < list.count && pending != 0; ++i) {
+    if (list.slots[i] != kPending) continue;
+    --pending;
+    place(table, store, list, i, claimer, batch, counts);
+    if (batch.count == kFillBatch) fill(table, store, list, batch, counts);
+  }
+  fill(table, store, list, batch, counts);
+  end_claims(table, claimer);
+}
+
+// Only the actor writes its counters: plain additions, stored so that others read whole numbers.
+SLUICE_HD inline void add(std::uint64_t* counter, std::uint64_t count) {
+  if (count != 0) store_relaxed(counter, load_relaxed(counter) + count);
+}
+
+SLUICE_HD inline void account(const HotTable& table, std::uint32_t actor,
+                              const ResolveCounts& counts) {
+  ActorCounters& total = actor_line(table, actor)->counters;
+  add(&total.hits, counts.hits);
+  add(&total.fills, counts.fills);
+  add(&total.refills, counts.refills);
+  add(&total.no_slot, counts.no_slot);
+  add(&total.absent, counts.absent);
+  add(&total.pinned, counts.pinned);
+  add(&total.filled_bytes, counts.filled_bytes);
+  add(&total.forecast_used, counts.forecast_used);
+}
+
+SLUICE_HD inline void sweep_if_due(const HotTable& table, Step step) {
+  const Step lead = steps_between(load_relaxed(&table.header->swept) & kStepMask, step);
+  if (lead < kSweepDueSteps || lead >= kStepMask - kMaxClockLead) return;
+  Sweep sweep;
+  sweep_whole(table, sweep, {});
+}
+
+}  // namespace detail
+
+// Returns the counts of this call; the actor's counters in the table get the same.
+SLUICE_HD inline ResolveCounts resolve(const HotTable& table, const PageStore& store,
+                                       std::uint32_t actor, Step step, const ResolveList& list) {
+  detail::sweep_if_due(table, step);
+  ResolveCounts counts;
+  const std::uint32_t pending = detail::look_up(table, store, step, list, counts);
+  if (pending != 0) detail::bring_in(table, store, step, list, pending, counts);
+  if (counts.absent != 0) ring_wanted_bell(table);
+  detail::account(table, actor, counts);
+  return counts;
+}
+
+}  // namespace sluice::kernels

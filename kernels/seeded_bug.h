@@ -1,0 +1,29 @@
+// Faults that tests compile into the real code, to prove that they would notice them.
+//
+// A build of the product never sets SLUICE_SEEDED_BUG. Each fault breaks one rule of DESIGN §5.
+#pragma once
+
+#include <cstdint>
+
+namespace sluice::kernels {
+
+enum class SeededBug : std::uint8_t {
+  none,
+  no_grace,      // sweep: the cut is the clock, whoever is in a step
+  clock_late,    // sweep: the clock is read after the actors
+  trust_hint,    // resolve: a hinted slot is taken to hold the page
+  stamp_back,    // resolve: a stamp may lower the step of a word
+  evict_pinned,  // sweep: pinned words are freed like any other
+  blind_evict,   // sweep: a word is freed by a store
+  early_ready,   // resolve: ready is set before the bytes are there
+  plain_log,     // frame log: an entry is applied by a store, whatever is there
+  no_id_grace,   // grace: over at once
+};
+
+#ifdef SLUICE_SEEDED_BUG
+inline constexpr SeededBug kSeededBug = SeededBug::SLUICE_SEEDED_BUG;
+#else
+inline constexpr SeededBug kSeededBug = SeededBug::none;
+#endif
+
+}  // namespace sluice::kernels
