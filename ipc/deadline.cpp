@@ -1,7 +1,5 @@
 #include "ipc/deadline.h"
 
-#include <poll.h>
-
 #include <cerrno>
 #include <ctime>
 

@@ -2,12 +2,11 @@
 // a signal or a partial transfer does not start anew.
 #pragma once
 
+#include <poll.h>
+
 #include <chrono>
-#include <optional>
 
 #include "ipc/error.h"
-
-struct pollfd;
 
 namespace sluice::ipc {
 

@@ -8,6 +8,8 @@
 // Thread-safety: one thread per reader, one per writer; both may use one socket at a time.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -18,8 +20,6 @@
 #include "ipc/deadline.h"
 #include "ipc/error.h"
 #include "ipc/fd.h"
-
-struct msghdr;
 
 namespace sluice::ipc {
 

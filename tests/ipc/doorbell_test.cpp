@@ -20,42 +20,42 @@ class DoorbellTest : public testing::Test {
   void SetUp() override {
     auto made = make_doorbell();
     ASSERT_OK(made);
-    bells_ = std::move(*made);
+    bells = std::move(*made);
   }
-  DoorbellPair bells_;
+  DoorbellPair bells;
 };
 
 TEST_F(DoorbellTest, RingsAtTheOtherEndOnly) {
-  bells_.client_end.ring();
-  EXPECT_TRUE(rings(bells_.daemon_end));
-  EXPECT_FALSE(rings(bells_.client_end));
-  bells_.daemon_end.ring();
-  EXPECT_TRUE(rings(bells_.client_end));
+  bells.client_end.ring();
+  EXPECT_TRUE(rings(bells.daemon_end));
+  EXPECT_FALSE(rings(bells.client_end));
+  bells.daemon_end.ring();
+  EXPECT_TRUE(rings(bells.client_end));
 }
 
 TEST_F(DoorbellTest, OneDrainSilencesSeveralRings) {
-  for (int i = 0; i < 3; ++i) bells_.client_end.ring();
-  EXPECT_EQ(bells_.daemon_end.drain(), Doorbell::Drained::ok);
-  EXPECT_FALSE(rings(bells_.daemon_end));
-  EXPECT_EQ(bells_.daemon_end.drain(), Doorbell::Drained::ok);
+  for (int i = 0; i < 3; ++i) bells.client_end.ring();
+  EXPECT_EQ(bells.daemon_end.drain(), Doorbell::Drained::ok);
+  EXPECT_FALSE(rings(bells.daemon_end));
+  EXPECT_EQ(bells.daemon_end.drain(), Doorbell::Drained::ok);
 }
 
 // The attack that an eventfd cannot withstand: see doorbell.h.
 TEST_F(DoorbellTest, APeerThatMakesItsEndBlockingAndNeverDrainsCannotHoldTheDaemonUp) {
-  ASSERT_EQ(fcntl(bells_.client_end.fd(), F_SETFL, 0), 0);
-  for (int i = 0; i < 100'000; ++i) bells_.daemon_end.ring();
-  EXPECT_EQ(bells_.daemon_end.drain(), Doorbell::Drained::ok);
-  EXPECT_TRUE(rings(bells_.client_end));
+  ASSERT_EQ(fcntl(bells.client_end.fd(), F_SETFL, 0), 0);
+  for (int i = 0; i < 100'000; ++i) bells.daemon_end.ring();
+  EXPECT_EQ(bells.daemon_end.drain(), Doorbell::Drained::ok);
+  EXPECT_TRUE(rings(bells.client_end));
 }
 
 TEST_F(DoorbellTest, TellsThatThePeerIsGone) {
-  bells_.client_end.ring();
-  bells_.daemon_end.ring();
-  bells_.client_end = Doorbell();
-  EXPECT_TRUE(rings(bells_.daemon_end));
-  bells_.daemon_end.ring();  // no signal
-  while (bells_.daemon_end.drain() != Doorbell::Drained::peer_gone) {
-    ASSERT_TRUE(rings(bells_.daemon_end));
+  bells.client_end.ring();
+  bells.daemon_end.ring();
+  bells.client_end = Doorbell();
+  EXPECT_TRUE(rings(bells.daemon_end));
+  bells.daemon_end.ring();  // no signal
+  while (bells.daemon_end.drain() != Doorbell::Drained::peer_gone) {
+    ASSERT_TRUE(rings(bells.daemon_end));
   }
 }
 
@@ -73,10 +73,10 @@ TEST_F(DoorbellTest, DescriptorsThatAPeerSendsThroughItAreNotInstalled) {
   part->cmsg_level = SOL_SOCKET;
   part->cmsg_type = SCM_RIGHTS;
   part->cmsg_len = CMSG_LEN(sizeof(int));
-  const int number = bells_.client_end.fd();
+  const int number = bells.client_end.fd();
   std::memcpy(CMSG_DATA(part), &number, sizeof(int));
-  ASSERT_EQ(sendmsg(bells_.client_end.fd(), &message, 0), 1);
-  EXPECT_EQ(bells_.daemon_end.drain(), Doorbell::Drained::ok);
+  ASSERT_EQ(sendmsg(bells.client_end.fd(), &message, 0), 1);
+  EXPECT_EQ(bells.daemon_end.drain(), Doorbell::Drained::ok);
   EXPECT_EQ(open_descriptors(), before);
 }
 

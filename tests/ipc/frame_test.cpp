@@ -30,12 +30,14 @@ std::vector<std::byte> framed(const std::vector<std::byte>& body) {
 
 std::vector<Fd> some_files(std::size_t count) {
   std::vector<Fd> files;
+  files.reserve(count);
   for (std::size_t i = 0; i < count; ++i) files.emplace_back(memfd_create("file", MFD_CLOEXEC));
   return files;
 }
 
 std::vector<int> numbers_of(const std::vector<Fd>& files) {
   std::vector<int> numbers;
+  numbers.reserve(files.size());
   for (const Fd& file : files) numbers.push_back(file.get());
   return numbers;
 }
@@ -68,9 +70,9 @@ void expect_same_files(const std::vector<Fd>& got, const std::vector<Fd>& sent) 
 
 class FrameTest : public testing::Test {
  protected:
-  SocketPair sockets_ = socket_pair();
-  int from() const { return sockets_.left.get(); }
-  int to() const { return sockets_.right.get(); }
+  SocketPair sockets = socket_pair();
+  int from() const { return sockets.left.get(); }
+  int to() const { return sockets.right.get(); }
 };
 
 TEST_F(FrameTest, ArrivesAsItWasSentWithItsDescriptorsInOrder) {
@@ -133,23 +135,23 @@ TEST_F(FrameTest, DescriptorsOfFramesThatLieTogetherInTheSocketAreNotMixed) {
 
 TEST_F(FrameTest, ALengthOfZeroOrAboveTheLimitIsRefused) {
   for (const std::uint32_t length : {0u, static_cast<std::uint32_t>(kMaxFrameBytes) + 1, ~0u}) {
-    const SocketPair sockets = socket_pair();
-    ASSERT_EQ(write(sockets.left.get(), &length, 4), 4);
+    const SocketPair other = socket_pair();
+    ASSERT_EQ(write(other.left.get(), &length, 4), 4);
     FrameReader reader(FdPolicy::refuse);
-    EXPECT_ERROR(reader.advance(sockets.right.get()), Errc::peer_violation);
+    EXPECT_ERROR(reader.advance(other.right.get()), Errc::peer_violation);
   }
 }
 
 TEST_F(FrameTest, TheDaemonsReaderRefusesDescriptorsAndNoneIsLeftOpen) {
   for (const std::size_t cut : {std::size_t{0}, std::size_t{2}, std::size_t{4}, std::size_t{50}}) {
-    const SocketPair sockets = socket_pair();
+    const SocketPair other = socket_pair();
     const auto files = some_files(2);
     const auto frame = framed(pattern(100, 1));
     const std::size_t before = open_descriptors();
-    if (cut > 0) send_raw(sockets.left.get(), std::span(frame).first(cut));
-    send_raw(sockets.left.get(), std::span(frame).subspan(cut), numbers_of(files));
+    if (cut > 0) send_raw(other.left.get(), std::span(frame).first(cut));
+    send_raw(other.left.get(), std::span(frame).subspan(cut), numbers_of(files));
     FrameReader reader(FdPolicy::refuse);
-    EXPECT_ERROR(reader.advance(sockets.right.get()), Errc::peer_violation);
+    EXPECT_ERROR(reader.advance(other.right.get()), Errc::peer_violation);
     EXPECT_EQ(open_descriptors(), before);
   }
 }
@@ -164,15 +166,13 @@ TEST_F(FrameTest, TooManyDescriptorsAreRefusedAndNoneIsLeftOpen) {
     EXPECT_ERROR(reader.advance(to()), Errc::peer_violation);
   }
   {
-    const SocketPair sockets = socket_pair();
+    const SocketPair other = socket_pair();
     const auto frame = framed(pattern(100, 1));
     FrameReader reader(FdPolicy::accept);
     const auto numbers = numbers_of(files);
-    send_raw(sockets.left.get(), std::span(frame).first(50),
-             {numbers.begin(), numbers.begin() + 40});
-    send_raw(sockets.left.get(), std::span(frame).subspan(50),
-             {numbers.begin() + 40, numbers.end()});
-    EXPECT_ERROR(reader.advance(sockets.right.get()), Errc::peer_violation);
+    send_raw(other.left.get(), std::span(frame).first(50), {numbers.begin(), numbers.begin() + 40});
+    send_raw(other.left.get(), std::span(frame).subspan(50), {numbers.begin() + 40, numbers.end()});
+    EXPECT_ERROR(reader.advance(other.right.get()), Errc::peer_violation);
   }
   EXPECT_EQ(open_descriptors(), before);
 }
@@ -194,7 +194,7 @@ TEST_F(FrameTest, SaysWhenThereIsNoRoomForADescriptor) {
 TEST_F(FrameTest, APeerThatClosesInTheMiddleOfAFrameIsClosed) {
   const auto frame = framed(pattern(100, 1));
   send_raw(from(), std::span(frame).first(60));
-  sockets_.left.reset();
+  sockets.left.reset();
   FrameReader reader(FdPolicy::refuse);
   EXPECT_EQ(reader.advance(to()).value(), FrameReader::Progress::closed);
   EXPECT_ERROR(receive_frame(reader, to(), soon()), Errc::daemon_away);
@@ -298,7 +298,7 @@ TEST_F(FrameTest, SendingEndsAtTheDeadlineOrWhenThePeerGoes) {
   EXPECT_ERROR(
       send_frame(from(), pattern(kMaxFrameBytes, 1), {}, deadline_in(std::chrono::milliseconds(5))),
       Errc::timed_out);
-  sockets_.right.reset();
+  sockets.right.reset();
   EXPECT_ERROR(send_frame(from(), pattern(10, 1), {}, soon()), Errc::daemon_away);
 }
 

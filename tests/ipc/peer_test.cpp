@@ -17,26 +17,26 @@ constexpr uid_t kNobody = 65534;
 class PeerTest : public testing::Test {
  protected:
   void SetUp() override {
-    auto made = UnixListener::bind({.path = folder_.file("s")});
+    auto made = UnixListener::bind({.path = folder.file("s")});
     ASSERT_OK(made);
-    listener_ = std::move(*made);
+    listener = std::move(*made);
   }
 
   int connect_and_wait() const {
-    const auto socket = connect_unix(listener_.path(), soon());
+    const auto socket = connect_unix(listener.path(), soon());
     if (!socket) return 1;
     pause();
     return 0;
   }
 
   Fd accepted() {
-    pollfd wait{listener_.fd(), POLLIN, 0};
+    pollfd wait{listener.fd(), POLLIN, 0};
     EXPECT_EQ(poll_until(&wait, 1, soon()).value(), 1);
-    return std::move(listener_.accept().value().value());
+    return std::move(listener.accept().value().value());
   }
 
-  TempFolder folder_;
-  UnixListener listener_;
+  TempFolder folder;
+  UnixListener listener;
 };
 
 TEST_F(PeerTest, KnowsTheProcessThatConnected) {
@@ -97,8 +97,8 @@ TEST_F(PeerTest, AProcessOfAnotherUserIsNotTaken) {
 
 TEST_F(PeerTest, AnotherUserIsSeenAsSuch) {
   if (getuid() != 0) GTEST_SKIP() << "needs root to become somebody else";
-  ASSERT_EQ(chmod(folder_.path().c_str(), 0755), 0);
-  ASSERT_EQ(chmod(listener_.path().c_str(), 0666), 0);
+  ASSERT_EQ(chmod(folder.path().c_str(), 0755), 0);
+  ASSERT_EQ(chmod(listener.path().c_str(), 0666), 0);
   Child child(
       [&] { return setgid(kNobody) == 0 && setuid(kNobody) == 0 ? connect_and_wait() : 2; });
   const Fd socket = accepted();

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "ipc/deadline.h"
@@ -76,6 +77,7 @@ class TempFolder {
 class Child {
  public:
   template <class Body>
+    requires std::is_invocable_r_v<int, Body>
   explicit Child(Body&& body) : pid_(fork()) {
     if (pid_ == 0) _exit(std::forward<Body>(body)());
   }

@@ -19,30 +19,30 @@ class WaiterTest : public testing::Test {
   void SetUp() override {
     auto made = SessionMemory::create(4, 4096);
     ASSERT_OK(made);
-    memory_ = std::move(*made);
-    auto bells = make_doorbell();
-    ASSERT_OK(bells);
-    bells_ = std::move(*bells);
-    control_ = socket_pair();
-    completions_ = CompletionConsumer(memory_.completion_ring());
-    producer_ = CompletionProducer(memory_.completion_ring());
+    memory = std::move(*made);
+    auto pair = make_doorbell();
+    ASSERT_OK(pair);
+    bells = std::move(*pair);
+    control = socket_pair();
+    completions = CompletionConsumer(memory.completion_ring());
+    producer = CompletionProducer(memory.completion_ring());
   }
 
   void complete(std::uint64_t user_data) {
-    ASSERT_TRUE(producer_.push({user_data, 0, 0, 0, 0, 0}).value());
-    if (producer_.publish()) bells_.daemon_end.ring();
+    ASSERT_TRUE(producer.push({user_data, 0, 0, 0, 0, 0}).value());
+    if (producer.publish()) bells.daemon_end.ring();
   }
 
   Result<WaitOutcome> wait(Deadline deadline) {
-    return waiter_.wait(completions_, bells_.client_end, control_.left.get(), deadline);
+    return waiter.wait(completions, bells.client_end, control.left.get(), deadline);
   }
 
-  SessionMemory memory_;
-  DoorbellPair bells_;
-  SocketPair control_;
-  CompletionConsumer completions_;
-  CompletionProducer producer_;
-  Waiter waiter_;
+  SessionMemory memory;
+  DoorbellPair bells;
+  SocketPair control;
+  CompletionConsumer completions;
+  CompletionProducer producer;
+  Waiter waiter;
 };
 
 TEST_F(WaiterTest, ReturnsAtOnceWhenSomethingIsThere) {
@@ -71,38 +71,38 @@ TEST_F(WaiterTest, IsWokenByEachOfManyCompletionsFromAnotherThread) {
   });
   for (std::uint64_t i = 0; i < kRounds; ++i) {
     ASSERT_EQ(wait(soon()).value(), WaitOutcome::ready);
-    ASSERT_EQ(completions_.next().value()->user_data(), i);
+    ASSERT_EQ(completions.next().value()->user_data(), i);
     taken = i + 1;
   }
   daemon.join();
 }
 
 TEST_F(WaiterTest, ALateRingOfTheBellIsNotTakenForACompletion) {
-  bells_.daemon_end.ring();
+  bells.daemon_end.ring();
   EXPECT_EQ(wait(deadline_in(milliseconds(20))).value(), WaitOutcome::timed_out);
 }
 
 TEST_F(WaiterTest, AMessageOnTheControlSocketDoesNotEndTheWait) {
-  ASSERT_EQ(write(control_.right.get(), "x", 1), 1);
+  ASSERT_EQ(write(control.right.get(), "x", 1), 1);
   EXPECT_EQ(wait(deadline_in(milliseconds(20))).value(), WaitOutcome::timed_out);
 }
 
 TEST_F(WaiterTest, SaysThatThePeerIsGoneWhenTheControlSocketHangsUp) {
-  control_.right.reset();
+  control.right.reset();
   EXPECT_EQ(wait(soon()).value(), WaitOutcome::peer_gone);
 }
 
 TEST_F(WaiterTest, SaysThatThePeerIsGoneWhenTheDoorbellHangsUp) {
-  bells_.daemon_end = Doorbell();
+  bells.daemon_end = Doorbell();
   EXPECT_EQ(wait(soon()).value(), WaitOutcome::peer_gone);
 }
 
 TEST_F(WaiterTest, WhatThePeerPublishedBeforeItWentIsStillReady) {
   complete(7);
-  control_.right.reset();
-  bells_.daemon_end = Doorbell();
+  control.right.reset();
+  bells.daemon_end = Doorbell();
   EXPECT_EQ(wait(soon()).value(), WaitOutcome::ready);
-  EXPECT_EQ(completions_.next().value()->user_data(), 7u);
+  EXPECT_EQ(completions.next().value()->user_data(), 7u);
   EXPECT_EQ(wait(soon()).value(), WaitOutcome::peer_gone);
 }
 
@@ -110,14 +110,14 @@ TEST_F(WaiterTest, APeerThatIsKilledEndsTheWait) {
   SocketPair started = socket_pair();
   Child daemon([&] {
     started.right.reset();
-    control_.left.reset();
-    bells_.client_end = Doorbell();
+    control.left.reset();
+    bells.client_end = Doorbell();
     if (write(started.left.get(), "x", 1) != 1) return 1;
     pause();
     return 0;
   });
-  control_.right.reset();
-  bells_.daemon_end = Doorbell();
+  control.right.reset();
+  bells.daemon_end = Doorbell();
   started.left.reset();
   char byte = 0;
   ASSERT_EQ(read(started.right.get(), &byte, 1), 1);
@@ -128,7 +128,7 @@ TEST_F(WaiterTest, APeerThatIsKilledEndsTheWait) {
 }
 
 TEST_F(WaiterTest, AnImpossibleCursorEndsTheWait) {
-  memory_.completion_ring().control->tail = 1000;
+  memory.completion_ring().control->tail = 1000;
   EXPECT_ERROR(wait(soon()), Errc::peer_violation);
 }
 
