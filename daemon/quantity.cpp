@@ -105,7 +105,7 @@ std::string format(std::uint64_t value, std::span<const Unit> units, std::string
     }
     return text += unit.name;
   }
-  SLUICE_ASSERT(!"the smallest unit has factor 1");
+  SLUICE_ASSERT(false);  // the smallest unit has factor 1
   return {};
 }
 
