@@ -94,7 +94,6 @@ BlockId take_block(Cache& cache, std::uint64_t now) {
     SLUICE_ASSERT(cache.fresh_id < cache.shape.max_blocks);
     id = BlockId{cache.fresh_id++};
     cache.blocks.ensure(cache.fresh_id);
-    cache.keys.ensure(cache.fresh_id);
   } else {
     id = cache.free_ids.back();
     cache.free_ids.pop_back();
@@ -116,8 +115,23 @@ std::uint32_t hash_key(const std::array<std::uint64_t, 2>& seed, std::span<const
 }
 
 bool has_key(const Cache& cache, BlockId id, std::span<const std::byte> key) {
-  return cache.blocks[id.value].key_bytes == key.size() &&
-         std::memcmp(cache.keys[id.value].bytes, key.data(), key.size()) == 0;
+  const Block& block = cache.blocks[id.value];
+  if (block.key_bytes != key.size()) return false;
+  const std::size_t head = std::min<std::size_t>(key.size(), kKeyHeadBytes);
+  if (std::memcmp(block.key_head.data(), key.data(), head) != 0) return false;
+  return key.size() == head ||
+         std::memcmp(cache.key_tails[id.value].data(), key.data() + head, key.size() - head) == 0;
+}
+
+KeyCopy key_of(const Cache& cache, BlockId id) {
+  const Block& block = cache.blocks[id.value];
+  KeyCopy key{{}, block.key_bytes};
+  const std::size_t head = std::min<std::size_t>(key.size, kKeyHeadBytes);
+  std::memcpy(key.bytes.data(), block.key_head.data(), head);
+  if (key.size > head) {
+    std::memcpy(key.bytes.data() + head, cache.key_tails[id.value].data(), key.size - head);
+  }
+  return key;
 }
 
 std::uint64_t valid_bytes(const Block& block) {
@@ -142,7 +156,6 @@ void match_prefix(const Cache& cache, const std::array<std::uint64_t, 2>& seed, 
       // The first candidate is nearly always the one; its memory is asked for before any is read.
       const BlockId candidate = cache.directory.find(hashes[i], [](BlockId) { return true; });
       if (candidate == ipc::kNoBlock) break;
-      __builtin_prefetch(&cache.keys[candidate.value]);
       __builtin_prefetch(&cache.blocks[candidate.value], 1);
     }
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -165,7 +178,12 @@ void publish(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::
   block.state = BlockState::sealed;
   block.key_bytes = static_cast<std::uint8_t>(key.size());
   block.valid_bytes_less_one = static_cast<std::uint32_t>(valid_bytes - 1);
-  std::memcpy(cache.keys[id.value].bytes, key.data(), key.size());
+  const std::size_t head = std::min<std::size_t>(key.size(), kKeyHeadBytes);
+  std::memcpy(block.key_head.data(), key.data(), head);
+  if (key.size() > head) {
+    cache.key_tails.ensure(cache.fresh_id);
+    std::memcpy(cache.key_tails[id.value].data(), key.data() + head, key.size() - head);
+  }
   cache.directory.insert(hash, id);
   --cache.counts.taken;
   ++cache.counts.sealed;
@@ -210,8 +228,7 @@ void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::sealed && block.references == 0);
   if (!SLUICE_SEEDED(stay_in_directory)) {
-    const std::span<const std::byte> key(cache.keys[id.value].bytes, block.key_bytes);
-    cache.directory.erase(hash_key(seed, key), id);
+    cache.directory.erase(hash_key(seed, key_of(cache, id)), id);
   }
   unlink(cache, id);
   --cache.counts.unreferenced;

@@ -9,8 +9,10 @@
 // Plain data and functions over it; no decisions about quotas (pressure.h).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
+#include <span>
 #include <vector>
 
 #include "daemon/residency/actions.h"
@@ -21,7 +23,11 @@
 
 namespace sluice::residency {
 
-struct alignas(32) Block {
+// One cache line: what a match reads, compares and changes of a block with a key of up to kKeyHeadBytes.
+inline constexpr std::uint32_t kKeyHeadBytes = 32;
+inline constexpr std::uint32_t kKeyTailBytes = kMaxKeyBytes - kKeyHeadBytes;
+
+struct alignas(64) Block {
   std::uint64_t last_use = 0;  // event count
   FrameId frame;
   std::uint32_t references = 0;
@@ -30,15 +36,14 @@ struct alignas(32) Block {
   std::uint32_t valid_bytes_less_one = 0;
   BlockState state = BlockState::free;
   std::uint8_t key_bytes = 0;
-  // Low bits of the session that sealed it and may have left pins on its pages. Taking another
-  // session for it only costs a needless DropPins.
+  // Low bits of the session that sealed it and may have left pins on its pages. Taking another session for
+  // it only costs a needless DropPins.
   std::uint16_t sealer = 0;
+  std::array<std::byte, kKeyHeadBytes> key_head{};  // zero behind the key's end
 };
-static_assert(sizeof(Block) == 32);
+static_assert(sizeof(Block) == 64);
 
-struct alignas(64) BlockKey {
-  std::byte bytes[kMaxKeyBytes];
-};
+using KeyTail = std::array<std::byte, kKeyTailBytes>;
 
 // Sealed blocks without references, by last use. Linked through Block::older and newer.
 struct UseOrder {
@@ -76,7 +81,7 @@ struct Cache {
 
   Directory directory;
   ChunkedArray<Block> blocks;
-  ChunkedArray<BlockKey> keys;
+  ChunkedArray<KeyTail> key_tails;  // by block; exists as far as keys were longer than a head
   FramePool frames;
   std::vector<BlockId> free_ids;
   std::uint32_t fresh_id = 0;  // ids from here on were never in use
@@ -103,6 +108,13 @@ BlockId take_block(Cache& cache, std::uint64_t now);
 
 std::uint32_t hash_key(const std::array<std::uint64_t, 2>& seed, std::span<const std::byte> key);
 bool has_key(const Cache& cache, BlockId id, std::span<const std::byte> key);
+// The key of a sealed block; the whole of it is compared on a hit.
+struct KeyCopy {
+  std::array<std::byte, kMaxKeyBytes> bytes;
+  std::size_t size;
+  operator std::span<const std::byte>() const { return {bytes.data(), size}; }
+};
+KeyCopy key_of(const Cache& cache, BlockId id);
 std::uint64_t valid_bytes(const Block& block);
 
 // The sealed block with this key, or kNoBlock.

@@ -214,7 +214,7 @@ void destroy_cache(State& state, Cache& cache, Actions& actions) {
   cache.unreferenced = UseOrder{};
   cache.directory = Directory{};
   cache.blocks = {};
-  cache.keys = {};
+  cache.key_tails = {};
   cache.free_ids = {};
   cache.waiting.clear();
   cache.batches.clear();

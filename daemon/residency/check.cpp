@@ -64,7 +64,7 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
         ++counts.shared;
         saved += block.references - 1;
       }
-      const std::span<const std::byte> key(cache.keys[i].bytes, block.key_bytes);
+      const KeyCopy key = key_of(cache, id);
       SLUICE_ASSERT(find_block(cache, hash_key(state.config.hash_seed, key), key) == id);
     } else {
       ++counts.retiring;

@@ -82,8 +82,8 @@ BlockStatus status_of(const Cache& cache, BlockId id) {
   status.last_use = block.last_use;
   if (block.state == BlockState::sealed) {
     status.valid_bytes = valid_bytes(block);
-    const std::byte* key = cache.keys[id.value].bytes;
-    status.key.assign(key, key + block.key_bytes);
+    const KeyCopy key = key_of(cache, id);
+    status.key.assign(key.bytes.data(), key.bytes.data() + key.size);
   }
   return status;
 }

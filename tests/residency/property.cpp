@@ -1,0 +1,304 @@
+// The property test of the residency manager: random events from a seed against a simple oracle
+// (world.h).
+//
+//   residency_property [--events N] [--seed S] [--expect BUG]
+//
+// Runs in a child process, so that a failed assertion of the manager is a finding like any other.
+// On failure it prints the seed, what went wrong, and the shortest failing list of events that it
+// found: the prefix up to the failure, from which parts are dropped as long as what remains still
+// fails.
+// --expect BUG (only in the build with seeded bugs): success is to find that bug.
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <new>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "daemon/residency/seeded.h"
+#include "world.h"
+
+namespace sluice::residency::test {
+namespace {
+
+constexpr std::uint64_t kVerifyEvery = 256;
+constexpr std::uint64_t kFinishEvery = 20'000;  // a fresh world after so many events
+constexpr auto kShrinkFor = std::chrono::seconds(20);
+
+// splitmix64: the same numbers with every library.
+class Numbers {
+ public:
+  explicit Numbers(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t next() {
+    std::uint64_t z = (state_ += 0x9E3779B97F4A7C15u);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+struct Weight {
+  Kind kind;
+  std::uint32_t weight;
+};
+constexpr Weight kWeights[] = {
+    {Kind::open_session, 12}, {Kind::session_dead, 6},    {Kind::open_cache, 30},
+    {Kind::close_cache, 8},   {Kind::open_sequence, 160}, {Kind::append_known, 30},
+    {Kind::extend, 200},      {Kind::seal, 420},          {Kind::fork, 30},
+    {Kind::truncate, 60},     {Kind::release, 110},       {Kind::answer, 160},
+    {Kind::answer_failed, 4}, {Kind::turn, 60},           {Kind::set_quota, 3},
+    {Kind::evict, 3},         {Kind::bad_input, 4},       {Kind::repeat_key, 1},
+};
+
+Event draw(Numbers& numbers) {
+  std::uint32_t sum = 0;
+  for (const Weight& weight : kWeights) sum += weight.weight;
+  auto at = static_cast<std::uint32_t>(numbers.next() % sum);
+  Event event;
+  for (const Weight& weight : kWeights) {
+    event.kind = weight.kind;
+    if (at < weight.weight) break;
+    at -= weight.weight;
+  }
+  const std::uint64_t first = numbers.next();
+  const std::uint64_t second = numbers.next();
+  event.a = static_cast<std::uint32_t>(first);
+  event.b = static_cast<std::uint32_t>(first >> 32);
+  event.c = static_cast<std::uint32_t>(second);
+  event.d = static_cast<std::uint32_t>(second >> 32);
+  return event;
+}
+
+// What a child leaves for its parent, whatever end it takes.
+struct Outcome {
+  std::uint64_t done = 0;  // events applied before the one that failed
+  std::uint64_t digest = 0;
+  char text[512] = {};
+};
+
+// Runs `body` in a child. True: it ended well.
+bool in_child(Outcome& shared, bool quiet, const std::function<void(Outcome&)>& body) {
+  shared = Outcome{};
+  std::fflush(nullptr);
+  const pid_t child = fork();
+  if (child < 0) std::abort();
+  if (child == 0) {
+    if (quiet && std::freopen("/dev/null", "w", stderr) == nullptr) _exit(3);
+    try {
+      body(shared);
+    } catch (const std::exception& error) {
+      std::snprintf(shared.text, sizeof shared.text, "%s", error.what());
+      _exit(1);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  if (waitpid(child, &status, 0) != child) std::abort();
+  if (WIFSIGNALED(status)) {
+    std::snprintf(shared.text, sizeof shared.text, "the manager ended by signal %d%s",
+                  WTERMSIG(status),
+                  WTERMSIG(status) == SIGABRT ? " (an assertion; see above)" : "");
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+void run_list(const std::vector<Event>& events, Outcome& outcome) {
+  World world;
+  for (const Event& event : events) {
+    world.apply(event);
+    if (++outcome.done % kVerifyEvery == 0) world.verify();
+  }
+  world.verify();
+  world.finish();
+  outcome.digest = world.digest();
+}
+
+// Events are drawn and applied one by one, world after world; nothing is stored.
+void run_seed(std::uint64_t seed, std::uint64_t events, Outcome& outcome) {
+  std::map<std::string, std::uint64_t> seen;
+  for (std::uint64_t first = 0; first < events; first += kFinishEvery) {
+    Numbers numbers(seed + first);
+    World world;
+    const std::uint64_t count = std::min(kFinishEvery, events - first);
+    for (std::uint64_t i = 0; i < count; ++i) {
+      world.apply(draw(numbers));
+      if (++outcome.done % kVerifyEvery == 0) world.verify();
+    }
+    world.verify();
+    world.finish();
+    outcome.digest ^= world.digest();
+    for (const auto& [what, times] : world.seen()) seen[what] += times;
+  }
+  for (const auto& [what, times] : seen) {
+    std::printf("  %-28s %10llu\n", what.c_str(), static_cast<unsigned long long>(times));
+  }
+  std::fflush(stdout);
+}
+
+std::vector<Event> shrink(std::vector<Event> events, Outcome& shared) {
+  const auto fails = [&](const std::vector<Event>& list) {
+    return !in_child(shared, true, [&](Outcome& outcome) { run_list(list, outcome); });
+  };
+  const auto deadline = std::chrono::steady_clock::now() + kShrinkFor;
+  for (std::size_t part = events.size() / 2; part > 0;) {
+    bool dropped = false;
+    for (std::size_t at = 0; at < events.size();) {
+      if (std::chrono::steady_clock::now() > deadline) return events;
+      std::vector<Event> rest(events.begin(), events.begin() + static_cast<std::ptrdiff_t>(at));
+      const std::size_t behind = std::min(events.size(), at + part);
+      rest.insert(rest.end(), events.begin() + static_cast<std::ptrdiff_t>(behind), events.end());
+      if (fails(rest)) {
+        events = std::move(rest);
+        dropped = true;
+      } else {
+        at += part;
+      }
+    }
+    if (!dropped || part > events.size()) part /= 2;
+  }
+  return events;
+}
+
+// The events up to the failure, of the world in which it happened.
+std::vector<Event> failing_prefix(std::uint64_t seed, std::uint64_t done) {
+  const std::uint64_t first = done / kFinishEvery * kFinishEvery;
+  Numbers numbers(seed + first);
+  std::vector<Event> events;
+  for (std::uint64_t i = first; i <= done; ++i) events.push_back(draw(numbers));
+  return events;
+}
+
+void report(std::uint64_t seed, const Outcome& found, Outcome& shared) {
+  std::printf("FAILED: seed %llu, after %llu events: %s\n", static_cast<unsigned long long>(seed),
+              static_cast<unsigned long long>(found.done), found.text);
+  std::vector<Event> events = failing_prefix(seed, found.done);
+  if (in_child(shared, true, [&](Outcome& outcome) { run_list(events, outcome); })) {
+    // It failed at the end of its world, or in a verification between events.
+    const std::uint64_t last = found.done == 0 ? 0 : found.done - 1;
+    events = failing_prefix(seed, last);
+  }
+  const std::size_t prefix = events.size();
+  events = shrink(std::move(events), shared);
+  in_child(shared, true, [&](Outcome& outcome) { run_list(events, outcome); });
+  std::printf("shortest failing list found: %zu of the %zu events of the prefix: %s\n",
+              events.size(), prefix, shared.text);
+  for (const Event& event : events) std::printf("  %s\n", to_string(event).c_str());
+}
+
+#ifdef SLUICE_SEEDED_BUGS
+constexpr struct {
+  std::string_view name;
+  SeededBug bug;
+} kBugs[] = {
+    {"reuse_without_grace", SeededBug::reuse_without_grace},
+    {"stay_in_directory", SeededBug::stay_in_directory},
+    {"forget_reference", SeededBug::forget_reference},
+    {"evict_referenced", SeededBug::evict_referenced},
+    {"ignore_key", SeededBug::ignore_key},
+    {"ignore_limit", SeededBug::ignore_limit},
+    {"leak_on_death", SeededBug::leak_on_death},
+    {"dedup_keeps_private", SeededBug::dedup_keeps_private},
+    {"forget_uncharge", SeededBug::forget_uncharge},
+};
+
+bool seed_bug(std::string_view name) {
+  for (const auto& bug : kBugs) {
+    if (bug.name == name) seeded_bug = bug.bug;
+  }
+  return seeded_bug != SeededBug::none;
+}
+#else
+bool seed_bug(std::string_view) { return false; }
+#endif
+
+struct Arguments {
+  std::uint64_t events = 300'000;
+  std::uint64_t seed = 1;
+  std::string expect;
+};
+
+bool parse(int argc, char** argv, Arguments& arguments) {
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string_view name = argv[i];
+    if (name == "--events") {
+      arguments.events = std::strtoull(argv[i + 1], nullptr, 10);
+    } else if (name == "--seed") {
+      arguments.seed = std::strtoull(argv[i + 1], nullptr, 10);
+    } else if (name == "--expect") {
+      arguments.expect = argv[i + 1];
+    } else {
+      return false;
+    }
+  }
+  return argc % 2 == 1;
+}
+
+int run(const Arguments& arguments) {
+  void* memory =
+      mmap(nullptr, sizeof(Outcome), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return 2;
+  Outcome& shared = *new (memory) Outcome;
+  const auto once = [&](std::uint64_t events, bool quiet) {
+    return in_child(shared, quiet,
+                    [&](Outcome& outcome) { run_seed(arguments.seed, events, outcome); });
+  };
+  const bool good = once(arguments.events, false);
+  const Outcome first = shared;
+  if (!good) {
+    report(arguments.seed, first, shared);
+    return arguments.expect.empty() ? 1 : 0;
+  }
+  if (!arguments.expect.empty()) {
+    std::printf("FAILED: the seeded bug %s was not found\n", arguments.expect.c_str());
+    return 1;
+  }
+  // The same events again: the same actions and replies.
+  const std::uint64_t again = std::min<std::uint64_t>(arguments.events, 2 * kFinishEvery);
+  once(again, false);
+  const std::uint64_t digest = shared.digest;
+  once(again, false);
+  if (digest != shared.digest) {
+    std::printf("FAILED: seed %llu: two runs of the same events differ\n",
+                static_cast<unsigned long long>(arguments.seed));
+    return 1;
+  }
+  std::printf("%llu events from seed %llu: no difference\n",
+              static_cast<unsigned long long>(arguments.events),
+              static_cast<unsigned long long>(arguments.seed));
+  return 0;
+}
+
+}  // namespace
+
+std::string to_string(const Event& event) {
+  constexpr std::string_view names[] = {
+      "open_session",  "session_dead", "open_cache", "close_cache", "open_sequence", "append_known",
+      "extend",        "seal",         "fork",       "truncate",    "release",       "answer",
+      "answer_failed", "turn",         "set_quota",  "evict",       "bad_input",     "repeat_key"};
+  static_assert(std::size(names) == static_cast<std::size_t>(Kind::count_));
+  return std::string(names[static_cast<std::size_t>(event.kind)]) + " " + std::to_string(event.a) +
+         " " + std::to_string(event.b) + " " + std::to_string(event.c) + " " +
+         std::to_string(event.d);
+}
+
+}  // namespace sluice::residency::test
+
+int main(int argc, char** argv) {
+  using namespace sluice::residency::test;
+  Arguments arguments;
+  if (!parse(argc, argv, arguments) || (!arguments.expect.empty() && !seed_bug(arguments.expect))) {
+    std::fprintf(stderr, "usage: %s [--events N] [--seed S] [--expect BUG]\n", argv[0]);
+    return 2;
+  }
+  return run(arguments);
+}

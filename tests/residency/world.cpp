@@ -1,0 +1,475 @@
+#include "world.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "world_tools.h"
+
+namespace sluice::residency::test {
+namespace {
+
+ManagerConfig config() {
+  ManagerConfig config;
+  config.hbm = {kHbmCapacity, kHbmExtent};
+  config.dram = {kDramCapacity, kExtent};
+  config.tenants = {
+      {"a", {kHbmExtent, kHbmCapacity, 1.0}, {2 * kExtent, kDramCapacity, 1.0}},
+      {"b", {0, kHbmCapacity, 2.0}, {0, 16 * kExtent, 2.0}},
+      {"c", {0, 4 * kHbmExtent, 1.0}, {kExtent, 6 * kExtent, 1.0}},
+  };
+  config.hash_seed = {11, 22};
+  config.max_sessions = kMostSessions;
+  config.max_caches = 6;
+  config.max_sequences_per_session = 16;
+  return config;
+}
+
+CacheSpec spec_of(const Event& event) {
+  CacheSpec spec;
+  spec.model = event.b % 2 == 0 ? "m" : "n";
+  spec.shard_count = 2;
+  spec.shard_index = event.b / 2 % 2;
+  spec.layout = {1, 1, 64, 16, 2, 2, ipc::PageKind::block};
+  if (event.c % 16 == 0) spec.layout.block_tokens = 32;
+  spec.hbm_bytes = event.d % 4 * kHbmExtent;
+  return spec;
+}
+
+bool same_name(const CacheSpec& a, const CacheSpec& b) {
+  return a.model == b.model && a.shard_index == b.shard_index;
+}
+
+}  // namespace
+
+World::World() : manager_(std::move(*Manager::create(config()))) {
+  const ManagerConfig initial = config();
+  for (std::size_t tenant = 0; tenant < kTenants; ++tenant) {
+    quotas_[0][tenant] = initial.tenants[tenant].hbm;
+    quotas_[1][tenant] = initial.tenants[tenant].dram;
+  }
+}
+
+void World::mix(std::uint64_t value) {
+  digest_ = (digest_ ^ value) * 0x9E3779B97F4A7C15u;
+  digest_ ^= digest_ >> 29;
+}
+
+void World::mix(const std::string& text) { mix(std::hash<std::string>{}(text)); }
+
+void World::apply(const Event& event) {
+  new_frames_.clear();
+  dying_ = {};
+  switch (event.kind) {
+    case Kind::open_session:
+      open_session(event);
+      break;
+    case Kind::session_dead:
+      session_dead(event);
+      break;
+    case Kind::open_cache:
+      open_cache(event);
+      break;
+    case Kind::close_cache:
+      close_cache(event);
+      break;
+    case Kind::open_sequence:
+      open_sequence(event);
+      break;
+    case Kind::append_known:
+      append_known(event);
+      break;
+    case Kind::extend:
+      extend(event);
+      break;
+    case Kind::seal:
+      seal(event);
+      break;
+    case Kind::fork:
+      fork(event);
+      break;
+    case Kind::truncate:
+      truncate(event);
+      break;
+    case Kind::release:
+      release(event);
+      break;
+    case Kind::answer:
+      answer(event.a, true);
+      break;
+    case Kind::answer_failed:
+      answer(event.a, false);
+      break;
+    case Kind::set_quota:
+      set_quota(event);
+      break;
+    case Kind::evict:
+      evict(event);
+      break;
+    case Kind::bad_input:
+      bad_input(event);
+      break;
+    case Kind::repeat_key:
+      repeat_key(event);
+      break;
+    default:
+      manager_.turn(actions_);
+      break;
+  }
+  absorb();
+  hold(new_frames_.empty(), "a seal gave no SetFrame");
+  hold(dying_ == SessionId{}, "a death gave no ActorsIdle");
+}
+
+// ---- following actions
+
+void World::absorb() {
+  for (const Action& action : actions_) {
+    mix(to_string(action));
+    follow(action);
+  }
+  actions_.clear();
+}
+
+void World::follow(const Action& action) {
+  if (const auto* create = std::get_if<CreateCache>(&action)) {
+    const OracleCache& cache = caches_.at(create->cache.value);
+    const std::uint64_t bytes = create->hbm_extents * create->hbm_extent_bytes;
+    hold_quota(Tier::hbm, cache.tenant, bytes);
+    used_[0][cache.tenant.value] += bytes;
+    unanswered_.push_back({Unanswered::create, create->cache.value, 0});
+  } else if (const auto* grant = std::get_if<GrantDram>(&action)) {
+    follow_grant(*grant);
+  } else if (const auto* release = std::get_if<ReleaseExtent>(&action)) {
+    OracleCache& cache = caches_.at(release->cache.value);
+    const auto extent = cache.extents.find(release->extent);
+    hold(extent != cache.extents.end() && extent->second == Extent::present,
+         "an extent was released that does not exist");
+    for (const auto& [frame, id] : cache.frames) {
+      hold(frame / cache.shape.frames_per_extent != release->extent,
+           "an extent was released while frame " + std::to_string(frame) + " is in use");
+    }
+    extent->second = Extent::releasing;
+    unanswered_.push_back({Unanswered::release, release->cache.value, release->extent});
+    count("extent released");
+  } else if (const auto* set = std::get_if<SetFrame>(&action)) {
+    const auto expected = std::ranges::find(new_frames_, BlockRef{set->id, set->frame});
+    hold(expected != new_frames_.end(), "a SetFrame that no seal explains");
+    new_frames_.erase(expected);
+  } else if (const auto* retire = std::get_if<Retire>(&action)) {
+    follow_retire(*retire);
+  } else if (const auto* pins = std::get_if<DropPins>(&action)) {
+    for (const BlockId id : pins->ids) {
+      OracleBlock& block = caches_.at(pins->cache.value).blocks.at(id.value);
+      hold(pins->sealed || block.life == Life::dropped, "DropPins of a block that lives");
+      hold(!pins->sealed || block.key.size() > 0, "DropPins as sealed of a block that was not");
+      block.may_be_pinned = false;
+    }
+  } else if (const auto* idle = std::get_if<ActorsIdle>(&action)) {
+    hold(idle->session == dying_, "ActorsIdle of a session that did not die now");
+    dying_ = {};
+  } else {
+    follow_destroy(std::get<DestroyCache>(action).cache);
+  }
+}
+
+void World::hold_quota(Tier tier, TenantId tenant, std::uint64_t bytes) {
+  const auto t = static_cast<std::size_t>(tier);
+  const std::uint64_t capacity = tier == Tier::hbm ? kHbmCapacity : kDramCapacity;
+  std::uint64_t used = 0;
+  std::uint64_t unmet = 0;
+  for (std::uint32_t other = 0; other < kTenants; ++other) {
+    used += used_[t][other];
+    const std::uint64_t guaranteed = quotas_[t][other].guaranteed_bytes;
+    if (other != tenant.value && guaranteed > used_[t][other])
+      unmet += guaranteed - used_[t][other];
+  }
+  hold(used_[t][tenant.value] + bytes <= quotas_[t][tenant.value].limit_bytes,
+       "a grant above the tenant's limit");
+  hold(used + unmet + bytes <= capacity, "a grant of what is guaranteed to others");
+}
+
+void World::follow_grant(const GrantDram& grant) {
+  OracleCache& cache = caches_.at(grant.cache.value);
+  hold(grant.bytes == cache.shape.frame_extent_bytes, "a grant of an odd size");
+  hold(grant.extent < cache.shape.max_frame_extents, "an extent beyond the table");
+  hold(!cache.extents.contains(grant.extent), "an extent was granted twice");
+  hold_quota(Tier::dram, cache.tenant, grant.bytes);
+  used_[1][cache.tenant.value] += grant.bytes;
+  cache.extents[grant.extent] = Extent::granting;
+  unanswered_.push_back({Unanswered::grant, grant.cache.value, grant.extent});
+  count("extent granted");
+}
+
+void World::follow_retire(const Retire& retire) {
+  OracleCache& cache = caches_.at(retire.cache.value);
+  hold(!retire.ids.empty() && retire.ids.size() <= kMaxBlocksPerTurn, "a batch of an odd size");
+  hold(!cache.batches.contains(retire.batch), "a batch number was used twice");
+  for (const BlockId id : retire.ids) {
+    const auto found = cache.blocks.find(id.value);
+    hold(found != cache.blocks.end(), "a free block was retired");
+    OracleBlock& block = found->second;
+    hold(!block.may_be_pinned, "a dead session's block was retired before its pins were dropped");
+    hold(block.life == Life::dropped || block.life == Life::sealed, "a block was retired twice");
+    hold(block.references == 0, "a block was retired that somebody refers to");
+    if (block.life == Life::sealed) {
+      count("block evicted");
+      hold(cache.by_key.erase(block.key) == 1, "an evicted block was not in the directory");
+    }
+    block.life = Life::retiring;
+  }
+  cache.batches[retire.batch] = retire.ids;
+  unanswered_.push_back({Unanswered::retire, retire.cache.value, retire.batch});
+}
+
+void World::follow_destroy(CacheId id) {
+  OracleCache& cache = caches_.at(id.value);
+  hold(cache.state != CacheState::destroying && cache.opens == 0,
+       "a cache was destroyed that a session has open");
+  for (const auto& [number, block] : cache.blocks) {
+    hold(block.life != Life::taken && block.references == 0, "a cache in use was destroyed");
+  }
+  cache.state = CacheState::destroying;
+  cache.blocks.clear();
+  cache.by_key.clear();
+  cache.frames.clear();
+  std::erase_if(unanswered_, [&](const Unanswered& wait) {
+    return wait.cache == id.value && wait.kind == Unanswered::release;
+  });
+  unanswered_.push_back({Unanswered::destroy, id.value, 0});
+  count("cache destroyed");
+}
+
+// ---- answering them
+
+void World::answer(std::size_t which, bool well) {
+  if (unanswered_.empty()) return;
+  which %= unanswered_.size();
+  const Unanswered wait = unanswered_[which];
+  if (!well && wait.kind != Unanswered::create && wait.kind != Unanswered::grant) return;
+  unanswered_.erase(unanswered_.begin() + static_cast<std::ptrdiff_t>(which));
+  const CacheId id{wait.cache};
+  const auto number = static_cast<std::uint32_t>(wait.number);
+  if (wait.kind == Unanswered::retire) {
+    const auto cache = caches_.find(wait.cache);
+    const auto waits = [&] {
+      return cache != caches_.end() && cache->second.batches.contains(wait.number) &&
+             cache->second.state != CacheState::destroying;
+    }();
+    if (waits) {
+      for (const BlockId block : cache->second.batches.at(wait.number)) {
+        cache->second.frames.erase(cache->second.blocks.at(block.value).frame.value);
+        cache->second.blocks.erase(block.value);
+      }
+      cache->second.batches.erase(wait.number);
+    }
+    const Status status = manager_.retired(id, wait.number, actions_);
+    hold(status.has_value() == waits, "retired() of a batch that (does not wait) waits");
+    return;
+  }
+  OracleCache& cache = caches_.at(wait.cache);
+  const std::size_t tenant = cache.tenant.value;
+  switch (wait.kind) {
+    case Unanswered::create:
+      if (well) {
+        hold(manager_.cache_ready(id).has_value(), "cache_ready was refused");
+        cache.state = cache.opens > 0 ? CacheState::open : CacheState::idle;
+        return;
+      }
+      hold(manager_.cache_failed(id, actions_).has_value(), "cache_failed was refused");
+      used_[0][tenant] -= cache.shape.slot_extents * cache.shape.slot_extent_bytes;
+      for (OracleSession& session : sessions_) session.opens.erase(wait.cache);
+      caches_.erase(wait.cache);
+      return;
+    case Unanswered::grant:
+      hold((well ? manager_.extent_granted(id, number) : manager_.extent_failed(id, number))
+               .has_value(),
+           "the answer to a grant was refused");
+      if (well) {
+        cache.extents[number] = Extent::present;
+      } else {
+        cache.extents.erase(number);
+        used_[1][tenant] -= cache.shape.frame_extent_bytes;
+      }
+      return;
+    case Unanswered::release:
+      hold(manager_.extent_released(id, number, actions_).has_value(),
+           "extent_released was refused");
+      cache.extents.erase(number);
+      used_[1][tenant] -= cache.shape.frame_extent_bytes;
+      return;
+    default:
+      hold(manager_.cache_destroyed(id, actions_).has_value(), "cache_destroyed was refused");
+      used_[0][tenant] -= cache.shape.slot_extents * cache.shape.slot_extent_bytes;
+      used_[1][tenant] -= cache.extents.size() * cache.shape.frame_extent_bytes;
+      caches_.erase(wait.cache);
+      return;
+  }
+}
+
+// Mostly, as a daemon would do in the same turn. False: one failed, or was left for later.
+bool World::answer_new_grants(std::size_t from, const Event& event) {
+  bool all = true;
+  for (std::size_t i = unanswered_.size(); i > from; --i) {
+    const std::uint32_t luck = (event.d >> 8) % 16;
+    if (luck == 0) return false;
+    answer(i - 1, luck != 1);
+    all = all && luck != 1;
+  }
+  return all;
+}
+
+// ---- sessions and caches
+
+World::OracleSession* World::pick_session(std::uint32_t number) {
+  return sessions_.empty() ? nullptr : &sessions_[number % sessions_.size()];
+}
+
+void World::open_session(const Event& event) {
+  const TenantId tenant{event.a % kTenants};
+  const auto session = manager_.open_session(tenant);
+  if (!session) {
+    hold_error(session.error(), {Errc::limit_reached}, "open_session");
+    hold(sessions_.size() == kMostSessions || manager_.pending_work(), "a session was refused");
+    return;
+  }
+  for (const OracleSession& other : sessions_) hold(other.id != *session, "a session id twice");
+  sessions_.push_back({*session, tenant, {}});
+}
+
+void World::session_dead(const Event& event) {
+  if (sessions_.empty()) return;
+  const std::size_t which = event.a % sessions_.size();
+  const OracleSession session = sessions_[which];
+  for (std::size_t i = sequences_.size(); i > 0; --i) {
+    if (sequences_[i - 1].session == session.id) drop_sequence(i - 1, true);
+  }
+  for (const auto& [cache, opens] : session.opens) caches_.at(cache).opens -= opens;
+  sessions_.erase(sessions_.begin() + static_cast<std::ptrdiff_t>(which));
+  dying_ = session.id;
+  hold(manager_.session_dead(session.id, actions_).has_value(), "session_dead was refused");
+  count("session died");
+}
+
+void World::open_cache(const Event& event) {
+  OracleSession* session = pick_session(event.a);
+  if (session == nullptr) return;
+  const CacheSpec spec = spec_of(event);
+  const auto existing = std::ranges::find_if(caches_, [&](const auto& entry) {
+    return entry.second.tenant == session->tenant && same_name(entry.second.spec, spec) &&
+           entry.second.state != CacheState::destroying;
+  });
+  const auto opened = manager_.open_cache(session->id, spec, actions_);
+  const bool exists = existing != caches_.end();
+  const bool fits = exists && existing->second.spec.layout == spec.layout;
+  if (!opened) {
+    if (exists && existing->second.state == CacheState::opening) {
+      hold_error(opened.error(), {Errc::busy}, "open_cache of one that is being made");
+    } else if (fits) {
+      throw Failure("joining a cache was refused: " + opened.error().text);
+    } else if (exists && existing->second.opens > 0) {
+      hold_error(opened.error(), {Errc::invalid_layout}, "open_cache with another layout");
+    } else {
+      hold_error(opened.error(),
+                 {Errc::busy, Errc::quota_exceeded, Errc::limit_reached, Errc::invalid_layout},
+                 "open_cache");
+    }
+    return;
+  }
+  const std::uint32_t id = opened->cache.value;
+  mix(id);
+  if (fits) {
+    hold(!opened->created && id == existing->first, "a cache was not joined");
+    existing->second.state = CacheState::open;
+  } else {
+    hold(opened->created && !caches_.contains(id), "a cache was made in place of another");
+    OracleCache cache;
+    cache.tenant = session->tenant;
+    cache.spec = spec;
+    cache.shape = opened->shape;
+    caches_[id] = std::move(cache);
+    count("cache made");
+  }
+  ++caches_.at(id).opens;
+  ++session->opens[id];
+  // A daemon makes the arena at once; sometimes it takes longer or fails.
+  const std::size_t from = unanswered_.size();
+  absorb();
+  if (opened->created && event.d / 4 % 8 != 0) {
+    for (std::size_t i = unanswered_.size(); i > from; --i) {
+      if (unanswered_[i - 1].kind == Unanswered::create) answer(i - 1, event.d / 4 % 8 != 1);
+    }
+  }
+}
+
+void World::close_cache(const Event& event) {
+  OracleSession* session = pick_session(event.a);
+  if (session == nullptr || session->opens.empty()) return;
+  auto open = session->opens.begin();
+  std::advance(open, event.b % session->opens.size());
+  const std::uint32_t id = open->first;
+  const bool used = std::ranges::any_of(sequences_, [&](const OracleSequence& sequence) {
+    return sequence.session == session->id && sequence.cache == id;
+  });
+  if (used && open->second == 1) {
+    const Status status = manager_.close_cache(session->id, CacheId{id}, actions_);
+    hold(!status && status.error().code == Errc::wrong_state, "a cache with sequences was closed");
+    return;
+  }
+  OracleCache& cache = caches_.at(id);
+  if (--open->second == 0) session->opens.erase(open);
+  if (--cache.opens == 0 && cache.state == CacheState::open) cache.state = CacheState::idle;
+  hold(manager_.close_cache(session->id, CacheId{id}, actions_).has_value(),
+       "close_cache was refused");
+}
+
+void World::set_quota(const Event& event) {
+  const std::uint32_t tenant = event.a % kTenants;
+  const std::size_t tier = event.b % 2;
+  const std::uint64_t unit = tier == 0 ? kHbmExtent : kExtent;
+  const std::uint64_t most = tier == 0 ? kHbmCapacity : kDramCapacity;
+  Quota quota;
+  quota.limit_bytes = std::min(most, event.c % 24 * unit);
+  quota.guaranteed_bytes = event.d % 4 * unit;
+  quota.weight = 1.0 + event.d % 3;
+  std::uint64_t others = 0;
+  for (std::uint32_t other = 0; other < kTenants; ++other) {
+    if (other != tenant) others += quotas_[tier][other].guaranteed_bytes;
+  }
+  const bool right =
+      quota.guaranteed_bytes <= quota.limit_bytes && others + quota.guaranteed_bytes <= most;
+  const Status status =
+      manager_.set_quota(TenantId{tenant}, tier == 0 ? Tier::hbm : Tier::dram, quota, actions_);
+  hold(status.has_value() == right, "a quota was wrongly accepted or refused");
+  if (right) quotas_[tier][tenant] = quota;
+}
+
+void World::evict(const Event& event) {
+  EvictRequest request;
+  if (event.a % 2 == 0) request.tenant = event.b % kTenants;
+  request.bytes = event.c % 4 == 0 ? EvictRequest::kAll : event.c % 16 * kFrame;
+  request.drop_idle_caches = event.d % 8 == 0;
+  const auto ordered = manager_.evict(request, actions_);
+  if (!ordered) hold_error(ordered.error(), {Errc::busy}, "evict");
+}
+
+void World::finish() {
+  while (!sessions_.empty()) apply(Event{Kind::session_dead, 0, 0, 0, 0});
+  for (int round = 0; round < 10'000; ++round) {
+    while (!unanswered_.empty()) apply(Event{Kind::answer, 0, 0, 0, 0});
+    if (manager_.pending_work()) {
+      apply(Event{Kind::turn, 0, 0, 0, 0});
+    } else if (!caches_.empty() && unanswered_.empty()) {
+      apply(Event{Kind::evict, 1, 0, 0, 0});
+    } else if (unanswered_.empty()) {
+      break;
+    }
+  }
+  verify();
+  const NodeStatus status = manager_.status();
+  hold(caches_.empty() && status.caches == 0, "caches are left at the end");
+  hold(status.sessions == 0 && status.sequences == 0, "sessions or sequences are left at the end");
+  hold(status.hbm.used_bytes == 0 && status.dram.used_bytes == 0, "memory is left at the end");
+  hold(status.blocks == BlockCounts{}, "blocks are left at the end");
+}
+
+}  // namespace sluice::residency::test

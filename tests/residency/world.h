@@ -1,0 +1,169 @@
+// A residency manager beside a naive oracle, driven by abstract events.
+//
+// The World plays the daemon: it applies an event to the manager, follows with plain maps what must
+// be true now, and keeps what the manager ordered and nobody has answered yet (batches, grants,
+// releases), to be answered by later events in any order. The manager chooses ids, frames, extents
+// and what to evict; the oracle holds that each choice was allowed. Everything else it predicts
+// exactly.
+//
+// An event names its objects by numbers that are reduced modulo what exists. So any subset of a
+// list of events is again a list of events: a failing one can be shrunk.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/residency/manager.h"
+
+namespace sluice::residency::test {
+
+enum class Kind : std::uint8_t {
+  open_session,
+  session_dead,
+  open_cache,
+  close_cache,
+  open_sequence,
+  append_known,
+  extend,
+  seal,
+  fork,
+  truncate,
+  release,
+  answer,
+  answer_failed,
+  turn,
+  set_quota,
+  evict,
+  bad_input,
+  repeat_key,
+  count_,
+};
+
+struct Event {
+  Kind kind = Kind::turn;
+  std::uint32_t a = 0, b = 0, c = 0, d = 0;
+};
+std::string to_string(const Event& event);
+
+struct Failure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+class World {
+ public:
+  World();
+
+  // Throws Failure if the manager did what it must not.
+  void apply(const Event& event);
+  // Compares all of the manager's blocks and counters with the oracle's.
+  void verify();
+  // Ends everything and holds that nothing is left.
+  void finish();
+
+  // Of all actions and replies so far: equal events must give equal ones.
+  std::uint64_t digest() const { return digest_; }
+  const std::map<std::string, std::uint64_t>& seen() const { return seen_; }
+
+ private:
+  enum class Life : std::uint8_t { taken, sealed, dropped, retiring };
+  struct OracleBlock {
+    FrameId frame;
+    Life life = Life::taken;
+    std::uint32_t references = 0;
+    std::string key;
+    std::uint64_t bytes = 0;
+    bool may_be_pinned = false;  // its session died: a DropPins must come before its Retire
+  };
+  enum class Extent : std::uint8_t { granting, present, releasing };
+  struct OracleCache {
+    TenantId tenant;
+    CacheSpec spec;
+    CacheShape shape;
+    CacheState state = CacheState::opening;
+    std::uint32_t opens = 0;
+    std::map<std::uint32_t, OracleBlock> blocks;  // by id
+    std::map<std::string, std::uint32_t> by_key;
+    std::unordered_map<std::uint32_t, std::uint32_t> frames;  // in use, to id
+    std::map<std::uint32_t, Extent> extents;
+    std::map<std::uint64_t, std::vector<BlockId>> batches;
+  };
+  struct OracleSession {
+    SessionId id;
+    TenantId tenant;
+    std::map<std::uint32_t, std::uint32_t> opens;  // by cache
+  };
+  struct OracleSequence {
+    SessionId session;
+    Handle handle;
+    std::uint32_t cache = 0;
+    std::uint32_t family = 0;
+    bool all_known = false;
+    std::vector<std::uint32_t> blocks;
+  };
+  struct Unanswered {
+    enum Kind { create, grant, release, destroy, retire } kind;
+    std::uint32_t cache;
+    std::uint64_t number;
+  };
+
+  // One per Kind.
+  void open_session(const Event& event);
+  void session_dead(const Event& event);
+  void open_cache(const Event& event);
+  void close_cache(const Event& event);
+  void open_sequence(const Event& event);
+  void append_known(const Event& event);
+  void extend(const Event& event);
+  void seal(const Event& event);
+  void fork(const Event& event);
+  void truncate(const Event& event);
+  void release(const Event& event);
+  void answer(std::size_t which, bool well);
+  void set_quota(const Event& event);
+  void evict(const Event& event);
+  void bad_input(const Event& event);
+  void repeat_key(const Event& event);
+
+  void follow(const Action& action);
+  void absorb();
+  void follow_grant(const GrantDram& grant);
+  void follow_retire(const Retire& retire);
+  void follow_destroy(CacheId id);
+  void hold_quota(Tier tier, TenantId tenant, std::uint64_t bytes);
+  bool answer_new_grants(std::size_t from, const Event& event);
+
+  void expect_matched(OracleSequence& sequence, const std::vector<std::string>& keys,
+                      std::span<const BlockRef> matched);
+  void hold_evicted(OracleCache& cache, std::uint32_t id);
+  void hold_growth_error(const Error& error, const OracleCache& cache, bool may_grow);
+  void take(OracleCache& cache, const BlockRef& ref);
+  void drop_reference(OracleCache& cache, std::uint32_t id, bool dead);
+  void drop_sequence(std::size_t index, bool dead);
+  void hold_length(const OracleSequence& sequence);
+
+  OracleSession* pick_session(std::uint32_t number);
+  std::size_t pick_sequence(std::uint32_t number) const;
+  bool anything_under_way() const;
+  void mix(std::uint64_t value);
+  void mix(const std::string& text);
+  void count(const std::string& what) { ++seen_[what]; }
+
+  Manager manager_;
+  Actions actions_;
+  Quota quotas_[2][3];
+  std::uint64_t used_[2][3] = {};
+  std::map<std::uint32_t, OracleCache> caches_;
+  std::vector<OracleSession> sessions_;
+  std::vector<OracleSequence> sequences_;
+  std::vector<Unanswered> unanswered_;
+  std::vector<BlockRef> new_frames_;  // SetFrame actions that the running event must give
+  SessionId dying_{};                 // ActorsIdle that the running event must give
+  std::uint64_t digest_ = 0;
+  std::map<std::string, std::uint64_t> seen_;
+};
+
+}  // namespace sluice::residency::test
