@@ -131,8 +131,22 @@ SLUICE_HD inline bool drop_pin(const HotTable& table, Slot slot, Page page) {
   if (!is_slot(table, slot)) return false;
   Word word = load_acquire(&table.words[slot]);
   if (page_of(word) != page || !is_pinned(word)) return false;
+  if (!free_slot(table, slot, word)) return false;
   detail::look_for_pins_from(table, slot);
-  return free_slot(table, slot, word);
+  store_relaxed(&table.header->exhausted, 0u);
+  return true;
+}
+
+// Pins slots for pages [first, first + count) of a block, all or none. `slots` takes count entries.
+SLUICE_HD inline bool claim_pins(const HotTable& table, std::uint32_t mapped, Page first,
+                                 std::uint32_t count, Step step, Slot* slots) {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    slots[i] = claim_pinned(table, mapped, first + i, step);
+    if (slots[i] != kNoSlot) continue;
+    for (std::uint32_t j = 0; j < i; ++j) drop_pin(table, slots[j], first + j);
+    return false;
+  }
+  return true;
 }
 
 }  // namespace sluice::kernels

@@ -23,7 +23,8 @@
 
 namespace sluice::residency {
 
-// One cache line: what a match reads, compares and changes of a block with a key of up to kKeyHeadBytes.
+// One cache line: what a match reads, compares and changes of a block with a key of up to
+// kKeyHeadBytes.
 inline constexpr std::uint32_t kKeyHeadBytes = 32;
 inline constexpr std::uint32_t kKeyTailBytes = kMaxKeyBytes - kKeyHeadBytes;
 
@@ -36,8 +37,8 @@ struct alignas(64) Block {
   std::uint32_t valid_bytes_less_one = 0;
   BlockState state = BlockState::free;
   std::uint8_t key_bytes = 0;
-  // Low bits of the session that sealed it and may have left pins on its pages. Taking another session for
-  // it only costs a needless DropPins.
+  // Low bits of the session that sealed it and may have left pins on its pages. Taking another
+  // session for it only costs a needless DropPins.
   std::uint16_t sealer = 0;
   std::array<std::byte, kKeyHeadBytes> key_head{};  // zero behind the key's end
 };

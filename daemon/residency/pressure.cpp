@@ -145,10 +145,12 @@ std::unexpected<Error> no_frames(const State& state, const Cache& cache, std::ui
                                           "; release sequences, or make the tier smaller than the "
                                           "memory that the node really has");
   }
-  if (cache.frames.absent() == 0) {
+  const std::uint64_t growable =
+      std::uint64_t{cache.frames.absent()} * cache.shape.frames_per_extent;
+  if (cache.frames.available() + cache.counts.unreferenced + growable < count) {
     return ipc::fail(Errc::quota_exceeded,
-                     asked + "the cache has all the " + std::to_string(cache.shape.max_blocks) +
-                         " ids that it was opened with; " + state_of +
+                     asked + "the cache was opened with ids for " +
+                         std::to_string(cache.shape.max_blocks) + " blocks in all; " + state_of +
                          "; release sequences, or open the cache anew after raising the limit");
   }
   return ipc::fail(Errc::quota_exceeded,

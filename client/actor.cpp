@@ -1,0 +1,164 @@
+#include "client/actor.h"
+
+#include <string>
+
+#include "client/sequence.h"
+
+namespace sluice::client {
+
+using ipc::Errc;
+using ipc::fail;
+namespace wire = ipc::wire;
+
+ipc::Result<std::unique_ptr<Actor>> Actor::open(Cache& cache) {
+  Client& client = cache.client();
+  if (auto ok = client.check(); !ok) return std::unexpected(ok.error());
+  auto reply = client.control().call(
+      [&](auto& builder) { return wire::CreateOpenActor(builder, cache.handle()); },
+      client.deadline());
+  if (!reply) return std::unexpected(reply.error());
+  auto opened = reply->as<wire::ActorOpened>();
+  if (!opened) return std::unexpected(opened.error());
+  const std::uint32_t index = (*opened)->actor();
+  if (index >= cache.max_actors()) {
+    return fail(Errc::peer_violation, "the daemon gave actor " + std::to_string(index) + " of " +
+                                          std::to_string(cache.max_actors()));
+  }
+  return cache.executor() == wire::Executor::direct ? make_direct_actor(cache, index)
+                                                    : make_remote_actor(cache, index);
+}
+
+Actor::~Actor() { --cache_.users(); }
+
+ipc::Status Actor::close() {
+  Client& client = cache_.client();
+  if (auto ok = client.check(); !ok) return ok;
+  if (in_step_) {
+    if (auto ok = end_step(); !ok) return ok;
+  }
+  auto reply = client.control().call(
+      [&](auto& builder) { return wire::CreateCloseActor(builder, cache_.handle(), index_); },
+      client.deadline());
+  if (!reply) return std::unexpected(reply.error());
+  return {};
+}
+
+ipc::Status Actor::begin_step() {
+  if (in_step_) {
+    return fail(Errc::wrong_state, "the actor is in a step already; end it first");
+  }
+  if (auto ok = cache_.client().check_alive(); !ok) return ok;
+  auto begun = do_begin_step();
+  in_step_ = begun.has_value();
+  return begun;
+}
+
+ipc::Status Actor::end_step() {
+  if (auto ok = check_in_step(); !ok) return ok;
+  in_step_ = false;
+  return do_end_step();
+}
+
+ipc::Status Actor::check_in_step() const {
+  if (auto ok = cache_.client().check(); !ok) return ok;
+  if (in_step_) return {};
+  return fail(Errc::wrong_state, "the actor is in no step; begin one first");
+}
+
+ipc::Status Actor::check_lists(std::span<const PageList> lists) const {
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    const PageList& list = lists[i];
+    const auto wrong = [&](std::string text) {
+      return fail(Errc::invalid_argument, "list " + std::to_string(i) + ": " + std::move(text));
+    };
+    if (list.sequence == nullptr || &list.sequence->cache() != &cache_) {
+      return wrong("its sequence is not one of the actor's cache");
+    }
+    if (list.page >= cache_.geometry().pages_per_block) {
+      return wrong("page " + std::to_string(list.page) + " of a block of " +
+                   std::to_string(cache_.geometry().pages_per_block));
+    }
+    if (list.count > 0 && list.blocks == nullptr) return wrong("blocks is NULL");
+    const std::uint32_t blocks = list.sequence->blocks();
+    for (std::uint32_t j = 0; j < list.count; ++j) {
+      if (list.blocks[j] >= blocks) {
+        return wrong("block " + std::to_string(list.blocks[j]) + " of a sequence of " +
+                     std::to_string(blocks));
+      }
+    }
+  }
+  return {};
+}
+
+void Actor::account(const Operation& operation) {
+  const Counts& counts = operation.counts;
+  CacheStats& stats = cache_.stats();
+  const auto add = [](std::atomic<std::uint64_t>& to, std::uint64_t n) {
+    to.fetch_add(n, std::memory_order_relaxed);
+  };
+  add(stats.hits, counts.hits);
+  add(stats.misses, counts.misses);
+  add(stats.no_slot, counts.no_slot);
+  add(stats.absent, counts.absent);
+  add(stats.bytes_filled, counts.bytes_filled);
+  add(stats.resolves, 1);
+  add(stats.forecast_used, operation.forecast_used);
+  add(stats.forecast_late, operation.forecast_late);
+}
+
+ipc::Status Actor::resolve(std::span<const PageList> lists, Counts& counts) {
+  if (auto ok = check_in_step(); !ok) return ok;
+  if (auto ok = check_lists(lists); !ok) return ok;
+  scratch_.lists.assign(lists.begin(), lists.end());
+  scratch_.parts.clear();
+  scratch_.counts = {};
+  scratch_.forecast_used = 0;
+  scratch_.forecast_late = 0;
+  if (auto ok = do_start(scratch_); !ok) return ok;
+  if (auto ok = do_finish(scratch_, cache_.client().deadline()); !ok) {
+    for (auto& part : scratch_.parts) {
+      if (part.waiting) cache_.client().channel().abandon(part.ticket);
+    }
+    return ok;
+  }
+  counts = scratch_.counts;
+  account(scratch_);
+  return {};
+}
+
+ipc::Result<std::unique_ptr<Operation>> Actor::start(std::span<const PageList> lists) {
+  if (auto ok = check_in_step(); !ok) return std::unexpected(ok.error());
+  if (auto ok = check_lists(lists); !ok) return std::unexpected(ok.error());
+  auto operation = std::make_unique<Operation>();
+  operation->lists.assign(lists.begin(), lists.end());
+  if (auto ok = do_start(*operation); !ok) return std::unexpected(ok.error());
+  return operation;
+}
+
+ipc::Status Actor::finish(Operation& operation, ipc::Deadline deadline) {
+  if (auto ok = cache_.client().check(); !ok) return ok;
+  if (auto ok = do_finish(operation, deadline); !ok) return ok;
+  account(operation);
+  return {};
+}
+
+ipc::Status Actor::forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
+                            std::uint32_t confidence) {
+  if (auto ok = check_in_step(); !ok) return ok;
+  if (auto ok = check_lists(lists); !ok) return ok;
+  if (confidence > 100) {
+    return fail(Errc::invalid_argument,
+                "confidence is " + std::to_string(confidence) + "; expected 0 to 100 per cent");
+  }
+  return do_forecast(lists, deadline_us, confidence);
+}
+
+ipc::Result<std::vector<std::int32_t>> Actor::pin(const Sequence& sequence, std::uint32_t block) {
+  if (auto ok = check_in_step(); !ok) return std::unexpected(ok.error());
+  if (&sequence.cache() != &cache_) {
+    return fail(Errc::invalid_argument, "the sequence and the actor are of different caches");
+  }
+  return do_pin(sequence, block);
+}
+
+}  // namespace sluice::client

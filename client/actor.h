@@ -1,0 +1,99 @@
+// An actor: one stream of work in a cache, and the executor that runs its steps and resolves.
+//
+// Thread-safety: one thread at a time per actor.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "client/cache.h"
+#include "client/channel.h"
+#include "client/sluice.h"
+#include "ipc/error.h"
+
+namespace sluice::client {
+
+class Sequence;
+
+// One list of a resolve; see sluice_page_list.
+struct PageList {
+  const Sequence* sequence = nullptr;
+  std::uint32_t page = 0;
+  std::uint32_t count = 0;
+  const std::uint32_t* blocks = nullptr;
+  std::int32_t* slots = nullptr;
+  std::uint8_t* outcomes = nullptr;
+};
+
+using Counts = sluice_resolve_counts;
+
+// A resolve that was started: requests under way, or (executor direct) done already.
+struct Operation {
+  struct Part {
+    Channel::Ticket ticket;
+    std::size_t first = 0;  // lists of this request
+    std::size_t end = 0;
+    bool waiting = false;
+  };
+  std::vector<PageList> lists;
+  std::vector<Part> parts;
+  Counts counts{};
+  std::uint64_t forecast_used = 0;  // hits that a forecast had brought in
+  std::uint64_t forecast_late = 0;  // misses that one had announced
+};
+
+class Actor {
+ public:
+  // Opens an actor of the cache's executor. Errors: limit_reached.
+  static ipc::Result<std::unique_ptr<Actor>> open(Cache& cache);
+  virtual ~Actor();
+
+  ipc::Status close();
+
+  ipc::Status begin_step();
+  ipc::Status end_step();
+  ipc::Status resolve(std::span<const PageList> lists, Counts& counts);
+  ipc::Result<std::unique_ptr<Operation>> start(std::span<const PageList> lists);
+  // On timed_out the operation stays as it is: call again.
+  ipc::Status finish(Operation& operation, ipc::Deadline deadline);
+  ipc::Status forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
+                       std::uint32_t confidence);
+
+  // Pins slots for all pages of a private block; used by Sequence. Errors: no_slot, wrong_state.
+  ipc::Result<std::vector<std::int32_t>> pin(const Sequence& sequence, std::uint32_t block);
+  // The block of these pins was sealed; its pages become ordinary ones.
+  virtual void unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) = 0;
+
+  Cache& cache() const { return cache_; }
+
+ protected:
+  Actor(Cache& cache, std::uint32_t index) : cache_(cache), index_(index) { ++cache.users(); }
+  std::uint32_t index() const { return index_; }
+
+ private:
+  virtual ipc::Status do_begin_step() = 0;
+  virtual ipc::Status do_end_step() = 0;
+  virtual ipc::Status do_start(Operation& operation) = 0;
+  virtual ipc::Status do_finish(Operation& operation, ipc::Deadline deadline) = 0;
+  virtual ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
+                                  std::uint32_t confidence) = 0;
+  virtual ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
+                                                        std::uint32_t block) = 0;
+
+  ipc::Status check_lists(std::span<const PageList> lists) const;
+  ipc::Status check_in_step() const;
+  void account(const Operation& operation);
+
+  Cache& cache_;
+  std::uint32_t index_;
+  bool in_step_ = false;
+  Operation scratch_;  // of resolve, so that a step allocates nothing
+};
+
+// The two executors.
+std::unique_ptr<Actor> make_remote_actor(Cache& cache, std::uint32_t index);
+std::unique_ptr<Actor> make_direct_actor(Cache& cache, std::uint32_t index);
+
+}  // namespace sluice::client

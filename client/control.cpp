@@ -1,0 +1,67 @@
+#include "client/control.h"
+
+namespace sluice::client {
+
+using ipc::Errc;
+using ipc::Error;
+using ipc::fail;
+
+Error Control::note_end(Error error) {
+  if (ended_ == Errc::ok) {
+    ended_ = error.code;
+    end_text_ = error.text;
+  }
+  return Error{ended_, end_text_};
+}
+
+ipc::Result<Reply> Control::receive(ipc::Deadline deadline) {
+  auto frame = ipc::receive_frame(reader_, socket_.get(), deadline);
+  if (!frame) {
+    if (frame.error().code == Errc::timed_out) return std::unexpected(std::move(frame.error()));
+    return std::unexpected(note_end(std::move(frame.error())));
+  }
+  Reply reply{std::move(*frame), nullptr};
+  auto envelope = ipc::verify_envelope(reply.frame.bytes);
+  if (!envelope) return std::unexpected(note_end(std::move(envelope.error())));
+  reply.envelope = *envelope;
+  if (const auto* closing = reply.envelope->body_as_Closing()) {
+    return std::unexpected(
+        note_end(ipc::error_from_wire(closing->code(), ipc::text_of(closing->text()))));
+  }
+  return reply;
+}
+
+ipc::Result<Reply> Control::exchange(std::uint64_t request, const std::vector<std::byte>& bytes,
+                                     ipc::Deadline deadline) {
+  if (ended_ != Errc::ok) return fail(ended_, end_text_);
+  if (auto sent = ipc::send_frame(socket_.get(), bytes, {}, deadline); !sent) {
+    // The daemon may have said why before it closed.
+    auto last = receive(ipc::Clock::now());
+    if (!last && last.error().code != Errc::timed_out) return last;
+    return std::unexpected(note_end(std::move(sent.error())));
+  }
+  while (true) {
+    auto reply = receive(deadline);
+    if (!reply) return reply;
+    if (reply->envelope->request() != request) continue;  // of a request that timed out
+    if (const auto* failed = reply->envelope->body_as_Failed()) {
+      return std::unexpected(
+          ipc::error_from_wire(failed->code(), ipc::text_of(failed->text())));
+    }
+    return reply;
+  }
+}
+
+Error Control::end_reason() {
+  const std::lock_guard lock(mutex_);
+  while (ended_ == Errc::ok) {
+    auto reply = receive(ipc::Clock::now());
+    if (!reply && reply.error().code == Errc::timed_out) {
+      return note_end(Error{Errc::daemon_away,
+                            "the daemon stopped serving this session; start it again and reconnect"});
+    }
+  }
+  return Error{ended_, end_text_};
+}
+
+}  // namespace sluice::client

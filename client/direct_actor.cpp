@@ -1,0 +1,153 @@
+// The direct executor: this process looks pages up and fills slots, on the table it shares with the daemon.
+#include <algorithm>
+#include <string>
+
+#include "client/actor.h"
+#include "client/sequence.h"
+#include "kernels/forecast.h"
+#include "kernels/pins.h"
+#include "kernels/resolve.h"
+#include "kernels/steps.h"
+
+namespace sluice::client {
+
+using ipc::Errc;
+using ipc::fail;
+
+namespace {
+
+static_assert(SLUICE_HIT == static_cast<int>(kernels::Outcome::hit));
+static_assert(SLUICE_MISS == static_cast<int>(kernels::Outcome::filled));
+static_assert(SLUICE_NO_ROOM == static_cast<int>(kernels::Outcome::no_slot));
+static_assert(SLUICE_ABSENT == static_cast<int>(kernels::Outcome::absent));
+
+// What a forecast may bring in by one call.
+constexpr std::uint64_t kForecastBudgetBytes = std::uint64_t{64} << 20;
+
+class DirectActor final : public Actor {
+ public:
+  DirectActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
+
+  void unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override {
+    const std::uint32_t first = id * pages_per_block();
+    for (std::uint32_t page = 0; page < slots.size(); ++page) {
+      kernels::seal_pin(table(), slots[page], first + page, step_);
+    }
+  }
+
+ private:
+  const kernels::HotTable& table() const { return cache().table(); }
+  std::uint32_t pages_per_block() const { return cache().geometry().pages_per_block; }
+
+  ipc::Status do_begin_step() override {
+    step_ = kernels::enter_step(table(), index());
+    return {};
+  }
+
+  ipc::Status do_end_step() override {
+    kernels::leave_step(table(), index());
+    return {};
+  }
+
+  // The pages of the lists that are no pinned slots of ours, in order.
+  void gather(std::span<const PageList> lists) {
+    pages_.clear();
+    for (const PageList& list : lists) {
+      const bool pins = list.sequence->has_pins();
+      for (std::uint32_t i = 0; i < list.count; ++i) {
+        if (pins && list.sequence->pinned(list.blocks[i]) != nullptr) continue;
+        pages_.push_back(list.sequence->id(list.blocks[i]) * pages_per_block() + list.page);
+      }
+    }
+  }
+
+  ipc::Status do_start(Operation& operation) override {
+    gather(operation.lists);
+    slots_.resize(pages_.size());
+    outcomes_.resize(pages_.size());
+    kernels::ResolveList list;
+    list.pages = pages_.data();
+    list.count = static_cast<std::uint32_t>(pages_.size());
+    list.slots = slots_.data();
+    list.outcomes = outcomes_.data();
+    const kernels::ResolveCounts counts =
+        kernels::resolve(table(), cache().store(), index(), step_, list);
+    operation.counts.hits += counts.hits;
+    operation.counts.misses += counts.fills;
+    operation.counts.no_slot += counts.no_slot;
+    operation.counts.absent += counts.absent + counts.pinned + counts.invalid;
+    operation.counts.bytes_filled += counts.filled_bytes;
+    operation.forecast_used += counts.forecast_used;
+    scatter(operation);
+    cache().stats().forecast_wasted_bytes.store(
+        kernels::load_relaxed(&table().header->forecast_wasted) * cache().geometry().page_bytes,
+        std::memory_order_relaxed);
+    return {};
+  }
+
+  void scatter(Operation& operation) {
+    std::size_t at = 0;
+    for (const PageList& list : operation.lists) {
+      const bool pins = list.sequence->has_pins();
+      for (std::uint32_t i = 0; i < list.count; ++i) {
+        const auto* pinned = pins ? list.sequence->pinned(list.blocks[i]) : nullptr;
+        std::int32_t slot = 0;
+        auto outcome = static_cast<std::uint8_t>(SLUICE_HIT);
+        if (pinned != nullptr) {
+          slot = (*pinned)[list.page];
+          ++operation.counts.hits;
+        } else {
+          slot = slots_[at];
+          outcome = std::min(static_cast<std::uint8_t>(outcomes_[at]),
+                             static_cast<std::uint8_t>(SLUICE_ABSENT));
+          ++at;
+        }
+        if (list.slots != nullptr) list.slots[i] = slot;
+        if (list.outcomes != nullptr) list.outcomes[i] = outcome;
+      }
+    }
+  }
+
+  ipc::Status do_finish(Operation&, ipc::Deadline) override { return {}; }
+
+  ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t /*deadline_us*/,
+                          std::uint32_t /*confidence*/) override {
+    gather(lists);
+    kernels::ForecastList list;
+    list.pages = pages_.data();
+    list.count = static_cast<std::uint32_t>(pages_.size());
+    list.budget_bytes = kForecastBudgetBytes;
+    const kernels::ForecastCounts counts =
+        kernels::forecast(table(), cache().store(), index(), step_, list);
+    CacheStats& stats = cache().stats();
+    stats.forecast_issued.fetch_add(counts.issued, std::memory_order_relaxed);
+    stats.forecast_dropped.fetch_add(counts.dropped, std::memory_order_relaxed);
+    return {};
+  }
+
+  ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
+                                                std::uint32_t block) override {
+    const std::uint32_t first = sequence.id(block) * pages_per_block();
+    std::vector<std::int32_t> slots(pages_per_block());
+    if (!kernels::claim_pins(table(), cache().slots(), first, pages_per_block(), step_,
+                             slots.data())) {
+      return fail(Errc::no_slot, "the arena has no " + std::to_string(slots.size()) +
+                                     " slots that running steps do not use; end a step, or give "
+                                     "the cache more HBM");
+    }
+    return slots;
+  }
+
+  kernels::Step step_ = 0;
+  std::vector<kernels::Page> pages_;
+  std::vector<kernels::Slot> slots_;
+  std::vector<kernels::Outcome> outcomes_;
+};
+
+}  // namespace
+
+std::unique_ptr<Actor> make_direct_actor(Cache& cache, std::uint32_t index) {
+  return std::make_unique<DirectActor>(cache, index);
+}
+
+}  // namespace sluice::client

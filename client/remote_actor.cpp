@@ -1,0 +1,236 @@
+// The daemon executor: steps and resolves are requests over the rings.
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "client/actor.h"
+#include "client/sequence.h"
+
+namespace sluice::client {
+
+using ipc::Errc;
+using ipc::fail;
+namespace wire = ipc::wire;
+
+namespace {
+
+constexpr std::size_t round8(std::size_t bytes) { return (bytes + 7) / 8 * 8; }
+
+// Where things lie in the memory of a resolve of `lists` lists and `pages` pages.
+struct ResolvePlaces {
+  std::size_t specs = 0;
+  std::size_t blocks = 0;
+  std::size_t reply = 0;     // ResolveCounts
+  std::size_t slots = 0;
+  std::size_t outcomes = 0;
+  std::size_t bytes = 0;
+
+  ResolvePlaces(std::size_t lists, std::size_t pages) {
+    blocks = specs + lists * sizeof(wire::ListSpec);
+    reply = round8(blocks + pages * sizeof(std::uint32_t));
+    slots = reply + sizeof(wire::ResolveCounts);
+    outcomes = slots + pages * sizeof(std::int32_t);
+    bytes = std::max(outcomes + pages, reply + ipc::kMaxErrorText);
+  }
+  std::size_t request_bytes(std::size_t pages) const {
+    return blocks + pages * sizeof(std::uint32_t);
+  }
+};
+
+class RemoteActor final : public Actor {
+ public:
+  RemoteActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
+
+  // The daemon unpins at the seal.
+  void unpin(std::uint32_t, const std::vector<std::int32_t>&) override {}
+
+ private:
+  Client& client() const { return cache().client(); }
+
+  ipc::Status plain(wire::Op op) {
+    auto memory = client().channel().allocate(ipc::kMaxErrorText, client().deadline());
+    if (!memory) return std::unexpected(memory.error());
+    Channel::Request request;
+    request.op = op;
+    request.handle = cache().handle();
+    request.actor = index();
+    request.reply_length = ipc::kMaxErrorText;
+    auto answer = client().channel().call(request, std::move(*memory), client().deadline());
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+  }
+
+  ipc::Status do_begin_step() override { return plain(wire::Op::step_begin); }
+  ipc::Status do_end_step() override { return plain(wire::Op::step_end); }
+
+  // Half of request memory, so that two requests of a batch can be under way.
+  std::size_t most_bytes() const { return client().channel().request_bytes() / 2; }
+
+  ipc::Status do_start(Operation& operation) override {
+    std::size_t first = 0;
+    while (first < operation.lists.size()) {
+      std::size_t end = first;
+      std::size_t pages = 0;
+      while (end < operation.lists.size()) {
+        const std::size_t more = pages + operation.lists[end].count;
+        if (ResolvePlaces(end - first + 1, more).bytes > most_bytes() && end > first) break;
+        pages = more;
+        ++end;
+      }
+      if (ResolvePlaces(end - first, pages).bytes > client().channel().request_bytes()) {
+        abandon(operation);
+        return fail(Errc::list_too_long,
+                    "a list of " + std::to_string(pages) + " pages does not fit into " +
+                        std::to_string(client().channel().request_bytes()) +
+                        " bytes of request memory; cut it, or raise rings.request_memory");
+      }
+      auto part = submit(operation, first, end, pages, wire::Op::resolve, 0, 0);
+      if (!part) {
+        abandon(operation);
+        return std::unexpected(part.error());
+      }
+      operation.parts.push_back(*part);
+      first = end;
+    }
+    return {};
+  }
+
+  ipc::Result<Operation::Part> submit(const Operation& operation, std::size_t first,
+                                      std::size_t end, std::size_t pages, wire::Op op,
+                                      std::uint64_t value, std::uint16_t flags) {
+    const ResolvePlaces places(end - first, pages);
+    auto memory = client().channel().allocate(places.bytes, client().deadline());
+    if (!memory) return std::unexpected(memory.error());
+    std::byte* const at = memory->bytes().data();
+    std::byte* spec_at = at + places.specs;
+    std::byte* block_at = at + places.blocks;
+    for (std::size_t i = first; i < end; ++i) {
+      const PageList& list = operation.lists[i];
+      const wire::ListSpec spec(list.sequence->handle(), list.page, list.count);
+      std::memcpy(spec_at, &spec, sizeof(spec));
+      spec_at += sizeof(spec);
+      if (list.count > 0) {
+        std::memcpy(block_at, list.blocks, list.count * sizeof(std::uint32_t));
+      }
+      block_at += list.count * sizeof(std::uint32_t);
+    }
+    Channel::Request request;
+    request.op = op;
+    request.flags = flags;
+    request.handle = cache().handle();
+    request.actor = index();
+    request.value = value;
+    request.count = static_cast<std::uint32_t>(end - first);
+    request.length = static_cast<std::uint32_t>(places.request_bytes(pages));
+    request.reply_offset = static_cast<std::uint32_t>(places.reply);
+    request.reply_length = static_cast<std::uint32_t>(places.bytes - places.reply);
+    auto ticket = client().channel().submit(request, std::move(*memory), client().deadline());
+    if (!ticket) return std::unexpected(ticket.error());
+    return Operation::Part{*ticket, first, end, true};
+  }
+
+  void abandon(Operation& operation) {
+    for (auto& part : operation.parts) {
+      if (part.waiting) client().channel().abandon(part.ticket);
+      part.waiting = false;
+    }
+  }
+
+  ipc::Status do_finish(Operation& operation, ipc::Deadline deadline) override {
+    for (auto& part : operation.parts) {
+      if (!part.waiting) continue;
+      auto answer = client().channel().wait(part.ticket, deadline);
+      if (!answer) {
+        if (answer.error().code == Errc::timed_out) return std::unexpected(answer.error());
+        part.waiting = false;
+        abandon(operation);
+        return std::unexpected(answer.error());
+      }
+      part.waiting = false;
+      take(operation, part, answer->memory.bytes());
+      cache().stats().forecast_wasted_bytes.store(
+          answer->completion.value1() * cache().geometry().page_bytes, std::memory_order_relaxed);
+    }
+    return {};
+  }
+
+  static void take(Operation& operation, const Operation::Part& part,
+                   std::span<const std::byte> memory) {
+    std::size_t pages = 0;
+    for (std::size_t i = part.first; i < part.end; ++i) pages += operation.lists[i].count;
+    const ResolvePlaces places(part.end - part.first, pages);
+    wire::ResolveCounts counts;
+    std::memcpy(&counts, memory.data() + places.reply, sizeof(counts));
+    operation.counts.hits += counts.hits();
+    operation.counts.misses += counts.misses();
+    operation.counts.no_slot += counts.no_slot();
+    operation.counts.absent += counts.absent();
+    operation.counts.bytes_filled += counts.bytes_filled();
+    operation.forecast_used += counts.forecast_used();
+    operation.forecast_late += counts.forecast_late();
+    std::size_t page = 0;
+    for (std::size_t i = part.first; i < part.end; ++i) {
+      const PageList& list = operation.lists[i];
+      if (list.count == 0) continue;
+      if (list.slots != nullptr) {
+        std::memcpy(list.slots, memory.data() + places.slots + page * sizeof(std::int32_t),
+                    list.count * sizeof(std::int32_t));
+      }
+      if (list.outcomes != nullptr) {
+        std::memcpy(list.outcomes, memory.data() + places.outcomes + page, list.count);
+      }
+      page += list.count;
+    }
+  }
+
+  ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
+                          std::uint32_t confidence) override {
+    Operation operation;
+    operation.lists.assign(lists.begin(), lists.end());
+    std::size_t pages = 0;
+    for (const auto& list : lists) pages += list.count;
+    cache().stats().forecast_issued.fetch_add(pages, std::memory_order_relaxed);
+    if (ResolvePlaces(lists.size(), pages).bytes > most_bytes()) {
+      cache().stats().forecast_dropped.fetch_add(pages, std::memory_order_relaxed);
+      return {};  // a hint that does not fit is a hint that is dropped
+    }
+    auto part = submit(operation, 0, lists.size(), pages, wire::Op::forecast, deadline_us,
+                       static_cast<std::uint16_t>(confidence));
+    if (!part) return std::unexpected(part.error());
+    client().channel().abandon(part->ticket);
+    return {};
+  }
+
+  ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
+                                                std::uint32_t block) override {
+    const std::size_t pages = cache().geometry().pages_per_block;
+    const std::size_t reply_bytes =
+        std::max(pages * sizeof(std::int32_t), ipc::kMaxErrorText);
+    auto memory = client().channel().allocate(reply_bytes, client().deadline());
+    if (!memory) return std::unexpected(memory.error());
+    Channel::Request request;
+    request.op = wire::Op::tail_slots;
+    request.handle = sequence.handle();
+    request.actor = index();
+    request.count = block;
+    request.reply_length = static_cast<std::uint32_t>(reply_bytes);
+    auto answer = client().channel().call(request, std::move(*memory), client().deadline());
+    if (!answer) return std::unexpected(answer.error());
+    std::vector<std::int32_t> slots(pages);
+    std::memcpy(slots.data(), answer->memory.bytes().data(), pages * sizeof(std::int32_t));
+    for (const std::int32_t slot : slots) {
+      if (slot < 0 || static_cast<std::uint32_t>(slot) >= cache().slots()) {
+        return fail(Errc::peer_violation, "the daemon gave a slot that does not exist");
+      }
+    }
+    return slots;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Actor> make_remote_actor(Cache& cache, std::uint32_t index) {
+  return std::make_unique<RemoteActor>(cache, index);
+}
+
+}  // namespace sluice::client

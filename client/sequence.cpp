@@ -1,0 +1,334 @@
+#include "client/sequence.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include "client/actor.h"
+
+namespace sluice::client {
+
+using ipc::Errc;
+using ipc::fail;
+namespace wire = ipc::wire;
+
+namespace {
+
+// Between two tries of a request that the daemon answered with busy: memory comes back when running steps
+// end, within microseconds to milliseconds.
+constexpr std::chrono::microseconds kLeastPause{50};
+constexpr std::chrono::microseconds kMostPause{5'000};
+
+std::uint32_t bytes_u32(std::size_t bytes) { return static_cast<std::uint32_t>(bytes); }
+
+}  // namespace
+
+Sequence::~Sequence() { --cache_.users(); }
+
+ipc::Result<Channel::Answer> Sequence::request(Channel::Request request, ipc::RequestPiece memory) {
+  if (auto ok = cache_.client().check(); !ok) return std::unexpected(ok.error());
+  return cache_.client().channel().call(request, std::move(memory), cache_.client().deadline());
+}
+
+// ---- opening
+
+ipc::Result<std::uint32_t> Sequence::match(const Keys& keys, std::size_t first,
+                                           std::uint32_t count) {
+  Client& client = cache_.client();
+  const std::size_t spec_bytes = sizeof(wire::OpenSpec);
+  const std::size_t key_area = (std::size_t{count} * keys.key_bytes + 7) / 8 * 8;
+  const std::size_t reply_bytes =
+      std::max(std::size_t{count} * sizeof(wire::BlockRef), ipc::kMaxErrorText);
+  auto memory = client.channel().allocate(spec_bytes + key_area + reply_bytes, client.deadline());
+  if (!memory) return std::unexpected(memory.error());
+  std::byte* const at = memory->bytes().data();
+  const wire::OpenSpec spec(cache_.handle(), keys.key_bytes, count);
+  std::memcpy(at, &spec, spec_bytes);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    std::memcpy(at + spec_bytes + std::size_t{i} * keys.key_bytes,
+                keys.data + (first + i) * keys.stride, keys.key_bytes);
+  }
+  Channel::Request open;
+  open.op = first == 0 ? wire::Op::sequence_open : wire::Op::sequence_match_more;
+  open.handle = handle_;
+  open.length = bytes_u32(spec_bytes + std::size_t{count} * keys.key_bytes);
+  open.reply_offset = bytes_u32(spec_bytes + key_area);
+  open.reply_length = bytes_u32(reply_bytes);
+  auto answer = request(open, std::move(*memory));
+  if (!answer) return std::unexpected(answer.error());
+  const auto& completion = answer->completion;
+  handle_ = completion.value0();
+  const auto matched = static_cast<std::uint32_t>(std::min<std::uint64_t>(completion.value1(), count));
+  const std::byte* const refs = answer->memory.bytes().data() + open.reply_offset;
+  for (std::uint32_t i = 0; i < matched; ++i) {
+    wire::BlockRef ref;
+    std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
+    blocks_.push_back({ref.id(), ref.frame(), true, false});
+  }
+  sealed_ += matched;
+  cache_.stats().blocks_matched.fetch_add(matched, std::memory_order_relaxed);
+  if (auto ok = cache_.map_frame_extents(completion.frame_extents()); !ok) {
+    return std::unexpected(ok.error());
+  }
+  return matched;
+}
+
+ipc::Result<std::unique_ptr<Sequence>> Sequence::open(Cache& cache, const Keys& keys,
+                                                      std::uint32_t& matched) {
+  std::unique_ptr<Sequence> sequence(new Sequence(cache));
+  std::size_t first = 0;
+  matched = 0;
+  do {
+    const auto count = static_cast<std::uint32_t>(
+        std::min<std::size_t>(keys.count - first, kMaxBlocksPerRequest));
+    auto some = sequence->match(keys, first, count);
+    if (!some) {
+      if (sequence->handle_ != 0) (void)sequence->release();
+      return std::unexpected(some.error());
+    }
+    matched += *some;
+    if (*some < count) break;
+    first += count;
+  } while (first < keys.count);
+  return sequence;
+}
+
+// ---- growing and shrinking
+
+ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
+  if (count == 0) return fail(Errc::invalid_argument, "extend by 0 blocks; at least 1");
+  Client& client = cache_.client();
+  const std::uint32_t first = blocks();
+  std::uint32_t left = count;
+  const ipc::Deadline deadline = client.deadline();
+  auto pause = kLeastPause;
+  while (left > 0) {
+    const std::uint32_t some = std::min(left, kMaxBlocksPerRequest);
+    const std::size_t reply_bytes =
+        std::max(std::size_t{some} * sizeof(wire::BlockRef), ipc::kMaxErrorText);
+    auto memory = client.channel().allocate(reply_bytes, deadline);
+    if (!memory) return std::unexpected(memory.error());
+    Channel::Request extend;
+    extend.op = wire::Op::sequence_extend;
+    extend.handle = handle_;
+    extend.count = some;
+    extend.reply_length = bytes_u32(reply_bytes);
+    auto answer = request(extend, std::move(*memory));
+    if (!answer) {
+      if (answer.error().code == Errc::busy && ipc::Clock::now() + pause < deadline) {
+        std::this_thread::sleep_for(pause);
+        pause = std::min(pause * 2, kMostPause);
+        continue;
+      }
+      // All or none.
+      if (blocks() > first) (void)truncate(first);
+      return std::unexpected(answer.error());
+    }
+    const std::byte* const refs = answer->memory.bytes().data();
+    for (std::uint32_t i = 0; i < some; ++i) {
+      wire::BlockRef ref;
+      std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
+      blocks_.push_back({ref.id(), ref.frame(), false, false});
+    }
+    if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
+      return std::unexpected(ok.error());
+    }
+    left -= some;
+  }
+  return first;
+}
+
+ipc::Status Sequence::truncate(std::uint32_t count) {
+  if (count > blocks()) {
+    return fail(Errc::invalid_argument, "truncate to " + std::to_string(count) +
+                                            " blocks; the sequence has " +
+                                            std::to_string(blocks()));
+  }
+  auto memory = cache_.client().channel().allocate(ipc::kMaxErrorText, cache_.client().deadline());
+  if (!memory) return std::unexpected(memory.error());
+  Channel::Request truncate;
+  truncate.op = wire::Op::sequence_truncate;
+  truncate.handle = handle_;
+  truncate.count = count;
+  truncate.reply_length = ipc::kMaxErrorText;
+  auto answer = request(truncate, std::move(*memory));
+  if (!answer) return std::unexpected(answer.error());
+  while (blocks() > count) {
+    pins_.erase(blocks() - 1);
+    if (blocks_.back().sealed) --sealed_;
+    blocks_.pop_back();
+  }
+  return {};
+}
+
+ipc::Status Sequence::release() {
+  auto memory = cache_.client().channel().allocate(ipc::kMaxErrorText, cache_.client().deadline());
+  if (!memory) return std::unexpected(memory.error());
+  Channel::Request release;
+  release.op = wire::Op::sequence_release;
+  release.handle = handle_;
+  release.reply_length = ipc::kMaxErrorText;
+  auto answer = request(release, std::move(*memory));
+  if (!answer) return std::unexpected(answer.error());
+  return {};
+}
+
+ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
+  Client& client = cache_.client();
+  const auto unsealed = static_cast<std::size_t>(blocks() - sealed_);
+  const std::size_t reply_bytes =
+      std::max(unsealed * sizeof(wire::ForkedRef), ipc::kMaxErrorText);
+  auto memory = client.channel().allocate(reply_bytes, client.deadline());
+  if (!memory) return std::unexpected(memory.error());
+  Channel::Request fork;
+  fork.op = wire::Op::sequence_fork;
+  fork.handle = handle_;
+  fork.reply_length = bytes_u32(reply_bytes);
+  auto answer = request(fork, std::move(*memory));
+  if (!answer) return std::unexpected(answer.error());
+  std::unique_ptr<Sequence> child(new Sequence(cache_));
+  child->handle_ = answer->completion.value0();
+  child->blocks_ = blocks_;
+  child->sealed_ = sealed_;
+  if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
+    (void)child->release();
+    return std::unexpected(ok.error());
+  }
+  const std::byte* const refs = answer->memory.bytes().data();
+  const std::size_t copies = std::min<std::size_t>(answer->completion.value1(), unsealed);
+  for (std::size_t i = 0; i < copies; ++i) {
+    wire::ForkedRef ref;
+    std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
+    if (ref.index() >= blocks()) continue;
+    Block& block = child->blocks_[ref.index()];
+    block.id = ref.id();
+    block.frame = ref.frame();
+    std::byte* const to = cache_.frame(block.frame);
+    if (to == nullptr) {
+      (void)child->release();
+      return fail(Errc::peer_violation, "the daemon gave a frame that does not exist");
+    }
+    if (const auto* slots = pinned(ref.index()); slots != nullptr) {
+      copy_to_frame(*slots, to);
+      block.in_frame = true;
+    } else if (block.in_frame) {
+      std::memcpy(to, cache_.frame(blocks_[ref.index()].frame), cache_.geometry().block_bytes);
+    }
+  }
+  return child;
+}
+
+// ---- writing
+
+ipc::Result<Sequence::Block*> Sequence::private_block(std::uint32_t block) {
+  if (block >= blocks()) {
+    return fail(Errc::invalid_argument, "block " + std::to_string(block) +
+                                            " of a sequence of " + std::to_string(blocks()));
+  }
+  if (blocks_[block].sealed) {
+    return fail(Errc::wrong_state, "block " + std::to_string(block) +
+                                       " is sealed, so its bytes can no longer change");
+  }
+  return &blocks_[block];
+}
+
+const std::vector<std::int32_t>* Sequence::pinned(std::uint32_t block) const {
+  const auto found = pins_.find(block);
+  return found == pins_.end() ? nullptr : &found->second;
+}
+
+ipc::Result<std::span<std::byte>> Sequence::map(std::uint32_t index) {
+  auto block = private_block(index);
+  if (!block) return std::unexpected(block.error());
+  if (pinned(index) != nullptr) {
+    return fail(Errc::wrong_state, "the pages of block " + std::to_string(index) +
+                                       " are pinned slots; write there until the seal");
+  }
+  std::byte* const data = cache_.frame((*block)->frame);
+  if (data == nullptr) {
+    return fail(Errc::peer_violation, "the daemon gave a frame that does not exist");
+  }
+  (*block)->in_frame = true;
+  return std::span(data, cache_.geometry().block_bytes);
+}
+
+void Sequence::copy_to_frame(const std::vector<std::int32_t>& slots, std::byte* frame) const {
+  const std::size_t page_bytes = cache_.geometry().page_bytes;
+  for (std::size_t page = 0; page < slots.size(); ++page) {
+    std::memcpy(frame + page * page_bytes, cache_.slot(slots[page]), page_bytes);
+  }
+}
+
+void Sequence::copy_to_slots(const std::vector<std::int32_t>& slots, const std::byte* frame) const {
+  const std::size_t page_bytes = cache_.geometry().page_bytes;
+  for (std::size_t page = 0; page < slots.size(); ++page) {
+    std::memcpy(cache_.slot(slots[page]), frame + page * page_bytes, page_bytes);
+  }
+}
+
+ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots) {
+  auto block = private_block(index);
+  if (!block) return std::unexpected(block.error());
+  auto found = pins_.find(index);
+  if (found == pins_.end()) {
+    auto pins = actor.pin(*this, index);
+    if (!pins) return std::unexpected(pins.error());
+    if ((*block)->in_frame) copy_to_slots(*pins, cache_.frame((*block)->frame));
+    found = pins_.emplace(index, std::move(*pins)).first;
+  }
+  std::copy(found->second.begin(), found->second.end(), slots);
+  return {};
+}
+
+ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte> key,
+                                 std::uint64_t valid_bytes, Actor* actor) {
+  if (index >= blocks()) return std::unexpected(private_block(index).error());
+  const auto pins = pins_.find(index);
+  if (pins != pins_.end()) {
+    if (actor == nullptr) {
+      return fail(Errc::invalid_argument, "block " + std::to_string(index) +
+                                              " has pinned slots: seal it in a step, and name the "
+                                              "actor");
+    }
+    copy_to_frame(pins->second, cache_.frame(blocks_[index].frame));
+  }
+  const std::size_t spec_bytes = sizeof(wire::KeySpec);
+  const std::size_t key_area = (key.size() + 7) / 8 * 8;
+  auto memory = cache_.client().channel().allocate(spec_bytes + key_area + ipc::kMaxErrorText,
+                                                   cache_.client().deadline());
+  if (!memory) return std::unexpected(memory.error());
+  std::byte* const at = memory->bytes().data();
+  const wire::KeySpec spec(bytes_u32(key.size()), 1);
+  std::memcpy(at, &spec, spec_bytes);
+  std::memcpy(at + spec_bytes, key.data(), key.size());
+  Channel::Request seal;
+  seal.op = wire::Op::seal;
+  seal.handle = handle_;
+  seal.value = valid_bytes;
+  seal.count = index;
+  seal.length = bytes_u32(spec_bytes + key.size());
+  seal.reply_offset = bytes_u32(spec_bytes + key_area);
+  seal.reply_length = ipc::kMaxErrorText;
+  auto answer = request(seal, std::move(*memory));
+  if (!answer) return std::unexpected(answer.error());
+  Block& block = blocks_[index];
+  if (pins != pins_.end()) {
+    // Also after a deduplication: until the old id is retired, its pages are right.
+    actor->unpin(block.id, pins->second);
+    pins_.erase(pins);
+  }
+  wire::BlockRef ref;
+  std::memcpy(&ref, answer->memory.bytes().data() + seal.reply_offset, sizeof(ref));
+  block.id = ref.id();
+  block.frame = ref.frame();
+  if (!block.sealed) ++sealed_;
+  block.sealed = true;
+  const bool deduplicated = answer->completion.value0() != 0;
+  if (deduplicated) {
+    cache_.stats().blocks_deduplicated.fetch_add(1, std::memory_order_relaxed);
+  }
+  return deduplicated;
+}
+
+}  // namespace sluice::client

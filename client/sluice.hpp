@@ -1,0 +1,254 @@
+// The C++ interface of libsluice: RAII and std::expected over sluice.h, nothing more.
+//
+// Thread-safety, waits and errors are those of the C calls of the same name; see sluice.h. Objects are
+// move-only. A Sequence and an Actor must go before their Cache, a Cache before its Client; destructors
+// ignore errors, so call release() or close() where they matter.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "client/sluice.h"
+
+namespace sluice::client {
+
+struct Error {
+  sluice_status code = SLUICE_INTERNAL;
+  std::string text;
+};
+
+template <class T>
+using Result = std::expected<T, Error>;
+using Status = std::expected<void, Error>;
+
+namespace detail {
+
+template <class Call>
+Status checked(Call&& call) {
+  sluice_error error{};
+  const sluice_status status = call(&error);
+  if (status == SLUICE_OK) return {};
+  return std::unexpected(Error{status, error.text});
+}
+
+template <class T, class Call>
+Result<T> made(Call&& call) {
+  T value{};
+  if (auto status = checked([&](sluice_error* error) { return call(&value, error); }); !status) {
+    return std::unexpected(status.error());
+  }
+  return value;
+}
+
+// Wraps a raw object of the C interface into its owner.
+template <class Owner, class Raw>
+Result<Owner> owned(Result<Raw*> raw) {
+  if (!raw) return std::unexpected(raw.error());
+  return Owner(*raw);
+}
+
+template <class T>
+T sized() {
+  T value{};
+  value.struct_size = sizeof(T);
+  return value;
+}
+
+}  // namespace detail
+
+// One list of a resolve; see sluice_page_list.
+using PageList = sluice_page_list;
+using ResolveCounts = sluice_resolve_counts;
+
+class Actor {
+ public:
+  explicit Actor(sluice_actor* raw) : raw_(raw) {}
+  sluice_actor* get() const { return raw_.get(); }
+
+  Status begin_step() {
+    return detail::checked([&](sluice_error* e) { return sluice_step_begin(get(), e); });
+  }
+  Status end_step() {
+    return detail::checked([&](sluice_error* e) { return sluice_step_end(get(), e); });
+  }
+  Result<ResolveCounts> resolve(std::span<const PageList> lists) {
+    return detail::made<ResolveCounts>([&](ResolveCounts* counts, sluice_error* e) {
+      return sluice_resolve(get(), lists.data(), lists.size(), counts, e);
+    });
+  }
+  // `confidence` in per cent.
+  Status forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
+                  std::uint32_t confidence) {
+    return detail::checked([&](sluice_error* e) {
+      return sluice_forecast(get(), lists.data(), lists.size(), deadline_us, confidence, e);
+    });
+  }
+
+ private:
+  struct Close {
+    void operator()(sluice_actor* actor) const { sluice_actor_close(actor, nullptr); }
+  };
+  std::unique_ptr<sluice_actor, Close> raw_;
+};
+
+class Sequence {
+ public:
+  explicit Sequence(sluice_sequence* raw) : raw_(raw) {}
+  sluice_sequence* get() const { return raw_.get(); }
+
+  // Appends private blocks; returns the index of the first.
+  Result<std::uint32_t> extend(std::uint32_t count) {
+    return detail::made<std::uint32_t>([&](std::uint32_t* first, sluice_error* e) {
+      return sluice_sequence_extend(get(), count, first, e);
+    });
+  }
+  Result<Sequence> fork(Actor* actor = nullptr) {
+    auto raw = detail::made<sluice_sequence*>([&](sluice_sequence** out, sluice_error* e) {
+      return sluice_sequence_fork(get(), actor != nullptr ? actor->get() : nullptr, out, e);
+    });
+    return detail::owned<Sequence>(raw);
+  }
+  Status truncate(std::uint32_t blocks) {
+    return detail::checked(
+        [&](sluice_error* e) { return sluice_sequence_truncate(get(), blocks, e); });
+  }
+  // The frame of a private block, for prefill.
+  Result<std::span<std::byte>> map(std::uint32_t block) {
+    void* data = nullptr;
+    std::uint64_t bytes = 0;
+    auto status = detail::checked(
+        [&](sluice_error* e) { return sluice_block_map(get(), block, &data, &bytes, e); });
+    if (!status) return std::unexpected(status.error());
+    return std::span(static_cast<std::byte*>(data), bytes);
+  }
+  // Pinned slots for the pages of a private block; `slots` has pages_per_block entries.
+  Status pin(std::uint32_t block, Actor& actor, std::span<std::int32_t> slots) {
+    return detail::checked([&](sluice_error* e) {
+      return sluice_block_pin(get(), block, actor.get(), slots.data(), e);
+    });
+  }
+  // Returns whether the key was known, so that the existing block took this one's place.
+  Result<bool> seal(std::uint32_t block, std::span<const std::byte> key, Actor* actor = nullptr,
+                    std::uint64_t valid_bytes = 0) {
+    auto result = detail::sized<sluice_seal_result>();
+    auto status = detail::checked([&](sluice_error* e) {
+      return sluice_seal(get(), block, key.data(), static_cast<std::uint32_t>(key.size()),
+                         valid_bytes, actor != nullptr ? actor->get() : nullptr, &result, e);
+    });
+    if (!status) return std::unexpected(status.error());
+    return result.deduplicated != 0;
+  }
+  Result<sluice_sequence_info> info() const {
+    auto result = detail::sized<sluice_sequence_info>();
+    auto status = detail::checked(
+        [&](sluice_error* e) { return sluice_sequence_get_info(get(), &result, e); });
+    if (!status) return std::unexpected(status.error());
+    return result;
+  }
+  Status release() {
+    return detail::checked(
+        [&](sluice_error* e) { return sluice_sequence_release(raw_.release(), e); });
+  }
+
+ private:
+  struct Release {
+    void operator()(sluice_sequence* sequence) const { sluice_sequence_release(sequence, nullptr); }
+  };
+  std::unique_ptr<sluice_sequence, Release> raw_;
+};
+
+class Cache {
+ public:
+  explicit Cache(sluice_cache* raw) : raw_(raw) {}
+  sluice_cache* get() const { return raw_.get(); }
+
+  struct Opened {
+    Sequence sequence;
+    std::uint32_t matched_blocks;
+  };
+  Result<Opened> open_sequence(const sluice_keys& keys) {
+    sluice_sequence* raw = nullptr;
+    std::uint32_t matched = 0;
+    auto status = detail::checked([&](sluice_error* e) {
+      return sluice_sequence_open(get(), &keys, &raw, &matched, e);
+    });
+    if (!status) return std::unexpected(status.error());
+    return Opened{Sequence(raw), matched};
+  }
+  Result<Actor> open_actor() {
+    auto raw = detail::made<sluice_actor*>(
+        [&](sluice_actor** out, sluice_error* e) { return sluice_actor_open(get(), out, e); });
+    return detail::owned<Actor>(raw);
+  }
+  Result<sluice_cache_info> info() const {
+    auto result = detail::sized<sluice_cache_info>();
+    auto status =
+        detail::checked([&](sluice_error* e) { return sluice_cache_get_info(get(), &result, e); });
+    if (!status) return std::unexpected(status.error());
+    return result;
+  }
+  Result<sluice_arena_view> arena() const {
+    auto result = detail::sized<sluice_arena_view>();
+    auto status =
+        detail::checked([&](sluice_error* e) { return sluice_cache_arena(get(), &result, e); });
+    if (!status) return std::unexpected(status.error());
+    return result;
+  }
+  Result<sluice_cache_stats> stats() const {
+    auto result = detail::sized<sluice_cache_stats>();
+    auto status =
+        detail::checked([&](sluice_error* e) { return sluice_cache_get_stats(get(), &result, e); });
+    if (!status) return std::unexpected(status.error());
+    return result;
+  }
+  Status close() {
+    return detail::checked([&](sluice_error* e) { return sluice_cache_close(raw_.release(), e); });
+  }
+
+ private:
+  struct Close {
+    void operator()(sluice_cache* cache) const { sluice_cache_close(cache, nullptr); }
+  };
+  std::unique_ptr<sluice_cache, Close> raw_;
+};
+
+class Client {
+ public:
+  explicit Client(sluice_client* raw) : raw_(raw) {}
+  sluice_client* get() const { return raw_.get(); }
+
+  static Result<Client> connect(const sluice_connect_desc& desc) {
+    auto raw = detail::made<sluice_client*>(
+        [&](sluice_client** out, sluice_error* e) { return sluice_connect(&desc, out, e); });
+    return detail::owned<Client>(raw);
+  }
+  Status ping() {
+    return detail::checked([&](sluice_error* e) { return sluice_ping(get(), e); });
+  }
+  Result<Cache> open_cache(const sluice_cache_desc& desc) {
+    auto raw = detail::made<sluice_cache*>([&](sluice_cache** out, sluice_error* e) {
+      return sluice_cache_open(get(), &desc, out, e);
+    });
+    return detail::owned<Cache>(raw);
+  }
+  Result<sluice_client_info> info() const {
+    auto result = detail::sized<sluice_client_info>();
+    auto status =
+        detail::checked([&](sluice_error* e) { return sluice_client_get_info(get(), &result, e); });
+    if (!status) return std::unexpected(status.error());
+    return result;
+  }
+
+ private:
+  struct Disconnect {
+    void operator()(sluice_client* client) const { sluice_disconnect(client); }
+  };
+  std::unique_ptr<sluice_client, Disconnect> raw_;
+};
+
+}  // namespace sluice::client

@@ -1,0 +1,379 @@
+#include "daemon/cache_memory.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <bit>
+#include <string>
+
+#include "daemon/logging.h"
+#include "ipc/memfd.h"
+#include "kernels/drop.h"
+#include "kernels/pins.h"
+
+namespace sluice::daemon {
+
+using ipc::Errc;
+using ipc::fail;
+using ipc::wire::Executor;
+
+namespace {
+
+constexpr std::uint32_t kLeastLogEntries = 1024;
+constexpr std::uint32_t kMostLogEntries = 65536;
+constexpr std::uint32_t kLeastHints = 1024;
+constexpr std::uint32_t kMostHints = 1u << 20;
+constexpr std::uint32_t kSlotsPerHint = 16;
+
+std::uint32_t power_of_two_within(std::uint32_t wanted, std::uint32_t least, std::uint32_t most) {
+  return std::bit_ceil(std::clamp(wanted, least, most));
+}
+
+ipc::Result<kernels::TableSizes> table_sizes(const residency::CacheShape& sizes,
+                                             std::uint32_t actors) {
+  kernels::TableSizes table;
+  const std::uint64_t slots = std::uint64_t{sizes.slot_extents} * sizes.slots_per_extent;
+  if (slots == 0 || slots > kernels::kMaxSlots) {
+    return fail(Errc::invalid_layout, "an arena of " + std::to_string(slots) +
+                                          " pages; expected 1 to " +
+                                          std::to_string(kernels::kMaxSlots));
+  }
+  table.slots = static_cast<std::uint32_t>(slots);
+  table.blocks = sizes.max_blocks;
+  table.pages_per_block = sizes.geometry.pages_per_block;
+  table.actors = std::min(actors, kernels::kMaxActors);
+  table.log_capacity = power_of_two_within(table.blocks, kLeastLogEntries, kMostLogEntries);
+  table.hint_capacity = power_of_two_within(table.slots / kSlotsPerHint, kLeastHints, kMostHints);
+  if (const auto wrong = kernels::check_sizes(table); wrong != kernels::SizesError::none) {
+    return fail(Errc::invalid_layout,
+                "the hot table cannot be made: size " + std::to_string(static_cast<int>(wrong)) +
+                    " is out of range (" + std::to_string(table.slots) + " slots, " +
+                    std::to_string(table.blocks) + " blocks of " +
+                    std::to_string(table.pages_per_block) + " pages)");
+  }
+  return table;
+}
+
+}  // namespace
+
+ResolveTotals& ResolveTotals::operator+=(const ResolveTotals& other) {
+  hits += other.hits;
+  misses += other.misses;
+  no_slot += other.no_slot;
+  absent += other.absent;
+  bytes_filled += other.bytes_filled;
+  forecast_issued += other.forecast_issued;
+  forecast_used += other.forecast_used;
+  return *this;
+}
+
+ResolveTotals ResolveTotals::since(const ResolveTotals& then) const {
+  const auto gained = [](std::uint64_t now, std::uint64_t before) {
+    return now - std::min(now, before);
+  };
+  return {gained(hits, then.hits),
+          gained(misses, then.misses),
+          gained(no_slot, then.no_slot),
+          gained(absent, then.absent),
+          gained(bytes_filled, then.bytes_filled),
+          gained(forecast_issued, then.forecast_issued),
+          gained(forecast_used, then.forecast_used)};
+}
+
+ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(Device& device,
+                                                              const residency::CacheShape& sizes,
+                                                              std::uint32_t actors) {
+  auto table = table_sizes(sizes, actors);
+  if (!table) return std::unexpected(std::move(table.error()));
+  std::unique_ptr<CacheMemory> made(new CacheMemory);
+  CacheMemory& memory = *made;
+  memory.shape_ = {sizes, *table, kernels::table_bytes(*table)};
+
+  auto fd = ipc::create_memfd("sluice-table", memory.shape_.table_bytes, ipc::Populate::yes);
+  if (!fd) return std::unexpected(std::move(fd.error()));
+  memory.table_fd_ = std::move(*fd);
+  auto mapping = ipc::Mapping::map(memory.table_fd_.get(), 0, memory.shape_.table_bytes,
+                                   ipc::Access::read_write, "a hot table");
+  if (!mapping) return std::unexpected(std::move(mapping.error()));
+  memory.table_memory_ = std::move(*mapping);
+  memory.shared_ = kernels::format_table(memory.table_memory_.data(), *table);
+  memory.private_frames_.assign(table->blocks, 0);
+  memory.frame_log_.current = memory.private_frames_.data();
+  memory.table_ = memory.shared_;
+  kernels::use_private_frames(memory.table_, memory.frame_log_);
+
+  auto arena = ipc::ReservedRange::reserve(
+      std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes, "addresses for an arena");
+  if (!arena) return std::unexpected(std::move(arena.error()));
+  memory.arena_ = std::move(*arena);
+  for (std::uint32_t i = 0; i < sizes.slot_extents; ++i) {
+    auto extent = device.allocate_extent(ipc::Tier::hbm, sizes.slot_extent_bytes);
+    if (!extent) return std::unexpected(std::move(extent.error()));
+    auto mapped = device.map_extent(ipc::Tier::hbm, memory.arena_, i * sizes.slot_extent_bytes,
+                                    *extent, sizes.slot_extent_bytes);
+    if (!mapped) return std::unexpected(std::move(mapped.error()));
+    memory.slot_extents_.push_back(std::move(*extent));
+  }
+
+  auto frames = ipc::ReservedRange::reserve(
+      std::uint64_t{sizes.max_frame_extents} * sizes.frame_extent_bytes,
+      "addresses for a cache's DRAM extents");
+  if (!frames) return std::unexpected(std::move(frames.error()));
+  memory.frames_ = std::move(*frames);
+  memory.frame_extents_.resize(sizes.max_frame_extents);
+  memory.extent_ready_.assign(sizes.max_frame_extents, 0);
+  memory.store_.arena = memory.arena_.data();
+  memory.store_.frames = memory.frames_.data();
+  memory.store_.page_bytes = sizes.geometry.page_bytes;
+  memory.store_.frame_stride = sizes.geometry.frame_stride;
+  memory.store_.frames_per_extent = sizes.frames_per_extent;
+  memory.store_.slots = table->slots;
+  memory.store_.frame_limit = sizes.max_frame_extents * sizes.frames_per_extent;
+  memory.store_.extent_ready = memory.extent_ready_.data();
+  memory.seats_ = std::make_unique<ActorSeat[]>(table->actors);
+  memory.marks_.assign((table->blocks + 63) / 64, 0);
+  return made;
+}
+
+std::vector<int> CacheMemory::extent_fds(ipc::Tier tier, std::uint32_t first, std::size_t most,
+                                         std::uint32_t& total) const {
+  const std::vector<ipc::Fd>& extents = tier == ipc::Tier::hbm ? slot_extents_ : frame_extents_;
+  total = tier == ipc::Tier::hbm ? shape_.sizes.slot_extents : frame_extents();
+  std::vector<int> fds;
+  for (std::uint32_t i = first; i < total && fds.size() < most; ++i) {
+    if (!extents[i]) break;
+    fds.push_back(extents[i].get());
+  }
+  return fds;
+}
+
+// ---- extents and frames
+
+ipc::Status CacheMemory::grant_extent(Device& device, std::uint32_t extent) {
+  SLUICE_ASSERT(extent < frame_extents_.size());
+  const std::uint64_t bytes = shape_.sizes.frame_extent_bytes;
+  if (frame_extents_[extent]) {
+    // Given back before: the same file takes memory anew.
+    if (fallocate(frame_extents_[extent].get(), 0, 0, static_cast<off_t>(bytes)) != 0) {
+      auto failure = ipc::fail_errno("taking memory for a DRAM extent");
+      release_extent(extent);
+      return failure;
+    }
+    return {};
+  }
+  auto made = device.allocate_extent(ipc::Tier::dram, bytes);
+  if (!made) return std::unexpected(std::move(made.error()));
+  auto mapped = device.map_extent(ipc::Tier::dram, frames_, extent * bytes, *made, bytes);
+  if (!mapped) return mapped;
+  frame_extents_[extent] = std::move(*made);
+  std::atomic_ref(extent_ready_[extent]).store(1, std::memory_order_release);
+  if (extent >= extents_.load(std::memory_order_relaxed)) {
+    extents_.store(extent + 1, std::memory_order_release);
+  }
+  return {};
+}
+
+void CacheMemory::release_extent(std::uint32_t extent) {
+  const int punched =
+      fallocate(frame_extents_[extent].get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                static_cast<off_t>(shape_.sizes.frame_extent_bytes));
+  if (punched != 0) {
+    log_error("memory of a DRAM extent was not given back",
+              {{"reason", ipc::fail_errno("fallocate").error().text}});
+  }
+}
+
+void CacheMemory::set_frame(ipc::BlockId id, ipc::FrameId frame) {
+  kernels::append_log(shared_, frame_log_, id.value, frame.value);
+  kernels::apply_log(shared_);
+}
+
+kernels::BlockSet CacheMemory::mark(const std::vector<ipc::BlockId>& ids) {
+  for (const ipc::BlockId id : ids) {
+    marks_[id.value / 64] |= std::uint64_t{1} << (id.value % 64);
+  }
+  return {marks_.data(), shape_.table.blocks};
+}
+
+void CacheMemory::unmark(const std::vector<ipc::BlockId>& ids) {
+  for (const ipc::BlockId id : ids) marks_[id.value / 64] = 0;
+}
+
+Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
+  Retirement retirement{std::move(ids), {}};
+  for (const ipc::BlockId id : retirement.ids) {
+    if (kernels::frame_of(table_, id.value) != kernels::kNoFrame) {
+      kernels::append_log(shared_, frame_log_, id.value, kernels::kNoFrame);
+    }
+  }
+  kernels::apply_log(shared_);
+  retirement.grace.start(table_, frame_log_.end);
+  return retirement;
+}
+
+bool CacheMemory::try_finish(Retirement& retirement) {
+  if (!retirement.grace.poll(table_)) return false;
+  kernels::drop_blocks(table_, mark(retirement.ids));
+  unmark(retirement.ids);
+  return true;
+}
+
+void CacheMemory::drop_pins(const std::vector<ipc::BlockId>& ids, bool sealed) {
+  const kernels::BlockSet blocks = mark(ids);
+  if (sealed) {
+    seal_pins(blocks);
+  } else {
+    kernels::drop_pins(table_, blocks);
+  }
+  unmark(ids);
+}
+
+void CacheMemory::seal_pins(const kernels::BlockSet& blocks) {
+  const kernels::Step step = kernels::clock_of(table_);
+  for (std::uint32_t i = 0; i < shape_.table.slots; ++i) {
+    const kernels::Word word = kernels::load_acquire(&table_.words[i]);
+    const kernels::Page page = kernels::page_of(word);
+    if (kernels::is_pinned(word) && page < table_.pages &&
+        blocks.contains(kernels::block_of(table_, page))) {
+      kernels::seal_pin(table_, static_cast<kernels::Slot>(i), page, step);
+    }
+  }
+}
+
+// ---- actors
+
+bool CacheMemory::owns_actor(ipc::SessionId session, std::uint32_t actor) const {
+  return actor < shape_.table.actors &&
+         seats_[actor].owner.load(std::memory_order_acquire) == session.value + 1;
+}
+
+ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Executor executor,
+                                                   bool of_lane) {
+  for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
+    ActorSeat& seat = seats_[i];
+    if (seat.owner.load(std::memory_order_relaxed) != 0) continue;
+    const std::lock_guard lock(totals_mutex_);
+    seat.executor = executor;
+    seat.of_lane = of_lane;
+    seat.base = line_totals(i);
+    seat.seen_since = {};
+    seat.owner.store(session.value + 1, std::memory_order_release);
+    return i;
+  }
+  return fail(Errc::limit_reached, "all " + std::to_string(shape_.table.actors) +
+                                       " actors of the cache are in use (limits.actors_per_cache)");
+}
+
+void CacheMemory::vacate(std::uint32_t actor) {
+  ActorSeat& seat = seats_[actor];
+  kernels::reset_actor(table_, actor);
+  const std::lock_guard lock(totals_mutex_);
+  closed_[static_cast<int>(seat.executor)] += line_totals(actor).since(seat.base);
+  seat.base = line_totals(actor);
+  seat.owner.store(0, std::memory_order_release);
+}
+
+ipc::Status CacheMemory::close_actor(ipc::SessionId session, std::uint32_t actor) {
+  if (!owns_actor(session, actor) || seats_[actor].of_lane) {
+    return fail(Errc::stale_handle,
+                "actor " + std::to_string(actor) + " is not one of this session");
+  }
+  vacate(actor);
+  return {};
+}
+
+void CacheMemory::close_actors_of(ipc::SessionId session) {
+  for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
+    if (owns_actor(session, i)) vacate(i);
+  }
+}
+
+std::uint32_t CacheMemory::actors_of(ipc::SessionId session) const {
+  std::uint32_t count = 0;
+  for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
+    count += owns_actor(session, i) && !seats_[i].of_lane ? 1 : 0;
+  }
+  return count;
+}
+
+std::vector<ipc::SessionId> CacheMemory::overdue_actors(std::chrono::steady_clock::time_point now,
+                                                        std::chrono::milliseconds deadline) {
+  std::vector<ipc::SessionId> overdue;
+  for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
+    ActorSeat& seat = seats_[i];
+    const std::uint64_t owner = seat.owner.load(std::memory_order_acquire);
+    const kernels::ActorLine* line = kernels::actor_line(table_, i);
+    const std::uint64_t entries = kernels::load_relaxed(&line->entries);
+    const bool active = kernels::is_active(kernels::load_relaxed(&line->active));
+    if (owner == 0 || !active || entries != seat.seen_entries ||
+        seat.seen_since == std::chrono::steady_clock::time_point{}) {
+      seat.seen_entries = entries;
+      seat.seen_since = now;
+    } else if (now - seat.seen_since > deadline) {
+      overdue.push_back(ipc::SessionId{owner - 1});
+    }
+  }
+  return overdue;
+}
+
+// ---- operators
+
+ResolveTotals CacheMemory::line_totals(std::uint32_t actor) const {
+  const kernels::ActorCounters& from = kernels::actor_line(table_, actor)->counters;
+  ResolveTotals totals;
+  totals.hits = kernels::load_relaxed(&from.hits);
+  totals.misses = kernels::load_relaxed(&from.fills);
+  totals.no_slot = kernels::load_relaxed(&from.no_slot);
+  totals.absent =
+      kernels::load_relaxed(&from.absent) + kernels::load_relaxed(&from.pinned);
+  totals.bytes_filled = kernels::load_relaxed(&from.filled_bytes);
+  totals.forecast_issued = kernels::load_relaxed(&from.forecast_issued);
+  totals.forecast_used = kernels::load_relaxed(&from.forecast_used);
+  return totals;
+}
+
+ResolveTotals CacheMemory::totals(Executor executor) const {
+  const std::lock_guard lock(totals_mutex_);
+  ResolveTotals totals = closed_[static_cast<int>(executor)];
+  for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
+    const ActorSeat& seat = seats_[i];
+    if (seat.owner.load(std::memory_order_acquire) == 0 || seat.executor != executor) continue;
+    totals += line_totals(i).since(seat.base);
+  }
+  return totals;
+}
+
+ResolveTotals CacheMemory::totals() const {
+  ResolveTotals all = totals(Executor::daemon);
+  all += totals(Executor::direct);
+  return all;
+}
+
+std::uint64_t CacheMemory::forecast_wasted() const {
+  return kernels::load_relaxed(&table_.header->forecast_wasted);
+}
+
+HbmResidency CacheMemory::scan() const {
+  HbmResidency found;
+  found.pages_of_block.assign(shape_.table.blocks, 0);
+  found.pinned_of_block.assign(shape_.table.blocks, 0);
+  for (std::uint32_t slot = 0; slot < shape_.table.slots; ++slot) {
+    const kernels::Word word = kernels::load_relaxed(&table_.words[slot]);
+    const kernels::Page page = kernels::page_of(word);
+    if (page >= table_.pages) {
+      ++found.free_slots;
+      continue;
+    }
+    const kernels::Block block = kernels::block_of(table_, page);
+    ++found.pages_of_block[block];
+    if (kernels::is_pinned(word)) {
+      ++found.pinned_of_block[block];
+      ++found.pinned_pages;
+    } else {
+      ++found.cached_pages;
+    }
+  }
+  return found;
+}
+
+}  // namespace sluice::daemon

@@ -1,0 +1,158 @@
+// The memory of one cache: its arena, its DRAM extents, its hot table, and who is in it.
+//
+// Thread-safety: what resolves need (table, store, addresses, actor ownership) from any thread. Everything
+// marked "coordinator" is called under the coordinator's lock.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "daemon/device.h"
+#include "daemon/residency/types.h"
+#include "ipc/error.h"
+#include "ipc/ids.h"
+#include "ipc/mapping.h"
+#include "ipc/wire_generated.h"
+#include "kernels/block_set.h"
+#include "kernels/frame_log.h"
+#include "kernels/grace.h"
+#include "kernels/page_store.h"
+#include "kernels/table.h"
+
+namespace sluice::daemon {
+
+struct CacheShape {
+  residency::CacheShape sizes;
+  kernels::TableSizes table;
+  std::uint64_t table_bytes = 0;
+};
+
+// Pages resolved since the cache was made.
+struct ResolveTotals {
+  std::uint64_t hits = 0, misses = 0, no_slot = 0, absent = 0, bytes_filled = 0;
+  std::uint64_t forecast_issued = 0, forecast_used = 0;
+
+  ResolveTotals& operator+=(const ResolveTotals& other);
+  // What came since `then`; 0 for a counter that went back, as a client's may.
+  ResolveTotals since(const ResolveTotals& then) const;
+};
+
+// What the arena holds at one look; a moving picture while resolves run.
+struct HbmResidency {
+  std::uint64_t cached_pages = 0;
+  std::uint64_t pinned_pages = 0;
+  std::uint64_t free_slots = 0;
+  std::vector<std::uint32_t> pages_of_block;   // pages of a block that are in slots, pinned ones too
+  std::vector<std::uint32_t> pinned_of_block;
+};
+
+// Ids on their way out: withdrawn, and waiting for their grace period.
+struct Retirement {
+  std::vector<ipc::BlockId> ids;
+  kernels::Grace grace;
+};
+
+class CacheMemory {
+ public:
+  // Errors: no_memory, invalid_layout (a table of absurd size), limit_reached.
+  static ipc::Result<std::unique_ptr<CacheMemory>> create(Device& device,
+                                                          const residency::CacheShape& sizes,
+                                                          std::uint32_t actors);
+
+  const CacheShape& shape() const { return shape_; }
+  int table_fd() const { return table_fd_.get(); }
+  // One past the highest DRAM extent that was ever made.
+  std::uint32_t frame_extents() const { return extents_.load(std::memory_order_acquire); }
+  // Descriptors of at most `most` extents of a tier from index `first`; `total` of them exist. They stay
+  // open as long as the cache.
+  std::vector<int> extent_fds(ipc::Tier tier, std::uint32_t first, std::size_t most,
+                              std::uint32_t& total) const;
+
+  // ---- for resolves
+
+  // The daemon's view: the frame of a block comes from private memory.
+  const kernels::HotTable& table() const { return table_; }
+  const kernels::PageStore& store() const { return store_; }
+
+  bool owns_actor(ipc::SessionId session, std::uint32_t actor) const;
+
+  // ---- coordinator: extents and frames
+
+  ipc::Status grant_extent(Device& device, std::uint32_t extent);
+  // Gives the memory back to the node. The descriptor stays, so that holders of old mappings see zeros
+  // and a later grant of the same index reaches them.
+  void release_extent(std::uint32_t extent);
+  void set_frame(ipc::BlockId id, ipc::FrameId frame);
+
+  Retirement retire(std::vector<ipc::BlockId> ids);
+  // Whether the grace period is over; if so, no word holds a page of these ids any more.
+  bool try_finish(Retirement& retirement);
+
+  // Pins that a dead session may have left; see residency::DropPins.
+  void drop_pins(const std::vector<ipc::BlockId>& ids, bool sealed);
+
+  // ---- coordinator: actors
+
+  // `of_lane`: for the lane's own work for this session; not counted by actors_of.
+  ipc::Result<std::uint32_t> open_actor(ipc::SessionId session, ipc::wire::Executor executor,
+                                        bool of_lane = false);
+  ipc::Status close_actor(ipc::SessionId session, std::uint32_t actor);
+  void close_actors_of(ipc::SessionId session);
+  std::uint32_t actors_of(ipc::SessionId session) const;
+  // Sessions with an actor that is in the same step as `deadline` ago.
+  std::vector<ipc::SessionId> overdue_actors(std::chrono::steady_clock::time_point now,
+                                             std::chrono::milliseconds deadline);
+
+  // ---- operators
+
+  // By executor. The counters of direct sessions are theirs to write, so they are only as good as the
+  // sessions; they never make a total go back.
+  ResolveTotals totals(ipc::wire::Executor executor) const;
+  ResolveTotals totals() const;
+  // Pages of this cache that forecasts brought in and nobody used, since it was made.
+  std::uint64_t forecast_wasted() const;
+  // Reads every word of the table.
+  HbmResidency scan() const;
+
+ private:
+  struct ActorSeat {
+    std::atomic<std::uint64_t> owner{0};  // session + 1; 0: free
+    ipc::wire::Executor executor = ipc::wire::Executor::daemon;
+    bool of_lane = false;
+    ResolveTotals base;                   // the line's counters when it was opened
+    std::uint64_t seen_entries = 0;
+    std::chrono::steady_clock::time_point seen_since{};
+  };
+
+  CacheMemory() = default;
+  ResolveTotals line_totals(std::uint32_t actor) const;
+  void vacate(std::uint32_t actor);
+  void seal_pins(const kernels::BlockSet& blocks);
+  kernels::BlockSet mark(const std::vector<ipc::BlockId>& ids);
+  void unmark(const std::vector<ipc::BlockId>& ids);
+
+  CacheShape shape_;
+  ipc::Fd table_fd_;
+  ipc::Mapping table_memory_;
+  ipc::ReservedRange arena_;
+  ipc::ReservedRange frames_;
+  std::vector<ipc::Fd> slot_extents_;
+  std::vector<ipc::Fd> frame_extents_;         // reserved to its final size: never moves
+  std::vector<std::uint8_t> extent_ready_;
+  std::atomic<std::uint32_t> extents_{0};
+  std::vector<std::uint64_t> private_frames_;
+  kernels::FrameLogWriter frame_log_;
+  kernels::HotTable shared_{};  // with the frame_of that clients read
+  kernels::HotTable table_{};   // with the daemon's own
+  kernels::PageStore store_{};
+  std::unique_ptr<ActorSeat[]> seats_;
+  mutable std::mutex totals_mutex_;  // for closed_ and the seats' base and executor
+  ResolveTotals closed_[2];          // of actors that are gone, by executor
+  std::vector<std::uint64_t> marks_;  // bitmap over ids, clear between calls
+};
+
+}  // namespace sluice::daemon

@@ -1,0 +1,187 @@
+// The one owner of the residency manager: serialises its events, carries out its actions, and brings
+// memory back when its grace period is over.
+//
+// One mutex around everything; an event handles at most residency::kMaxBlocksPerTurn blocks. A resolve
+// never comes here.
+//
+// Thread-safety: any thread.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/cache_memory.h"
+#include "daemon/config.h"
+#include "daemon/device.h"
+#include "daemon/metrics.h"
+#include "daemon/residency/manager.h"
+#include "daemon/session.h"
+#include "ipc/error.h"
+#include "ipc/ids.h"
+
+namespace sluice::daemon {
+
+struct OpenCacheRequest {
+  std::string model;
+  std::string salt;
+  std::uint32_t shard_index = 0;
+  std::uint32_t shard_count = 1;
+  std::uint8_t kind = 0;
+  ipc::Layout layout;
+  ipc::wire::Executor executor = ipc::wire::Executor::daemon;
+  std::uint64_t hbm_bytes = 0;
+};
+
+struct OpenedCache {
+  ipc::Handle handle;
+  bool created = false;
+  std::shared_ptr<CacheMemory> memory;
+};
+
+class Coordinator {
+ public:
+  // Errors: bad_config.
+  static ipc::Result<std::unique_ptr<Coordinator>> create(const Config& config,
+                                                          std::unique_ptr<Device> device);
+  ~Coordinator();
+
+  // ---- sessions (control thread)
+
+  ipc::Result<ipc::SessionId> open_session(ipc::TenantId tenant);
+
+  // The session is over and no lane touches it. `died`: without a Bye, at `death`.
+  void end_session(const std::shared_ptr<Session>& session, bool died,
+                   std::chrono::steady_clock::time_point death);
+
+  void count_violation(ipc::TenantId tenant, const ipc::Error& reason);
+
+  ipc::Result<OpenedCache> open_cache(Session& session, const OpenCacheRequest& request);
+  // Errors: wrong_state (sequences or actors are open), stale_handle.
+  ipc::Status close_cache(Session& session, ipc::Handle handle);
+  ipc::Result<std::uint32_t> open_actor(Session& session, ipc::Handle handle);
+  ipc::Status close_actor(Session& session, ipc::Handle handle, std::uint32_t actor);
+
+  // ---- sequences (lanes). Replies are copied into the caller's vectors.
+
+  struct Opened {
+    ipc::Handle sequence;
+    std::uint32_t matched = 0;
+  };
+  ipc::Result<Opened> open_sequence(ipc::SessionId session, ipc::CacheId cache,
+                                    const residency::KeyView& keys,
+                                    std::vector<residency::BlockRef>& blocks);
+  ipc::Result<Opened> append_known(ipc::SessionId session, ipc::Handle sequence,
+                                   const residency::KeyView& keys,
+                                   std::vector<residency::BlockRef>& blocks);
+  // Returns the index of the first new block.
+  ipc::Result<std::uint32_t> extend(ipc::SessionId session, ipc::Handle sequence,
+                                    std::uint32_t count, std::vector<residency::BlockRef>& blocks);
+  ipc::Result<residency::Sealed> seal(ipc::SessionId session, ipc::Handle sequence,
+                                      std::uint32_t index, std::span<const std::byte> key,
+                                      std::uint64_t valid_bytes);
+  // The whole fork, in turns. `copies` are the private blocks to copy.
+  ipc::Result<ipc::Handle> fork(ipc::SessionId session, ipc::Handle parent,
+                                std::vector<residency::ForkedBlock>& copies);
+  ipc::Status truncate(ipc::SessionId session, ipc::Handle sequence, std::uint32_t blocks);
+  ipc::Status release(ipc::SessionId session, ipc::Handle sequence);
+
+  // An actor for a lane's own work for a session. It goes with the session.
+  ipc::Result<std::uint32_t> open_lane_actor(ipc::SessionId session, CacheMemory& cache);
+
+  // What the lanes learn about forecasts; what the tables count is read by tick().
+  void forecast(ipc::CacheId cache, residency::ForecastEvent event, std::uint64_t pages);
+
+  // ---- time
+
+  // Looks after grace periods and unfinished work. Returns when it wants to be called again.
+  std::chrono::milliseconds tick();
+
+  // Actors that stayed in one step for longer than the configured deadline: their sessions.
+  std::vector<std::pair<ipc::SessionId, ipc::Error>> overdue_steps(
+      std::chrono::steady_clock::time_point now);
+
+  // ---- operators
+
+  // Runs `look` with the manager, under the lock.
+  template <class Look>
+  auto with_manager(Look&& look) {
+    const std::lock_guard lock(mutex_);
+    return std::forward<Look>(look)(manager_);
+  }
+  ipc::Result<residency::EvictOrdered> evict(const residency::EvictRequest& request);
+  ipc::Status set_quota(ipc::TenantId tenant, ipc::Tier tier, const residency::Quota& quota);
+  std::shared_ptr<CacheMemory> cache_memory(ipc::CacheId cache) const;
+
+  // Counted since start, per tenant.
+  struct TenantCounters {
+    std::uint64_t session_deaths = 0;
+    std::uint64_t violations = 0;
+    std::uint64_t extents_failed = 0;
+    double last_reclaim_seconds = 0;
+  };
+  std::vector<TenantCounters> tenant_counters() const;
+  Histogram& reclaim_histogram(ipc::TenantId tenant) { return *reclaim_[tenant.value]; }
+  Histogram& resolve_histogram(ipc::TenantId tenant) { return *resolve_[tenant.value]; }
+
+ private:
+  struct Cache {
+    std::shared_ptr<CacheMemory> memory;
+    // What the ledger was told of the table's own counters.
+    std::uint64_t forecast_issued = 0, forecast_used = 0, forecast_wasted = 0;
+  };
+  struct PendingRetire {
+    ipc::CacheId cache;
+    std::uint64_t batch = 0;
+    Retirement wait;
+  };
+  struct Reclaim {  // the death of a session, until its blocks are back
+    ipc::TenantId tenant;
+    std::chrono::steady_clock::time_point death;
+    std::uint64_t last_batch = 0;
+  };
+
+  Coordinator(const Config& config, std::unique_ptr<Device> device, residency::Manager manager);
+
+  // All below: under the lock.
+  void execute(residency::Actions& actions);
+  void execute(const residency::CreateCache& action);
+  void execute(const residency::GrantDram& action);
+  void execute(const residency::ReleaseExtent& action);
+  void execute(const residency::SetFrame& action);
+  void execute(residency::Retire& action);
+  void execute(const residency::DropPins& action);
+  void execute(const residency::ActorsIdle& action);
+  void execute(const residency::DestroyCache& action);
+  // Tells the ledger what the tables counted since the last time.
+  void account_forecasts();
+  // Ends what waits and can end; whether something did.
+  bool settle();
+  // Runs `attempt` (which may answer busy or ask for extents) until it neither can.
+  template <class Attempt>
+  auto with_memory(Attempt&& attempt);
+  CacheMemory& memory_of(ipc::CacheId cache);
+
+  const Config& config_;
+  std::unique_ptr<Device> device_;
+  mutable std::mutex mutex_;
+  residency::Manager manager_;
+  std::vector<Cache> caches_;  // by CacheId
+  std::vector<PendingRetire> retiring_;
+  std::vector<Reclaim> reclaims_;
+  std::vector<TenantCounters> counters_;
+  std::vector<std::unique_ptr<Histogram>> reclaim_;
+  std::vector<std::unique_ptr<Histogram>> resolve_;
+  residency::Actions follow_up_;  // ordered by the answers to actions
+  std::optional<ipc::Error> grant_failure_;
+  std::optional<residency::CacheShape> creating_;
+  std::optional<ipc::Error> create_failure_;
+};
+
+}  // namespace sluice::daemon

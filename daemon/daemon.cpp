@@ -1,0 +1,217 @@
+#include "daemon/daemon.h"
+
+#include <csignal>
+#include <utility>  // Boost 1.74's awaitable.hpp forgets it
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "daemon/admin.h"
+#include "daemon/coordinator.h"
+#include "daemon/lanes.h"
+#include "daemon/logging.h"
+#include "daemon/metrics.h"
+#include "daemon/metrics_source.h"
+#include "daemon/server.h"
+#include "daemon/systemd.h"
+#include "daemon/version.h"
+
+namespace sluice::daemon {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::chrono::seconds kStepLookInterval{1};
+
+void tell(const ipc::Status& status) {
+  if (!status) log_warn("systemd was not told", {{"reason", status.error().text}});
+}
+
+}  // namespace
+
+struct Daemon::Impl {
+  Impl(Config config_, std::string config_path_)
+      : config(std::move(config_)), config_path(std::move(config_path_)) {}
+
+  ipc::Status start();
+  ipc::Result<Reload> reload();
+  void on_hangup();
+  void on_stop(int number);
+  void await_signal();
+  void schedule_tick(std::chrono::milliseconds in);
+  void schedule_step_look();
+  void schedule_watchdog();
+
+  Config config;
+  std::string config_path;
+  asio::io_context io{1};
+  asio::signal_set signals{io};
+  asio::steady_timer tick_timer{io};
+  asio::steady_timer step_timer{io};
+  asio::steady_timer watchdog_timer{io};
+  SystemdNotifier systemd;
+  std::unique_ptr<Coordinator> coordinator;
+  std::unique_ptr<Lanes> lanes;
+  std::unique_ptr<Admin> admin;
+  std::unique_ptr<Server> server;
+  std::optional<Metrics> metrics;
+  bool draining = false;
+};
+
+ipc::Status Daemon::Impl::start() {
+  auto notifier = SystemdNotifier::from_environment();
+  if (!notifier) return std::unexpected(std::move(notifier.error()));
+  systemd = std::move(*notifier);
+  auto made = Coordinator::create(
+      config, make_host_device(config.hbm.huge_pages, config.dram.huge_pages));
+  if (!made) return std::unexpected(std::move(made.error()));
+  coordinator = std::move(*made);
+  lanes = std::make_unique<Lanes>(*coordinator, config.rings, config.daemon.lanes);
+  admin = std::make_unique<Admin>(
+      config, *coordinator,
+      AdminHooks{
+          .sessions = [this] { return server->sessions(); },
+          .end_session = [this](ipc::SessionId session,
+                                const ipc::Error& why) { return server->end_session(session, why); },
+          .drain =
+              [this](bool on) {
+                draining = on;
+                server->drain(on);
+              },
+          .draining = [this] { return draining; },
+          .reload = [this] { return reload(); }});
+  server = std::make_unique<Server>(
+      io, config, *coordinator, *lanes,
+      [this](const AdminScope& scope, std::string_view verb, std::string_view arguments) {
+        return admin->run(scope, verb, arguments);
+      });
+  auto exposer = Metrics::start(config.metrics.address,
+                                [this] { return collect_metrics(config, *coordinator); });
+  if (!exposer) return std::unexpected(std::move(exposer.error()));
+  metrics = std::move(*exposer);
+  if (!metrics->address().empty()) {
+    log_info("metrics are served", {{"address", metrics->address()}});
+  }
+  return server->listen();
+}
+
+ipc::Result<Reload> Daemon::Impl::reload() {
+  if (config_path.empty()) {
+    return ipc::fail(ipc::Errc::wrong_state, "the daemon was started without a configuration file");
+  }
+  auto wanted = load_config(config_path);
+  if (!wanted) return std::unexpected(std::move(wanted.error()));
+  auto plan = plan_reload(config, *wanted);
+  if (!plan) return std::unexpected(std::move(plan.error()));
+  // Guarantees that shrink go first, so that those that grow find room.
+  for (const bool growing : {false, true}) {
+    for (std::uint32_t i = 0; i < config.tenants.size(); ++i) {
+      const auto apply = [&](ipc::Tier tier, const QuotaConfig& now, const QuotaConfig& then) {
+        if (now == then || (then.guaranteed_bytes > now.guaranteed_bytes) != growing) return;
+        auto done = coordinator->set_quota(
+            ipc::TenantId{i}, tier, {then.guaranteed_bytes, then.limit_bytes, then.weight});
+        if (!done) log_error("a quota was not applied", {{"reason", done.error().text}});
+      };
+      apply(ipc::Tier::hbm, config.tenants[i].hbm, plan->config.tenants[i].hbm);
+      apply(ipc::Tier::dram, config.tenants[i].dram, plan->config.tenants[i].dram);
+    }
+  }
+  config = plan->config;
+  set_log_level(config.daemon.log_level);
+  for (const auto& change : plan->applied) {
+    log_info("configuration changed",
+             {{"key", change.key}, {"was", change.now}, {"is", change.wanted}});
+  }
+  for (const auto& change : plan->deferred) {
+    log_warn("a changed key takes a restart",
+             {{"key", change.key}, {"is", change.now}, {"wanted", change.wanted}});
+  }
+  return plan;
+}
+
+void Daemon::Impl::on_hangup() {
+  tell(systemd.reloading());
+  if (auto done = reload(); !done) {
+    log_error("the configuration was not reloaded; everything stays as it is",
+              {{"reason", done.error().text}});
+  }
+  tell(systemd.ready("serving"));
+}
+
+void Daemon::Impl::on_stop(int number) {
+  log_info("stopping", {{"signal", std::int64_t{number}}});
+  tell(systemd.stopping("stopping"));
+  server->stop("the daemon stops");
+  io.stop();
+}
+
+void Daemon::Impl::await_signal() {
+  signals.async_wait([this](boost::system::error_code error, int number) {
+    if (error) return;
+    if (number == SIGHUP) {
+      on_hangup();
+      await_signal();
+    } else {
+      on_stop(number);
+    }
+  });
+}
+
+void Daemon::Impl::schedule_tick(std::chrono::milliseconds in) {
+  tick_timer.expires_after(in);
+  tick_timer.async_wait([this](boost::system::error_code error) {
+    if (!error) schedule_tick(coordinator->tick());
+  });
+}
+
+void Daemon::Impl::schedule_step_look() {
+  step_timer.expires_after(kStepLookInterval);
+  step_timer.async_wait([this](boost::system::error_code error) {
+    if (error) return;
+    for (const auto& [session, reason] :
+         coordinator->overdue_steps(std::chrono::steady_clock::now())) {
+      (void)server->end_session(session, reason);
+    }
+    schedule_step_look();
+  });
+}
+
+void Daemon::Impl::schedule_watchdog() {
+  const auto interval = systemd.watchdog_interval();
+  if (!interval) return;
+  watchdog_timer.expires_after(*interval);
+  watchdog_timer.async_wait([this](boost::system::error_code error) {
+    if (error) return;
+    tell(systemd.watchdog());
+    schedule_watchdog();
+  });
+}
+
+Daemon::Daemon(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Daemon::~Daemon() = default;
+
+ipc::Result<std::unique_ptr<Daemon>> Daemon::create(Config config, std::string config_path) {
+  auto impl = std::make_unique<Impl>(std::move(config), std::move(config_path));
+  boost::system::error_code error;
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) impl->signals.add(number, error);
+  if (auto started = impl->start(); !started) return std::unexpected(std::move(started.error()));
+  return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));
+}
+
+void Daemon::run() {
+  impl_->await_signal();
+  impl_->schedule_tick(std::chrono::milliseconds(0));
+  impl_->schedule_step_look();
+  impl_->schedule_watchdog();
+  tell(impl_->systemd.ready("serving"));
+  log_info("serving", {{"version", kVersion}, {"socket", impl_->config.daemon.socket}});
+  impl_->io.run();
+  // Lanes first: they hold sessions and the tables of caches.
+  impl_->metrics.reset();
+  impl_->lanes.reset();
+  log_info("stopped");
+}
+
+}  // namespace sluice::daemon

@@ -1,0 +1,37 @@
+// The requests of one session, run on its lane: copy once, validate, act, complete.
+//
+// Keeps the block ids of the session's sequences, so that a resolve takes no lock and names a block by its
+// place in a sequence: what a client does not hold it cannot name.
+//
+// Thread-safety: the lane's thread only.
+#pragma once
+
+#include <memory>
+
+#include "ipc/doorbell.h"
+#include "ipc/error.h"
+
+namespace sluice::daemon {
+
+class Coordinator;
+struct Session;
+
+class LaneSession {
+ public:
+  LaneSession(std::shared_ptr<Session> session, Coordinator& coordinator);
+  ~LaneSession();
+
+  // Runs at most `most` requests; whether there were any. Errors end the session: peer_violation.
+  ipc::Result<bool> serve(int most);
+
+  // See ipc::RingConsumer.
+  ipc::Result<bool> prepare_to_sleep();
+  void awake();
+  ipc::Doorbell::Drained drain_bell();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice::daemon

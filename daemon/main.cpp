@@ -1,0 +1,58 @@
+// sluiced: the daemon's entry.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+
+#include "daemon/config.h"
+#include "daemon/daemon.h"
+#include "daemon/logging.h"
+#include "daemon/version.h"
+
+namespace {
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace sluice::daemon;  // NOLINT(google-build-using-namespace): the entry of its program
+  CLI::App app("sluiced: owns the KV-cache memory of this node's inference engines");
+  std::string path;
+  bool check = false;
+  app.add_option("--config", path, "TOML file; without it, defaults that fit this machine");
+  app.add_flag("--check", check, "read the configuration, report what is wrong with it, and exit");
+  app.set_version_flag("--version", std::string("sluiced ") + kVersion);
+  CLI11_PARSE(app, argc, argv);
+
+  Config config;
+  std::vector<std::string> notes;
+  if (path.empty()) {
+    Defaults defaults = default_config(this_environment());
+    config = std::move(defaults.config);
+    notes = std::move(defaults.notes);
+  } else {
+    ConfigReport report = check_config(path);
+    if (!report.ok()) {
+      std::fprintf(stderr, "%s\n", report.text().c_str());
+      return kExitUsage;
+    }
+    config = std::move(report.config);
+    notes = std::move(report.notes);
+  }
+  if (check) {
+    std::printf("%s: ok\n", path.empty() ? "defaults" : path.c_str());
+    return 0;
+  }
+  start_logging(config.daemon.log_level, config.daemon.log_format);
+  for (const std::string& note : notes) log_info(note);
+  std::signal(SIGPIPE, SIG_IGN);
+  auto daemon = Daemon::create(std::move(config), path);
+  if (!daemon) {
+    std::fprintf(stderr, "sluiced: %s (%s)\n", daemon.error().text.c_str(),
+                 std::string(sluice::ipc::to_string(daemon.error().code)).c_str());
+    return kExitFailed;
+  }
+  (*daemon)->run();
+  return 0;
+}

@@ -1,0 +1,85 @@
+#include "daemon/metrics_source.h"
+
+#include "daemon/coordinator.h"
+#include "daemon/version.h"
+
+namespace sluice::daemon {
+
+namespace {
+
+void fill_tier(TierMetrics& to, const residency::TenantTierStatus& from) {
+  to.used_bytes = from.used_bytes;
+  to.guaranteed_bytes = from.quota.guaranteed_bytes;
+  to.limit_bytes = from.quota.limit_bytes;
+}
+
+ResolvePages pages_of(const ResolveTotals& totals) {
+  return {totals.hits, totals.misses, totals.no_slot, totals.absent};
+}
+
+std::string layout_label(const ipc::Layout& layout) {
+  return std::to_string(layout.layers) + "x" + std::to_string(layout.kv_heads) + "x" +
+         std::to_string(layout.head_dim) + "/" + std::to_string(layout.block_tokens);
+}
+
+CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string& tenant,
+                           const CacheMemory* memory) {
+  CacheMetrics cache;
+  cache.tenant = tenant;
+  cache.name = row.spec.model;
+  cache.model_name = row.spec.model;
+  cache.shard =
+      std::to_string(row.spec.shard_index) + "/" + std::to_string(row.spec.shard_count);
+  cache.layout = layout_label(row.spec.layout);
+  cache.kind = "attention";
+  cache.blocks.private_blocks = row.blocks.taken;
+  cache.blocks.sealed = row.blocks.sealed;
+  cache.blocks.shared = row.blocks.shared;
+  cache.blocks.quarantined = row.blocks.retiring;
+  cache.shared_saved_dram_bytes = row.sharing.saved_bytes;
+  if (memory != nullptr) {
+    cache.resolved_by_daemon = pages_of(memory->totals(ipc::wire::Executor::daemon));
+    cache.resolved_direct = pages_of(memory->totals(ipc::wire::Executor::direct));
+  }
+  return cache;
+}
+
+}  // namespace
+
+MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator) {
+  MetricsSnapshot snapshot;
+  snapshot.version = kVersion;
+  snapshot.hbm_capacity_bytes = config.hbm.capacity_bytes;
+  snapshot.dram_capacity_bytes = config.dram.capacity_bytes;
+  const auto [tenants, caches] =
+      coordinator.with_manager([](auto& m) { return std::pair(m.tenants(), m.caches()); });
+  const auto counters = coordinator.tenant_counters();
+  for (const auto& row : tenants) {
+    TenantMetrics tenant;
+    tenant.name = row.name;
+    tenant.sessions = row.sessions;
+    tenant.sequences = row.sequences;
+    fill_tier(tenant.hbm, row.hbm);
+    fill_tier(tenant.dram, row.dram);
+    tenant.dram.evicted_bytes.pressure = row.evicted_bytes;
+    tenant.dram.allocation_failures.memory = counters[row.tenant.value].extents_failed;
+    tenant.forecast_bytes.used = row.forecasts.used.bytes;
+    tenant.forecast_bytes.late = row.forecasts.late.bytes;
+    tenant.forecast_bytes.wasted = row.forecasts.wasted.bytes;
+    tenant.forecast_bytes.dropped = row.forecasts.dropped.bytes;
+    tenant.session_deaths = counters[row.tenant.value].session_deaths;
+    tenant.client_violations.descriptor = counters[row.tenant.value].violations;
+    tenant.resolve_duration = coordinator.resolve_histogram(row.tenant).counts();
+    tenant.session_reclaim = coordinator.reclaim_histogram(row.tenant).counts();
+    for (const auto& cache : caches) {
+      if (cache.tenant != row.tenant) continue;
+      const auto memory = coordinator.cache_memory(cache.cache);
+      if (memory != nullptr) tenant.host_to_device.must += memory->totals().bytes_filled;
+      snapshot.caches.push_back(cache_metrics(cache, row.name, memory.get()));
+    }
+    snapshot.tenants.push_back(std::move(tenant));
+  }
+  return snapshot;
+}
+
+}  // namespace sluice::daemon

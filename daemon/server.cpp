@@ -1,0 +1,663 @@
+#include "daemon/server.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <utility>  // Boost 1.74's awaitable.hpp forgets it
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "daemon/coordinator.h"
+#include "daemon/lanes.h"
+#include "daemon/logging.h"
+#include "daemon/session.h"
+#include "daemon/version.h"
+#include "ipc/doorbell.h"
+#include "ipc/frame.h"
+#include "ipc/message.h"
+#include "ipc/peer.h"
+#include "ipc/protocol.h"
+#include "ipc/unix_socket.h"
+
+namespace sluice::daemon {
+
+namespace asio = boost::asio;
+namespace wire = ipc::wire;
+using ipc::Errc;
+using ipc::Error;
+using ipc::fail;
+
+namespace {
+
+constexpr std::uint32_t kBothExecutors = 0b11;
+constexpr std::chrono::milliseconds kAcceptPause{100};  // after the process ran out of descriptors
+
+// Waits until a descriptor is readable (or writable); false on an error of the loop.
+asio::awaitable<bool> wait_for(asio::posix::stream_descriptor& fd,
+                               asio::posix::stream_descriptor::wait_type type) {
+  boost::system::error_code error;
+  co_await fd.async_wait(type, asio::redirect_error(asio::use_awaitable, error));
+  co_return !error;
+}
+
+ipc::Layout layout_from(const wire::LayoutSpec& spec) {
+  ipc::Layout layout;
+  layout.layers = spec.layers();
+  layout.kv_heads = spec.kv_heads();
+  layout.head_dim = spec.head_dim();
+  layout.block_tokens = spec.block_tokens();
+  layout.dtype_bytes = spec.dtype_bytes();
+  layout.planes = spec.planes();
+  layout.page_kind = static_cast<ipc::PageKind>(spec.page_kind());
+  return layout;
+}
+
+}  // namespace
+
+struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
+  struct Connection;
+  struct Listener {
+    ipc::UnixListener socket;
+    std::optional<std::size_t> tenant;  // whoever connects here is this tenant
+    std::unique_ptr<asio::posix::stream_descriptor> watch;
+  };
+
+  Impl(asio::io_context& io_, const Config& config_, Coordinator& coordinator_, Lanes& lanes_,
+       AdminHandler admin_)
+      : io(io_),
+        config(config_),
+        coordinator(coordinator_),
+        lanes(lanes_),
+        admin(std::move(admin_)) {}
+
+  ipc::Status add_listener(const std::string& path, mode_t mode, std::optional<std::size_t> tenant);
+  asio::awaitable<void> accept_loop(Listener& listener);
+  bool is_admin(const ipc::PeerIdentity& peer) const;
+
+  asio::io_context& io;
+  const Config& config;
+  Coordinator& coordinator;
+  Lanes& lanes;
+  AdminHandler admin;
+  std::vector<std::unique_ptr<Listener>> listeners;
+  std::map<std::uint64_t, std::shared_ptr<Connection>> sessions;
+  std::size_t connections = 0;
+  bool draining = false;
+  bool stopping = false;
+};
+
+// One control connection, from accept to the end of its session.
+struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
+  Connection(std::shared_ptr<Impl> server_, ipc::Fd socket_, std::optional<std::size_t> tenant_)
+      : server(std::move(server_)), socket(server->io, socket_.release()), tenant(tenant_) {
+    ++server->connections;
+  }
+  ~Connection() { --server->connections; }
+
+  // Keeps the connection alive from before the first step of run().
+  static asio::awaitable<void> live(std::shared_ptr<Connection> connection) {
+    co_await connection->run();
+  }
+  asio::awaitable<void> run();
+
+  // Reads one frame. Errors: daemon_away when the peer closed.
+  asio::awaitable<ipc::Result<ipc::Frame>> receive();
+  asio::awaitable<ipc::Status> send(std::vector<std::byte> bytes, std::vector<int> fds = {});
+
+  asio::awaitable<ipc::Status> greet();
+  asio::awaitable<ipc::Status> welcome_session(std::uint64_t request, const wire::Hello& hello);
+  asio::awaitable<ipc::Status> welcome_admin(std::uint64_t request);
+  asio::awaitable<ipc::Status> serve(const ipc::Frame& frame);
+  asio::awaitable<void> watch_process();
+  asio::awaitable<void> discard_until_closed();
+
+  std::vector<std::byte> handle(const wire::Envelope& envelope, std::vector<int>& fds);
+  ipc::Result<std::vector<std::byte>> open_cache(std::uint64_t request, const wire::OpenCache& body,
+                                                 std::vector<int>& fds);
+  ipc::Result<std::vector<std::byte>> fetch_extents(std::uint64_t request,
+                                                    const wire::FetchExtents& body,
+                                                    std::vector<int>& fds);
+  ipc::Result<std::vector<std::byte>> answer(const wire::Envelope& envelope, std::vector<int>& fds);
+
+  void violate(const Error& reason);
+  void leave_lane();
+  void finish_if_dead();
+
+  std::shared_ptr<Impl> server;
+  asio::posix::stream_descriptor socket;
+  std::optional<std::size_t> tenant;
+  ipc::FrameReader reader{ipc::FdPolicy::refuse};
+  ipc::FrameWriter writer;
+  ipc::PeerIdentity peer;
+  std::unique_ptr<asio::posix::stream_descriptor> pidfd;
+  std::shared_ptr<Session> session;
+  AdminScope scope;
+  bool admin = false;
+  bool said_bye = false;
+  bool process_gone = false;
+  bool socket_closed = false;
+  bool left_lane = false;
+  bool violated = false;
+  std::string end_reason;
+  std::chrono::steady_clock::time_point death{};
+};
+
+// ---- accepting
+
+ipc::Status Server::Impl::add_listener(const std::string& path, mode_t mode,
+                                       std::optional<std::size_t> tenant) {
+  auto socket = ipc::UnixListener::bind({.path = path, .mode = mode});
+  if (!socket) return std::unexpected(std::move(socket.error()));
+  auto listener = std::make_unique<Listener>();
+  listener->socket = std::move(*socket);
+  listener->tenant = tenant;
+  // The watch owns a descriptor of its own, so that closing one does not close the other.
+  auto watched = ipc::duplicate(listener->socket.fd());
+  if (!watched) return std::unexpected(std::move(watched.error()));
+  listener->watch = std::make_unique<asio::posix::stream_descriptor>(io, watched->release());
+  log_info("listening", {{"socket", path},
+                         {"tenant", tenant ? std::string_view(config.tenants[*tenant].name)
+                                           : std::string_view("by user")}});
+  asio::co_spawn(io, accept_loop(*listener), asio::detached);
+  listeners.push_back(std::move(listener));
+  return {};
+}
+
+asio::awaitable<void> Server::Impl::accept_loop(Listener& listener) {
+  const auto self = shared_from_this();
+  while (!stopping) {
+    if (!co_await wait_for(*listener.watch, asio::posix::stream_descriptor::wait_read)) break;
+    auto socket = listener.socket.accept();
+    if (!socket) {
+      log_warn("a connection was not accepted", {{"reason", socket.error().text}});
+      asio::steady_timer pause(io, kAcceptPause);
+      co_await pause.async_wait(asio::use_awaitable);
+      continue;
+    }
+    if (!*socket) continue;
+    auto connection = std::make_shared<Connection>(self, std::move(**socket), listener.tenant);
+    asio::co_spawn(io, Connection::live(std::move(connection)), asio::detached);
+  }
+}
+
+bool Server::Impl::is_admin(const ipc::PeerIdentity& peer) const {
+  const auto has = [](const auto& list, auto value) {
+    return std::find(list.begin(), list.end(), value) != list.end();
+  };
+  if (peer.uid == geteuid() || has(config.admin.uids, peer.uid) || has(config.admin.gids, peer.gid))
+    return true;
+  return std::any_of(peer.groups.begin(), peer.groups.end(),
+                     [&](gid_t group) { return has(config.admin.gids, group); });
+}
+
+// ---- frames
+
+asio::awaitable<ipc::Result<ipc::Frame>> Server::Impl::Connection::receive() {
+  while (true) {
+    auto progress = reader.advance(socket.native_handle());
+    if (!progress) co_return std::unexpected(std::move(progress.error()));
+    if (*progress == ipc::FrameReader::Progress::frame) co_return reader.take();
+    if (*progress == ipc::FrameReader::Progress::closed) {
+      co_return fail(Errc::daemon_away, "the peer closed its connection");
+    }
+    if (!co_await wait_for(socket, asio::posix::stream_descriptor::wait_read)) {
+      co_return fail(Errc::shutting_down, "the connection was closed");
+    }
+  }
+}
+
+asio::awaitable<ipc::Status> Server::Impl::Connection::send(std::vector<std::byte> bytes,
+                                                            std::vector<int> fds) {
+  if (auto queued = writer.enqueue(bytes, fds); !queued) {
+    co_return std::unexpected(std::move(queued.error()));
+  }
+  while (true) {
+    auto progress = writer.flush(socket.native_handle());
+    if (!progress) co_return std::unexpected(std::move(progress.error()));
+    if (*progress == ipc::FrameWriter::Progress::drained) co_return ipc::Status();
+    if (*progress == ipc::FrameWriter::Progress::closed) {
+      co_return fail(Errc::daemon_away, "the peer closed its connection");
+    }
+    if (!co_await wait_for(socket, asio::posix::stream_descriptor::wait_write)) {
+      co_return fail(Errc::shutting_down, "the connection was closed");
+    }
+  }
+}
+
+// ---- the life of a connection
+
+asio::awaitable<void> Server::Impl::Connection::run() {
+  const auto self = shared_from_this();
+  auto identity = ipc::peer_identity(socket.native_handle());
+  if (!identity) co_return;
+  peer = std::move(*identity);
+
+  asio::steady_timer hello_deadline(server->io, kHelloDeadline);
+  hello_deadline.async_wait([weak = weak_from_this()](boost::system::error_code error) {
+    const auto connection = weak.lock();
+    if (!error && connection) connection->socket.cancel();
+  });
+  const ipc::Status greeted = co_await greet();
+  hello_deadline.cancel();
+  if (!greeted) {
+    if (greeted.error().code != Errc::daemon_away) {
+      log_info("a connection was refused", {{"pid", std::int64_t{peer.pid}},
+                                            {"uid", std::uint64_t{peer.uid}},
+                                            {"code", ipc::to_string(greeted.error().code)},
+                                            {"reason", greeted.error().text}});
+    }
+    co_return;
+  }
+  while (!said_bye && !violated) {
+    auto frame = co_await receive();
+    if (!frame) {
+      if (frame.error().code == Errc::daemon_away) {
+        socket_closed = true;
+      } else if (session != nullptr && !violated) {
+        violate(frame.error());
+      }
+      break;
+    }
+    if (auto served = co_await serve(*frame); !served) {
+      if (served.error().code == Errc::daemon_away) {
+        socket_closed = true;
+      } else if (session != nullptr) {
+        violate(served.error());
+      }
+      break;
+    }
+  }
+  if (session == nullptr) co_return;
+  if (!socket_closed && !said_bye) co_await discard_until_closed();
+  leave_lane();
+}
+
+// A session that was ended for misconduct is over when its process and every copy of its socket are gone.
+asio::awaitable<void> Server::Impl::Connection::discard_until_closed() {
+  char scratch[4096];
+  while (true) {
+    const ssize_t got = recv(socket.native_handle(), scratch, sizeof(scratch), MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) break;
+    if (got > 0) continue;
+    if (!co_await wait_for(socket, asio::posix::stream_descriptor::wait_read)) break;
+  }
+  socket_closed = true;
+}
+
+asio::awaitable<ipc::Status> Server::Impl::Connection::greet() {
+  auto frame = co_await receive();
+  if (!frame) co_return std::unexpected(std::move(frame.error()));
+  auto envelope = ipc::verify_envelope(frame->bytes);
+  if (!envelope) co_return std::unexpected(std::move(envelope.error()));
+  const std::uint64_t request = (*envelope)->request();
+  const auto refuse = [&](Error error) -> asio::awaitable<ipc::Status> {
+    co_await send(ipc::make_failed(request, error));
+    co_return std::unexpected(std::move(error));
+  };
+  const auto* hello = (*envelope)->body_as_Hello();
+  if (hello == nullptr) {
+    co_return co_await refuse({Errc::peer_violation, "the first message of a connection is Hello"});
+  }
+  auto agreed = ipc::negotiate({}, {hello->protocol_major(), hello->protocol_minor(),
+                                    hello->features()});
+  if (!agreed) co_return co_await refuse(agreed.error());
+
+  if (!tenant) {
+    auto found = tenant_of_peer(server->config, peer.uid, peer.gid);
+    if (found) {
+      tenant = *found;
+    } else if (!(hello->admin() && server->is_admin(peer))) {
+      co_return co_await refuse(found.error());
+    }
+  }
+  admin = hello->admin();
+  if (admin) {
+    scope.everything = server->is_admin(peer);
+    if (tenant) scope.tenant = ipc::TenantId{static_cast<std::uint32_t>(*tenant)};
+    co_return co_await welcome_admin(request);
+  }
+  if (server->stopping) {
+    co_return co_await refuse({Errc::shutting_down, "the daemon is stopping"});
+  }
+  if (server->draining) {
+    co_return co_await refuse(
+        {Errc::busy, "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"});
+  }
+  if (server->sessions.size() >= server->config.daemon.max_sessions) {
+    co_return co_await refuse(
+        {Errc::limit_reached, "all " + std::to_string(server->config.daemon.max_sessions) +
+                                  " sessions are in use (daemon.max_sessions)"});
+  }
+  ipc::Status welcomed = co_await welcome_session(request, *hello);
+  if (!welcomed && session == nullptr && welcomed.error().code != Errc::daemon_away) {
+    co_return co_await refuse(welcomed.error());
+  }
+  co_return welcomed;
+}
+
+asio::awaitable<ipc::Status> Server::Impl::Connection::welcome_admin(std::uint64_t request) {
+  const std::string tenant_name = tenant ? server->config.tenants[*tenant].name : std::string();
+  auto bytes = ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
+    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures, 0,
+                                     tenant_name.c_str(), 0, 0, 0, kVersion, kBothExecutors);
+  });
+  co_return co_await send(std::move(bytes));
+}
+
+asio::awaitable<ipc::Status> Server::Impl::Connection::welcome_session(std::uint64_t request,
+                                                                       const wire::Hello& hello) {
+  const RingsConfig& rings = server->config.rings;
+  auto memory = ipc::SessionMemory::create(rings.capacity, rings.request_memory_bytes);
+  if (!memory) co_return std::unexpected(std::move(memory.error()));
+  auto bells = ipc::make_doorbell();
+  if (!bells) co_return std::unexpected(std::move(bells.error()));
+  const ipc::TenantId tenant_id{static_cast<std::uint32_t>(*tenant)};
+  auto id = server->coordinator.open_session(tenant_id);
+  if (!id) co_return std::unexpected(std::move(id.error()));
+
+  auto made = std::make_shared<Session>();
+  made->id = *id;
+  made->tenant = tenant_id;
+  made->tenant_name = server->config.tenants[*tenant].name;
+  made->client_name = std::string(ipc::text_of(hello.client_name()).substr(0, 64));
+  made->pid = peer.pid;
+  made->uid = peer.uid;
+  made->memory = std::move(*memory);
+  made->bell = std::move(bells->daemon_end);
+  session = made;
+  server->sessions.emplace(id->value, shared_from_this());
+
+  server->lanes.add(session, [weak = weak_from_this(), io = &server->io](const Error& reason) {
+    asio::post(*io, [weak, reason] {
+      if (const auto connection = weak.lock()) connection->violate(reason);
+    });
+  });
+  pidfd = std::make_unique<asio::posix::stream_descriptor>(server->io, peer.pidfd.release());
+  asio::co_spawn(server->io, watch_process(), asio::detached);
+
+  const auto& layout = session->memory.layout();
+  auto bytes = ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
+    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures,
+                                     session->id.value, session->tenant_name.c_str(),
+                                     layout.ring_capacity, layout.request_bytes,
+                                     layout.memory_bytes, kVersion, kBothExecutors);
+  });
+  log_info("session opened", {{"session", session->id.value},
+                              {"tenant", session->tenant_name},
+                              {"client", session->client_name},
+                              {"pid", std::int64_t{session->pid}}});
+  std::vector<int> fds{session->memory.fd().get(), bells->client_end.fd()};
+  co_return co_await send(std::move(bytes), std::move(fds));
+}
+
+asio::awaitable<void> Server::Impl::Connection::watch_process() {
+  const auto self = shared_from_this();
+  if (!co_await wait_for(*pidfd, asio::posix::stream_descriptor::wait_read)) co_return;
+  if (left_lane) co_return;
+  process_gone = true;
+  death = std::chrono::steady_clock::now();
+  if (end_reason.empty()) end_reason = "its process died";
+  finish_if_dead();
+}
+
+void Server::Impl::Connection::violate(const Error& reason) {
+  if (violated || left_lane) return;
+  violated = true;
+  end_reason = reason.text;
+  log_warn("session ended", {{"session", session->id.value},
+                             {"tenant", session->tenant_name},
+                             {"code", ipc::to_string(reason.code)},
+                             {"reason", reason.text}});
+  server->coordinator.count_violation(session->tenant, reason);
+  server->lanes.stop(session->id);
+  auto bytes = ipc::make_message(0, [&](flatbuffers::FlatBufferBuilder& builder) {
+    return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(reason.code),
+                                     reason.text.c_str());
+  });
+  if (writer.enqueue(bytes)) (void)writer.flush(socket.native_handle());
+  shutdown(socket.native_handle(), SHUT_WR);
+  socket.cancel();  // run() goes on to wait for the end
+}
+
+// The reading side ended; the lane lets go of the session once the process cannot touch it any more.
+void Server::Impl::Connection::leave_lane() { finish_if_dead(); }
+
+void Server::Impl::Connection::finish_if_dead() {
+  const bool dead = said_bye || (process_gone && socket_closed);
+  if (!dead || left_lane) return;
+  left_lane = true;
+  const bool died = !said_bye;
+  if (death == std::chrono::steady_clock::time_point{}) death = std::chrono::steady_clock::now();
+  server->lanes.remove(session->id, [self = shared_from_this(), died] {
+    asio::post(self->server->io, [self, died] {
+      self->server->coordinator.end_session(self->session, died, self->death);
+      self->server->sessions.erase(self->session->id.value);
+      log_info("session closed", {{"session", self->session->id.value},
+                                  {"tenant", self->session->tenant_name},
+                                  {"reason", died ? std::string_view(self->end_reason)
+                                                  : std::string_view("bye")}});
+      if (self->pidfd) self->pidfd->cancel();
+      boost::system::error_code ignored;
+      self->socket.close(ignored);
+    });
+  });
+}
+
+// ---- requests
+
+asio::awaitable<ipc::Status> Server::Impl::Connection::serve(const ipc::Frame& frame) {
+  auto envelope = ipc::verify_envelope(frame.bytes);
+  if (!envelope) co_return std::unexpected(std::move(envelope.error()));
+  if ((*envelope)->body_type() == wire::Body::Bye) {
+    said_bye = true;
+    co_return co_await send(ipc::make_done((*envelope)->request()));
+  }
+  std::vector<int> fds;
+  auto bytes = handle(**envelope, fds);
+  co_return co_await send(std::move(bytes), std::move(fds));
+}
+
+std::vector<std::byte> Server::Impl::Connection::handle(const wire::Envelope& envelope,
+                                                        std::vector<int>& fds) {
+  auto reply = answer(envelope, fds);
+  if (reply) return std::move(*reply);
+  fds.clear();
+  return ipc::make_failed(envelope.request(), reply.error());
+}
+
+ipc::Result<std::vector<std::byte>> Server::Impl::Connection::answer(const wire::Envelope& envelope,
+                                                                     std::vector<int>& fds) {
+  const std::uint64_t request = envelope.request();
+  if (admin) {
+    const auto* body = envelope.body_as_AdminRequest();
+    if (body == nullptr) {
+      return fail(Errc::wrong_state, "an operator's connection takes admin requests only");
+    }
+    auto json = server->admin(scope, ipc::text_of(body->verb()), ipc::text_of(body->arguments()));
+    if (!json) return std::unexpected(std::move(json.error()));
+    if (json->size() > ipc::kMaxFrameBytes / 2) {
+      return fail(Errc::list_too_long, "the answer has " + std::to_string(json->size()) +
+                                           " bytes; narrow the request with a selector or --limit");
+    }
+    return ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
+      return wire::CreateAdminReplyDirect(builder, json->c_str());
+    });
+  }
+  Coordinator& coordinator = server->coordinator;
+  switch (envelope.body_type()) {
+    case wire::Body::OpenCache:
+      return open_cache(request, *envelope.body_as_OpenCache(), fds);
+    case wire::Body::FetchExtents:
+      return fetch_extents(request, *envelope.body_as_FetchExtents(), fds);
+    case wire::Body::CloseCache: {
+      const auto handle = ipc::Handle::from_bits(envelope.body_as_CloseCache()->cache());
+      if (auto ok = coordinator.close_cache(*session, handle); !ok) {
+        return std::unexpected(std::move(ok.error()));
+      }
+      return ipc::make_done(request);
+    }
+    case wire::Body::OpenActor: {
+      const auto handle = ipc::Handle::from_bits(envelope.body_as_OpenActor()->cache());
+      auto actor = coordinator.open_actor(*session, handle);
+      if (!actor) return std::unexpected(std::move(actor.error()));
+      return ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
+        return wire::CreateActorOpened(builder, *actor);
+      });
+    }
+    case wire::Body::CloseActor: {
+      const auto* body = envelope.body_as_CloseActor();
+      auto ok = coordinator.close_actor(*session, ipc::Handle::from_bits(body->cache()),
+                                        body->actor());
+      if (!ok) return std::unexpected(std::move(ok.error()));
+      return ipc::make_done(request);
+    }
+    default:
+      return fail(Errc::not_supported, std::string("this daemon does not serve ") +
+                                           wire::EnumNameBody(envelope.body_type()) +
+                                           " on a session");
+  }
+}
+
+ipc::Result<std::vector<std::byte>> Server::Impl::Connection::open_cache(
+    std::uint64_t request, const wire::OpenCache& body, std::vector<int>& fds) {
+  if (body.layout() == nullptr) {
+    return fail(Errc::invalid_argument, "OpenCache without a layout");
+  }
+  OpenCacheRequest wanted;
+  wanted.model = ipc::text_of(body.model());
+  wanted.salt = ipc::text_of(body.salt());
+  wanted.shard_index = body.shard_index();
+  wanted.shard_count = body.shard_count();
+  wanted.kind = static_cast<std::uint8_t>(body.kind());
+  wanted.layout = layout_from(*body.layout());
+  wanted.executor = body.executor();
+  wanted.hbm_bytes = body.hbm_bytes();
+  if (body.role_metadata()) {
+    return fail(Errc::not_supported, "metadata caches are not built yet");
+  }
+  if (body.device_type() != 0 || body.device_id() != 0) {
+    return fail(Errc::not_supported, "this daemon runs the host backend; device must be none");
+  }
+  auto opened = server->coordinator.open_cache(*session, wanted);
+  if (!opened) return std::unexpected(std::move(opened.error()));
+  const CacheShape& shape = opened->memory->shape();
+  if (wanted.executor == wire::Executor::direct) fds.push_back(opened->memory->table_fd());
+  return ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
+    wire::CacheOpenedBuilder reply(builder);
+    reply.add_cache(opened->handle.bits());
+    reply.add_created(opened->created);
+    reply.add_slots(shape.table.slots);
+    reply.add_slot_extent_bytes(shape.sizes.slot_extent_bytes);
+    reply.add_slot_extents(shape.sizes.slot_extents);
+    reply.add_max_blocks(shape.table.blocks);
+    reply.add_frame_extent_bytes(shape.sizes.frame_extent_bytes);
+    reply.add_frames_per_extent(shape.sizes.frames_per_extent);
+    reply.add_max_frame_extents(shape.sizes.max_frame_extents);
+    reply.add_frame_extents(opened->memory->frame_extents());
+    reply.add_table_bytes(shape.table_bytes);
+    reply.add_table_actors(shape.table.actors);
+    reply.add_table_log_capacity(shape.table.log_capacity);
+    reply.add_table_hint_capacity(shape.table.hint_capacity);
+    reply.add_executor(wanted.executor);
+    return reply.Finish();
+  });
+}
+
+ipc::Result<std::vector<std::byte>> Server::Impl::Connection::fetch_extents(
+    std::uint64_t request, const wire::FetchExtents& body, std::vector<int>& fds) {
+  auto cache = session->cache(ipc::Handle::from_bits(body.cache()));
+  if (!cache) return std::unexpected(std::move(cache.error()));
+  if (body.tier() > static_cast<std::uint8_t>(ipc::Tier::dram)) {
+    return fail(Errc::invalid_argument, "extents are fetched of tier 0 (HBM) or 1 (DRAM), not " +
+                                            std::to_string(body.tier()));
+  }
+  const auto tier = static_cast<ipc::Tier>(body.tier());
+  std::uint32_t total = 0;
+  fds = cache->memory->extent_fds(tier, body.first(), ipc::kMaxFdsPerFrame, total);
+  return ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
+    return wire::CreateExtentFds(builder, body.tier(), body.first(),
+                                 static_cast<std::uint32_t>(fds.size()), total);
+  });
+}
+
+// ---- the server
+
+Server::Server(asio::io_context& io, const Config& config, Coordinator& coordinator, Lanes& lanes,
+               AdminHandler admin)
+    : impl_(std::make_shared<Impl>(io, config, coordinator, lanes, std::move(admin))) {}
+
+Server::~Server() = default;
+
+ipc::Status Server::listen() {
+  const DaemonConfig& daemon = impl_->config.daemon;
+  if (auto ok = impl_->add_listener(daemon.socket, daemon.socket_mode, std::nullopt); !ok) return ok;
+  for (std::size_t i = 0; i < impl_->config.tenants.size(); ++i) {
+    const TenantConfig& tenant = impl_->config.tenants[i];
+    if (tenant.socket.empty()) continue;
+    if (auto ok = impl_->add_listener(tenant.socket, tenant.socket_mode, i); !ok) return ok;
+  }
+  return {};
+}
+
+void Server::drain(bool on) { impl_->draining = on; }
+
+void Server::stop(const std::string& why) {
+  impl_->stopping = true;
+  for (auto& listener : impl_->listeners) listener->watch->cancel();
+  const auto sessions = impl_->sessions;
+  for (const auto& [id, connection] : sessions) {
+    auto bytes = ipc::make_message(0, [&](flatbuffers::FlatBufferBuilder& builder) {
+      return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(Errc::shutting_down),
+                                       why.c_str());
+    });
+    if (connection->writer.enqueue(bytes)) {
+      (void)connection->writer.flush(connection->socket.native_handle());
+    }
+    shutdown(connection->socket.native_handle(), SHUT_RDWR);
+  }
+  impl_->listeners.clear();
+}
+
+ipc::Status Server::end_session(ipc::SessionId session, const Error& reason) {
+  const auto found = impl_->sessions.find(session.value);
+  if (found == impl_->sessions.end()) {
+    return fail(Errc::not_found, "no session " + std::to_string(session.value));
+  }
+  found->second->violate(reason);
+  return {};
+}
+
+std::vector<Server::SessionRow> Server::sessions() const {
+  std::vector<SessionRow> rows;
+  for (const auto& [id, connection] : impl_->sessions) {
+    const Session& session = *connection->session;
+    SessionRow row;
+    row.session = id;
+    row.tenant = session.tenant.value;
+    row.tenant_name = session.tenant_name;
+    row.client_name = session.client_name;
+    row.pid = session.pid;
+    row.state = connection->violated || connection->process_gone || connection->socket_closed
+                    ? "quarantined"
+                    : "open";
+    row.reason = connection->end_reason;
+    row.requests = session.counters.requests.load(std::memory_order_relaxed);
+    row.failures = session.counters.failures.load(std::memory_order_relaxed);
+    row.caches = static_cast<std::uint32_t>(session.caches().size());
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+}  // namespace sluice::daemon

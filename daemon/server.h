@@ -1,0 +1,78 @@
+// The control plane: listening sockets, who connects, requests of the control connection, deaths.
+//
+// One thread (the io_context's) does all of it. A connection reads one frame at a time and answers it
+// before the next; a peer that does not read its answers fills its own bounded queue and is closed.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "daemon/config.h"
+#include "ipc/error.h"
+#include "ipc/ids.h"
+
+namespace boost::asio {
+class io_context;
+}
+
+namespace sluice::daemon {
+
+class Coordinator;
+class Lanes;
+
+// What a peer may ask of the admin interface.
+struct AdminScope {
+  bool everything = false;  // else only `tenant`
+  ipc::TenantId tenant;
+};
+
+// Runs one admin request: verb, arguments (a JSON object or empty) → a JSON document.
+using AdminHandler = std::function<ipc::Result<std::string>(
+    const AdminScope& scope, std::string_view verb, std::string_view arguments)>;
+
+class Server {
+ public:
+  static constexpr std::chrono::seconds kHelloDeadline{5};
+
+  // The configuration is read when a peer connects and is kept alive by the caller, who may change the
+  // admin lists and quotas on the io thread.
+  Server(boost::asio::io_context& io, const Config& config, Coordinator& coordinator, Lanes& lanes,
+         AdminHandler admin);
+  ~Server();
+
+  // Binds every socket of the configuration. Errors: those of ipc::UnixListener::bind.
+  ipc::Status listen();
+
+  // No new sessions from now on; those that are there are served.
+  void drain(bool on);
+
+  // Tells every session that the daemon stops, and closes the listeners.
+  void stop(const std::string& why);
+
+  // Ends one session with a typed reason; from the io thread.
+  ipc::Status end_session(ipc::SessionId session, const ipc::Error& reason);
+
+  struct SessionRow {
+    std::uint64_t session = 0;
+    std::uint32_t tenant = 0;
+    std::string tenant_name;
+    std::string client_name;
+    std::int64_t pid = 0;
+    std::string state;  // "open", "quarantined"
+    std::string reason;
+    std::uint64_t requests = 0;
+    std::uint64_t failures = 0;
+    std::uint32_t caches = 0;
+  };
+  std::vector<SessionRow> sessions() const;
+
+  struct Impl;
+
+ private:
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace sluice::daemon

@@ -1,0 +1,76 @@
+// A session: one process's connection, as the control thread and a lane both see it.
+//
+// Lives until the process is dead and every inherited copy of its socket is closed (DESIGN rule 8), or
+// until it said Bye. What it held is given back then, and not before.
+//
+// Thread-safety: const members from any thread; the caches under their mutex; the rest belongs to the
+// thread named beside it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "ipc/doorbell.h"
+#include "ipc/error.h"
+#include "ipc/ids.h"
+#include "ipc/peer.h"
+#include "ipc/session_memory.h"
+#include "ipc/wire_generated.h"
+
+namespace sluice::daemon {
+
+class CacheMemory;
+
+inline constexpr std::uint32_t kMaxCachesPerSession = 64;
+
+// A cache as one session opened it.
+struct SessionCache {
+  ipc::CacheId id;
+  std::shared_ptr<CacheMemory> memory;
+  ipc::wire::Executor executor = ipc::wire::Executor::daemon;
+};
+
+struct Session {
+  ipc::SessionId id;
+  ipc::TenantId tenant;
+  std::string tenant_name;
+  std::string client_name;
+  pid_t pid = 0;
+  uid_t uid = 0;
+
+  ipc::SessionMemory memory;
+  ipc::Doorbell bell;        // the daemon's end; its other end left with the welcome
+  ipc::Fd client_bell;       // until the welcome is sent
+
+  // Counted by the lane, read by operators.
+  struct Counters {
+    std::atomic<std::uint64_t> requests{0};
+    std::atomic<std::uint64_t> failures{0};
+  } counters;
+
+  // ---- caches, by handle
+
+  // Errors: limit_reached.
+  ipc::Result<ipc::Handle> add_cache(SessionCache cache);
+  // Errors: stale_handle.
+  ipc::Result<SessionCache> cache(ipc::Handle handle) const;
+  ipc::Result<SessionCache> remove_cache(ipc::Handle handle);
+  std::vector<SessionCache> caches() const;
+
+ private:
+  struct Slot {
+    std::uint32_t generation = 1;
+    bool used = false;
+    SessionCache cache;
+  };
+  const Slot* find(ipc::Handle handle) const;
+
+  mutable std::mutex mutex_;
+  std::vector<Slot> slots_;
+};
+
+}  // namespace sluice::daemon
