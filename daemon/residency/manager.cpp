@@ -293,7 +293,7 @@ Result<EvictOrdered> Manager::evict(const EvictRequest& request, Actions& action
   }
   EvictOrdered ordered;
   for (const auto& cache : state.caches) {
-    if (!cache || !meant(*cache)) continue;
+    if (!cache || !meant(*cache) || cache->state == CacheState::destroying) continue;
     if (request.drop_idle_caches && may_destroy(*cache)) {
       destroy_cache(state, *cache, actions);
       ++ordered.caches_dropped;

@@ -145,9 +145,12 @@ void run_seed(std::uint64_t seed, std::uint64_t events, Outcome& outcome) {
   std::fflush(stdout);
 }
 
-std::vector<Event> shrink(std::vector<Event> events, Outcome& shared) {
+// Drops events as long as the rest fails in the same way: with a text that begins alike.
+std::vector<Event> shrink(std::vector<Event> events, const std::string& text, Outcome& shared) {
+  constexpr std::size_t kAlike = 24;
   const auto fails = [&](const std::vector<Event>& list) {
-    return !in_child(shared, true, [&](Outcome& outcome) { run_list(list, outcome); });
+    return !in_child(shared, true, [&](Outcome& outcome) { run_list(list, outcome); }) &&
+           text.compare(0, kAlike, shared.text, std::min(kAlike, std::strlen(shared.text))) == 0;
   };
   const auto deadline = std::chrono::steady_clock::now() + kShrinkFor;
   for (std::size_t part = events.size() / 2; part > 0;) {
@@ -188,7 +191,7 @@ void report(std::uint64_t seed, const Outcome& found, Outcome& shared) {
     events = failing_prefix(seed, last);
   }
   const std::size_t prefix = events.size();
-  events = shrink(std::move(events), shared);
+  events = shrink(std::move(events), found.text, shared);
   in_child(shared, true, [&](Outcome& outcome) { run_list(events, outcome); });
   std::printf("shortest failing list found: %zu of the %zu events of the prefix: %s\n",
               events.size(), prefix, shared.text);

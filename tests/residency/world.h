@@ -139,7 +139,8 @@ class World {
   void expect_matched(OracleSequence& sequence, const std::vector<std::string>& keys,
                       std::span<const BlockRef> matched);
   void hold_evicted(OracleCache& cache, std::uint32_t id);
-  void hold_growth_error(const Error& error, const OracleCache& cache, bool may_grow);
+  void hold_growth_error(const Error& error, const OracleCache& cache, std::size_t blocks,
+                         bool may_grow);
   void take(OracleCache& cache, const BlockRef& ref);
   void drop_reference(OracleCache& cache, std::uint32_t id, bool dead);
   void drop_sequence(std::size_t index, bool dead);

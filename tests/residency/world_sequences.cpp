@@ -103,29 +103,31 @@ void World::hold_length(const OracleSequence& sequence) {
 
 bool World::anything_under_way() const { return !unanswered_.empty() || manager_.pending_work(); }
 
-void World::hold_growth_error(const Error& error, const OracleCache& cache, bool may_grow) {
+void World::hold_growth_error(const Error& error, const OracleCache& cache, std::size_t blocks,
+                              bool may_grow) {
   mix(static_cast<std::uint64_t>(error.code));
   count("growth: " + std::string(ipc::to_string(error.code)));
   if (error.code == Errc::busy) {
     hold(anything_under_way(), "busy, and nothing is under way: " + error.text);
     return;
   }
-  hold_error(error, {Errc::quota_exceeded, Errc::no_memory}, "growth");
-  hold(error.code != Errc::no_memory || !may_grow, "no_memory although no grant failed");
-  if (error.code == Errc::no_memory || !may_grow) return;
-  // Refused for quota: one more extent must be against the quota, or make no difference.
-  const std::size_t tenant = cache.tenant.value;
-  const std::uint64_t extent = cache.shape.frame_extent_bytes;
-  if (cache.extents.size() == cache.shape.max_frame_extents) return;
-  std::uint64_t needed = kDramCapacity;  // every growth of a test fits into all of the tier
+  hold_error(error, {may_grow ? Errc::quota_exceeded : Errc::no_memory, Errc::quota_exceeded},
+             "growth");
+  if (!may_grow) return;
+  // Refused for quota: all of it as new extents must be against a limit (or a share, while others
+  // want).
+  const std::size_t extents = blocks / cache.shape.frames_per_extent + 1;
+  if (cache.extents.size() + extents > cache.shape.max_frame_extents) return;
   for (const TenantStatus& other : manager_.tenants()) {
     if (other.dram.wanting && other.tenant != cache.tenant) return;
-    needed -= std::min(needed, used_[1][other.tenant.value]);
   }
-  hold(used_[1][tenant] + extent * (kMostExtended / cache.shape.frames_per_extent + 1) >
-               quotas_[1][tenant].limit_bytes ||
-           needed < kDramCapacity / 2 || cache.extents.size() * 2 > cache.shape.max_frame_extents,
-       "quota_exceeded although the quota admits more: " + error.text);
+  bool admitted = true;
+  try {
+    hold_quota(Tier::dram, cache.tenant, extents * cache.shape.frame_extent_bytes);
+  } catch (const Failure&) {
+    admitted = false;
+  }
+  hold(!admitted, "quota_exceeded although the quota admits more: " + error.text);
 }
 
 // ---- events
@@ -203,7 +205,7 @@ void World::extend(const Event& event) {
     const std::size_t from = unanswered_.size();
     absorb();
     if (!extended) {
-      hold_growth_error(extended.error(), cache, growth == Growth::allowed);
+      hold_growth_error(extended.error(), cache, wanted, growth == Growth::allowed);
       break;
     }
     hold(unanswered_.size() > from, "extents are needed, and none was asked for");
@@ -317,7 +319,7 @@ void World::fork(const Event& event) {
     absorb();
     if (!forked) {
       if (forked.error().code != Errc::limit_reached) {
-        hold_growth_error(forked.error(), cache, growth == Growth::allowed);
+        hold_growth_error(forked.error(), cache, parent.blocks.size(), growth == Growth::allowed);
       }
       break;
     }
