@@ -28,6 +28,7 @@ bool ended_well(pid_t pid) {
 TEST(Board, NobodyIsAheadByMoreThanOneIteration) {
   auto board = Board::create(3).value();
   std::vector<pid_t> pids;
+  pids.reserve(3);
   for (std::uint32_t engine = 0; engine < 3; ++engine) {
     pids.push_back(in_process([&] {
       for (std::uint64_t iteration = 1; iteration <= 500; ++iteration) {

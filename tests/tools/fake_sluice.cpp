@@ -340,7 +340,7 @@ sluice_status sluice_resolve(sluice_actor* actor, const sluice_page_list* lists,
         cache.touch(static_cast<std::uint32_t>(slot));
       } else if (!block->sealed) {
         outcome = SLUICE_ABSENT;
-      } else if ((slot = cache.claim(block, list.page)) < 0) {
+      } else if (slot = cache.claim(block, list.page); slot < 0) {
         outcome = SLUICE_NO_ROOM;
       } else {
         outcome = SLUICE_MISS;

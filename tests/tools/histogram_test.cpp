@@ -13,6 +13,7 @@ namespace {
 TEST(Histogram, PercentilesAreWithinFivePerCent) {
   const auto histogram = std::make_unique<Histogram>();
   std::vector<std::uint64_t> values;
+  values.reserve(100000);
   std::mt19937_64 random(7);
   std::lognormal_distribution<double> spread(9, 3);
   for (int i = 0; i < 100000; ++i) values.push_back(static_cast<std::uint64_t>(spread(random)));

@@ -25,16 +25,16 @@ class ReplayEngine : public testing::Test {
  protected:
   void SetUp() override {
     fake::reset();
-    options_.spawn = true;
-    options_.list_kind = ListKind::head;
+    options.spawn = true;
+    options.list_kind = ListKind::head;
   }
 
   Outcome replay(const char* path) {
-    const Trace trace = read_trace(path, {options_.list_kind, options_.requests}).value();
-    const Plan plan = make_plan(trace, options_).value();
+    const Trace trace = read_trace(path, {options.list_kind, options.requests}).value();
+    const Plan plan = make_plan(trace, options).value();
     Board board = Board::create(1).value();
     Outcome outcome;
-    outcome.exit_code = engine_main(trace, {0, "", &options_, &plan, &board});
+    outcome.exit_code = engine_main(trace, {0, "", &options, &plan, &board});
     const EngineBoard& mine = board.engines()[0];
     outcome.counters = mine.snapshot();
     outcome.failure = mine.failure;
@@ -43,12 +43,12 @@ class ReplayEngine : public testing::Test {
     return outcome;
   }
 
-  Options options_;
+  Options options;
 };
 
 TEST_F(ReplayEngine, VerifiesEveryPageOfASparseTrace) {
   for (const ListKind kind : {ListKind::layer, ListKind::head}) {
-    options_.list_kind = kind;
+    options.list_kind = kind;
     const Outcome outcome = replay(kSlice);
     EXPECT_EQ(outcome.exit_code, 0) << outcome.failure;
     const Counters& c = outcome.counters;
@@ -72,7 +72,7 @@ TEST_F(ReplayEngine, VerifiesEveryPageOfASparseTrace) {
 // buffer_pool_node.shared_by_content_key.lru in the traces' statistics, which it reproduces for the
 // whole trace. Engines go layer by layer; that changes little.
 TEST_F(ReplayEngine, TheHitRateIsThatOfTheReferenceDefinition) {
-  options_.hbm = RelativeSize{RelativeSize::Kind::times, 0, 1.5};
+  options.hbm = RelativeSize{RelativeSize::Kind::times, 0, 1.5};
   const Outcome outcome = replay(kSlice);
   EXPECT_EQ(outcome.exit_code, 0) << outcome.failure;
   EXPECT_EQ(outcome.counters.no_slot, 0u);
@@ -93,7 +93,7 @@ TEST_F(ReplayEngine, AFlippedBitIsAMismatchThatNamesThePage) {
 }
 
 TEST_F(ReplayEngine, OldBytesInASlotAreAMismatch) {
-  options_.hbm = RelativeSize{RelativeSize::Kind::times, 0, 1.2};
+  options.hbm = RelativeSize{RelativeSize::Kind::times, 0, 1.2};
   fake::settings().faults.stale_fill = 15000;
   EXPECT_GT(replay(kSlice).counters.mismatches, 0u);
 }
@@ -134,9 +134,9 @@ TEST_F(ReplayEngine, RequestsWaitForMemoryAndAllFinish) {
 }
 
 TEST_F(ReplayEngine, ForecastsAreIssuedForEveryLayerButTheFirst) {
-  options_.forecast = Forecast::recorded;
+  options.forecast = Forecast::recorded;
   EXPECT_EQ(replay(kSlice).counters.forecast_issued, (40u + 61u + 67u) * 87u * 24u);
-  options_.forecast = Forecast::previous_step;
+  options.forecast = Forecast::previous_step;
   EXPECT_EQ(replay(kSlice).counters.forecast_issued, (40u + 61u + 67u) * 87u * 23u);
 }
 

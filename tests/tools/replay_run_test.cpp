@@ -15,31 +15,30 @@ class ReplayRun : public testing::Test {
  protected:
   void SetUp() override {
     fake::reset();
-    options_.spawn = true;
-    options_.engines = 3;
-    options_.progress = Progress::never;
+    options.spawn = true;
+    options.engines = 3;
+    options.progress = Progress::never;
   }
 
   nlohmann::ordered_json replay() {
     const Trace trace =
-        read_trace("tests/data/smollm2_select_b16_slice.jsonl.zst", {options_.list_kind, 0})
-            .value();
-    const Plan plan = make_plan(trace, options_).value();
-    Board board = Board::create(options_.engines).value();
+        read_trace("tests/data/smollm2_select_b16_slice.jsonl.zst", {options.list_kind, 0}).value();
+    const Plan plan = make_plan(trace, options).value();
+    Board board = Board::create(options.engines).value();
     RunEnvironment environment;
-    environment.engine_sockets.resize(options_.engines, "fake");
-    const RunResult result = run_engines(trace, plan, options_, environment, board);
-    const ReportInput input{trace, plan, options_, result};
-    text_ = text_report(input);
+    environment.engine_sockets.resize(options.engines, "fake");
+    const RunResult result = run_engines(trace, plan, options, environment, board);
+    const ReportInput input{trace, plan, options, result};
+    text = text_report(input);
     return json_report(input);
   }
 
-  Options options_;
-  std::string text_;
+  Options options;
+  std::string text;
 };
 
 TEST_F(ReplayRun, TheReportHasEveryFieldAndAddsUp) {
-  options_.lockstep = true;
+  options.lockstep = true;
   const auto report = replay();
   EXPECT_EQ(report["exit_code"], 0) << report.dump();
   EXPECT_EQ(report["steps"], 72);
@@ -74,7 +73,7 @@ TEST_F(ReplayRun, TheReportHasEveryFieldAndAddsUp) {
   EXPECT_GT(report["resolve_us"]["p50"], 0.0);
   EXPECT_LE(report["resolve_us"]["p50"], report["resolve_us"]["p99"]);
   EXPECT_LE(report["resolve_us"]["p99"], report["resolve_us"]["max"]);
-  EXPECT_NE(text_.find("no mismatch"), std::string::npos) << text_;
+  EXPECT_NE(text.find("no mismatch"), std::string::npos) << text;
 }
 
 TEST_F(ReplayRun, MismatchesOfAllEnginesFailTheRunAndAreNamed) {
@@ -90,7 +89,7 @@ TEST_F(ReplayRun, MismatchesOfAllEnginesFailTheRunAndAreNamed) {
 }
 
 TEST_F(ReplayRun, AFailingEngineFailsTheRunAndStopsTheOthers) {
-  options_.lockstep = true;
+  options.lockstep = true;
   fake::settings().faults.fail_resolve = 5;
   const auto report = replay();
   EXPECT_EQ(report["exit_code"], 1);
@@ -100,9 +99,9 @@ TEST_F(ReplayRun, AFailingEngineFailsTheRunAndStopsTheOthers) {
 }
 
 TEST_F(ReplayRun, SurvivorsOfAKilledEngineFinishAlsoInLockstep) {
-  options_.lockstep = true;
-  options_.kill_engine_at = 4;
-  options_.seed = 1;
+  options.lockstep = true;
+  options.kill_engine_at = 4;
+  options.seed = 1;
   const auto report = replay();
   EXPECT_EQ(report["kill"]["engine"], 1);
   EXPECT_GE(report["kill"]["step"], 4);

@@ -76,7 +76,7 @@ Status PrefixEngine::run() {
         continue;
       }
       Error error = served.error();
-      error.text = "request " + std::to_string(index) + ": " + error.text;
+      error.text = "request " + std::to_string(trace_.requests[index].id) + ": " + error.text;
       return std::unexpected(error);
     }
     ++counters_.requests_done;
@@ -150,7 +150,7 @@ Status PrefixEngine::check_page(const PrefixRequest& request, const sluice_page_
   counters_.verified_bytes += std::uint64_t{tokens} * shape_.row_bytes;
   if (difference) {
     ++counters_.mismatches;
-    board_.record({request.timestamp_ms, 0, 0, block, slot, *difference});
+    board_.record({request.id, 0, 0, block, slot, *difference});
   }
   return {};
 }

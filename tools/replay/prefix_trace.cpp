@@ -62,16 +62,17 @@ Result<PrefixTrace> read_prefix_trace(LineReader& lines, const std::string& path
     if (!line->empty()) {
       auto request = read_line(*line, path + ":" + std::to_string(lines.line_number()) + ": ");
       if (!request) return std::unexpected(request.error());
+      request->id = static_cast<std::uint32_t>(trace.requests.size());
       trace.requests.push_back(std::move(*request));
     }
     auto next = lines.next();
     if (!next) return std::unexpected(next.error());
     line = *next;
   }
-  std::stable_sort(trace.requests.begin(), trace.requests.end(),
-                   [](const PrefixRequest& a, const PrefixRequest& b) {
-                     return a.timestamp_ms < b.timestamp_ms;
-                   });
+  std::sort(trace.requests.begin(), trace.requests.end(),
+            [](const PrefixRequest& a, const PrefixRequest& b) {
+              return std::pair(a.timestamp_ms, a.id) < std::pair(b.timestamp_ms, b.id);
+            });
   if (options.max_requests != 0 && trace.requests.size() > options.max_requests) {
     trace.requests.resize(options.max_requests);
   }

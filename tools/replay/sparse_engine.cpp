@@ -47,7 +47,7 @@ class SparseEngine {
   std::uint32_t new_token_block(const Active& a) const {
     return (step_of(a).tokens - 1) / tokens_per_block_;
   }
-  std::uint64_t next_iteration(std::uint64_t now) const;
+  std::uint64_t next_iteration(std::uint64_t from) const;
   std::uint64_t seed_of(const Active& a, std::uint32_t block) const;
   std::unexpected<Error> located(const Active& a, Error error) const;
 

@@ -38,7 +38,7 @@ class SparseReader {
                                std::uint64_t most) const;
   Status read_header(const json& header);
   Status read_requests();
-  Status read_request(const std::string_view line);
+  Status read_request(std::string_view line);
   Status read_keys(const json& object, const char* field, std::uint64_t expected, std::string& out);
   Status read_steps();
   Status read_step(std::string_view line);
@@ -150,7 +150,7 @@ Status SparseReader::read_keys(const json& object, const char* field, std::uint6
   return {};
 }
 
-Status SparseReader::read_request(const std::string_view line) {
+Status SparseReader::read_request(std::string_view line) {
   const json object = json::parse(line, nullptr, false);
   if (!object.is_object()) return bad("not a JSON object");
   const auto id = number(object, "request", 0, ~std::uint64_t{0});

@@ -99,6 +99,7 @@ struct SparseTrace {
 };
 
 struct PrefixRequest {
+  std::uint32_t id = 0;  // its place in the file, from 0
   std::uint64_t timestamp_ms = 0;
   std::uint32_t input_tokens = 0;
   std::vector<std::uint64_t> block_ids;  // the last one is partial if input_tokens does not fill it
