@@ -125,8 +125,8 @@ constexpr Word<LogFormat> kLogFormats[] = {{"text", LogFormat::text}, {"json", L
 constexpr Word<HugePages> kHugePages[] = {
     {"try", HugePages::attempt}, {"never", HugePages::never}, {"require", HugePages::require}};
 
-template <class Value, std::size_t N>
-auto one_of(const Word<Value> (&words)[N]) {
+template <class Value, std::size_t kCount>
+auto one_of(const Word<Value> (&words)[kCount]) {
   return [&words](const toml::node& node) -> Parsed<Value> {
     std::vector<std::string> known;
     for (const Word<Value>& word : words) {
@@ -137,8 +137,8 @@ auto one_of(const Word<Value> (&words)[N]) {
   };
 }
 
-template <class Value, std::size_t N>
-std::string word_for(const Word<Value> (&words)[N], Value value) {
+template <class Value, std::size_t kCount>
+std::string word_for(const Word<Value> (&words)[kCount], Value value) {
   for (const Word<Value>& word : words) {
     if (word.value == value) return quoted(word.word);
   }
@@ -515,25 +515,25 @@ void check_quotas(const Config& config, const std::string& tier, std::uint64_t c
                   QuotaConfig TenantConfig::* quota_of, const Report& report) {
   const std::string capacity =
       "the capacity of tiers." + tier + ", " + format_bytes(capacity_bytes);
+  const auto wrong = [&](const std::string& key, std::uint64_t found, const std::string& rest) {
+    report(key, key + ": found " + format_bytes(found) + rest);
+  };
   std::uint64_t free = capacity_bytes;
   for (const TenantConfig& tenant : config.tenants) {
     const QuotaConfig& quota = tenant.*quota_of;
-    const std::string key = tenant_path(tenant) + "." + tier;
+    const std::string prefix = tenant_path(tenant) + "." + tier;
+    const std::string limit_key = prefix + ".limit";
+    const std::string guaranteed_key = prefix + ".guaranteed";
     if (quota.limit_bytes > capacity_bytes) {
-      report(key + ".limit", key + ".limit: found " + format_bytes(quota.limit_bytes) +
-                                 ", expected at most " + capacity);
+      wrong(limit_key, quota.limit_bytes, ", expected at most " + capacity);
     }
     if (quota.guaranteed_bytes > quota.limit_bytes) {
-      report(key + ".guaranteed",
-             key + ".guaranteed: found " + format_bytes(quota.guaranteed_bytes) +
-                 ", expected at most its limit, " + format_bytes(quota.limit_bytes));
+      wrong(guaranteed_key, quota.guaranteed_bytes,
+            ", expected at most its limit, " + format_bytes(quota.limit_bytes));
     } else if (quota.guaranteed_bytes > free) {
-      report(key + ".guaranteed", key + ".guaranteed: found " +
-                                      format_bytes(quota.guaranteed_bytes) + ", but only " +
-                                      format_bytes(free) +
-                                      " is left by the guarantees before it; together they must "
-                                      "fit into " +
-                                      capacity);
+      wrong(guaranteed_key, quota.guaranteed_bytes,
+            ", but only " + format_bytes(free) +
+                " is left by the guarantees before it; together they must fit into " + capacity);
     } else {
       free -= quota.guaranteed_bytes;
     }
@@ -714,6 +714,7 @@ class Listing {
   void add_text(const std::string& key, const std::string& value) { add(key, "\"" + value + "\""); }
   void add_ids(const std::string& key, const std::vector<std::uint32_t>& ids) {
     std::vector<std::string> parts;
+    parts.reserve(ids.size());
     for (const std::uint32_t id : ids) parts.push_back(std::to_string(id));
     add(key, "[" + join(parts, ", ") + "]");
   }

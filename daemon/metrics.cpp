@@ -272,6 +272,7 @@ std::vector<CacheMetrics> one_per_name(std::vector<CacheMetrics> caches) {
     }
   }
   std::vector<CacheMetrics> out;
+  out.reserve(by_name.size());
   for (auto& [key, cache] : by_name) out.push_back(std::move(cache));
   return out;
 }
@@ -337,8 +338,8 @@ struct SocketAddress {
 
 std::optional<std::uint16_t> to_port(std::string_view text) {
   std::uint16_t port = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, port);
+  const char* end = std::to_address(text.end());
+  const auto [stop, error] = std::from_chars(std::to_address(text.begin()), end, port);
   if (error != std::errc() || stop != end) return std::nullopt;
   return port;
 }

@@ -18,7 +18,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::MatchesRegex;
-using ::testing::Not;
 
 constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kGiB = 1u << 30;
@@ -242,6 +241,7 @@ name = "Prod"
 uids = [-1, "root"]
 )");
   std::vector<std::pair<std::uint32_t, std::uint32_t>> places;
+  places.reserve(report.errors.size());
   for (const ConfigError& error : report.errors) places.emplace_back(error.line, error.column);
   using Place = std::pair<std::uint32_t, std::uint32_t>;
   EXPECT_THAT(places, ElementsAre(Place(2, 9), Place(3, 1), Place(5, 12), Place(7, 17), Place(8, 1),

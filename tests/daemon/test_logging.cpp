@@ -17,24 +17,25 @@ using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
 class Logging : public ::testing::Test {
- protected:
+ public:
   ~Logging() override { start_logging(LogLevel::error, LogFormat::text); }
-  std::ostringstream out_;
+
+ protected:
+  std::ostringstream out;
 };
 
 TEST_F(Logging, WritesASentenceAndItsFieldsInOneLine) {
-  start_logging(LogLevel::info, LogFormat::text, out_);
+  start_logging(LogLevel::info, LogFormat::text, out);
   log_info("session opened",
            {{"session", 17u}, {"tenant", "prod"}, {"direct", true}, {"ratio", 0.5}});
-  EXPECT_THAT(out_.str(),
-              MatchesRegex("[0-9-]+T[0-9:.]+[+-][0-9:]+ info  session opened session=17 "
-                           "tenant=prod direct=true ratio=0.5\n"));
+  EXPECT_THAT(out.str(), MatchesRegex("[0-9-]+T[0-9:.]+[+-][0-9:]+ info  session opened session=17 "
+                                      "tenant=prod direct=true ratio=0.5\n"));
 }
 
 TEST_F(Logging, WritesOneJsonDocumentALine) {
-  start_logging(LogLevel::info, LogFormat::json, out_);
+  start_logging(LogLevel::info, LogFormat::json, out);
   log_warn("slow \"step\"", {{"pid", -3}, {"model", std::string("a b")}, {"direct", false}});
-  const auto line = nlohmann::json::parse(out_.str());
+  const auto line = nlohmann::json::parse(out.str());
   EXPECT_EQ(line["level"], "warn");
   EXPECT_EQ(line["message"], "slow \"step\"");
   EXPECT_EQ(line["pid"], -3);
@@ -45,28 +46,28 @@ TEST_F(Logging, WritesOneJsonDocumentALine) {
 
 TEST_F(Logging, KeepsAHostileFieldInsideItsLineAndItsQuotes) {
   const std::string hostile = "x\" level=error\n\r\x1b[2J\x7f\xff\xed\xa0\x80\\";
-  start_logging(LogLevel::info, LogFormat::text, out_);
+  start_logging(LogLevel::info, LogFormat::text, out);
   log_info("hello", {{"model", hostile}});
-  EXPECT_EQ(std::ranges::count(out_.str(), '\n'), 1);
-  EXPECT_EQ(out_.str().find('\x1b'), std::string::npos);
-  EXPECT_THAT(out_.str(), HasSubstr(R"(model="x\" level=error\n\u000d\u001b[2J\u007f)"));
-  EXPECT_THAT(out_.str(), EndsWith("\\\\\"\n"));
+  EXPECT_EQ(std::ranges::count(out.str(), '\n'), 1);
+  EXPECT_EQ(out.str().find('\x1b'), std::string::npos);
+  EXPECT_THAT(out.str(), HasSubstr(R"(model="x\" level=error\n\u000d\u001b[2J\u007f)"));
+  EXPECT_THAT(out.str(), EndsWith("\\\\\"\n"));
 
-  out_.str("");
-  start_logging(LogLevel::info, LogFormat::json, out_);
+  out.str("");
+  start_logging(LogLevel::info, LogFormat::json, out);
   log_info("hello", {{"model", hostile}});
-  EXPECT_EQ(std::ranges::count(out_.str(), '\n'), 1);
-  const auto line = nlohmann::json::parse(out_.str());  // strict about UTF-8 and control characters
+  EXPECT_EQ(std::ranges::count(out.str(), '\n'), 1);
+  const auto line = nlohmann::json::parse(out.str());  // strict about UTF-8 and control characters
   EXPECT_THAT(std::string(line["model"]), HasSubstr("x\" level=error\n\r\x1b[2J\x7f"));
 }
 
 TEST_F(Logging, FollowsTheLevel) {
-  start_logging(LogLevel::warn, LogFormat::text, out_);
+  start_logging(LogLevel::warn, LogFormat::text, out);
   log_info("quiet");
-  EXPECT_EQ(out_.str(), "");
+  EXPECT_EQ(out.str(), "");
   set_log_level(LogLevel::debug);
   log_debug("loud");
-  EXPECT_THAT(out_.str(), HasSubstr("debug loud"));
+  EXPECT_THAT(out.str(), HasSubstr("debug loud"));
 }
 
 TEST(Utf8, KnowsValidCharactersFromOthers) {

@@ -40,7 +40,9 @@ std::string get(const std::string& address, const std::string& path) {
     EXPECT_EQ(::send(fd, request.data(), request.size(), MSG_NOSIGNAL),
               static_cast<ssize_t>(request.size()));
     char buffer[4096];
-    for (ssize_t n; (n = ::recv(fd, buffer, sizeof buffer, 0)) > 0;) {
+    while (true) {
+      const ssize_t n = ::recv(fd, buffer, sizeof buffer, 0);
+      if (n <= 0) break;
       answer.append(buffer, static_cast<std::size_t>(n));
     }
   }
@@ -105,6 +107,7 @@ TEST(AScrape, HasEveryNumberUnderItsNameAndLabels) {
   const std::string answer = scrape(*metrics);
   EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 OK\r\n"));
   EXPECT_THAT(answer, HasSubstr("Content-Type: text/plain"));
+  const std::string moved = "sluice_moved_bytes_total{tenant=\"prod\",";
   const std::string cache = "{tenant=\"prod\",cache=\"llama8b/0\",";
   for (const std::string& line : std::vector<std::string>{
            "sluice_build_info{version=\"0.1.0\",commit=\"abc\"} 1",
@@ -125,14 +128,10 @@ TEST(AScrape, HasEveryNumberUnderItsNameAndLabels) {
            "sluice_tier_used_bytes{tenant=\"prod\",tier=\"host\"} 13",
            "sluice_allocation_failures_total{tenant=\"prod\",tier=\"host\",reason=\"quota\"} 14",
            "sluice_allocation_failures_total{tenant=\"prod\",tier=\"host\",reason=\"memory\"} 15",
-           "sluice_moved_bytes_total{tenant=\"prod\",direction=\"host_to_device\",class=\"must\"} "
-           "16",
-           "sluice_moved_bytes_total{tenant=\"prod\",direction=\"host_to_device\",class="
-           "\"forecast\"} 17",
-           "sluice_moved_bytes_total{tenant=\"prod\",direction=\"host_to_device\",class=\"bulk\"} "
-           "18",
-           "sluice_moved_bytes_total{tenant=\"prod\",direction=\"device_to_host\",class=\"must\"} "
-           "19",
+           moved + "direction=\"host_to_device\",class=\"must\"} 16",
+           moved + "direction=\"host_to_device\",class=\"forecast\"} 17",
+           moved + "direction=\"host_to_device\",class=\"bulk\"} 18",
+           moved + "direction=\"device_to_host\",class=\"must\"} 19",
            "sluice_forecast_bytes_total{tenant=\"prod\",outcome=\"used\"} 20",
            "sluice_forecast_bytes_total{tenant=\"prod\",outcome=\"late\"} 21",
            "sluice_forecast_bytes_total{tenant=\"prod\",outcome=\"wasted\"} 22",
@@ -180,9 +179,12 @@ TEST(AScrape, HasHistogramsWithTheFixedBuckets) {
   const std::string answer = scrape(*metrics);
   const std::string name = "sluice_resolve_duration_seconds";
   const std::string labels = "{tenant=\"prod\",executor=\"daemon\"";
+  const std::string bucket_prefix = "\n" + name + "_bucket" + labels + ",";
   for (const char* bucket : {"le=\"1e-06\"} 1", "le=\"2.5e-06\"} 2", "le=\"0.01\"} 2",
                              "le=\"0.025\"} 3", "le=\"10\"} 3", "le=\"+Inf\"} 4"}) {
-    EXPECT_THAT(answer, HasSubstr("\n" + name + "_bucket" + labels + "," + bucket + "\n"));
+    std::string line = bucket_prefix;
+    (line += bucket) += '\n';
+    EXPECT_THAT(answer, HasSubstr(line));
   }
   EXPECT_THAT(answer, HasSubstr("\n" + name + "_count" + labels + "} 4\n"));
   EXPECT_THAT(answer, ContainsRegex("\n" + name + "_sum[^ ]* 11\\.02000"));
@@ -229,6 +231,7 @@ TEST(AScrape, AddsUpCachesOfTheSameName) {
 TEST(AScrape, KeepsTheFirstCachesByNameAndNeverLetsOtherFall) {
   std::mutex mutex;
   std::vector<CacheMetrics> caches;
+  caches.reserve(kMaxNamedCaches + 2);
   for (std::size_t i = 0; i < kMaxNamedCaches; ++i) {
     caches.push_back(cache_named("c" + std::to_string(i + 100), 1));
   }
@@ -319,6 +322,7 @@ TEST(AHistogram, CountsEveryObservationOfManyThreads) {
   constexpr int kEach = 20'000;
   Histogram histogram;
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < kEach; ++i) histogram.observe(1e-6 * (i % 100));

@@ -54,9 +54,11 @@ class Manager {
 };
 
 class Systemd : public ::testing::Test {
- protected:
+ public:
   Systemd() { clear(); }
   ~Systemd() override { clear(); }
+
+ protected:
   static void clear() {
     for (const char* name : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}) ::unsetenv(name);
   }
