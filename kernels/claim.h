@@ -22,7 +22,7 @@ namespace sluice::kernels {
 inline constexpr std::uint32_t kFreeStockFraction = 256;
 inline constexpr std::uint32_t kMinFreeStock = 64;
 inline constexpr std::uint32_t kMaxProbes = 32;
-inline constexpr int kMaxSweepsPerCall = 2;
+inline constexpr std::uint32_t kMaxSweepsPerRing = 2;  // sweeps per ring of hints that a call needs
 inline constexpr std::uint32_t kHintBatch = 64;
 
 // Full pools are found out once per cut: no sweep frees anything until somebody leaves a step, or
@@ -34,7 +34,7 @@ struct Claimer {
   std::uint32_t expected = 0;  // claims still to come
   Step step = 0;
   Step min_age = 1;  // words younger than this are not taken from others
-  int sweeps_left = kMaxSweepsPerCall;
+  std::uint32_t sweeps_left = 0;
   bool exhausted = false;
   std::uint32_t count = 0;
   Slot hints[kHintBatch];
@@ -90,12 +90,12 @@ SLUICE_HD inline std::uint32_t free_stock(const HotTable& table) {
   return part > kMinFreeStock ? part : kMinFreeStock;
 }
 
-SLUICE_HD inline bool sweep_for(const HotTable& table, Claimer& claimer) {
+SLUICE_HD inline void sweep_for(const HotTable& table, Claimer& claimer) {
   --claimer.sweeps_left;
   const Step cut = grace_cut(table).step;
   if (load_relaxed(&table.header->exhausted) == exhausted_mark(cut)) {
     claimer.sweeps_left = 0;
-    return false;
+    return;
   }
   const std::uint32_t stock = free_stock(table);
   Sweep sweep;
@@ -106,10 +106,21 @@ SLUICE_HD inline bool sweep_for(const HotTable& table, Claimer& claimer) {
     store_relaxed(&table.header->exhausted, exhausted_mark(sweep.cut.step));
     claimer.sweeps_left = 0;
   }
-  return found != 0;
 }
 
 }  // namespace detail
+
+// For a call that will claim about `expected` slots below `slots`.
+SLUICE_HD inline Claimer begin_claims(const HotTable& table, std::uint32_t slots, Step step,
+                                      std::uint32_t expected) {
+  Claimer claimer;
+  const std::uint32_t limit = limit_of(table);
+  claimer.slots = limit < slots ? limit : slots;
+  claimer.expected = expected;
+  claimer.step = step;
+  claimer.sweeps_left = kMaxSweepsPerRing * (1 + expected / table.sizes.hint_capacity);
+  return claimer;
+}
 
 // A slot whose word is now {page, our step, not ready}, or kNoSlot.
 SLUICE_HD inline Slot claim_slot(const HotTable& table, Claimer& claimer, Page page) {
@@ -126,7 +137,8 @@ SLUICE_HD inline Slot claim_slot(const HotTable& table, Claimer& claimer, Page p
       }
     }
     if (detail::refill_hints(table, claimer)) continue;
-    if (claimer.sweeps_left == 0 || !detail::sweep_for(table, claimer)) break;
+    if (claimer.sweeps_left == 0) break;
+    detail::sweep_for(table, claimer);
   }
   const Slot slot = detail::probe(table, claimer, grace_cut(table), page);
   if (slot == kNoSlot && claimer.sweeps_left == 0) claimer.exhausted = true;

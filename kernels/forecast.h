@@ -58,10 +58,7 @@ SLUICE_HD inline Forecasted forecast_page(const HotTable& table, const PageStore
 
 SLUICE_HD inline ForecastCounts forecast(const HotTable& table, const PageStore& store,
                                          std::uint32_t actor, Step step, const ForecastList& list) {
-  const std::uint32_t limit = limit_of(table);
-  Claimer claimer;
-  claimer.slots = limit < store.slots ? limit : store.slots;
-  claimer.step = step;
+  Claimer claimer = begin_claims(table, store.slots, step, list.count);
   claimer.min_age = list.min_age == 0 ? 1 : list.min_age;
   claimer.sweeps_left = 1;
   ForecastCounts counts;

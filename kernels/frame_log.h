@@ -39,15 +39,15 @@ SLUICE_HD inline Frame frame_of(const HotTable& table, Block block) {
 namespace detail {
 
 // Versions are serial numbers. Only a newer one is set, so a failed exchange means that somebody
-// else raised the version: as many tries as that can go on for are enough.
-SLUICE_HD inline void raise_frame_entry(std::uint64_t* at, Frame frame, std::uint32_t version) {
+// else raised the version, by an entry that is still in the ring: its capacity bounds the tries.
+SLUICE_HD inline void raise_frame_entry(std::uint64_t* at, Frame frame, std::uint32_t version,
+                                        std::uint32_t max_tries) {
   if constexpr (kSeededBug == SeededBug::plain_log) {
     store_release(at, make_frame_entry(frame, version));
     return;
   }
-  constexpr int kMaxTries = 64;
   std::uint64_t seen = load_relaxed(at);
-  for (int i = 0; i < kMaxTries; ++i) {
+  for (std::uint32_t i = 0; i < max_tries; ++i) {
     if (static_cast<std::int32_t>(version - version_in(seen)) <= 0) return;
     if (cas(at, seen, make_frame_entry(frame, version))) return;
   }
@@ -74,7 +74,7 @@ SLUICE_HD inline void apply_entry(const HotTable& table, std::uint64_t position)
   const auto block = static_cast<Block>(change >> 32);
   if (block >= table.sizes.blocks) return;
   raise_frame_entry(&table.frame_of[block], static_cast<Frame>(change),
-                    static_cast<std::uint32_t>(stamp >> 32));
+                    static_cast<std::uint32_t>(stamp >> 32), table.sizes.log_capacity);
 }
 
 }  // namespace detail

@@ -60,7 +60,7 @@ struct ResolveCounts {
 
 namespace detail {
 
-inline constexpr std::uint32_t kLookupBatch = 32;
+inline constexpr std::uint32_t kLookupBatch = 64;
 inline constexpr std::uint32_t kFillBatch = 64;
 inline constexpr int kMaxWordTries = 64;  // exchanges lost to others on one word, then it is a miss
 inline constexpr Slot kPending = -2;      // in `slots` between the two passes
@@ -102,47 +102,57 @@ SLUICE_HD inline void finish(const ResolveList& list, std::uint32_t i, Slot slot
   if (list.outcomes != nullptr) list.outcomes[i] = outcome;
 }
 
-SLUICE_HD inline void finish_hit(const HotTable& table, const ResolveList& list, std::uint32_t i,
-                                 Slot slot, bool forecasts, ResolveCounts& counts) {
-  finish(list, i, slot, Outcome::hit);
-  ++counts.hits;
-  if (forecasts && clear_forecast_mark(table, slot)) ++counts.forecast_used;
+// Slots that this process can touch.
+SLUICE_HD inline std::uint32_t mapped_slots(const HotTable& table, const PageStore& store) {
+  return store.slots < table.sizes.slots ? store.slots : table.sizes.slots;
 }
 
 // The first pass. Returns how many items are left pending.
+//
+// In batches of three stages, so that the cache and TLB misses of a batch overlap: load the hints
+// (prefetched while the batch before was in its last stage), prefetch their words, look at the
+// words.
 SLUICE_HD inline std::uint32_t look_up(const HotTable& table, const PageStore& store, Step step,
                                        const ResolveList& list, ResolveCounts& counts) {
+  // Copies, so that nothing stored below can alias them.
+  const Page* const pages = list.pages;
+  const std::uint32_t count = list.count;
+  const std::uint32_t page_limit = table.pages;
+  const std::uint32_t slot_limit = mapped_slots(table, store);
+  const std::uint32_t* const slot_of = table.slot_of;
   const bool forecasts = any_forecasts(table);
-  std::uint32_t pending = 0;
   const auto prefetch_hints = [&](std::uint32_t from) {
-    for (std::uint32_t i = from; i < from + kLookupBatch && i < list.count; ++i) {
-      if (list.pages[i] < table.pages) prefetch(&table.slot_of[list.pages[i]]);
+    const std::uint32_t to = from + kLookupBatch < count ? from + kLookupBatch : count;
+    for (std::uint32_t i = from; i < to; ++i) {
+      if (pages[i] < page_limit) prefetch(&slot_of[pages[i]]);
     }
   };
+
+  std::uint32_t pending = 0;
   prefetch_hints(0);
-  for (std::uint32_t base = 0; base < list.count; base += kLookupBatch) {
-    const std::uint32_t left = list.count - base;
-    const std::uint32_t size = left < kLookupBatch ? left : kLookupBatch;
-    Page pages[kLookupBatch];
-    Slot hints[kLookupBatch];
+  for (std::uint32_t base = 0; base < count; base += kLookupBatch) {
+    const std::uint32_t size = count - base < kLookupBatch ? count - base : kLookupBatch;
+    Page page[kLookupBatch];
+    std::uint32_t slot[kLookupBatch];
     for (std::uint32_t j = 0; j < size; ++j) {
-      pages[j] = list.pages[base + j];
-      hints[j] = pages[j] < table.pages ? slot_hint(table, pages[j]) : kNoSlot;
-      if (hints[j] != kNoSlot) prefetch_for_write(&table.words[hints[j]]);
+      page[j] = pages[base + j];
+      slot[j] = page[j] < page_limit ? ~load_relaxed(&slot_of[page[j]]) : ~0u;
+      if (slot[j] < slot_limit) prefetch_for_write(&table.words[slot[j]]);
     }
-    prefetch_hints(base + kLookupBatch);
+    if (base + kLookupBatch < count) prefetch_hints(base + kLookupBatch);
+    std::uint64_t hits = 0;
     for (std::uint32_t j = 0; j < size; ++j) {
       const std::uint32_t i = base + j;
-      if (pages[j] >= table.pages) {
+      const auto at = static_cast<Slot>(slot[j]);
+      const Met met =
+          slot[j] < slot_limit ? meet(table, at, page[j], step, list.own) : Met::elsewhere;
+      if (met == Met::ready) {
+        ++hits;
+        finish(list, i, at, Outcome::hit);
+        if (forecasts && clear_forecast_mark(table, at)) ++counts.forecast_used;
+      } else if (page[j] >= page_limit) {
         finish(list, i, kNoSlot, Outcome::invalid);
         ++counts.invalid;
-        continue;
-      }
-      const Met met = static_cast<std::uint32_t>(hints[j]) < store.slots
-                          ? meet(table, hints[j], pages[j], step, list.own)
-                          : Met::elsewhere;
-      if (met == Met::ready) {
-        finish_hit(table, list, i, hints[j], forecasts, counts);
       } else if (met == Met::pinned) {
         finish(list, i, kNoSlot, Outcome::pinned);
         ++counts.pinned;
@@ -151,6 +161,7 @@ SLUICE_HD inline std::uint32_t look_up(const HotTable& table, const PageStore& s
         ++pending;
       }
     }
+    counts.hits += hits;
   }
   return pending;
 }
@@ -204,7 +215,8 @@ SLUICE_HD inline void place(const HotTable& table, const PageStore& store, const
     return;
   }
   if (met == Met::ready || (met == Met::filling && batch.has_slot(hint))) {
-    finish_hit(table, list, i, hint, false, counts);
+    finish(list, i, hint, Outcome::hit);
+    ++counts.hits;
     return;
   }
   const std::byte* from = source_of(table, store, page);
@@ -247,11 +259,7 @@ SLUICE_HD inline void fill(const HotTable& table, const PageStore& store, const 
 SLUICE_HD inline void bring_in(const HotTable& table, const PageStore& store, Step step,
                                const ResolveList& list, std::uint32_t pending,
                                ResolveCounts& counts) {
-  const std::uint32_t limit = limit_of(table);
-  Claimer claimer;
-  claimer.slots = limit < store.slots ? limit : store.slots;
-  claimer.expected = pending;
-  claimer.step = step;
+  Claimer claimer = begin_claims(table, mapped_slots(table, store), step, pending);
   FillBatch batch;
   for (std::uint32_t i = 0; i < list.count && pending != 0; ++i) {
     if (list.slots[i] != kPending) continue;
@@ -283,7 +291,7 @@ SLUICE_HD inline void account(const HotTable& table, std::uint32_t actor,
 
 SLUICE_HD inline void sweep_if_due(const HotTable& table, Step step) {
   const Step lead = steps_between(load_relaxed(&table.header->swept) & kStepMask, step);
-  if (lead < kSweepDueSteps || lead >= kStepMask - kMaxClockLead) return;
+  if (lead < kSweepDueSteps || lead >= kHalfRange) return;
   Sweep sweep;
   sweep_whole(table, sweep, {});
 }

@@ -10,7 +10,6 @@ namespace sluice::kernels {
 enum class SeededBug : std::uint8_t {
   none,
   no_grace,      // sweep: the cut is the clock, whoever is in a step
-  clock_late,    // sweep: the clock is read after the actors
   trust_hint,    // resolve: a hinted slot is taken to hold the page
   stamp_back,    // resolve: a stamp may lower the step of a word
   evict_pinned,  // sweep: pinned words are freed like any other

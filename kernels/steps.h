@@ -40,7 +40,7 @@ SLUICE_HD inline Step tick(const HotTable& table) {
   return fetch_add(&table.header->clock, 1u) & kStepMask;
 }
 
-// Enters a step and returns it. The actor is idle.
+// Enters a step and returns it. The actor, below sizes.actors, is idle.
 SLUICE_HD inline Step enter_step(const HotTable& table, std::uint32_t actor) {
   ActorLine* line = actor_line(table, actor);
   const Step before = clock_of(table);
@@ -52,11 +52,11 @@ SLUICE_HD inline Step enter_step(const HotTable& table, std::uint32_t actor) {
   fence_seq_cst();
 
   store_relaxed(&line->log_position, apply_log(table));
-  store_relaxed(&line->entries, line->entries + 1);
+  store_relaxed(&line->entries, load_relaxed(&line->entries) + 1);
 
   // Both ways the clock is read after the fence, so no sweep that missed us has a cut above it.
   const Step lead = steps_between(load_relaxed(&table.header->swept), before);
-  const bool advance = lead < kMaxClockLead || lead > kStepMask - kMaxClockLead;
+  const bool advance = lead < kMaxClockLead || lead >= kHalfRange;
   const Step step = advance ? (tick(table) + 1) & kStepMask : clock_of(table);
 
   // Release: a grace that reads this step also reads the log position of this entry, or a later
@@ -90,16 +90,11 @@ SLUICE_HD inline Cut grace_cut(const HotTable& table) {
   // Pairs with the fence in enter_step: an actor that we do not see below takes its step from a
   // clock that is not behind ours.
   fence_seq_cst();
-  bool any = false;
   for (std::uint32_t i = 0; i < table.sizes.actors; ++i) {
     // Acquire: pairs with leave_step, see there.
     const std::uint32_t active = load_acquire(&actor_line(table, i)->active);
     if (!is_active(active)) continue;
     if (step_before(active_step(active), cut.step)) cut.step = active_step(active);
-    any = true;
-  }
-  if constexpr (kSeededBug == SeededBug::clock_late) {
-    if (!any) cut.step = cut.clock = clock_of(table);
   }
   return cut;
 }

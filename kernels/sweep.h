@@ -157,6 +157,7 @@ SLUICE_HD inline void publish_sweep(const HotTable& table, const Sweep& sweep) {
   std::uint32_t bucket = sweep.boundary < kAgeBuckets ? sweep.boundary + 1 : kAgeBuckets;
   while (bucket != 0 && sweep.ages[bucket - 1] == 0) --bucket;
   Step oldest = bucket == kAgeBuckets ? kMaxWordAge : bucket_age(bucket);
+  if (oldest < sweep.goal.min_age) oldest = sweep.goal.min_age;
   if (oldest > kMaxWordAge) oldest = kMaxWordAge;
   const Step cut = (sweep.cut.clock - oldest) & kStepMask;
   raise_swept(table, step_before(cut, sweep.cut.step) ? cut : sweep.cut.step);
