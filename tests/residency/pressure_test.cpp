@@ -1,0 +1,202 @@
+// Memory: quotas, eviction, growth and what comes back.
+#include "node.h"
+
+namespace sluice::residency::test {
+namespace {
+
+ManagerConfig with_dram(std::uint64_t red_guaranteed, std::uint64_t red_limit,
+                        std::uint64_t blue_guaranteed, std::uint64_t blue_limit) {
+  ManagerConfig config = small_node();
+  config.tenants[0].dram = {red_guaranteed * kExtent, red_limit * kExtent, 1.0};
+  config.tenants[1].dram = {blue_guaranteed * kExtent, blue_limit * kExtent, 1.0};
+  return config;
+}
+
+TEST(Pressure, ATenantAtItsLimitGetsATypedErrorThatNamesIt) {
+  Node node(with_dram(0, 2, 0, 16));
+  const SessionId session = node.session();
+  const Handle sequence = node.open(session, node.cache(session)).sequence;
+  node.extend(session, sequence, 8);
+  const auto refused = node.try_extend(session, sequence, 1);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::quota_exceeded);
+  for (const char* part : {"'red'", "dram", "limit is 32768", "has 32768", "release sequences"}) {
+    EXPECT_NE(refused.error().text.find(part), std::string::npos) << refused.error().text;
+  }
+}
+
+TEST(Pressure, AnExtentThatCannotBeMadeIsNoMemoryAndLeaksNothing) {
+  Node node;
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  const Handle sequence = node.open(session, cache).sequence;
+  const auto asked = node.manager.extend(session, sequence, 5, Growth::allowed, node.actions);
+  ASSERT_TRUE(asked && asked->needs_extents);
+  const auto grants = Node::all<GrantDram>(std::exchange(node.actions, {}));
+  ASSERT_EQ(grants.size(), 2u);
+  ASSERT_TRUE(node.manager.extent_granted(cache, grants[0].extent));
+  ASSERT_TRUE(node.manager.extent_failed(cache, grants[1].extent));
+  const auto refused = node.manager.extend(session, sequence, 5, Growth::refused, node.actions);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::no_memory);
+  EXPECT_EQ(node.manager.sequence_info(session, sequence)->blocks, 0u);
+  EXPECT_EQ(node.status(cache).dram_bytes, kExtent);
+  EXPECT_TRUE(node.manager.extend(session, sequence, 4, Growth::refused, node.actions));
+  EXPECT_EQ(node.manager.extent_granted(cache, 7).error().code, Errc::not_found);
+}
+
+TEST(Pressure, TheBlocksUsedLongestAgoGoFirstAndPrefixesLast) {
+  Node node(with_dram(0, 2, 0, 16));
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  const Keys old("old", 4);
+  const Keys recent("new", 3);
+  const Handle first = node.sealed_sequence(session, cache, old);
+  const Handle second = node.sealed_sequence(session, cache, recent);
+  node.release(session, first);
+  node.release(session, second);
+  node.settle();
+  node.done.clear();
+  node.extend(session, node.open(session, cache).sequence, 2);
+  node.settle();
+  EXPECT_EQ(node.open(session, cache, recent.view()).matched.size(), 3u);
+  const auto left = node.open(session, cache, old.view()).matched.size();
+  EXPECT_GE(left, 1u);  // the tail went, the head is still there
+  EXPECT_LE(left, 3u);
+}
+
+TEST(Pressure, BlocksInUseAreNeverEvicted) {
+  Node node(with_dram(0, 1, 0, 16));
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  const Keys keys("k", 4);
+  node.sealed_sequence(session, cache, keys);
+  EXPECT_FALSE(node.try_extend(session, node.open(session, cache).sequence, 1));
+  ASSERT_TRUE(node.manager.evict(EvictRequest{}, node.actions));
+  node.settle();
+  EXPECT_EQ(node.open(session, cache, keys.view()).matched.size(), 4u);
+}
+
+TEST(Pressure, BusyWhileBlocksWaitForTheirGracePeriod) {
+  Node node(with_dram(0, 1, 0, 16));
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  const Keys keys("k", 4);
+  node.release(session, node.sealed_sequence(session, cache, keys));
+  node.settle();
+  const Handle sequence = node.open(session, cache).sequence;
+  const auto busy = node.manager.extend(session, sequence, 4, Growth::allowed, node.actions);
+  ASSERT_FALSE(busy);
+  EXPECT_EQ(busy.error().code, Errc::busy);
+  // Out of the directory already: nobody can name what is being given up.
+  EXPECT_TRUE(node.open(session, cache, keys.view()).matched.empty());
+  const auto again = node.manager.extend(session, sequence, 4, Growth::allowed, node.actions);
+  EXPECT_EQ(again.error().code, Errc::busy);
+  EXPECT_EQ(Node::all<Retire>(node.actions).size(), 1u);
+  node.settle();
+  EXPECT_TRUE(node.manager.extend(session, sequence, 4, Growth::allowed, node.actions));
+}
+
+TEST(Pressure, WhatIsGuaranteedToOthersIsNotLent) {
+  Node node(with_dram(0, 16, 10, 16));
+  const SessionId red = node.session(0);
+  const SessionId blue = node.session(1);
+  const Handle greedy = node.open(red, node.cache(red)).sequence;
+  node.extend(red, greedy, 24);
+  EXPECT_FALSE(node.try_extend(red, greedy, 1));
+  const Handle entitled = node.open(blue, node.cache(blue)).sequence;
+  EXPECT_EQ(node.extend(blue, entitled, 40).size(), 40u);
+}
+
+TEST(Pressure, CompetingTenantsGetMemoryByWeight) {
+  ManagerConfig config = small_node();
+  config.tenants[0].dram.weight = 3.0;
+  Node node(config);
+  const SessionId red = node.session(0);
+  const SessionId blue = node.session(1);
+  const CacheId red_cache = node.cache(red);
+  const CacheId blue_cache = node.cache(blue);
+  // Red alone takes all, and leaves it warm.
+  node.release(red, node.sealed_sequence(red, red_cache, Keys("r", 64)));
+  node.settle();
+  EXPECT_EQ(node.status(red_cache).dram_bytes, 16 * kExtent);
+  // Blue wants as much as it can get: its share is a quarter.
+  const Handle sequence = node.open(blue, blue_cache).sequence;
+  while (node.try_extend(blue, sequence, 1)) {
+  }
+  EXPECT_EQ(node.status(blue_cache).dram_bytes, 4 * kExtent);
+  EXPECT_EQ(node.status(red_cache).dram_bytes, 12 * kExtent);
+}
+
+TEST(Pressure, ANewCacheOfATenantTakesTheColdMemoryOfItsOldOne) {
+  Node node(with_dram(0, 4, 0, 16));
+  const SessionId session = node.session();
+  const CacheId old = node.cache(session, small_cache("old"));
+  node.release(session, node.sealed_sequence(session, old, Keys("k", 16)));
+  node.settle();
+  const CacheId young = node.cache(session, small_cache("young"));
+  node.extend(session, node.open(session, young).sequence, 9);
+  EXPECT_EQ(node.status(young).dram_bytes, 3 * kExtent);
+  EXPECT_EQ(node.status(old).dram_bytes, 1 * kExtent);
+}
+
+TEST(Pressure, ALoweredLimitGivesMemoryBackAsReferencesGo) {
+  Node node;
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  const Handle cold = node.sealed_sequence(session, cache, Keys("cold", 8));
+  const Handle hot = node.sealed_sequence(session, cache, Keys("hot", 8));
+  node.release(session, cold);
+  node.settle();
+  ASSERT_TRUE(node.manager.set_quota(TenantId{0}, Tier::dram, {0, kExtent, 1.0}, node.actions));
+  node.settle();
+  EXPECT_EQ(node.status(cache).dram_bytes, 2 * kExtent);  // what the hot sequence holds
+  EXPECT_EQ(node.manager.tenants()[0].dram.over_limit_bytes, kExtent);
+  node.release(session, hot);
+  node.settle();
+  EXPECT_EQ(node.manager.tenants()[0].dram.over_limit_bytes, 0u);
+  EXPECT_LE(node.status(cache).dram_bytes, kExtent);
+}
+
+TEST(Pressure, QuotasThatCannotBeHonouredAreRefused) {
+  Node node;
+  const auto set = [&](Quota quota) {
+    const auto status = node.manager.set_quota(TenantId{0}, Tier::dram, quota, node.actions);
+    return status ? Errc::ok : status.error().code;
+  };
+  EXPECT_EQ(set({2, 1, 1.0}), Errc::bad_config);
+  EXPECT_EQ(set({17 * kExtent, 18 * kExtent, 1.0}), Errc::bad_config);
+  EXPECT_EQ(set({0, 1, 0.0}), Errc::bad_config);
+  EXPECT_EQ(set({16 * kExtent, 16 * kExtent, 1.0}), Errc::ok);
+  ManagerConfig config = small_node();
+  config.tenants.clear();
+  EXPECT_EQ(Manager::create(config).error().code, Errc::bad_config);
+}
+
+TEST(Pressure, AnOperatorEvictsOldBlocksAndDropsIdleCaches) {
+  Node node;
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  node.release(session, node.sealed_sequence(session, cache, Keys("k", 8)));
+  node.settle();
+  EvictRequest some;
+  some.cache = cache.value;
+  some.bytes = 3 * kBlock;
+  const auto ordered = node.manager.evict(some, node.actions);
+  ASSERT_TRUE(ordered);
+  EXPECT_EQ(ordered->blocks, 3u);
+  node.settle();
+  EXPECT_EQ(node.open(session, cache, Keys("k", 8).view()).matched.size(), 5u);
+
+  ASSERT_TRUE(node.manager.session_dead(session, node.actions));
+  node.settle();
+  EvictRequest drain;
+  drain.drop_idle_caches = true;
+  EXPECT_EQ(node.manager.evict(drain, node.actions)->caches_dropped, 1u);
+  node.settle();
+  EXPECT_EQ(node.manager.status().dram.used_bytes, 0u);
+  EXPECT_EQ(node.manager.status().evicted_blocks, 8u);
+}
+
+}  // namespace
+}  // namespace sluice::residency::test
