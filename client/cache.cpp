@@ -33,9 +33,9 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open(Client& client, const CacheOptio
         const auto model = builder.CreateString(options.model);
         const auto salt = builder.CreateString(options.salt);
         const ipc::Layout& l = options.layout;
-        const auto layout = wire::CreateLayoutSpec(
-            builder, l.layers, l.kv_heads, l.head_dim, l.block_tokens, l.dtype_bytes, l.planes,
-            static_cast<std::uint8_t>(l.page_kind));
+        const auto layout =
+            wire::CreateLayoutSpec(builder, l.layers, l.kv_heads, l.head_dim, l.block_tokens,
+                                   l.dtype_bytes, l.planes, static_cast<std::uint8_t>(l.page_kind));
         wire::OpenCacheBuilder open(builder);
         open.add_model(model);
         open.add_salt(salt);
@@ -102,11 +102,13 @@ ipc::Status Cache::accept(const wire::CacheOpened& opened, std::vector<ipc::Fd>&
 }
 
 ipc::Status Cache::map_arena(std::uint32_t extents, std::uint64_t extent_bytes) {
-  auto arena = ipc::ReservedRange::reserve(extents * extent_bytes,
-                                           "addresses for the cache's arena");
+  auto arena =
+      ipc::ReservedRange::reserve(extents * extent_bytes, "addresses for the cache's arena");
   if (!arena) return std::unexpected(arena.error());
   arena_ = std::move(*arena);
-  return fetch(ipc::Tier::hbm, 0, extents, extent_bytes, arena_);
+  auto mapped = fetch(ipc::Tier::hbm, 0, extents, extents, extent_bytes, arena_);
+  if (!mapped) return std::unexpected(mapped.error());
+  return {};
 }
 
 ipc::Status Cache::attach_table(int fd) {
@@ -130,8 +132,9 @@ ipc::Status Cache::attach_table(int fd) {
   return {};
 }
 
-ipc::Status Cache::fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t until,
-                         std::uint64_t extent_bytes, ipc::ReservedRange& range) {
+ipc::Result<std::uint32_t> Cache::fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t until,
+                                        std::uint32_t most, std::uint64_t extent_bytes,
+                                        ipc::ReservedRange& range) {
   while (first < until) {
     auto reply = client_.control().call(
         [&](auto& builder) {
@@ -142,24 +145,26 @@ ipc::Status Cache::fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t unti
     auto extents = reply->as<wire::ExtentFds>();
     if (!extents) return std::unexpected(extents.error());
     const auto& fds = reply->frame.fds;
-    if (fds.empty() || fds.size() != (*extents)->count() || fds.size() > until - first) {
+    if (fds.empty() || fds.size() != (*extents)->count() || fds.size() > most - first) {
       return fail(Errc::peer_violation, "the daemon sent " + std::to_string(fds.size()) +
                                             " extents; expected 1 to " +
-                                            std::to_string(until - first));
+                                            std::to_string(most - first));
     }
     for (const ipc::Fd& fd : fds) {
       const char* what = tier == ipc::Tier::hbm ? "an HBM extent" : "a DRAM extent";
-      if (auto ok = ipc::check_memfd(fd.get(), extent_bytes, what); !ok) return ok;
+      if (auto ok = ipc::check_memfd(fd.get(), extent_bytes, what); !ok) {
+        return std::unexpected(ok.error());
+      }
       if (auto ok = range.map_at(first * extent_bytes, fd.get(), 0, extent_bytes,
                                  ipc::Access::read_write, what);
           !ok) {
-        return ok;
+        return std::unexpected(ok.error());
       }
       ipc::advise_huge_pages({range.data() + first * extent_bytes, extent_bytes});
       ++first;
     }
   }
-  return {};
+  return first;
 }
 
 ipc::Status Cache::map_frame_extents(std::uint32_t count) {
@@ -172,12 +177,15 @@ ipc::Status Cache::map_frame_extents(std::uint32_t count) {
   const std::lock_guard lock(grow_);
   const std::uint32_t mapped = mapped_.load(std::memory_order_relaxed);
   if (count <= mapped) return {};
-  if (auto ok = fetch(ipc::Tier::dram, mapped, count, frame_extent_bytes_, frames_); !ok) return ok;
-  for (std::uint32_t i = mapped; i < count; ++i) {
+  // Another session may have made the cache grow beyond `count` since we learned of it.
+  auto now =
+      fetch(ipc::Tier::dram, mapped, count, max_frame_extents_, frame_extent_bytes_, frames_);
+  if (!now) return std::unexpected(now.error());
+  for (std::uint32_t i = mapped; i < *now; ++i) {
     // Read by resolves of other threads: the mapping comes before the mark.
     std::atomic_ref(extent_ready_[i]).store(1, std::memory_order_release);
   }
-  mapped_.store(count, std::memory_order_release);
+  mapped_.store(*now, std::memory_order_release);
   return {};
 }
 

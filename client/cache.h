@@ -1,7 +1,7 @@
 // A cache as this process sees it: what it agreed with the daemon, and the memory it has mapped.
 //
-// Both tiers are linear: slot s lies at arena() + s * page_bytes, frame f at frames() + f * frame_stride.
-// DRAM extents are mapped when the daemon first mentions them.
+// Both tiers are linear: slot s lies at arena() + s * page_bytes, frame f at frames() + f *
+// frame_stride. DRAM extents are mapped when the daemon first mentions them.
 //
 // Thread-safety: any thread.
 #pragma once
@@ -87,9 +87,11 @@ class Cache {
   ipc::Status accept(const ipc::wire::CacheOpened& opened, std::vector<ipc::Fd>& fds);
   ipc::Status map_arena(std::uint32_t extents, std::uint64_t extent_bytes);
   ipc::Status attach_table(int fd);
-  // Fetches and maps extents of a tier from index `first` until `until` are there.
-  ipc::Status fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t until,
-                    std::uint64_t extent_bytes, ipc::ReservedRange& range);
+  // Maps extents from `first` on: at least up to `until`, and what else the daemon has, `most` at
+  // most. Returns where the mapped ones end.
+  ipc::Result<std::uint32_t> fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t until,
+                                   std::uint32_t most, std::uint64_t extent_bytes,
+                                   ipc::ReservedRange& range);
 
   Client& client_;
   std::uint64_t handle_ = 0;
