@@ -64,16 +64,6 @@ R in_call(const char* call, R result) {
   return result;
 }
 
-// Not enough memory now; another request's end may change that.
-inline bool is_shortage(const client::Error& error) {
-  return error.code == SLUICE_QUOTA_EXCEEDED || error.code == SLUICE_BUSY ||
-         error.code == SLUICE_NO_MEMORY;
-}
-
-// How long an engine waits for memory, with nothing else to do, before it gives up.
-inline constexpr int kShortageTimeoutMs = 60'000;
-// How long before it preempts its youngest request.
-inline constexpr int kPreemptAfterMs = 1'000;
 // Blocks of a prompt that are extended, written and sealed at a time.
 inline constexpr std::uint32_t kPrefillChunk = 1024;
 

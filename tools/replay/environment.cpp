@@ -1,31 +1,13 @@
 #include "tools/replay/environment.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <string>
 #include <string_view>
-
-#include "ipc/layout.h"
 
 namespace sluice::tools {
 namespace {
 
 std::string tenant_name(std::uint32_t tenant) { return "t" + std::to_string(tenant); }
-
-std::string beside_this_program(const char* name) {
-  std::error_code error;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-  return error ? std::string(name) : (self.parent_path() / name).string();
-}
-
-// Small enough that a size is met to about one per cent, large enough that extents are few.
-std::uint64_t extent_for(std::uint64_t largest_tenant, std::uint64_t item_bytes) {
-  constexpr std::uint64_t kLeast = std::uint64_t{1} << 20;
-  constexpr std::uint64_t kMost = std::uint64_t{64} << 20;
-  constexpr std::uint64_t kExtentsPerTenant = 128;
-  const std::uint64_t wanted = std::clamp(largest_tenant / kExtentsPerTenant, kLeast, kMost);
-  return ipc::extent_bytes_for(item_bytes, ipc::kFrameAlignment, std::max(wanted, item_bytes));
-}
 
 std::uint64_t whole_extents(std::uint64_t bytes, std::uint64_t extent) {
   return std::max<std::uint64_t>((bytes + extent - 1) / extent, 1) * extent;
@@ -44,8 +26,8 @@ DaemonSpec daemon_spec(const Plan& plan, const Options& options) {
   spec.program = options.sluiced.empty() ? beside_this_program("sluiced") : options.sluiced;
   spec.log_file = options.daemon_log;
   spec.keep_folder = options.keep;
-  spec.hbm_extent_bytes = extent_for(largest_hbm, plan.shape.payload.page_bytes());
-  spec.dram_extent_bytes = extent_for(largest_dram, plan.shape.frame_stride());
+  spec.hbm_extent_bytes = spawn_extent_bytes(largest_hbm, plan.shape.payload.page_bytes());
+  spec.dram_extent_bytes = spawn_extent_bytes(largest_dram, plan.shape.frame_stride());
   for (std::uint32_t t = 0; t < options.tenants; ++t) {
     spec.tenants.push_back({tenant_name(t),
                             whole_extents(plan.tenants[t].hbm_bytes, spec.hbm_extent_bytes),

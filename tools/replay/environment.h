@@ -6,7 +6,7 @@
 #include "tools/replay/options.h"
 #include "tools/replay/plan.h"
 #include "tools/replay/run.h"
-#include "tools/replay/spawn.h"
+#include "tools/common/spawn.h"
 
 namespace sluice::tools {
 

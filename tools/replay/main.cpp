@@ -5,7 +5,7 @@
 
 #include "tools/replay/environment.h"
 #include "tools/replay/report.h"
-#include "tools/replay/spawn.h"
+#include "tools/common/spawn.h"
 
 namespace sluice::tools {
 namespace {

@@ -99,7 +99,7 @@ void measure(const SparseTrace& trace, const Options& options, Plan& plan) {
     TenantPlan& tenant = plan.tenants[tenant_of(engine, options)];
     tenant.peak_pages += loads[engine].peak_pages;
     tenant.pinned_pages += loads[engine].peak_requests * trace.pages_per_block();
-    tenant.least_blocks += loads[engine].largest_request;
+    tenant.least_blocks = std::max(tenant.least_blocks, loads[engine].largest_request);
     tenant.private_blocks += loads[engine].largest_request;
   }
   std::vector<std::unordered_set<std::string_view>> known(options.tenants);
@@ -143,7 +143,7 @@ void measure(const PrefixTrace& trace, const Options& options, Plan& plan) {
   for (std::uint32_t engine = 0; engine < options.engines; ++engine) {
     TenantPlan& tenant = plan.tenants[tenant_of(engine, options)];
     tenant.peak_pages += largest[engine];
-    tenant.least_blocks += largest[engine];
+    tenant.least_blocks = std::max(tenant.least_blocks, largest[engine]);
     tenant.private_blocks += largest[engine];
   }
   for (std::uint32_t t = 0; t < options.tenants; ++t)
@@ -182,8 +182,7 @@ ipc::Result<std::uint64_t> frame_bytes(const TenantPlan& tenant, std::uint32_t i
   if (bytes < tenant.least_blocks * stride) {
     return fail(Errc::invalid_argument,
                 "--dram: tenant t" + std::to_string(index) + " would have " +
-                    human_bytes(static_cast<double>(bytes)) +
-                    ", but the largest request of each of its " + "engines together needs " +
+                    human_bytes(static_cast<double>(bytes)) + ", but its largest request needs " +
                     human_bytes(static_cast<double>(tenant.least_blocks * stride)) +
                     "; its footprint is " + human_bytes(static_cast<double>(footprint)));
   }

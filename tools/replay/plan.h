@@ -38,7 +38,7 @@ struct TenantPlan {
   std::uint64_t distinct_blocks = 0;  // footprint
   std::uint64_t private_blocks =
       0;  // that may exist beside it for a while: copies before their seal dedups
-  std::uint64_t least_blocks = 0;  // with less, the largest requests cannot run at all
+  std::uint64_t least_blocks = 0;  // with less, the largest request cannot run at all
   std::uint64_t hbm_bytes = 0;     // 0: as the daemon's configuration says
   std::uint64_t dram_bytes = 0;    // with --spawn
 };

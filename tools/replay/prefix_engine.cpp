@@ -6,6 +6,7 @@
 
 #include "tools/replay/engine.h"
 #include "tools/replay/page_batch.h"
+#include "tools/replay/shortage.h"
 
 namespace sluice::tools {
 namespace {
@@ -13,8 +14,6 @@ namespace {
 using client::Error;
 using client::Status;
 using Clock = std::chrono::steady_clock;
-
-constexpr std::chrono::milliseconds kShortagePause{5};
 
 class PrefixEngine {
  public:
@@ -65,12 +64,12 @@ Status PrefixEngine::run() {
         return std::unexpected(Error{SLUICE_TIMED_OUT, met.error().text});
       }
     }
-    const auto deadline = Clock::now() + std::chrono::milliseconds(kShortageTimeoutMs);
+    ShortageClock waited;
     for (;;) {
       const Status served = serve(trace_.requests[index]);
       if (served) break;
       // The sequence is gone already; what other engines hold may become free.
-      if (is_shortage(served.error()) && Clock::now() < deadline) {
+      if (is_shortage(served.error()) && waited.for_any_engine(*job_.board) < kShortageTimeout) {
         ++counters_.memory_waits;
         std::this_thread::sleep_for(kShortagePause);
         continue;

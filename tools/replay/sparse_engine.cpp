@@ -5,6 +5,7 @@
 
 #include "tools/replay/engine.h"
 #include "tools/replay/page_batch.h"
+#include "tools/replay/shortage.h"
 
 namespace sluice::tools {
 namespace {
@@ -13,7 +14,6 @@ using client::Error;
 using client::Status;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kShortagePause{5};
 constexpr std::uint32_t kForecastConfidence = 70;  // about the recall of the recorded forecasts
 
 struct Active {
@@ -83,7 +83,7 @@ class SparseEngine {
   std::uint64_t now_ = 0;
   double layer_us_ = 100;  // moving average
   std::string shortage_;   // the last error for lack of memory
-  Clock::time_point progress_at_ = Clock::now();
+  ShortageClock waited_;
 };
 
 SparseEngine::SparseEngine(const SparseTrace& trace, const EngineJob& job, EngineLink& link)
@@ -148,7 +148,7 @@ Status SparseEngine::admit_arrivals(std::uint64_t now) {
     const Status admitted = admit(waiting_.front(), now);
     if (admitted) {
       waiting_.pop_front();
-      progress_at_ = Clock::now();
+      waited_.restart();
       continue;
     }
     if (!is_shortage(admitted.error())) return admitted;
@@ -453,7 +453,7 @@ Status SparseEngine::seal_full_blocks() {
 }
 
 Status SparseEngine::finish_steps() {
-  if (!due_.empty()) progress_at_ = Clock::now();
+  if (!due_.empty()) waited_.restart();
   for (Active* const a : due_) {
     ++a->next_step;
     ++counters_.steps;
@@ -470,23 +470,22 @@ Status SparseEngine::finish_steps() {
 }
 
 // Nobody could take a step. Either nobody is due yet, or memory is short: then wait, and after a
-// while give up the youngest request, which comes back when there is room.
+// while give up the youngest request, which comes back when there is room. Engines do so one after
+// another, so that those that hold a part each do not all give up at once.
 Status SparseEngine::handle_shortage(std::uint64_t now) {
   const bool short_of_memory =
       (!waiting_.empty() && waiting_.front().ready <= now) ||
-      std::any_of(active_.begin(), active_.end(), [&](const Active& a) { return a.delay > 0; });
+      std::any_of(active_.begin(), active_.end(), [](const Active& a) { return a.delay > 0; });
   if (!short_of_memory) {
-    progress_at_ = Clock::now();
+    waited_.restart();
     return {};
   }
-  const auto waited =
-      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - progress_at_).count();
-  if (waited > kShortageTimeoutMs) {
+  if (waited_.for_any_engine(*job_.board) > kShortageTimeout) {
     return std::unexpected(Error{SLUICE_TIMED_OUT, "no request could go on for " +
-                                                       std::to_string(kShortageTimeoutMs / 1000) +
-                                                       " s for lack of memory: " + shortage_});
+                                                       std::to_string(kShortageTimeout.count()) +
+                                                       " ms for lack of memory: " + shortage_});
   }
-  if (waited > kPreemptAfterMs && active_.size() > 1) {
+  if (waited_.for_this_engine() > kPreemptAfter * (job_.engine + 1) && !active_.empty()) {
     Active& youngest = active_.back();
     if (auto s = in_call("sluice_sequence_release", youngest.sequence.release()); !s) {
       return located(youngest, s.error());
@@ -494,6 +493,7 @@ Status SparseEngine::handle_shortage(std::uint64_t now) {
     waiting_.push_front({youngest.index, youngest.next_step, now + 1});
     active_.pop_back();
     ++counters_.preemptions;
+    waited_.restart();
   }
   std::this_thread::sleep_for(kShortagePause);
   return {};
