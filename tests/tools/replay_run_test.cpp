@@ -6,7 +6,7 @@
 #include "tests/tools/fake_sluice.h"
 #include "tests/tools/temp_file.h"
 #include "tools/replay/report.h"
-#include "tools/replay/spawn.h"
+#include "tools/common/spawn.h"
 
 namespace sluice::tools {
 namespace {
