@@ -1,5 +1,5 @@
 // Caches and sessions: opening, joining, closing, dying.
-#include "node.h"
+#include "tests/residency/node.h"
 
 namespace sluice::residency::test {
 namespace {

@@ -1,5 +1,5 @@
 // Memory: quotas, eviction, growth and what comes back.
-#include "node.h"
+#include "tests/residency/node.h"
 
 namespace sluice::residency::test {
 namespace {

@@ -23,7 +23,7 @@
 #include <vector>
 
 #include "daemon/residency/seeded.h"
-#include "world.h"
+#include "tests/residency/world.h"
 
 namespace sluice::residency::test {
 namespace {

@@ -1,5 +1,5 @@
 // What requests see: prefixes, private blocks, seals, forks.
-#include "node.h"
+#include "tests/residency/node.h"
 
 namespace sluice::residency::test {
 namespace {

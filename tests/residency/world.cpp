@@ -1,9 +1,9 @@
-#include "world.h"
+#include "tests/residency/world.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "world_tools.h"
+#include "tests/residency/world_tools.h"
 
 namespace sluice::residency::test {
 namespace {

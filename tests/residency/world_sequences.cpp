@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "world.h"
-#include "world_tools.h"
+#include "tests/residency/world.h"
+#include "tests/residency/world_tools.h"
 
 namespace sluice::residency::test {
 namespace {

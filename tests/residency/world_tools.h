@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "world.h"
+#include "tests/residency/world.h"
 
 namespace sluice::residency::test {
 
