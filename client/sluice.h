@@ -168,7 +168,11 @@ typedef struct sluice_cache_desc {
   uint64_t hbm_bytes;    /* arena wanted; 0: the tenant's default. Rounded to whole extents */
   uint64_t reserved[8];
 } sluice_cache_desc;
-#define SLUICE_CACHE_DESC_INIT {.struct_size = sizeof(sluice_cache_desc), .shard_count = 1, .planes = 2}
+#define SLUICE_CACHE_DESC_INIT                                                         \
+  {                                                                                    \
+    sizeof(sluice_cache_desc), NULL, NULL, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, \
+        {0, 0, 0, 0, 0, 0, 0, 0}                                                       \
+  }
 
 /* The first session of a tenant that opens a namespace creates the cache; later ones join it, with the
  * same layout (else INVALID_LAYOUT). QUOTA_EXCEEDED: the arena does not fit the tenant's limit or what the

@@ -1,6 +1,10 @@
 #include "daemon/daemon.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <csignal>
+#include <filesystem>
 #include <utility>  // Boost 1.74's awaitable.hpp forgets it
 
 #include <boost/asio/io_context.hpp>
@@ -60,7 +64,23 @@ struct Daemon::Impl {
   bool draining = false;
 };
 
+// The folder of the socket, where it is not there yet: for root for all to enter, otherwise the user's
+// own, which nobody else may have made.
+ipc::Status make_socket_folder(const std::string& socket) {
+  const std::filesystem::path folder = std::filesystem::path(socket).parent_path();
+  if (folder.empty()) return {};
+  const mode_t mode = geteuid() == 0 ? 0755 : 0700;
+  if (mkdir(folder.c_str(), mode) == 0) {
+    // Whatever the umask takes.
+    if (chmod(folder.c_str(), mode) != 0) return ipc::fail_errno("chmod of " + folder.string());
+    return {};
+  }
+  if (errno != EEXIST) return ipc::fail_errno("making the socket's folder " + folder.string());
+  return {};
+}
+
 ipc::Status Daemon::Impl::start() {
+  if (auto ok = make_socket_folder(config.daemon.socket); !ok) return ok;
   auto notifier = SystemdNotifier::from_environment();
   if (!notifier) return std::unexpected(std::move(notifier.error()));
   systemd = std::move(*notifier);

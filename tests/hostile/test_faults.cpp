@@ -1,0 +1,413 @@
+// Bad input and faults: each has a typed error that says what and why, and costs nobody else anything.
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/integration/daemon_process.h"
+
+namespace sluice::test {
+namespace {
+
+using client::Actor;
+using client::Cache;
+using client::Client;
+using client::PageList;
+using client::Sequence;
+using nlohmann::json;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+template <class T>
+sluice_status status_of(const client::Result<T>& result) {
+  return result ? SLUICE_OK : result.error().code;
+}
+
+std::uint64_t dram_used(const DaemonProcess& daemon, const std::string& tenant) {
+  const json document = json::parse(daemon.admin("tenants"));
+  for (const json& row : document["tenants"]) {
+    if (row["tenant"] == tenant) return row["dram"]["used_bytes"];
+  }
+  return 0;
+}
+
+json blocks_of(const DaemonProcess& daemon) {
+  return json::parse(daemon.admin("status"))["blocks"];
+}
+
+std::size_t sessions_of(const DaemonProcess& daemon) {
+  return json::parse(daemon.admin("sessions"))["sessions"].size();
+}
+
+Sequence sealed_sequence(Cache& cache, std::uint32_t blocks, const std::string& prefix) {
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  must(opened.sequence.extend(blocks));
+  for (std::uint32_t i = 0; i < blocks; ++i) {
+    const std::string key = prefix + std::to_string(i);
+    std::memset(must(opened.sequence.map(i)).data(), 9, 16);
+    must(opened.sequence.seal(i, std::as_bytes(std::span(key))));
+  }
+  return std::move(opened.sequence);
+}
+
+TEST(BadInput, LayoutsThatCannotBeAreRefused) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a');
+  const auto refused = [&](auto change) {
+    sluice_cache_desc desc = small_cache("model", SLUICE_EXECUTOR_DAEMON);
+    change(desc);
+    const auto opened = client.open_cache(desc);
+    EXPECT_FALSE(opened.has_value());
+    return status_of(opened);
+  };
+  EXPECT_EQ(refused([](auto& d) { d.layers = 0; }), SLUICE_INVALID_LAYOUT);
+  EXPECT_EQ(refused([](auto& d) { d.head_dim = 0xFFFFFFFF; }), SLUICE_INVALID_LAYOUT);
+  EXPECT_EQ(refused([](auto& d) { d.layers = d.kv_heads = 4096; d.head_dim = 65536; }),
+            SLUICE_INVALID_LAYOUT);
+  EXPECT_EQ(refused([](auto& d) { d.page_kind = SLUICE_PAGE_ROW; }), SLUICE_INVALID_LAYOUT);
+  EXPECT_EQ(refused([](auto& d) { d.model = ""; }), SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) { d.reserved[3] = 1; }), SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) { d.struct_size = 8; }), SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) { d.kind = SLUICE_CACHE_STATE; }), SLUICE_NOT_SUPPORTED);
+  EXPECT_EQ(refused([](auto& d) { d.hbm_bytes = 1ULL << 60; }), SLUICE_QUOTA_EXCEEDED);
+  EXPECT_EQ(refused([](auto& d) { d.shard_count = 0; }), SLUICE_INVALID_ARGUMENT);
+  const Cache kept = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  EXPECT_EQ(refused([](auto& d) { d.layers = 5; }), SLUICE_INVALID_LAYOUT)
+      << "a cache is joined with its own layout only";
+}
+
+TEST(BadInput, AnUnknownUserIsToldHowToBecomeATenant) {
+  const DaemonProcess daemon;
+  sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
+  const std::string path = daemon.admin_socket();  // tenants have sockets of their own, nobody has a uid
+  where.socket_path = path.c_str();
+  const auto connected = Client::connect(where);
+  ASSERT_FALSE(connected.has_value());
+  EXPECT_EQ(connected.error().code, SLUICE_UNKNOWN_TENANT);
+  EXPECT_NE(connected.error().text.find("uids"), std::string::npos) << connected.error().text;
+}
+
+TEST(BadInput, AQuotaIsALimitForItsTenantOnly) {
+  DaemonProcess::Options options;
+  options.tenant_a = "dram.limit = \"2MiB\"";
+  const DaemonProcess daemon(options);
+  Client a = daemon.connect('a', 300'000);
+  Cache cache = must(a.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  const auto extended = opened.sequence.extend(1000);  // 8 KiB each
+  ASSERT_FALSE(extended.has_value());
+  EXPECT_EQ(extended.error().code, SLUICE_QUOTA_EXCEEDED) << extended.error().text;
+  EXPECT_EQ(must(opened.sequence.info()).blocks, 0U) << "all or none";
+  must(opened.sequence.extend(100));
+
+  Client b = daemon.connect('b');
+  Cache other = must(b.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  must(must(other.open_sequence({nullptr, 0, 0, 0})).sequence.extend(1000));
+}
+
+TEST(BadInput, AKeyIsSealedWithOneSizeOnly) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DIRECT)));
+  auto first = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  auto second = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  must(first.sequence.extend(1));
+  must(second.sequence.extend(1));
+  const std::string key = "one key";
+  const auto bytes = std::as_bytes(std::span(key));
+  must(first.sequence.seal(0, bytes, nullptr, 4096));
+  EXPECT_EQ(status_of(second.sequence.seal(0, bytes, nullptr, 2048)), SLUICE_SIZE_MISMATCH);
+  EXPECT_EQ(must(second.sequence.info()).sealed, 0U) << "the block stays private";
+  EXPECT_FALSE(must(first.sequence.seal(0, bytes, nullptr, 4096))) << "sealing again changes nothing";
+  EXPECT_EQ(status_of(first.sequence.map(0)), SLUICE_WRONG_STATE);
+}
+
+TEST(BadInput, AListLongerThanRequestMemoryIsRefusedAndABatchIsCut) {
+  DaemonProcess::Options options;
+  options.extra = "[rings]\nrequest_memory = \"64KiB\"";
+  const DaemonProcess daemon(options);
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  const Sequence sequence = sealed_sequence(cache, 4, "k");
+  Actor actor = must(cache.open_actor());
+  must(actor.begin_step());
+  const std::vector<std::uint32_t> blocks(20'000, 1);
+  std::vector<std::int32_t> slots(blocks.size());
+  PageList list{sequence.get(), 0, 20'000, blocks.data(), slots.data(), nullptr};
+  EXPECT_EQ(status_of(actor.resolve({&list, 1})), SLUICE_LIST_TOO_LONG);
+  list.count = 1000;
+  const std::vector<PageList> many(20, list);
+  const auto counts = must(actor.resolve(many));
+  EXPECT_EQ(counts.hits + counts.misses, 20'000U);
+  must(actor.end_step());
+}
+
+TEST(BadInput, IndicesOutsideOfASequenceAreRefused) {
+  const DaemonProcess daemon;
+  for (const auto executor : {SLUICE_EXECUTOR_DAEMON, SLUICE_EXECUTOR_DIRECT}) {
+    Client client = daemon.connect('a');
+    Cache cache = must(client.open_cache(small_cache("model", executor)));
+    const Sequence sequence = sealed_sequence(cache, 2, "k");
+    Actor actor = must(cache.open_actor());
+    const std::uint32_t block = 2;
+    std::int32_t slot = 0;
+    PageList list{sequence.get(), 0, 1, &block, &slot, nullptr};
+    EXPECT_EQ(status_of(actor.resolve({&list, 1})), SLUICE_WRONG_STATE) << "in no step";
+    must(actor.begin_step());
+    EXPECT_EQ(status_of(actor.resolve({&list, 1})), SLUICE_INVALID_ARGUMENT);
+    list.page = 4;
+    EXPECT_EQ(status_of(actor.resolve({&list, 1})), SLUICE_INVALID_ARGUMENT);
+    EXPECT_EQ(status_of(actor.begin_step()), SLUICE_WRONG_STATE);
+    must(actor.end_step());
+  }
+}
+
+TEST(Faults, AForkedChildMayNotUseTheClient) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a');
+  const pid_t child = fork();
+  if (child == 0) _exit(status_of(client.ping()) == SLUICE_FORKED ? 0 : 1);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  must(client.ping());
+}
+
+TEST(Faults, TwoDaemonsOnOneSocketAndAStaleSocketFile) {
+  DaemonProcess first;
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "sluiced";
+  const std::string log = first.folder() + "/second.log";
+  const int status =
+      std::system((program + " --config " + first.config_file() + " 2>" + log).c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  std::string text(1 << 12, '\0');
+  FILE* file = std::fopen(log.c_str(), "r");
+  text.resize(std::fread(text.data(), 1, text.size(), file));
+  std::fclose(file);
+  EXPECT_NE(text.find("address_in_use"), std::string::npos) << text;
+  must(first.connect('a').ping());
+
+  // A killed daemon leaves its socket file; the next one takes it over.
+  first.signal(SIGKILL);
+  first.wait();
+  ASSERT_EQ(access(first.socket('a').c_str(), F_OK), 0);
+  const pid_t next = fork();
+  if (next == 0) {
+    execl(program.c_str(), "sluiced", "--config", first.config_file().c_str(), nullptr);
+    _exit(127);
+  }
+  EXPECT_TRUE(eventually([&] {
+    sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
+    const std::string path = first.socket('a');
+    where.socket_path = path.c_str();
+    return Client::connect(where).has_value();
+  }));
+  kill(next, SIGTERM);
+  waitpid(next, nullptr, 0);
+}
+
+TEST(Faults, CallsEndWithinASecondWhenTheDaemonIsKilled) {
+  for (const auto executor : {SLUICE_EXECUTOR_DAEMON, SLUICE_EXECUTOR_DIRECT}) {
+    DaemonProcess daemon;
+    Client client = daemon.connect('a');
+    Cache cache = must(client.open_cache(small_cache("model", executor)));
+    const Sequence sequence = sealed_sequence(cache, 4, "k");
+    Actor actor = must(cache.open_actor());
+    daemon.signal(SIGKILL);
+    const auto killed = steady_clock::now();
+    sluice_status status = SLUICE_OK;
+    while (status == SLUICE_OK && steady_clock::now() - killed < std::chrono::seconds(5)) {
+      status = status_of(actor.begin_step());
+      if (status == SLUICE_OK) status = status_of(actor.end_step());
+    }
+    EXPECT_EQ(status, SLUICE_DAEMON_AWAY);
+    EXPECT_EQ(status_of(client.ping()), SLUICE_DAEMON_AWAY);
+    EXPECT_LT(steady_clock::now() - killed, std::chrono::seconds(1));
+    EXPECT_EQ(must(client.info()).connected, 0U);
+    daemon.wait();
+  }
+}
+
+TEST(Faults, AGracefulStopIsSaidToClients) {
+  DaemonProcess daemon;
+  Client client = daemon.connect('a');
+  daemon.signal(SIGTERM);
+  const int status = daemon.wait();
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_EQ(status_of(client.ping()), SLUICE_SHUTTING_DOWN);
+}
+
+// An engine that holds private blocks, pins and an open step, and says when it does.
+pid_t holding_engine(const DaemonProcess& daemon, sluice_executor executor, bool leave_child,
+                     int ready_fd) {
+  const pid_t pid = fork();
+  if (pid != 0) return pid;
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", executor)));
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  must(opened.sequence.extend(50));
+  Actor actor = must(cache.open_actor());
+  must(actor.begin_step());
+  std::vector<std::int32_t> slots(4);
+  for (std::uint32_t block = 0; block < 50; ++block) {
+    must(opened.sequence.pin(block, actor, slots));
+  }
+  if (leave_child) {
+    const pid_t child = fork();
+    if (child == 0) {
+      pause();
+      _exit(0);
+    }
+    (void)!write(ready_fd, &child, sizeof(child));
+  } else {
+    const pid_t none = 0;
+    (void)!write(ready_fd, &none, sizeof(none));
+  }
+  pause();
+  _exit(0);
+}
+
+class Deaths : public testing::TestWithParam<sluice_executor> {};
+INSTANTIATE_TEST_SUITE_P(Executors, Deaths,
+                         testing::Values(SLUICE_EXECUTOR_DAEMON, SLUICE_EXECUTOR_DIRECT),
+                         [](const auto& each) {
+                           return each.param == SLUICE_EXECUTOR_DAEMON ? "daemon" : "direct";
+                         });
+
+TEST_P(Deaths, OfAnEngineGiveEverythingBackWithinASecond) {
+  const DaemonProcess daemon;
+  Client survivor = daemon.connect('a');
+  Cache cache = must(survivor.open_cache(small_cache("model", GetParam())));
+  const Sequence sequence = sealed_sequence(cache, 10, "k");
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  for (int round = 0; round < 3; ++round) {
+    const pid_t engine = holding_engine(daemon, GetParam(), false, ready[1]);
+    pid_t none = 0;
+    ASSERT_EQ(read(ready[0], &none, sizeof(none)), static_cast<ssize_t>(sizeof(none)));
+    ASSERT_EQ(blocks_of(daemon)["private"], 50);
+    kill(engine, SIGKILL);
+    const auto killed = steady_clock::now();
+    waitpid(engine, nullptr, 0);
+    EXPECT_TRUE(eventually([&] {
+      const json blocks = blocks_of(daemon);
+      return blocks["private"] == 0 && blocks["retiring"] == 0 && sessions_of(daemon) == 1;
+    }));
+    EXPECT_LT(steady_clock::now() - killed, std::chrono::seconds(1));
+    const json caches = json::parse(daemon.admin("caches"));
+    EXPECT_EQ(caches["caches"][0]["hbm_pages"]["pinned"], 0) << "its pins are gone";
+  }
+  Actor actor = must(cache.open_actor());
+  must(actor.begin_step());
+  const std::uint32_t block = 3;
+  std::int32_t slot = 0;
+  const PageList list{sequence.get(), 0, 1, &block, &slot, nullptr};
+  must(actor.resolve({&list, 1}));
+  EXPECT_GE(slot, 0);
+  must(actor.end_step());
+  close(ready[0]);
+  close(ready[1]);
+}
+
+TEST_P(Deaths, AForkedChildKeepsWhatItCouldStillUse) {
+  const DaemonProcess daemon;
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  const pid_t engine = holding_engine(daemon, GetParam(), true, ready[1]);
+  pid_t child = 0;
+  ASSERT_EQ(read(ready[0], &child, sizeof(child)), static_cast<ssize_t>(sizeof(child)));
+  kill(engine, SIGKILL);
+  waitpid(engine, nullptr, 0);
+  EXPECT_TRUE(eventually([&] {
+    const json sessions = json::parse(daemon.admin("sessions"));
+    return sessions["sessions"][0]["state"] == "quarantined";
+  }));
+  EXPECT_EQ(blocks_of(daemon)["private"], 50) << "a child may still read and write them";
+  kill(child, SIGKILL);
+  EXPECT_TRUE(eventually([&] {
+    return sessions_of(daemon) == 0 && blocks_of(daemon)["private"] == 0 &&
+           blocks_of(daemon)["retiring"] == 0;
+  }));
+  close(ready[0]);
+  close(ready[1]);
+}
+
+TEST(Faults, GarbageOnTheControlSocketEndsThatConnectionOnly) {
+  const DaemonProcess daemon;
+  Client honest = daemon.connect('a');
+  for (int round = 0; round < 50; ++round) {
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, daemon.socket('a').c_str(), sizeof(address.sun_path) - 1);
+    ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    std::vector<unsigned char> garbage(64 + static_cast<std::size_t>(round) * 7);
+    for (std::size_t i = 0; i < garbage.size(); ++i) {
+      garbage[i] = static_cast<unsigned char>(i * 131 + static_cast<std::size_t>(round) * 17);
+    }
+    if (round % 2 == 0) {  // a plausible length, then garbage
+      const std::uint32_t length = 60;
+      std::memcpy(garbage.data(), &length, sizeof(length));
+    }
+    (void)!send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL);
+    shutdown(fd, SHUT_WR);
+    char answer[4096];
+    timeval patience{10, 0};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    while (recv(fd, answer, sizeof(answer), 0) > 0) {
+    }
+    close(fd);
+  }
+  must(honest.ping());
+  EXPECT_EQ(sessions_of(daemon), 1U);
+}
+
+TEST(Faults, ReloadChangesQuotasAndRefusesABrokenFile) {
+  DaemonProcess::Options options;
+  DaemonProcess daemon(options);
+  options.tenant_a = "dram.limit = \"4MiB\"";
+  daemon.write_config(options);
+  daemon.signal(SIGHUP);
+  const auto limit = [&] {
+    return json::parse(daemon.admin("tenants"))["tenants"][0]["dram"]["limit_bytes"].get<std::uint64_t>();
+  };
+  EXPECT_TRUE(eventually([&] { return limit() == 4U << 20; }));
+  options.tenant_a = "dram.limit = nonsense";
+  daemon.write_config(options);
+  daemon.signal(SIGHUP);
+  must(daemon.connect('a').ping());
+  EXPECT_EQ(limit(), 4U << 20);
+  EXPECT_THROW(daemon.admin("reload"), std::runtime_error);
+}
+
+TEST(Faults, ANodeWithoutMemoryRefusesAnExtentAndGoesOn) {
+  DaemonProcess::Options options;
+  options.dram = "64GiB";  // more than the daemon may take: see below
+  DaemonProcess daemon(options);
+  // The daemon may not make files larger than this, which stands for a full /dev/shm.
+  const rlimit small{512 << 10, 512 << 10};
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  must(opened.sequence.extend(10));
+  ASSERT_EQ(prlimit(daemon.pid(), RLIMIT_FSIZE, &small, nullptr), 0);
+  const auto extended = opened.sequence.extend(1000);
+  ASSERT_FALSE(extended.has_value());
+  EXPECT_EQ(extended.error().code, SLUICE_NO_MEMORY) << extended.error().text;
+  must(client.ping());
+  EXPECT_EQ(must(opened.sequence.info()).blocks, 10U);
+  EXPECT_LT(dram_used(daemon, "a"), 4U << 20);
+}
+
+}  // namespace
+}  // namespace sluice::test

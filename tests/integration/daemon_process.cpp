@@ -1,0 +1,124 @@
+#include "tests/integration/daemon_process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+namespace sluice::test {
+
+namespace {
+
+std::string beside_this_program(const char* name) {
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path() / name;
+}
+
+}  // namespace
+
+bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds deadline) {
+  const auto end = std::chrono::steady_clock::now() + deadline;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+void DaemonProcess::write_config(const Options& options) const {
+  std::ofstream file(config_file());
+  file << "[daemon]\nsocket = \"" << admin_socket() << "\"\nlog_level = \"warn\"\n"
+       << "[tiers.hbm]\ncapacity = \"" << options.hbm << "\"\nextent = \"1MiB\"\n"
+       << "[tiers.dram]\ncapacity = \"" << options.dram << "\"\nextent = \"1MiB\"\n"
+       << options.extra << "\n";
+  for (const char tenant : {'a', 'b'}) {
+    file << "[[tenant]]\nname = \"" << tenant << "\"\nsocket = \"" << socket(tenant) << "\"\n"
+         << (tenant == 'a' ? options.tenant_a : options.tenant_b) << "\n";
+  }
+}
+
+DaemonProcess::DaemonProcess(const Options& options) {
+  std::string folder = std::filesystem::temp_directory_path() / "sluice-test.XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
+  folder_ = folder;
+  write_config(options);
+  const std::string program = beside_this_program("sluiced");
+  const std::string config = config_file();
+  pid_ = fork();
+  if (pid_ == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    execl(program.c_str(), "sluiced", "--config", config.c_str(), nullptr);
+    _exit(127);
+  }
+  const bool up = eventually([&] {
+    return access(socket('b').c_str(), F_OK) == 0 || waitpid(pid_, nullptr, WNOHANG) != 0;
+  });
+  if (!up || access(socket('b').c_str(), F_OK) != 0) {
+    throw std::runtime_error("sluiced did not come up");
+  }
+}
+
+DaemonProcess::~DaemonProcess() {
+  if (pid_ > 0) {
+    kill(pid_, SIGTERM);
+    if (wait() == -1) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+  }
+  std::error_code ignored;
+  std::filesystem::remove_all(folder_, ignored);
+}
+
+void DaemonProcess::signal(int number) const { kill(pid_, number); }
+
+int DaemonProcess::wait(std::chrono::milliseconds deadline) {
+  int status = -1;
+  const bool gone = eventually([&] { return waitpid(pid_, &status, WNOHANG) == pid_; }, deadline);
+  if (!gone) return -1;
+  pid_ = -1;
+  return status;
+}
+
+client::Client DaemonProcess::connect(char tenant, std::uint64_t timeout_us) const {
+  sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
+  const std::string path = socket(tenant);
+  where.socket_path = path.c_str();
+  where.timeout_us = timeout_us;
+  return must(client::Client::connect(where));
+}
+
+std::string DaemonProcess::admin(const std::string& verb, const std::string& arguments) const {
+  sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
+  const std::string path = admin_socket();
+  where.socket_path = path.c_str();
+  char* reply = nullptr;
+  sluice_error error{};
+  if (sluice_admin(&where, verb.c_str(), arguments.c_str(), &reply, &error) != SLUICE_OK) {
+    throw std::runtime_error(verb + ": " + error.text);
+  }
+  std::string json = reply;
+  sluice_admin_free(reply);
+  return json;
+}
+
+sluice_cache_desc small_cache(const char* model, sluice_executor executor, std::uint32_t layers) {
+  sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
+  desc.model = model;
+  desc.executor = executor;
+  desc.layers = layers;
+  desc.kv_heads = 2;
+  desc.head_dim = 16;
+  desc.block_tokens = 16;
+  desc.dtype_bytes = 2;
+  desc.page_kind = SLUICE_PAGE_LAYER;
+  desc.hbm_bytes = 8 << 20;
+  return desc;
+}
+
+}  // namespace sluice::test

@@ -1,0 +1,290 @@
+// sluicectl as an operator runs it: a program, its output and its exit code, against a daemon with
+// engines.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+
+#include "tests/integration/daemon_process.h"
+
+namespace sluice::test {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+std::string content_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// A running sluicectl, its streams in files. What it inherits as stdin is empty: nobody can be
+// asked.
+class Program {
+ public:
+  Program(const std::string& folder, std::vector<std::string> arguments)
+      : out_(folder + "/ctl.out"), err_(folder + "/ctl.err") {
+    const std::string path =
+        std::filesystem::read_symlink("/proc/self/exe").parent_path() / "sluicectl";
+    pid_ = fork();
+    if (pid_ != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
+    dup2(open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
+    dup2(open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
+    arguments.insert(arguments.begin(), "sluicectl");
+    std::vector<char*> pointers;
+    for (std::string& argument : arguments) pointers.push_back(argument.data());
+    pointers.push_back(nullptr);
+    execv(path.c_str(), pointers.data());
+    _exit(127);
+  }
+  ~Program() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  std::string out() const { return content_of(out_); }
+  std::string err() const { return content_of(err_); }
+  void interrupt() const { kill(pid_, SIGINT); }
+  // The exit code; -1 if it does not end in time, or was ended by a signal.
+  int wait() {
+    int status = -1;
+    const bool ended = eventually([&] { return waitpid(pid_, &status, WNOHANG) == pid_; });
+    if (!ended) return -1;
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+ private:
+  std::string out_;
+  std::string err_;
+  pid_t pid_ = -1;
+};
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+  json document() const { return json::parse(out, nullptr, false); }
+};
+
+// Two engines of tenant a that share a prefix of three sealed blocks; one more block is private.
+class Sluicectl : public testing::Test {
+ protected:
+  static constexpr std::uint32_t kBlocks = 3;
+  static constexpr std::uint32_t kKeyBytes = 8;
+
+  Sluicectl() {
+    sequence_->extend(kBlocks + 1).value();
+    for (std::uint32_t block = 0; block < kBlocks; ++block) {
+      sequence_->map(block).value();
+      sequence_->seal(block, std::as_bytes(std::span(keys_).subspan(block, 1))).value();
+    }
+    shared_.emplace(must(second_cache_->open_sequence(keys())));
+  }
+
+  sluice_keys keys() const { return {keys_.data(), kKeyBytes, 0, keys_.size()}; }
+
+  Outcome run(std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--socket", daemon_.admin_socket()});
+    return run_as_is(std::move(arguments));
+  }
+  Outcome run_as_is(std::vector<std::string> arguments) {
+    Program program(daemon_.folder(), std::move(arguments));
+    const int exit_code = program.wait();
+    return {exit_code, program.out(), program.err()};
+  }
+  // The document of a command that must succeed.
+  json ask(std::vector<std::string> arguments) {
+    arguments.emplace_back("--json");
+    const Outcome outcome = run(std::move(arguments));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.document();
+  }
+  void let_engines_go() {
+    shared_.reset();
+    sequence_.reset();
+    second_cache_.reset();
+    cache_.reset();
+    second_.reset();
+    first_.reset();
+  }
+  std::uint64_t session_of(const client::Client& client) { return must(client.info()).session; }
+
+  DaemonProcess daemon_;
+  std::array<std::uint64_t, kBlocks> keys_ = {101, 102, 103};
+  std::optional<client::Client> first_{daemon_.connect('a')};
+  std::optional<client::Client> second_{daemon_.connect('a')};
+  sluice_cache_desc desc_ = small_cache("model", SLUICE_EXECUTOR_DIRECT);
+  std::optional<client::Cache> cache_{must(first_->open_cache(desc_))};
+  std::optional<client::Cache> second_cache_{must(second_->open_cache(desc_))};
+  std::optional<client::Sequence> sequence_{must(cache_->open_sequence({})).sequence};
+  std::optional<client::Cache::Opened> shared_;
+};
+
+TEST_F(Sluicectl, EveryLookEndsWithZeroInBothForms) {
+  for (const char* command : {"ping", "version", "status", "watch", "tenants", "sessions", "caches",
+                              "sequences", "residency"}) {
+    const Outcome text = run({command});
+    EXPECT_EQ(text.exit_code, 0) << command << ": " << text.err;
+    EXPECT_NE(text.out, "") << command;
+    EXPECT_EQ(text.err, "") << command;
+    EXPECT_EQ(text.out.find('\033'), std::string::npos) << command << ": colours in a file";
+    const json document = ask({command});
+    EXPECT_EQ(document.value("version", 0), 1) << command;
+    EXPECT_THAT(document.value("schema", ""), StartsWith("sluice.")) << command;
+  }
+}
+
+TEST_F(Sluicectl, StatusTellsWhoHoldsWhat) {
+  const json status = ask({"status"});
+  EXPECT_EQ(status["sessions"], 2);
+  EXPECT_EQ(status["sequences"], 2);
+  EXPECT_EQ(status["tiers"][1]["capacity_bytes"], 128 << 20);
+  EXPECT_EQ(status["daemon"]["pid"], daemon_.pid());
+  EXPECT_EQ(run({"status", "--check"}).exit_code, 0);
+  EXPECT_EQ(ask({"status", "--tenant", "b"})["tenants"].size(), 1u);
+}
+
+TEST_F(Sluicectl, ResidencySaysWhatIsSharedAndWhatItSaves) {
+  const json residency = ask({"residency"});
+  EXPECT_EQ(residency["shared_blocks"], kBlocks);
+  EXPECT_EQ(residency["saved_bytes"],
+            kBlocks * residency["caches"][0]["frame_stride_bytes"].get<int>());
+  EXPECT_EQ(residency["caches"][0]["blocks"]["private"], 1);
+
+  const Outcome map = run({"residency", "--map"});
+  EXPECT_EQ(map.exit_code, 0);
+  EXPECT_THAT(map.out, HasSubstr("DRAM only"));
+  EXPECT_THAT(map.out, HasSubstr("dddw"));
+
+  const std::string cache = std::to_string(residency["caches"][0]["cache"].get<int>());
+  const json part = ask({"residency", "--blocks", "--cache", cache, "--limit", "2"});
+  ASSERT_EQ(part["blocks"].size(), 2u);
+  EXPECT_EQ(part["blocks"][0]["references"], 2);
+  EXPECT_EQ(part["blocks"][0]["key"], "6500000000000000");
+  const std::string cursor = std::to_string(part["next_cursor"].get<std::uint64_t>());
+  EXPECT_EQ(ask({"residency", "--blocks", "--cache", cache, "--after", cursor})["blocks"].size(),
+            2u);
+}
+
+TEST_F(Sluicectl, ASequenceIsFoundByItsNumber) {
+  const std::string session = std::to_string(session_of(*second_));
+  const json sequences = ask({"sequences", "--session", session});
+  ASSERT_EQ(sequences["sequences"].size(), 1u);
+  const std::string sequence =
+      std::to_string(sequences["sequences"][0]["sequence"].get<std::uint64_t>());
+  const json blocks = ask({"residency", "--session", session, "--sequence", sequence});
+  EXPECT_EQ(blocks["blocks"].size(), kBlocks);
+}
+
+TEST_F(Sluicectl, WhatDoesNotExistIsFive) {
+  EXPECT_EQ(run({"tenants", "--tenant", "nobody"}).exit_code, 5);
+  EXPECT_EQ(run({"caches", "--cache", "99"}).exit_code, 5);
+  EXPECT_EQ(run({"sessions", "--session", "99"}).exit_code, 5);
+  EXPECT_EQ(run({"sessions", "kill", "99", "--yes"}).exit_code, 5);
+  const Outcome outcome = run({"evict", "--tenant", "nobody", "--yes", "--json"});
+  EXPECT_EQ(outcome.exit_code, 5);
+  EXPECT_EQ(outcome.document()["schema"], "sluice.error");
+  EXPECT_EQ(outcome.document()["code"], "not_found");
+  EXPECT_NE(outcome.err, "");
+}
+
+TEST_F(Sluicectl, NoDaemonIsThreeAndConfigCheckNeedsNone) {
+  const Outcome ping = run_as_is({"ping", "--json", "--socket", daemon_.folder() + "/none.sock"});
+  EXPECT_EQ(ping.exit_code, 3);
+  EXPECT_EQ(ping.document()["code"], "daemon_away");
+  const Outcome good = run_as_is({"config", "check", daemon_.config_file()});
+  EXPECT_EQ(good.exit_code, 0) << good.err;
+  const std::string bad = daemon_.folder() + "/bad.toml";
+  std::ofstream(bad) << "[daemon]\nlanez = 1\n";
+  const Outcome wrong = run_as_is({"config", "check", bad});
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_THAT(wrong.err, HasSubstr("bad.toml:2:"));
+  EXPECT_EQ(wrong.out, "");
+}
+
+TEST_F(Sluicectl, ConfigShowsWhatRunsAndReloadsWhatChanged) {
+  EXPECT_EQ(ask({"config", "show"})["values"]["daemon.log_level"], "warn");
+  EXPECT_THAT(run({"config", "reload"}).out, HasSubstr("Nothing changed"));
+  DaemonProcess::Options changed;
+  changed.tenant_a = "dram.limit = \"64MiB\"";
+  daemon_.write_config(changed);
+  const json reload = ask({"config", "reload"});
+  ASSERT_EQ(reload["applied"].size(), 1u) << reload;
+  EXPECT_EQ(reload["applied"][0]["key"], "tenant.a.dram.limit");
+  std::ofstream(daemon_.config_file()) << "nonsense";
+  EXPECT_EQ(run({"config", "reload"}).exit_code, 1);
+}
+
+TEST_F(Sluicectl, EvictGivesUpWhatNobodyRefersTo) {
+  EXPECT_EQ(run({"evict", "--all"}).exit_code, 2);
+  EXPECT_THAT(run({"evict", "--all", "--yes"}).out, HasSubstr("Nothing to evict"));
+  shared_.reset();
+  sequence_.reset();
+  ASSERT_TRUE(eventually(
+      [&] { return ask({"residency"})["caches"][0]["blocks"]["unreferenced"] == kBlocks; }));
+  EXPECT_EQ(ask({"evict", "--all", "--dry-run"})["evictable_blocks"], kBlocks);
+  EXPECT_EQ(ask({"evict", "--tenant", "a", "--yes"})["blocks"], kBlocks);
+  const json blocks = ask({"residency"})["caches"][0]["blocks"];
+  EXPECT_EQ(blocks["sealed"], 0);
+  EXPECT_EQ(blocks["retiring"], 0);
+}
+
+TEST_F(Sluicectl, KillEndsOneSession) {
+  EXPECT_EQ(run({"sessions", "kill", std::to_string(session_of(*second_)), "--yes"}).exit_code, 0);
+  EXPECT_TRUE(eventually([&] { return !second_->ping(); }));
+  EXPECT_TRUE(first_->ping());
+}
+
+TEST_F(Sluicectl, DrainWaitsForTheLastSession) {
+  Program drain(daemon_.folder(), {"drain", "--socket", daemon_.admin_socket()});
+  ASSERT_TRUE(
+      eventually([&] { return drain.err().find("waiting for 2 sessions") != std::string::npos; }));
+  EXPECT_FALSE(client::Client::connect(
+      {sizeof(sluice_connect_desc), daemon_.socket('b').c_str(), nullptr, 0, 0, 0, {}}));
+  let_engines_go();
+  EXPECT_EQ(drain.wait(), 0) << drain.err();
+  EXPECT_THAT(drain.out(), StartsWith("Drained"));
+  EXPECT_EQ(run({"status", "--check"}).exit_code, 6);
+  EXPECT_EQ(ask({"drain", "--off"})["draining"], false);
+  EXPECT_EQ(run({"status", "--check"}).exit_code, 0);
+}
+
+TEST_F(Sluicectl, DrainThatTimesOutIsSeven) {
+  const Outcome outcome = run({"drain", "--timeout", "200ms", "--json"});
+  EXPECT_EQ(outcome.exit_code, 7);
+  EXPECT_EQ(outcome.document()["sessions"], 2);
+  EXPECT_THAT(outcome.err, HasSubstr("2 sessions are left"));
+}
+
+TEST_F(Sluicectl, AnInterruptIsOneHundredThirty) {
+  Program watch(daemon_.folder(), {"watch", "--every", "1h", "--socket", daemon_.admin_socket()});
+  ASSERT_TRUE(eventually([&] {
+    const std::string rows = watch.out();
+    return std::count(rows.begin(), rows.end(), '\n') == 2;
+  }));
+  watch.interrupt();
+  EXPECT_EQ(watch.wait(), 130);
+}
+
+}  // namespace
+}  // namespace sluice::test
