@@ -5,8 +5,8 @@
 
 #include "tests/tools/fake_sluice.h"
 #include "tests/tools/temp_file.h"
-#include "tools/replay/report.h"
 #include "tools/common/spawn.h"
+#include "tools/replay/report.h"
 
 namespace sluice::tools {
 namespace {

@@ -20,6 +20,8 @@
 
 #include "ipc/layout.h"
 
+#include "tools/common/interrupt.h"
+
 namespace sluice::tools {
 namespace {
 
@@ -139,6 +141,8 @@ namespace {
 [[noreturn]] void become_daemon(const std::string& program, const std::string& config, int log,
                                 pid_t parent) {
   ::setpgid(0, 0);
+  ::signal(SIGINT, SIG_DFL);
+  ::signal(SIGTERM, SIG_DFL);
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (::getppid() != parent) ::_exit(1);
   ::dup2(log, STDOUT_FILENO);
@@ -184,6 +188,7 @@ ipc::Result<SpawnedDaemon> SpawnedDaemon::start(const DaemonSpec& spec) {
     sockets.push_back(daemon.tenant_socket(tenant.name));
   const auto deadline = Clock::now() + kStartTimeout;
   while (!sockets.empty()) {
+    if (interrupted()) return fail(Errc::daemon_away, "interrupted while the daemon started");
     if (const auto death = daemon.death()) return fail(Errc::daemon_away, *death);
     if (accepts_connections(sockets.back())) {
       sockets.pop_back();

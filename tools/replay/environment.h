@@ -3,10 +3,10 @@
 // Tenants are named t0, t1, ...
 #pragma once
 
+#include "tools/common/spawn.h"
 #include "tools/replay/options.h"
 #include "tools/replay/plan.h"
 #include "tools/replay/run.h"
-#include "tools/common/spawn.h"
 
 namespace sluice::tools {
 

@@ -3,15 +3,17 @@
 #include <optional>
 #include <string>
 
+#include "tools/common/interrupt.h"
+#include "tools/common/spawn.h"
 #include "tools/replay/environment.h"
 #include "tools/replay/report.h"
-#include "tools/common/spawn.h"
 
 namespace sluice::tools {
 namespace {
 
 constexpr int kUsageError = 2;
 constexpr int kNotReachable = 3;
+constexpr int kInterrupted = 130;
 
 int complain(int exit_code, const std::string& text) {
   std::fprintf(stderr, "sluice-replay: %s\n", text.c_str());
@@ -31,11 +33,14 @@ int replay(const Options& options) {
   auto board = Board::create(options.engines);
   if (!board) return complain(1, board.error().text);
 
+  catch_interrupts();
   std::optional<SpawnedDaemon> daemon;
   RunEnvironment environment;
   if (options.spawn) {
     auto started = SpawnedDaemon::start(daemon_spec(*plan, options));
-    if (!started) return complain(kNotReachable, started.error().text);
+    if (!started) {
+      return complain(interrupted() ? kInterrupted : kNotReachable, started.error().text);
+    }
     environment = spawned_environment(daemon.emplace(std::move(*started)), options);
     if (options.keep)
       std::fprintf(stderr, "sluice-replay: the daemon's folder is %s\n", daemon->folder().c_str());

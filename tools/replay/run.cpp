@@ -11,6 +11,7 @@
 #include <random>
 #include <thread>
 
+#include "tools/common/interrupt.h"
 #include "tools/replay/engine.h"
 #include "tools/replay/kill_accounting.h"
 #include "tools/replay/progress.h"
@@ -23,29 +24,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kPoll{10};
 constexpr std::chrono::microseconds kKillPoll{200};
 constexpr std::chrono::seconds kStopGrace{15};  // for engines to end after one of them failed
-
-volatile std::sig_atomic_t g_interrupted = 0;
-void on_interrupt(int) { g_interrupted = 1; }
-
-class InterruptGuard {
- public:
-  InterruptGuard() {
-    struct sigaction action{};
-    action.sa_handler = on_interrupt;
-    ::sigaction(SIGINT, &action, &old_int_);
-    ::sigaction(SIGTERM, &action, &old_term_);
-  }
-  ~InterruptGuard() {
-    ::sigaction(SIGINT, &old_int_, nullptr);
-    ::sigaction(SIGTERM, &old_term_, nullptr);
-  }
-  InterruptGuard(const InterruptGuard&) = delete;
-  InterruptGuard& operator=(const InterruptGuard&) = delete;
-
- private:
-  struct sigaction old_int_{};
-  struct sigaction old_term_{};
-};
 
 class Run {
  public:
@@ -177,12 +155,11 @@ Counters Run::total() const {
 }
 
 RunResult Run::run() {
-  const InterruptGuard guard;
   const auto begin = Clock::now();
   fork_engines();
   ProgressLine progress(options_.progress, plan_.total_steps);
   while (reap()) {
-    if (g_interrupted != 0) {
+    if (interrupted()) {
       result_.interrupted = true;
       kill_all();
       break;
@@ -202,7 +179,7 @@ RunResult Run::run() {
   }
   result_.wall_s = std::chrono::duration<double>(Clock::now() - begin).count();
   progress.clear();
-  if (g_interrupted != 0) result_.interrupted = true;
+  if (interrupted()) result_.interrupted = true;
   if (!result_.failures.empty() && environment_.daemon_death) {
     if (const auto death = environment_.daemon_death())
       result_.failures.insert(result_.failures.begin(), *death);

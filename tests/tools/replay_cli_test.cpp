@@ -1,0 +1,181 @@
+// The program as people call it, with a real daemon: exit codes, what is written where, and that
+// nothing is left behind.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "tests/tools/temp_file.h"
+
+namespace sluice::tools {
+namespace {
+
+constexpr const char* kSlice = "tests/data/smollm2_select_b16_slice.jsonl.zst";
+constexpr const char* kMooncake = "tests/data/mooncake_conversation_200.jsonl";
+
+std::string program() {
+  return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "sluice-replay").string();
+}
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+};
+
+// stdout, and stderr where the test asks for it with 2>&1.
+Outcome call(const std::string& arguments) {
+  Outcome outcome;
+  std::FILE* const pipe = ::popen((program() + " " + arguments).c_str(), "r");
+  if (pipe == nullptr) return outcome;
+  std::array<char, 4096> buffer{};
+  while (const std::size_t got = std::fread(buffer.data(), 1, buffer.size(), pipe)) {
+    outcome.out.append(buffer.data(), got);
+  }
+  const int status = ::pclose(pipe);
+  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return outcome;
+}
+
+nlohmann::json replay(const std::string& arguments) {
+  const Outcome outcome = call("--spawn --json --progress never " + arguments);
+  const auto report = nlohmann::json::parse(outcome.out, nullptr, false);
+  EXPECT_TRUE(report.is_object()) << outcome.out;
+  EXPECT_EQ(outcome.exit_code, report.value("exit_code", -2)) << outcome.out;
+  return report;
+}
+
+void expect_verified(const nlohmann::json& report) {
+  EXPECT_EQ(report["exit_code"], 0) << report.dump(2);
+  EXPECT_EQ(report["mismatches"], 0);
+  EXPECT_GT(report["verified_pages"], 0);
+  EXPECT_EQ(report["verified_pages"].get<std::uint64_t>(),
+            report["pages_requested"].get<std::uint64_t>() -
+                report["no_slot"].get<std::uint64_t>() - report["absent"].get<std::uint64_t>());
+}
+
+class ReplayWithDaemon : public testing::TestWithParam<const char*> {
+ protected:
+  std::string executor() const { return std::string(" --executor ") + GetParam() + " "; }
+};
+
+TEST_P(ReplayWithDaemon, EnginesOfTwoTenantsVerifyEveryByte) {
+  for (const char* page : {"layer", "head"}) {
+    const auto report =
+        replay(executor() + "--engines 4 --tenants 2 --page " + page + " " + kSlice);
+    expect_verified(report);
+    EXPECT_EQ(report["steps"], 72);
+    EXPECT_EQ(report["no_slot"], 0);
+    EXPECT_EQ(report["absent"], 0);
+  }
+}
+
+TEST_P(ReplayWithDaemon, TheHitRateIsThatOfAnOfflineLru) {
+  const auto report =
+      replay(executor() + "--engines 1 --page head --lockstep --hbm 1.5x " + kSlice);
+  expect_verified(report);
+  EXPECT_GE(report["hit_rate"], 0.9192 - 0.01);
+}
+
+TEST_P(ReplayWithDaemon, RequestsWaitWhenMemoryIsShort) {
+  const auto report = replay(executor() + "--engines 2 --dram 70% --hbm 1x " + kSlice);
+  expect_verified(report);
+  EXPECT_EQ(report["requests_done"], 3);
+}
+
+TEST_P(ReplayWithDaemon, ForecastsChangeNoByte) {
+  for (const char* mode : {"recorded", "previous-step"}) {
+    expect_verified(
+        replay(executor() + "--engines 3 --hbm 1.2x --forecast " + mode + " " + kSlice));
+  }
+}
+
+TEST_P(ReplayWithDaemon, AKilledEngineCostsNobodyElse) {
+  for (int seed = 0; seed < 3; ++seed) {
+    const auto report =
+        replay(executor() + "--engines 3 --kill-engine-at " + std::to_string(3 + 5 * seed) +
+               " --seed " + std::to_string(seed) + " " + kSlice);
+    expect_verified(report);
+    EXPECT_EQ(report["kill"]["memory_returned"], true);
+    EXPECT_LE(report["kill"]["accounted_ms"], 1000.0);
+  }
+}
+
+TEST_P(ReplayWithDaemon, PromptsOfAPrefixTraceAreReusedAndVerified) {
+  const auto report = replay(executor() + "--engines 2 " + kMooncake);
+  expect_verified(report);
+  EXPECT_EQ(report["requests_done"], 200);
+}
+
+INSTANTIATE_TEST_SUITE_P(Executors, ReplayWithDaemon, testing::Values("daemon", "direct"));
+
+TEST(ReplayCli, UsageErrorsAndBadTracesExitWith2) {
+  const TempFile bad("{\"format\":\"other\"}\n");
+  for (const std::string& arguments :
+       {std::string(), std::string(kSlice), "--spawn --socket /tmp/x " + std::string(kSlice),
+        "--spawn --hbm nonsense " + std::string(kSlice),
+        "--spawn --executor other " + std::string(kSlice),
+        "--spawn --engines 0 " + std::string(kSlice), "--spawn --tenants 2 " + std::string(kSlice),
+        "--spawn --dram 1% " + std::string(kSlice),
+        "--spawn --no-such-option " + std::string(kSlice),
+        "--spawn --engines 2 --kill-engine-at 1000000 " + std::string(kSlice),
+        "--spawn " + bad.path(), std::string("--spawn /nonexistent/trace")}) {
+    const Outcome outcome = call(arguments + " 2>&1");
+    EXPECT_EQ(outcome.exit_code, 2) << arguments << "\n" << outcome.out;
+    EXPECT_FALSE(outcome.out.empty()) << arguments;
+  }
+}
+
+TEST(ReplayCli, ADaemonThatIsNotThereExitsWith3) {
+  const Outcome outcome =
+      call("--socket /nonexistent/sluice.sock " + std::string(kSlice) + " 2>&1");
+  EXPECT_EQ(outcome.exit_code, 3) << outcome.out;
+  EXPECT_NE(outcome.out.find("/nonexistent/sluice.sock"), std::string::npos) << outcome.out;
+}
+
+TEST(ReplayCli, HelpSaysTheExitCodes) {
+  const Outcome outcome = call("--help");
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_NE(outcome.out.find("130 interrupted"), std::string::npos) << outcome.out;
+}
+
+// The temporary folders of --spawn in the given one.
+std::size_t entries_in(const std::string& folder) {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder)) ++count;
+  return count;
+}
+
+TEST(ReplayCli, AnInterruptEndsEverythingAndLeavesNothing) {
+  char folder[] = "/tmp/sluice-test-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  const std::string binary = program();
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::setenv("TMPDIR", folder, 1);
+    if (std::freopen("/dev/null", "w", stdout) == nullptr) ::_exit(9);
+    ::execl(binary.c_str(), "sluice-replay", "--spawn", "--engines", "2", kSlice,
+            static_cast<char*>(nullptr));
+    ::_exit(9);
+  }
+  // As soon as the daemon's folder is there and some of the work is done.
+  for (int i = 0; i < 500 && entries_in(folder) == 0; ++i) ::usleep(10'000);
+  ::usleep(300'000);
+  ASSERT_EQ(::kill(pid, SIGINT), 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  // A fast machine may have finished before.
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_TRUE(WEXITSTATUS(status) == 130 || WEXITSTATUS(status) == 0) << WEXITSTATUS(status);
+  EXPECT_EQ(entries_in(folder), 0u);
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace sluice::tools
