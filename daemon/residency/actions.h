@@ -87,8 +87,9 @@ struct ActorsIdle {
 };
 
 // Destroy a cache with its table and all its extents of both tiers. No session has it open, so no
-// actor is in a step in it and no grace is needed; batches of it that are still waiting are void.
-// Everything stays charged until cache_destroyed.
+// actor is in a step in it and no grace is needed. Its Retire and ReleaseExtent actions that are
+// unanswered are void: do not answer them after cache_destroyed, when the number may be another
+// cache's. Everything stays charged until then.
 struct DestroyCache {
   ipc::CacheId cache;
   friend bool operator==(const DestroyCache&, const DestroyCache&) = default;

@@ -85,6 +85,7 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
 
   std::uint32_t available = 0;
   std::uint32_t returning = 0;
+  std::uint32_t empty = 0;
   for (std::uint32_t extent = 0; extent < cache.frames.max_extents(); ++extent) {
     SLUICE_ASSERT(cache.frames.used(extent) == used[extent]);
     SLUICE_ASSERT(cache.frames.held(extent) == held[extent]);
@@ -92,10 +93,12 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
     const bool vacating = cache.frames.vacating(extent);
     if (present && !vacating) available += cache.shape.frames_per_extent - used[extent];
     if (vacating && held[extent] == 0) ++returning;
+    if (present && !vacating && used[extent] == 0) ++empty;
     SLUICE_ASSERT(!(present && vacating && used[extent] == 0));
   }
   SLUICE_ASSERT(available == cache.frames.available());
   SLUICE_ASSERT(returning == cache.frames.returning());
+  SLUICE_ASSERT(empty == cache.frames.empty());
 }
 
 void check_book(const State& state, const TierBook& book) {

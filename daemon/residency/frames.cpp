@@ -22,7 +22,7 @@ FrameId FramePool::take(BlockId owner) {
     at = extent.fresh++;
   }
   extent.link[at] = owner.value;
-  ++extent.used;
+  if (extent.used++ == 0) --empty_;
   ++used_;
   --available_;
   return FrameId{lowest_ * frames_per_extent_ + at};
@@ -40,6 +40,7 @@ bool FramePool::give_back(FrameId frame) {
   if (!extent.vacating) {
     ++available_;
     lowest_ = std::min(lowest_, index);
+    if (extent.used == 0) ++empty_;
   }
   return extent.used == 0;
 }
@@ -55,12 +56,14 @@ BlockId FramePool::owner(FrameId frame) const {
 void FramePool::make_available(Extent& extent) {
   available_ += frames_per_extent_ - extent.used;
   ++lasting_extents_;
+  if (extent.used == 0) ++empty_;
   lowest_ = std::min(lowest_, static_cast<std::uint32_t>(&extent - extents_.data()));
 }
 
 void FramePool::make_unavailable(Extent& extent) {
   available_ -= frames_per_extent_ - extent.used;
   --lasting_extents_;
+  if (extent.used == 0) --empty_;
 }
 
 void FramePool::held_while_vacating(Extent& extent) {
@@ -79,19 +82,13 @@ std::uint32_t FramePool::end() const {
   return end;
 }
 
-std::uint32_t FramePool::empty() const {
-  return static_cast<std::uint32_t>(std::ranges::count_if(extents_, [](const Extent& extent) {
-    return extent.state == ExtentState::present && !extent.vacating && extent.used == 0;
-  }));
-}
-
 std::uint32_t FramePool::begin_grant() {
-  const auto absent = std::ranges::find(extents_, ExtentState::absent, &Extent::state);
-  SLUICE_ASSERT(absent != extents_.end());
-  absent->state = ExtentState::granting;
+  SLUICE_ASSERT(absent() > 0);
+  while (extents_[lowest_absent_].state != ExtentState::absent) ++lowest_absent_;
+  extents_[lowest_absent_].state = ExtentState::granting;
   ++charged_;
   ++granting_;
-  return static_cast<std::uint32_t>(absent - extents_.begin());
+  return lowest_absent_++;
 }
 
 void FramePool::granted(std::uint32_t index) {
@@ -105,6 +102,7 @@ void FramePool::granted(std::uint32_t index) {
 
 void FramePool::grant_failed(std::uint32_t index) {
   extents_[index] = Extent{};
+  lowest_absent_ = std::min(lowest_absent_, index);
   --granting_;
   --charged_;
 }
@@ -135,6 +133,7 @@ void FramePool::begin_release(std::uint32_t index) {
 
 void FramePool::released(std::uint32_t index) {
   extents_[index] = Extent{};
+  lowest_absent_ = std::min(lowest_absent_, index);
   --returning_;
   --charged_;
 }

@@ -65,7 +65,7 @@ class FramePool {
   std::uint32_t charged() const { return charged_; }  // not absent
   std::uint32_t granting() const { return granting_; }
   std::uint32_t absent() const { return max_extents() - charged_; }
-  std::uint32_t empty() const;  // present, lasting and without a frame in use
+  std::uint32_t empty() const { return empty_; }  // present, lasting and without a frame in use
   // Will be absent without anybody giving up a reference: releasing, or vacating and holding
   // nothing.
   std::uint32_t returning() const { return returning_; }
@@ -112,7 +112,9 @@ class FramePool {
   std::uint32_t charged_ = 0;
   std::uint32_t granting_ = 0;
   std::uint32_t returning_ = 0;
-  std::uint32_t lowest_ = 0;  // no extent below has a frame to give
+  std::uint32_t empty_ = 0;
+  std::uint32_t lowest_ = 0;         // no extent below has a frame to give
+  std::uint32_t lowest_absent_ = 0;  // no extent below is absent
 };
 
 }  // namespace sluice::residency

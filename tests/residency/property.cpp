@@ -29,7 +29,7 @@ namespace sluice::residency::test {
 namespace {
 
 constexpr std::uint64_t kVerifyEvery = 256;
-constexpr std::uint64_t kFinishEvery = 20'000;  // a fresh world after so many events
+constexpr std::uint64_t kFinishEvery = 5'000;  // a fresh world after so many events
 constexpr auto kShrinkFor = std::chrono::seconds(20);
 
 // splitmix64: the same numbers with every library.

@@ -61,7 +61,8 @@ class World {
   void apply(const Event& event);
   // Compares all of the manager's blocks and counters with the oracle's.
   void verify();
-  // Ends everything and holds that nothing is left.
+  // Holds that `busy` ends when all orders are answered; then ends everything and holds that
+  // nothing is left.
   void finish();
 
   // Of all actions and replies so far: equal events must give equal ones.
@@ -117,7 +118,8 @@ class World {
   void close_cache(const Event& event);
   void open_sequence(const Event& event);
   void append_known(const Event& event);
-  void extend(const Event& event);
+  // True: it ended with `busy`.
+  bool extend(const Event& event);
   void seal(const Event& event);
   void fork(const Event& event);
   void truncate(const Event& event);
@@ -148,6 +150,8 @@ class World {
 
   OracleSession* pick_session(std::uint32_t number);
   std::size_t pick_sequence(std::uint32_t number) const;
+  void answer_everything();
+  void hold_progress();
   bool anything_under_way() const;
   void mix(std::uint64_t value);
   void mix(const std::string& text);

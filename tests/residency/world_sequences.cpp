@@ -182,13 +182,14 @@ void World::append_known(const Event& event) {
   hold_length(sequence);
 }
 
-void World::extend(const Event& event) {
+bool World::extend(const Event& event) {
   const std::size_t which = pick_sequence(event.a);
-  if (which == sequences_.size()) return;
+  if (which == sequences_.size()) return false;
   OracleSequence& sequence = sequences_[which];
   OracleCache& cache = caches_.at(sequence.cache);
   const std::uint32_t wanted = event.b % 24 == 0 ? event.c % kMostExtended : event.c % 5;
   Growth growth = Growth::allowed;
+  bool busy = false;
   for (;;) {
     const auto extended =
         manager_.extend(sequence.session, sequence.handle, wanted, growth, actions_);
@@ -205,6 +206,7 @@ void World::extend(const Event& event) {
     const std::size_t from = unanswered_.size();
     absorb();
     if (!extended) {
+      busy = extended.error().code == Errc::busy;
       hold_growth_error(extended.error(), cache, wanted, growth == Growth::allowed);
       break;
     }
@@ -215,6 +217,7 @@ void World::extend(const Event& event) {
     growth = Growth::refused;
   }
   hold_length(sequence);
+  return busy;
 }
 
 void World::seal(const Event& event) {
