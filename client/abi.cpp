@@ -18,7 +18,8 @@ namespace wire = sluice::ipc::wire;
 using ipc::Errc;
 using ipc::Error;
 using ipc::fail;
-using namespace sluice::client;  // NOLINT(google-build-using-namespace): this file is its C face
+using namespace sluice::client::internal;  // NOLINT(google-build-using-namespace): this file is its
+                                           // C face
 
 struct sluice_client {
   std::unique_ptr<Client> impl;
@@ -122,7 +123,8 @@ ipc::Result<ConnectOptions> connect_options(const sluice_connect_desc* desc) {
   }
   options.socket_path = text_or_empty(desc->socket_path);
   options.client_name = text_or_empty(desc->client_name);
-  options.timeout = std::chrono::microseconds(std::min<std::uint64_t>(desc->timeout_us, 1ULL << 50));
+  options.timeout =
+      std::chrono::microseconds(std::min<std::uint64_t>(desc->timeout_us, 1ULL << 50));
   return options;
 }
 
@@ -150,8 +152,7 @@ ipc::Result<CacheOptions> cache_options(const sluice_cache_desc* desc) {
     return fail(Errc::invalid_argument, "cache_desc.executor is " + std::to_string(desc->executor));
   }
   if (desc->page_kind > SLUICE_PAGE_BLOCK) {
-    return fail(Errc::invalid_layout,
-                "cache_desc.page_kind is " + std::to_string(desc->page_kind));
+    return fail(Errc::invalid_layout, "cache_desc.page_kind is " + std::to_string(desc->page_kind));
   }
   if (desc->device_type != 0 || desc->device_id != 0) {
     return fail(Errc::not_supported, "cache_desc.device must be none (0) with the host backend");
@@ -163,8 +164,13 @@ ipc::Result<CacheOptions> cache_options(const sluice_cache_desc* desc) {
   options.shard_count = desc->shard_count;
   options.kind = static_cast<wire::CacheKind>(desc->kind);
   options.executor = static_cast<wire::Executor>(desc->executor);
-  options.layout = {desc->layers,      desc->kv_heads, desc->head_dim, desc->block_tokens,
-                    desc->dtype_bytes, desc->planes,   static_cast<ipc::PageKind>(desc->page_kind)};
+  options.layout = {desc->layers,
+                    desc->kv_heads,
+                    desc->head_dim,
+                    desc->block_tokens,
+                    desc->dtype_bytes,
+                    desc->planes,
+                    static_cast<ipc::PageKind>(desc->page_kind)};
   options.hbm_bytes = desc->hbm_bytes;
   return options;
 }

@@ -4,7 +4,7 @@
 
 #include "client/sequence.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::fail;
@@ -161,4 +161,4 @@ ipc::Result<std::vector<std::int32_t>> Actor::pin(const Sequence& sequence, std:
   return do_pin(sequence, block);
 }
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

@@ -13,7 +13,7 @@
 #include "client/sluice.h"
 #include "ipc/error.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 class Sequence;
 
@@ -96,4 +96,4 @@ class Actor {
 std::unique_ptr<Actor> make_remote_actor(Cache& cache, std::uint32_t index);
 std::unique_ptr<Actor> make_direct_actor(Cache& cache, std::uint32_t index);
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

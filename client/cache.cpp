@@ -5,7 +5,7 @@
 
 #include "ipc/memfd.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::fail;
@@ -206,4 +206,4 @@ ipc::Status Cache::close() {
   return {};
 }
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

@@ -23,7 +23,7 @@
 #include "kernels/page_store.h"
 #include "kernels/table.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 struct CacheOptions {
   std::string model;
@@ -116,4 +116,4 @@ class Cache {
   std::atomic<std::uint32_t> users_{0};  // sequences and actors
 };
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

@@ -4,7 +4,7 @@
 #include <numeric>
 #include <string>
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::Error;
@@ -95,14 +95,15 @@ ipc::Result<ipc::RequestPiece> Channel::allocate(std::size_t bytes, ipc::Deadlin
     std::unique_lock lock(mutex_);
     if (auto ok = pump(lock, deadline); !ok) return std::unexpected(ok.error());
     if (ipc::Clock::now() >= deadline) {
-      return fail(Errc::timed_out, "request memory stayed full of requests in flight; wait for "
-                                   "their operations, or raise rings.request_memory");
+      return fail(Errc::timed_out,
+                  "request memory stayed full of requests in flight; wait for "
+                  "their operations, or raise rings.request_memory");
     }
   }
 }
 
-ipc::Result<Channel::Ticket> Channel::submit(const Request& request,
-                                             ipc::RequestPiece memory, ipc::Deadline deadline) {
+ipc::Result<Channel::Ticket> Channel::submit(const Request& request, ipc::RequestPiece memory,
+                                             ipc::Deadline deadline) {
   std::unique_lock lock(mutex_);
   while (free_.empty()) {
     if (auto ok = pump(lock, deadline); !ok) return std::unexpected(ok.error());
@@ -179,8 +180,8 @@ void Channel::abandon(const Ticket& ticket) {
   }
 }
 
-ipc::Result<Channel::Answer> Channel::call(const Request& request,
-                                           ipc::RequestPiece memory, ipc::Deadline deadline) {
+ipc::Result<Channel::Answer> Channel::call(const Request& request, ipc::RequestPiece memory,
+                                           ipc::Deadline deadline) {
   auto ticket = submit(request, std::move(memory), deadline);
   if (!ticket) return std::unexpected(ticket.error());
   auto answer = wait(*ticket, deadline);
@@ -188,4 +189,4 @@ ipc::Result<Channel::Answer> Channel::call(const Request& request,
   return answer;
 }
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

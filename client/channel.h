@@ -1,7 +1,8 @@
 // The rings of a client: requests go out in order, completions come back in any.
 //
-// Each request has a ticket from a bounded table; its request memory is given back when its completion
-// was read, also when nobody waits for it any more: the daemon may write there until then.
+// Each request has a ticket from a bounded table; its request memory is given back when its
+// completion was read, also when nobody waits for it any more: the daemon may write there until
+// then.
 //
 // Thread-safety: any thread. Waiting threads elect one that reads the completion ring for all.
 #pragma once
@@ -19,7 +20,7 @@
 #include "ipc/session_memory.h"
 #include "ipc/waiter.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 class Channel {
  public:
@@ -49,7 +50,8 @@ class Channel {
     std::uint64_t user_data = 0;
   };
 
-  // Room in request memory. Waits while requests in flight hold it. Errors: list_too_long, timed_out.
+  // Room in request memory. Waits while requests in flight hold it. Errors: list_too_long,
+  // timed_out.
   ipc::Result<ipc::RequestPiece> allocate(std::size_t bytes, ipc::Deadline deadline);
 
   // Sends a request. Errors: timed_out (no ticket or ring slot came free),
@@ -57,8 +59,8 @@ class Channel {
   ipc::Result<Ticket> submit(const Request& request, ipc::RequestPiece memory,
                              ipc::Deadline deadline);
 
-  // Waits for the completion. On timed_out the ticket stays valid. An error that the daemon completed
-  // with comes back as that error.
+  // Waits for the completion. On timed_out the ticket stays valid. An error that the daemon
+  // completed with comes back as that error.
   ipc::Result<Answer> wait(const Ticket& ticket, ipc::Deadline deadline);
 
   // Nobody will wait for it.
@@ -106,4 +108,4 @@ class Channel {
   ipc::Error ended_{ipc::Errc::ok, {}};
 };
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

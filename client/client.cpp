@@ -9,7 +9,7 @@
 #include "ipc/protocol.h"
 #include "ipc/unix_socket.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::fail;
@@ -21,7 +21,8 @@ constexpr std::chrono::milliseconds kLookInterval{100};
 
 std::string socket_of(const ConnectOptions& options) {
   if (!options.socket_path.empty()) return options.socket_path;
-  if (const char* path = std::getenv("SLUICE_SOCKET"); path != nullptr && *path != '\0') return path;
+  if (const char* path = std::getenv("SLUICE_SOCKET"); path != nullptr && *path != '\0')
+    return path;
   // Where a daemon listens that runs as root, or as this user; see packaging/sluiced.toml.
   const auto variable = [](const char* name) {
     const char* value = std::getenv(name);
@@ -30,7 +31,8 @@ std::string socket_of(const ConnectOptions& options) {
   const std::string run_time = variable("XDG_RUNTIME_DIR");
   const std::string own = "/tmp/sluice-" + std::to_string(geteuid());
   for (const std::string& path :
-       {std::string(kDefaultSocket), run_time.empty() ? std::string() : run_time + "/sluice/sluice.sock",
+       {std::string(kDefaultSocket),
+        run_time.empty() ? std::string() : run_time + "/sluice/sluice.sock",
         own + "/sluice.sock"}) {
     if (!path.empty() && access(path.c_str(), F_OK) == 0) return path;
   }
@@ -93,8 +95,8 @@ ipc::Status Client::handshake(const ConnectOptions& options) {
   auto memory = ipc::SessionMemory::attach(std::move(fds[0]), (*welcome)->ring_capacity(),
                                            (*welcome)->request_bytes());
   if (!memory) return std::unexpected(memory.error());
-  channel_ = std::make_unique<Channel>(std::move(*memory), ipc::Doorbell(std::move(fds[1])),
-                                       *control_);
+  channel_ =
+      std::make_unique<Channel>(std::move(*memory), ipc::Doorbell(std::move(fds[1])), *control_);
   return {};
 }
 
@@ -128,4 +130,4 @@ ipc::Status Client::check_alive() {
   return {};
 }
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

@@ -1,6 +1,8 @@
-// A session of this process with the daemon: the control connection, the rings, and what was agreed.
+// A session of this process with the daemon: the control connection, the rings, and what was
+// agreed.
 //
-// Thread-safety: any thread. In a forked child nothing but the destructor may be called; see check().
+// Thread-safety: any thread. In a forked child nothing but the destructor may be called; see
+// check().
 #pragma once
 
 #include <atomic>
@@ -14,11 +16,11 @@
 #include "client/control.h"
 #include "client/fork_guard.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 struct ConnectOptions {
-  std::string socket_path;  // empty: $SLUICE_SOCKET, else kDefaultSocket
-  std::string client_name;  // empty: the process's name
+  std::string socket_path;               // empty: $SLUICE_SOCKET, else kDefaultSocket
+  std::string client_name;               // empty: the process's name
   std::chrono::microseconds timeout{0};  // 0: kDefaultTimeout
   bool admin = false;                    // no rings
 };
@@ -66,4 +68,4 @@ class Client {
   std::atomic<std::int64_t> next_look_ns_{0};
 };
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

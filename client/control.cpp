@@ -1,6 +1,6 @@
 #include "client/control.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::Error;
@@ -45,8 +45,7 @@ ipc::Result<Reply> Control::exchange(std::uint64_t request, const std::vector<st
     if (!reply) return reply;
     if (reply->envelope->request() != request) continue;  // of a request that timed out
     if (const auto* failed = reply->envelope->body_as_Failed()) {
-      return std::unexpected(
-          ipc::error_from_wire(failed->code(), ipc::text_of(failed->text())));
+      return std::unexpected(ipc::error_from_wire(failed->code(), ipc::text_of(failed->text())));
     }
     return reply;
   }
@@ -57,11 +56,12 @@ Error Control::end_reason() {
   while (ended_ == Errc::ok) {
     auto reply = receive(ipc::Clock::now());
     if (!reply && reply.error().code == Errc::timed_out) {
-      return note_end(Error{Errc::daemon_away,
-                            "the daemon stopped serving this session; start it again and reconnect"});
+      return note_end(
+          Error{Errc::daemon_away,
+                "the daemon stopped serving this session; start it again and reconnect"});
     }
   }
   return Error{ended_, end_text_};
 }
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

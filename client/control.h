@@ -12,14 +12,15 @@
 #include "ipc/frame.h"
 #include "ipc/message.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 // A reply, owning the bytes that its envelope points into.
 struct Reply {
   ipc::Frame frame;
   const ipc::wire::Envelope* envelope = nullptr;
 
-  // The body, when it is a Table; else peer_violation, since the daemon answered with something else.
+  // The body, when it is a Table; else peer_violation, since the daemon answered with something
+  // else.
   template <class Table>
   ipc::Result<const Table*> as() const {
     const auto* body = envelope->body_as<Table>();
@@ -66,4 +67,4 @@ class Control {
   std::string end_text_;
 };
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

@@ -1,4 +1,5 @@
-// The direct executor: this process looks pages up and fills slots, on the table it shares with the daemon.
+// The direct executor: this process looks pages up and fills slots, on the table it shares with the
+// daemon.
 #include <algorithm>
 #include <string>
 
@@ -9,7 +10,7 @@
 #include "kernels/resolve.h"
 #include "kernels/steps.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::fail;
@@ -150,4 +151,4 @@ std::unique_ptr<Actor> make_direct_actor(Cache& cache, std::uint32_t index) {
   return std::make_unique<DirectActor>(cache, index);
 }
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

@@ -1,7 +1,7 @@
 // Tells whether this process is the one that made the object, without a system call.
 //
-// A page with MADV_WIPEONFORK reads as zero in a forked child, where rings, cursors and locks of the
-// parent must not be used. Thread-safety: const after it is made.
+// A page with MADV_WIPEONFORK reads as zero in a forked child, where rings, cursors and locks of
+// the parent must not be used. Thread-safety: const after it is made.
 #pragma once
 
 #include <sys/mman.h>
@@ -12,7 +12,7 @@
 
 #include "ipc/error.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 class ForkGuard {
  public:
@@ -39,4 +39,4 @@ class ForkGuard {
   std::unique_ptr<std::atomic<int>, Unmap> page_;
 };
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

@@ -6,7 +6,7 @@
 #include "client/actor.h"
 #include "client/sequence.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::fail;
@@ -20,7 +20,7 @@ constexpr std::size_t round8(std::size_t bytes) { return (bytes + 7) / 8 * 8; }
 struct ResolvePlaces {
   std::size_t specs = 0;
   std::size_t blocks = 0;
-  std::size_t reply = 0;     // ResolveCounts
+  std::size_t reply = 0;  // ResolveCounts
   std::size_t slots = 0;
   std::size_t outcomes = 0;
   std::size_t bytes = 0;
@@ -84,7 +84,7 @@ class RemoteActor final : public Actor {
                         std::to_string(client().channel().request_bytes()) +
                         " bytes of request memory; cut it, or raise rings.request_memory");
       }
-      auto part = submit(operation, first, end, pages, wire::Op::resolve, 0, 0);
+      auto part = submit_in_turn(operation, first, end, pages);
       if (!part) {
         abandon(operation);
         return std::unexpected(part.error());
@@ -95,11 +95,27 @@ class RemoteActor final : public Actor {
     return {};
   }
 
+  // Submits a part of a batch. Request memory may be full of the parts before it, whose answers
+  // nobody has read yet: then reads them first.
+  ipc::Result<Operation::Part> submit_in_turn(Operation& operation, std::size_t first,
+                                              std::size_t end, std::size_t pages) {
+    for (auto& earlier : operation.parts) {
+      if (!earlier.waiting) continue;
+      auto part = submit(operation, first, end, pages, wire::Op::resolve, 0, 0, ipc::Clock::now());
+      if (part || part.error().code != Errc::timed_out) return part;
+      if (auto ok = finish_part(operation, earlier, client().deadline()); !ok) {
+        return std::unexpected(ok.error());
+      }
+    }
+    return submit(operation, first, end, pages, wire::Op::resolve, 0, 0, client().deadline());
+  }
+
   ipc::Result<Operation::Part> submit(const Operation& operation, std::size_t first,
                                       std::size_t end, std::size_t pages, wire::Op op,
-                                      std::uint64_t value, std::uint16_t flags) {
+                                      std::uint64_t value, std::uint16_t flags,
+                                      ipc::Deadline memory_deadline) {
     const ResolvePlaces places(end - first, pages);
-    auto memory = client().channel().allocate(places.bytes, client().deadline());
+    auto memory = client().channel().allocate(places.bytes, memory_deadline);
     if (!memory) return std::unexpected(memory.error());
     std::byte* const at = memory->bytes().data();
     std::byte* spec_at = at + places.specs;
@@ -139,18 +155,23 @@ class RemoteActor final : public Actor {
   ipc::Status do_finish(Operation& operation, ipc::Deadline deadline) override {
     for (auto& part : operation.parts) {
       if (!part.waiting) continue;
-      auto answer = client().channel().wait(part.ticket, deadline);
-      if (!answer) {
-        if (answer.error().code == Errc::timed_out) return std::unexpected(answer.error());
-        part.waiting = false;
-        abandon(operation);
-        return std::unexpected(answer.error());
-      }
-      part.waiting = false;
-      take(operation, part, answer->memory.bytes());
-      cache().stats().forecast_wasted_bytes.store(
-          answer->completion.value1() * cache().geometry().page_bytes, std::memory_order_relaxed);
+      if (auto ok = finish_part(operation, part, deadline); !ok) return ok;
     }
+    return {};
+  }
+
+  ipc::Status finish_part(Operation& operation, Operation::Part& part, ipc::Deadline deadline) {
+    auto answer = client().channel().wait(part.ticket, deadline);
+    if (!answer) {
+      if (answer.error().code == Errc::timed_out) return std::unexpected(answer.error());
+      part.waiting = false;
+      abandon(operation);
+      return std::unexpected(answer.error());
+    }
+    part.waiting = false;
+    take(operation, part, answer->memory.bytes());
+    cache().stats().forecast_wasted_bytes.store(
+        answer->completion.value1() * cache().geometry().page_bytes, std::memory_order_relaxed);
     return {};
   }
 
@@ -195,7 +216,7 @@ class RemoteActor final : public Actor {
       return {};  // a hint that does not fit is a hint that is dropped
     }
     auto part = submit(operation, 0, lists.size(), pages, wire::Op::forecast, deadline_us,
-                       static_cast<std::uint16_t>(confidence));
+                       static_cast<std::uint16_t>(confidence), client().deadline());
     if (!part) return std::unexpected(part.error());
     client().channel().abandon(part->ticket);
     return {};
@@ -204,8 +225,7 @@ class RemoteActor final : public Actor {
   ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
                                                 std::uint32_t block) override {
     const std::size_t pages = cache().geometry().pages_per_block;
-    const std::size_t reply_bytes =
-        std::max(pages * sizeof(std::int32_t), ipc::kMaxErrorText);
+    const std::size_t reply_bytes = std::max(pages * sizeof(std::int32_t), ipc::kMaxErrorText);
     auto memory = client().channel().allocate(reply_bytes, client().deadline());
     if (!memory) return std::unexpected(memory.error());
     Channel::Request request;
@@ -233,4 +253,4 @@ std::unique_ptr<Actor> make_remote_actor(Cache& cache, std::uint32_t index) {
   return std::make_unique<RemoteActor>(cache, index);
 }
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

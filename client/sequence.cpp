@@ -7,7 +7,7 @@
 
 #include "client/actor.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::fail;
@@ -15,8 +15,8 @@ namespace wire = ipc::wire;
 
 namespace {
 
-// Between two tries of a request that the daemon answered with busy: memory comes back when running steps
-// end, within microseconds to milliseconds.
+// Between two tries of a request that the daemon answered with busy: memory comes back when running
+// steps end, within microseconds to milliseconds.
 constexpr std::chrono::microseconds kLeastPause{50};
 constexpr std::chrono::microseconds kMostPause{5'000};
 
@@ -59,7 +59,8 @@ ipc::Result<std::uint32_t> Sequence::match(const Keys& keys, std::size_t first,
   if (!answer) return std::unexpected(answer.error());
   const auto& completion = answer->completion;
   handle_ = completion.value0();
-  const auto matched = static_cast<std::uint32_t>(std::min<std::uint64_t>(completion.value1(), count));
+  const auto matched =
+      static_cast<std::uint32_t>(std::min<std::uint64_t>(completion.value1(), count));
   const std::byte* const refs = answer->memory.bytes().data() + open.reply_offset;
   for (std::uint32_t i = 0; i < matched; ++i) {
     wire::BlockRef ref;
@@ -80,8 +81,8 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::open(Cache& cache, const Keys& 
   std::size_t first = 0;
   matched = 0;
   do {
-    const auto count = static_cast<std::uint32_t>(
-        std::min<std::size_t>(keys.count - first, kMaxBlocksPerRequest));
+    const auto count =
+        static_cast<std::uint32_t>(std::min<std::size_t>(keys.count - first, kMaxBlocksPerRequest));
     auto some = sequence->match(keys, first, count);
     if (!some) {
       if (sequence->handle_ != 0) (void)sequence->release();
@@ -177,8 +178,7 @@ ipc::Status Sequence::release() {
 ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
   Client& client = cache_.client();
   const auto unsealed = static_cast<std::size_t>(blocks() - sealed_);
-  const std::size_t reply_bytes =
-      std::max(unsealed * sizeof(wire::ForkedRef), ipc::kMaxErrorText);
+  const std::size_t reply_bytes = std::max(unsealed * sizeof(wire::ForkedRef), ipc::kMaxErrorText);
   auto memory = client.channel().allocate(reply_bytes, client.deadline());
   if (!memory) return std::unexpected(memory.error());
   Channel::Request fork;
@@ -223,12 +223,12 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
 
 ipc::Result<Sequence::Block*> Sequence::private_block(std::uint32_t block) {
   if (block >= blocks()) {
-    return fail(Errc::invalid_argument, "block " + std::to_string(block) +
-                                            " of a sequence of " + std::to_string(blocks()));
+    return fail(Errc::invalid_argument,
+                "block " + std::to_string(block) + " of a sequence of " + std::to_string(blocks()));
   }
   if (blocks_[block].sealed) {
-    return fail(Errc::wrong_state, "block " + std::to_string(block) +
-                                       " is sealed, so its bytes can no longer change");
+    return fail(Errc::wrong_state,
+                "block " + std::to_string(block) + " is sealed, so its bytes can no longer change");
   }
   return &blocks_[block];
 }
@@ -331,4 +331,4 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   return deduplicated;
 }
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

@@ -13,7 +13,7 @@
 #include "ipc/error.h"
 #include "ipc/ids.h"
 
-namespace sluice::client {
+namespace sluice::client::internal {
 
 class Actor;
 
@@ -40,7 +40,8 @@ class Sequence {
 
   // The frame of a private block.
   ipc::Result<std::span<std::byte>> map(std::uint32_t block);
-  // Pinned slots of a private block; takes what its frame holds along, if something was written there.
+  // Pinned slots of a private block; takes what its frame holds along, if something was written
+  // there.
   ipc::Status pin(std::uint32_t block, Actor& actor, std::int32_t* slots);
   // Whether the key was known.
   ipc::Result<bool> seal(std::uint32_t block, std::span<const std::byte> key,
@@ -79,4 +80,4 @@ class Sequence {
   std::uint32_t sealed_ = 0;
 };
 
-}  // namespace sluice::client
+}  // namespace sluice::client::internal

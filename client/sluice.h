@@ -1,29 +1,31 @@
 /* libsluice: the C interface of Sluice.
  *
  * An engine connects to the daemon, opens a cache per kind of layer, and a sequence per request. A
- * sequence is an ordered list of blocks of `block_tokens` tokens. Blocks known by their keys are found
- * again; new ones are private to the sequence until they are sealed. In each decode step the engine names
- * the pages that it will read (`sluice_resolve`) and gets back slots: indices into the arena, the cache's
- * memory in the fast tier, where the page's bytes lie until the step ends.
+ * sequence is an ordered list of blocks of `block_tokens` tokens. Blocks known by their keys are
+ * found again; new ones are private to the sequence until they are sealed. In each decode step the
+ * engine names the pages that it will read (`sluice_resolve`) and gets back slots: indices into the
+ * arena, the cache's memory in the fast tier, where the page's bytes lie until the step ends.
  *
- * Executors. `daemon`: the daemon looks pages up and copies misses. `direct`: this library does so, in the
- * calling thread, on tables shared with the daemon. The calls are the same.
+ * Executors. `daemon`: the daemon looks pages up and copies misses. `direct`: this library does so,
+ * in the calling thread, on tables shared with the daemon. The calls are the same.
  *
- * Structs. Every struct that a caller fills begins with `struct_size`; set it to sizeof. Zero what you do not
- * use: reserved fields and unknown flags that are not zero are refused (SLUICE_INVALID_ARGUMENT), so that
- * they can be given a meaning later. *_INIT macros do both.
+ * Structs. Every struct that a caller fills begins with `struct_size`; set it to sizeof. Zero what
+ * you do not use: reserved fields and unknown flags that are not zero are refused
+ * (SLUICE_INVALID_ARGUMENT), so that they can be given a meaning later. *_INIT macros do both.
  *
- * Errors. Each call returns a status. `sluice_error*` may be NULL; otherwise it takes the code and a
- * sentence that says what, why and what to do. There are no globals and no thread-local state.
+ * Errors. Each call returns a status. `sluice_error*` may be NULL; otherwise it takes the code and
+ * a sentence that says what, why and what to do. There are no globals and no thread-local state.
  *
- * Threads. A client, its caches and its actors may be used by any thread at the same time. A sequence, and
- * one actor, by one thread at a time. Objects must be released before the client is closed.
+ * Threads. A client, its caches and its actors may be used by any thread at the same time. A
+ * sequence, and one actor, by one thread at a time. Objects must be released before the client is
+ * closed.
  *
- * Processes. A client belongs to the process that opened it: after fork(), every call in the child returns
- * SLUICE_FORKED, except sluice_disconnect, which frees the child's copy without telling the daemon.
+ * Processes. A client belongs to the process that opened it: after fork(), every call in the child
+ * returns SLUICE_FORKED, except sluice_disconnect, which frees the child's copy without telling the
+ * daemon.
  *
- * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call. When the daemon
- * goes away, calls return SLUICE_DAEMON_AWAY within a second.
+ * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call. When the
+ * daemon goes away, calls return SLUICE_DAEMON_AWAY within a second.
  */
 #ifndef SLUICE_H
 #define SLUICE_H
@@ -78,8 +80,8 @@ typedef enum sluice_status {
 } sluice_status;
 
 typedef struct sluice_error {
-  int32_t code;                        /* sluice_status */
-  char text[SLUICE_ERROR_TEXT_BYTES];  /* zero-terminated, cut when longer */
+  int32_t code;                       /* sluice_status */
+  char text[SLUICE_ERROR_TEXT_BYTES]; /* zero-terminated, cut when longer */
 } sluice_error;
 
 typedef struct sluice_client sluice_client;
@@ -89,10 +91,11 @@ typedef struct sluice_actor sluice_actor;
 typedef struct sluice_op sluice_op;
 
 SLUICE_API uint32_t sluice_abi_version(void);
-SLUICE_API const char* sluice_version(void);                   /* "0.1.0" */
-SLUICE_API const char* sluice_status_name(int32_t status);     /* "quota_exceeded"; never NULL */
+SLUICE_API const char* sluice_version(void);               /* "0.1.0" */
+SLUICE_API const char* sluice_status_name(int32_t status); /* "quota_exceeded"; never NULL */
 
-/* ---- client ---------------------------------------------------------------------------------------- */
+/* ---- client
+ * ---------------------------------------------------------------------------------------- */
 
 typedef struct sluice_connect_desc {
   size_t struct_size;
@@ -105,8 +108,8 @@ typedef struct sluice_connect_desc {
 } sluice_connect_desc;
 #define SLUICE_CONNECT_DESC_INIT {sizeof(sluice_connect_desc), NULL, NULL, 0, 0, 0, {0, 0, 0, 0}}
 
-/* DAEMON_AWAY: nothing listens there (the text says what to do). UNKNOWN_TENANT: the configuration names
- * no tenant for this user. VERSION_MISMATCH: client and daemon share no protocol version. */
+/* DAEMON_AWAY: nothing listens there (the text says what to do). UNKNOWN_TENANT: the configuration
+ * names no tenant for this user. VERSION_MISMATCH: client and daemon share no protocol version. */
 SLUICE_API sluice_status sluice_connect(const sluice_connect_desc* desc, sluice_client** out,
                                         sluice_error* error);
 
@@ -128,9 +131,13 @@ SLUICE_API sluice_status sluice_client_get_info(sluice_client* client, sluice_cl
 /* An empty request through the rings and back: the daemon is alive and serves. */
 SLUICE_API sluice_status sluice_ping(sluice_client* client, sluice_error* error);
 
-/* ---- caches ---------------------------------------------------------------------------------------- */
+/* ---- caches
+ * ---------------------------------------------------------------------------------------- */
 
-typedef enum sluice_executor { SLUICE_EXECUTOR_DAEMON = 0, SLUICE_EXECUTOR_DIRECT = 1 } sluice_executor;
+typedef enum sluice_executor {
+  SLUICE_EXECUTOR_DAEMON = 0,
+  SLUICE_EXECUTOR_DIRECT = 1
+} sluice_executor;
 
 typedef enum sluice_page_kind {
   SLUICE_PAGE_LAYER = 0, /* one layer of a block, all KV heads */
@@ -149,34 +156,32 @@ typedef enum sluice_cache_kind {
 
 typedef struct sluice_cache_desc {
   size_t struct_size;
-  const char* model;     /* 1 to SLUICE_MAX_MODEL_BYTES bytes: part of the namespace */
-  const char* salt;      /* NULL or up to SLUICE_MAX_SALT_BYTES bytes: a namespace inside the tenant */
-  uint32_t shard_index;  /* which part of the heads; keys of different shards never meet */
-  uint32_t shard_count;  /* at least 1 */
-  uint32_t kind;         /* sluice_cache_kind */
-  uint32_t executor;     /* sluice_executor */
+  const char* model; /* 1 to SLUICE_MAX_MODEL_BYTES bytes: part of the namespace */
+  const char* salt;  /* NULL or up to SLUICE_MAX_SALT_BYTES bytes: a namespace inside the tenant */
+  uint32_t shard_index; /* which part of the heads; keys of different shards never meet */
+  uint32_t shard_count; /* at least 1 */
+  uint32_t kind;        /* sluice_cache_kind */
+  uint32_t executor;    /* sluice_executor */
   uint32_t layers;
-  uint32_t kv_heads;     /* of this shard */
-  uint32_t head_dim;     /* elements */
+  uint32_t kv_heads; /* of this shard */
+  uint32_t head_dim; /* elements */
   uint32_t block_tokens;
   uint32_t dtype_bytes;
-  uint32_t planes;       /* 2: K and V; 1: one latent */
-  uint32_t page_kind;    /* sluice_page_kind */
-  int32_t device_type;   /* DLPack's numbers; 0: none. Reserved: must be 0 */
+  uint32_t planes;     /* 2: K and V; 1: one latent */
+  uint32_t page_kind;  /* sluice_page_kind */
+  int32_t device_type; /* DLPack's numbers; 0: none. Reserved: must be 0 */
   int32_t device_id;
-  uint32_t flags;        /* zero */
-  uint64_t hbm_bytes;    /* arena wanted; 0: the tenant's default. Rounded to whole extents */
+  uint32_t flags;     /* zero */
+  uint64_t hbm_bytes; /* arena wanted; 0: the tenant's default. Rounded to whole extents */
   uint64_t reserved[8];
 } sluice_cache_desc;
 #define SLUICE_CACHE_DESC_INIT                                                         \
-  {                                                                                    \
-    sizeof(sluice_cache_desc), NULL, NULL, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, \
-        {0, 0, 0, 0, 0, 0, 0, 0}                                                       \
-  }
+  {sizeof(sluice_cache_desc), NULL, NULL, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, \
+   {0, 0, 0, 0, 0, 0, 0, 0}}
 
-/* The first session of a tenant that opens a namespace creates the cache; later ones join it, with the
- * same layout (else INVALID_LAYOUT). QUOTA_EXCEEDED: the arena does not fit the tenant's limit or what the
- * node can grant. */
+/* The first session of a tenant that opens a namespace creates the cache; later ones join it, with
+ * the same layout (else INVALID_LAYOUT). QUOTA_EXCEEDED: the arena does not fit the tenant's limit
+ * or what the node can grant. */
 SLUICE_API sluice_status sluice_cache_open(sluice_client* client, const sluice_cache_desc* desc,
                                            sluice_cache** out, sluice_error* error);
 /* Sequences and actors of this cache must be released first (WRONG_STATE). Blocks stay warm. */
@@ -184,16 +189,16 @@ SLUICE_API sluice_status sluice_cache_close(sluice_cache* cache, sluice_error* e
 
 typedef struct sluice_cache_info {
   size_t struct_size;
-  uint32_t created;        /* 1: this call made the cache */
-  uint32_t slots;          /* pages that the arena holds */
+  uint32_t created; /* 1: this call made the cache */
+  uint32_t slots;   /* pages that the arena holds */
   uint64_t page_bytes;
   uint32_t pages_per_block;
-  uint32_t max_blocks;     /* attached ids */
+  uint32_t max_blocks; /* attached ids */
   uint64_t block_bytes;
-  uint64_t frame_stride;   /* bytes of DRAM that a block takes */
-  uint64_t table_bytes;    /* memory of the hot table, charged to the node */
+  uint64_t frame_stride; /* bytes of DRAM that a block takes */
+  uint64_t table_bytes;  /* memory of the hot table, charged to the node */
   uint32_t max_actors;
-  uint32_t frame_extents;  /* that exist now */
+  uint32_t frame_extents; /* that exist now */
   uint64_t frame_extent_bytes;
 } sluice_cache_info;
 SLUICE_API sluice_status sluice_cache_get_info(sluice_cache* cache, sluice_cache_info* out,
@@ -215,17 +220,18 @@ SLUICE_API sluice_status sluice_cache_arena(sluice_cache* cache, sluice_arena_vi
 typedef struct sluice_cache_stats {
   size_t struct_size;
   /* of this client in this cache, since it was opened */
-  uint64_t hits, misses, no_slot, absent;     /* pages */
-  uint64_t bytes_filled;                      /* into slots, by resolve */
+  uint64_t hits, misses, no_slot, absent; /* pages */
+  uint64_t bytes_filled;                  /* into slots, by resolve */
   uint64_t forecast_issued, forecast_used, forecast_late, forecast_dropped; /* pages */
-  uint64_t forecast_wasted_bytes;             /* of all users of the cache */
+  uint64_t forecast_wasted_bytes; /* of all users of the cache */
   uint64_t resolves;
   uint64_t blocks_matched, blocks_deduplicated;
 } sluice_cache_stats;
 SLUICE_API sluice_status sluice_cache_get_stats(sluice_cache* cache, sluice_cache_stats* out,
                                                 sluice_error* error);
 
-/* ---- sequences ------------------------------------------------------------------------------------- */
+/* ---- sequences
+ * ------------------------------------------------------------------------------------- */
 
 /* Keys as a view: key i is key_bytes bytes at data + i * stride. */
 typedef struct sluice_keys {
@@ -240,9 +246,10 @@ SLUICE_API sluice_status sluice_sequence_open(sluice_cache* cache, const sluice_
                                               sluice_sequence** out, uint32_t* matched_blocks,
                                               sluice_error* error);
 
-/* Appends `count` private blocks, all or none. Their frames are reserved, so that a seal cannot fail for
- * lack of memory. QUOTA_EXCEEDED: at the tenant's limit and nothing can be evicted. BUSY: memory will be
- * free once running steps ended, and did not become so within the client's timeout. */
+/* Appends `count` private blocks, all or none. Their frames are reserved, so that a seal cannot
+ * fail for lack of memory. QUOTA_EXCEEDED: at the tenant's limit and nothing can be evicted. BUSY:
+ * memory will be free once running steps ended, and did not become so within the client's timeout.
+ */
 SLUICE_API sluice_status sluice_sequence_extend(sluice_sequence* sequence, uint32_t count,
                                                 uint32_t* first_block, sluice_error* error);
 
@@ -254,27 +261,30 @@ SLUICE_API sluice_status sluice_sequence_fork(sluice_sequence* sequence, sluice_
 SLUICE_API sluice_status sluice_sequence_truncate(sluice_sequence* sequence, uint32_t blocks,
                                                   sluice_error* error);
 
-/* Gives up the sequence. Sealed blocks stay known by their keys while there is room. NULL is allowed. */
+/* Gives up the sequence. Sealed blocks stay known by their keys while there is room. NULL is
+ * allowed. */
 SLUICE_API sluice_status sluice_sequence_release(sluice_sequence* sequence, sluice_error* error);
 
 typedef struct sluice_sequence_info {
   size_t struct_size;
   uint32_t blocks;
-  uint32_t sealed;  /* how many of them */
+  uint32_t sealed; /* how many of them */
 } sluice_sequence_info;
 SLUICE_API sluice_status sluice_sequence_get_info(sluice_sequence* sequence,
                                                   sluice_sequence_info* out, sluice_error* error);
 
-/* ---- writing blocks -------------------------------------------------------------------------------- */
+/* ---- writing blocks
+ * -------------------------------------------------------------------------------- */
 
 /* The frame of a private block, for prefill: block_bytes, ordered [layer][head][plane][token][dim].
  * WRONG_STATE: the block is sealed, or its pages are pinned slots. Valid until the seal. */
 SLUICE_API sluice_status sluice_block_map(sluice_sequence* sequence, uint32_t block, void** data,
                                           uint64_t* bytes, sluice_error* error);
 
-/* Slots for the pages of a private block that decode fills: pinned in the arena until the seal, readable by
- * resolve of this sequence at once. `slots` takes pages_per_block entries. Call inside a step of `actor`.
- * Calling again gives the same slots. NO_SLOT: the arena is full of pages in use; nothing is pinned. */
+/* Slots for the pages of a private block that decode fills: pinned in the arena until the seal,
+ * readable by resolve of this sequence at once. `slots` takes pages_per_block entries. Call inside
+ * a step of `actor`. Calling again gives the same slots. NO_SLOT: the arena is full of pages in
+ * use; nothing is pinned. */
 SLUICE_API sluice_status sluice_block_pin(sluice_sequence* sequence, uint32_t block,
                                           sluice_actor* actor, int32_t* slots, sluice_error* error);
 
@@ -284,26 +294,29 @@ typedef struct sluice_seal_result {
   uint32_t reserved;
 } sluice_seal_result;
 
-/* Makes a private block immutable and names it. Pinned slots are written back to the frame first; the
- * caller has finished writing. Pinned blocks are sealed inside a step of `actor` (NULL otherwise).
- * `valid_bytes`: 0 for a full block. SIZE_MISMATCH: the key is known with another size; the block stays
- * private. */
+/* Makes a private block immutable and names it. Pinned slots are written back to the frame first;
+ * the caller has finished writing. Pinned blocks are sealed inside a step of `actor` (NULL
+ * otherwise). `valid_bytes`: 0 for a full block. SIZE_MISMATCH: the key is known with another size;
+ * the block stays private. */
 SLUICE_API sluice_status sluice_seal(sluice_sequence* sequence, uint32_t block, const void* key,
                                      uint32_t key_bytes, uint64_t valid_bytes, sluice_actor* actor,
                                      sluice_seal_result* result, sluice_error* error);
 
-/* ---- actors and steps ------------------------------------------------------------------------------ */
+/* ---- actors and steps
+ * ------------------------------------------------------------------------------ */
 
 /* One stream of work: the main stream, a forecast stream, each micro-batch lane. */
 SLUICE_API sluice_status sluice_actor_open(sluice_cache* cache, sluice_actor** out,
                                            sluice_error* error);
 SLUICE_API sluice_status sluice_actor_close(sluice_actor* actor, sluice_error* error);
 
-/* Slots resolved between begin and end stay valid until end. WRONG_STATE: already (not) in a step. */
+/* Slots resolved between begin and end stay valid until end. WRONG_STATE: already (not) in a step.
+ */
 SLUICE_API sluice_status sluice_step_begin(sluice_actor* actor, sluice_error* error);
 SLUICE_API sluice_status sluice_step_end(sluice_actor* actor, sluice_error* error);
 
-/* ---- resolve --------------------------------------------------------------------------------------- */
+/* ---- resolve
+ * --------------------------------------------------------------------------------------- */
 
 typedef enum sluice_outcome {
   SLUICE_HIT = 0,
@@ -315,7 +328,7 @@ typedef enum sluice_outcome {
 /* One list: page `page` of each of the sequence's blocks `blocks[0..count)`. */
 typedef struct sluice_page_list {
   sluice_sequence* sequence;
-  uint32_t page;          /* page index inside a block */
+  uint32_t page; /* page index inside a block */
   uint32_t count;
   const uint32_t* blocks; /* indices in the sequence; any order, duplicates allowed */
   int32_t* slots;         /* out, count entries; -1: none */
@@ -328,15 +341,16 @@ typedef struct sluice_resolve_counts {
 } sluice_resolve_counts;
 
 /* Lists may be of any number, length and sequence of the actor's cache. A page that gets no slot is
- * reported in its list; that is not an error. LIST_TOO_LONG: one list exceeds request memory (daemon
- * executor); batches that exceed it are split. `counts` may be NULL, else it is set, not added to. */
+ * reported in its list; that is not an error. LIST_TOO_LONG: one list exceeds request memory
+ * (daemon executor); batches that exceed it are split. `counts` may be NULL, else it is set, not
+ * added to. */
 SLUICE_API sluice_status sluice_resolve(sluice_actor* actor, const sluice_page_list* lists,
                                         size_t list_count, sluice_resolve_counts* counts,
                                         sluice_error* error);
 
-/* The same, not waited for. `lists` and what they point to stay valid and untouched until the operation is
- * finished by sluice_op_wait. With the direct executor the work is done at once. BUSY: request memory is
- * full of operations in flight. */
+/* The same, not waited for. `lists` and what they point to stay valid and untouched until the
+ * operation is finished by sluice_op_wait. With the direct executor the work is done at once. BUSY:
+ * request memory is full of operations in flight. */
 SLUICE_API sluice_status sluice_resolve_async(sluice_actor* actor, const sluice_page_list* lists,
                                               size_t list_count, sluice_op** out,
                                               sluice_error* error);
@@ -345,17 +359,19 @@ SLUICE_API sluice_status sluice_resolve_async(sluice_actor* actor, const sluice_
 SLUICE_API sluice_status sluice_op_wait(sluice_op* op, uint64_t timeout_us,
                                         sluice_resolve_counts* counts, sluice_error* error);
 
-/* A hint: these pages will be resolved within `deadline_us`, with `confidence` 0..100 per cent. Fills only
- * spare slots; may be dropped; accounted in the stats. `slots` and `outcomes` of the lists are not used. */
+/* A hint: these pages will be resolved within `deadline_us`, with `confidence` 0..100 per cent.
+ * Fills only spare slots; may be dropped; accounted in the stats. `slots` and `outcomes` of the
+ * lists are not used. */
 SLUICE_API sluice_status sluice_forecast(sluice_actor* actor, const sluice_page_list* lists,
                                          size_t list_count, uint64_t deadline_us,
                                          uint32_t confidence, sluice_error* error);
 
-/* ---- operators ------------------------------------------------------------------------------------- */
+/* ---- operators
+ * ------------------------------------------------------------------------------------- */
 
-/* One admin request on a connection of its own; the reply is a JSON document with its schema's name and
- * version, to be freed with sluice_admin_free. What a tenant may see and do depends on who connects:
- * see the configuration's [admin] section. `arguments_json`: an object, or NULL. */
+/* One admin request on a connection of its own; the reply is a JSON document with its schema's name
+ * and version, to be freed with sluice_admin_free. What a tenant may see and do depends on who
+ * connects: see the configuration's [admin] section. `arguments_json`: an object, or NULL. */
 SLUICE_API sluice_status sluice_admin(const sluice_connect_desc* desc, const char* verb,
                                       const char* arguments_json, char** reply_json,
                                       sluice_error* error);

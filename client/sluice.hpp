@@ -1,8 +1,8 @@
 // The C++ interface of libsluice: RAII and std::expected over sluice.h, nothing more.
 //
-// Thread-safety, waits and errors are those of the C calls of the same name; see sluice.h. Objects are
-// move-only. A Sequence and an Actor must go before their Cache, a Cache before its Client; destructors
-// ignore errors, so call release() or close() where they matter.
+// Thread-safety, waits and errors are those of the C calls of the same name; see sluice.h. Objects
+// are move-only. A Sequence and an Actor must go before their Cache, a Cache before its Client;
+// destructors ignore errors, so call release() or close() where they matter.
 #pragma once
 
 #include <cstddef>
@@ -174,9 +174,8 @@ class Cache {
   Result<Opened> open_sequence(const sluice_keys& keys) {
     sluice_sequence* raw = nullptr;
     std::uint32_t matched = 0;
-    auto status = detail::checked([&](sluice_error* e) {
-      return sluice_sequence_open(get(), &keys, &raw, &matched, e);
-    });
+    auto status = detail::checked(
+        [&](sluice_error* e) { return sluice_sequence_open(get(), &keys, &raw, &matched, e); });
     if (!status) return std::unexpected(status.error());
     return Opened{Sequence(raw), matched};
   }

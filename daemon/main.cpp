@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
   start_logging(config.daemon.log_level, config.daemon.log_format);
   for (const std::string& note : notes) log_info(note);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // an extent beyond the file size limit is an error like any other
   auto daemon = Daemon::create(std::move(config), path);
   if (!daemon) {
     std::fprintf(stderr, "sluiced: %s (%s)\n", daemon.error().text.c_str(),
