@@ -1,0 +1,146 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/tools/sluicectl_world.h"
+#include "tools/sluicectl/health.h"
+#include "tools/sluicectl/views.h"
+
+namespace sluice::tools {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+Json empty(const char* list) { return {{list, Json::array()}}; }
+
+TEST(SluicectlViews, StatusShowsTiersTenantsAndTotals) {
+  EXPECT_EQ(
+      status_view(Json::parse(kSampleStatus), {}),
+      "sluiced 0.1.0  backend host  pid 77  up 00:01:40  health OK\n"
+      "TIER  CAPACITY       USED      %       FREE  GUARANTEED       LENT\n"
+      "HBM    1.0 GiB  256.0 MiB  25.0%  768.0 MiB         0 B  256.0 MiB\n"
+      "DRAM   4.0 GiB    2.0 GiB  50.0%    2.0 GiB     1.0 GiB    1.0 GiB\n"
+      "TENANT  SESSIONS  SEQUENCES     HBM used / limit  DRAM used / limit  BLOCKS  SHARED      "
+      "SAVED  DEATHS\n"
+      "prod           2          3  256.0 MiB / 1.0 GiB  2.0 GiB / 4.0 GiB   1,208      96  192.0 "
+      "MiB       1\n"
+      "resolve: hit rate 90.0%, 9,000 hits, 1,000 misses, 62.5 MiB filled, 2 without a slot, 1 "
+      "absent\n"
+      "shared 96 blocks, 192.0 MiB saved | caches 1 | blocks nobody refers to 40, retiring 0\n");
+}
+
+TEST(SluicectlViews, SessionsShowTheReasonOfAQuarantine) {
+  EXPECT_EQ(sessions_view(Json::parse(kSampleSessions), {}),
+            "SESSION  TENANT  CLIENT     PID  STATE        CACHES  SEQUENCES  BLOCKS  REQUESTS  "
+            "FAILURES  REASON\n"
+            "      3  prod    engine-a  4411  open              1          2     640    12,345     "
+            "    0  -\n"
+            "      4  prod    engine-b  4412  quarantined       1          -       -         7     "
+            "    1  an impossible cursor\n");
+}
+
+TEST(SluicectlViews, CachesShowGeometryUseAndHits) {
+  EXPECT_EQ(caches_view(Json::parse(kSampleCaches), {}),
+            "CACHE  TENANT  MODEL    SALT  SHARD  STATE    BLOCK      PAGE  PAGES  SESSIONS  "
+            "SEQUENCES       HBM used / arena     DRAM  PRIVATE  SEALED  SHARED    HIT  EVICTED\n"
+            "    0  prod    llama8b  -     0/2    open   2.0 MiB  64.0 KiB     32         2        "
+            "  3  144.0 MiB / 256.0 MiB  2.0 GiB        8   1,000      96  90.0%  4.0 MiB\n");
+}
+
+TEST(SluicectlViews, ResidencyTellsTheTiersApart) {
+  EXPECT_EQ(residency_view(Json::parse(kSampleResidency), {}),
+            "shared 96 blocks, 192.0 MiB saved\n"
+            "\n"
+            "TENANT  CACHES     IN HBM  IN DRAM    IN BOTH    PINNED  BLOCKS  SHARED      SAVED\n"
+            "prod         1  144.0 MiB  2.0 GiB  128.0 MiB  16.0 MiB   1,008      96  192.0 MiB\n"
+            "\n"
+            "CACHE  TENANT  MODEL                     IN HBM / arena     IN DRAM / held    IN BOTH "
+            "   PINNED  PRIVATE  SEALED  SHARED  UNREFERENCED      SAVED\n"
+            "    0  prod    llama8b shard 0/2  144.0 MiB / 256.0 MiB  2.0 GiB / 2.0 GiB  128.0 MiB "
+            " 16.0 MiB        8   1,000      96            40  192.0 MiB\n"
+            "IN BOTH: pages in HBM whose block is in DRAM too. PINNED: pages of private blocks, in "
+            "HBM only.\n");
+}
+
+TEST(SluicectlViews, TheMapIsWrappedToTheWidth) {
+  EXPECT_EQ(map_view(Json::parse(kSampleResidency), {.colour = false, .width = 40}),
+            "cache 0  prod  llama8b shard 0/2  block = 2.0 MiB = 32 pages\n"
+            "cell = 4 blocks   . free   d DRAM only\n"
+            "b HBM and DRAM   w private, in DRAM\n"
+            "P pinned in HBM\n"
+            "  0  bbbbddddPPww....bbbbddddPPww....\n"
+            "128  bbbbddddPPww....bbbbddddPPww....\n"
+            "256  bbbbdddd\n");
+}
+
+TEST(SluicectlViews, TheMapHasColoursOnATerminal) {
+  EXPECT_THAT(map_view(Json::parse(kSampleResidency), {.colour = true, .width = 80}),
+              HasSubstr("\033[32mbbbb\033[0m\033[34mdddd\033[0m\033[31mPP\033[0m"));
+}
+
+TEST(SluicectlViews, BlocksAreListedWholeAndSayHowToGoOn) {
+  const Json document = Json::parse(R"({"blocks": [
+    {"block": 5, "frame": 9, "state": "sealed", "references": 2, "valid_bytes": 2097152, "key": "00ff",
+     "dram": true, "hbm_pages": 3, "pinned_pages": 0},
+    {"block": 6, "frame": null, "state": "private", "references": 1, "valid_bytes": 0, "key": "",
+     "dram": false}], "next_cursor": 7})");
+  EXPECT_EQ(blocks_view(document, {}, "sluicectl residency --blocks --cache 0"),
+            "BLOCK  STATE    REFERENCES      BYTES  HBM PAGES  PINNED  DRAM  FRAME  KEY\n"
+            "    5  sealed            2  2,097,152          3       0  yes       9  00ff\n"
+            "    6  private           1          0          -       -  no        -  -\n"
+            "More follow: sluicectl residency --blocks --cache 0 --after 7\n");
+}
+
+TEST(SluicectlViews, AnEmptyResultIsASentence) {
+  EXPECT_THAT(sessions_view(empty("sessions"), {}), HasSubstr("No sessions"));
+  EXPECT_THAT(tenants_view(empty("tenants"), {}), HasSubstr("No tenants"));
+  EXPECT_THAT(caches_view(empty("caches"), {}), HasSubstr("No caches"));
+  EXPECT_THAT(sequences_view(empty("sequences"), {}), HasSubstr("No sequences"));
+  EXPECT_THAT(blocks_view(empty("blocks"), {}, ""), HasSubstr("No blocks"));
+  EXPECT_THAT(map_view(empty("maps"), {}), HasSubstr("No caches"));
+  EXPECT_THAT(reload_view(empty("applied"), {}), HasSubstr("Nothing changed"));
+}
+
+TEST(SluicectlViews, ADocumentOfAnotherVersionIsShownAsFarAsItGoes) {
+  const Json odd = Json::parse(R"({"tiers": [{"tier": "nvme"}], "tenants": [{"tenant": 5}, "x"]})");
+  EXPECT_THAT(status_view(odd, {}), HasSubstr("NVME"));
+  EXPECT_THAT(residency_view(odd, {}), HasSubstr("No caches"));
+  EXPECT_THAT(map_view(Json::parse(R"({"maps": [{"cells": 7, "legend": []}]})"), {}),
+              HasSubstr("holds no blocks"));
+}
+
+TEST(SluicectlViews, NothingAClientChoseReachesTheTerminalRaw) {
+  Json sessions = Json::parse(kSampleSessions);
+  sessions["sessions"][0]["client"] = "\033]0;owned\007";
+  EXPECT_THAT(sessions_view(sessions, {}), Not(HasSubstr("\033")));
+}
+
+TEST(SluicectlHealth, ATenantThatWasRefusedMemoryIsNamed) {
+  Json status = Json::parse(kSampleStatus);
+  EXPECT_TRUE(findings_in(status).empty());
+  status["tenants"][0]["dram"]["wanting"] = true;
+  status["tenants"][0]["hbm"]["over_limit_bytes"] = 1048576;
+  status["daemon"]["draining"] = true;
+  const auto findings = findings_in(status);
+  ASSERT_EQ(findings.size(), 3u);
+  EXPECT_EQ(findings[0].code, "DRAINING");
+  EXPECT_EQ(findings[1].code, "TENANT_OVER_LIMIT");
+  EXPECT_THAT(findings[1].text, HasSubstr("1.0 MiB of HBM"));
+  EXPECT_EQ(findings[2].code, "TENANT_WANTING");
+  EXPECT_THAT(findings[2].text, HasSubstr("prod was refused DRAM"));
+  EXPECT_THAT(status_view(status, {}), HasSubstr("WARN (3)"));
+}
+
+TEST(SluicectlHealth, AForecasterIsJudgedByEnoughPages) {
+  Json status = Json::parse(kSampleStatus);
+  status["tenants"][0]["forecasts"] = {{"issued_pages", 100}, {"wasted_pages", 99}};
+  EXPECT_TRUE(findings_in(status).empty());
+  status["tenants"][0]["forecasts"] = {{"issued_pages", 100'000}, {"wasted_pages", 61'000}};
+  const auto findings = findings_in(status);
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_EQ(findings[0].code, "FORECAST_WASTE");
+  EXPECT_THAT(findings[0].text, HasSubstr("61.0%"));
+}
+
+}  // namespace
+}  // namespace sluice::tools

@@ -1,0 +1,249 @@
+#include "tools/sluicectl/views.h"
+
+#include <cstdio>
+
+#include "tools/common/size.h"
+#include "tools/sluicectl/document.h"
+#include "tools/sluicectl/duration.h"
+#include "tools/sluicectl/health.h"
+#include "tools/sluicectl/table.h"
+
+namespace sluice::tools {
+namespace {
+
+// "used / limit".
+std::string quota_text(const Json& row, const char* tier) {
+  return bytes_text(row, {tier, "used_bytes"}) + " / " + bytes_text(row, {tier, "limit_bytes"});
+}
+
+// Of all pages that were asked for, as the daemon counts.
+std::string hit_text(const Json& row) {
+  double pages = 0;
+  for (const char* outcome : {"hits", "misses", "no_slot", "absent"}) {
+    pages += real_at(row, {"resolve", outcome}).value_or(0);
+  }
+  return percent_text(real_at(row, {"resolve", "hits"}).value_or(0), pages);
+}
+
+std::string head_of(const Json& status, const View& view) {
+  std::string line =
+      painted("sluiced " + text_at(status, {"daemon", "version"}), Colour::bold, view.colour);
+  line += "  backend " + text_at(status, {"daemon", "backend"});
+  line += "  pid " + id_text(status, {"daemon", "pid"});
+  line += "  up " + uptime_text(real_at(status, {"daemon", "uptime_seconds"}).value_or(-1));
+  const auto findings = findings_in(status);
+  if (findings.empty())
+    return line + "  health " + painted("OK", Colour::green, view.colour) + "\n";
+  line += "  health " +
+          painted("WARN (" + std::to_string(findings.size()) + ")", Colour::yellow, view.colour) +
+          "\n";
+  for (const Finding& finding : findings) {
+    line += "  " + painted(finding.code, Colour::yellow, view.colour) + " " + finding.text + "; " +
+            finding.remedy + "\n";
+  }
+  return line;
+}
+
+std::string upper(std::string text) {
+  for (char& c : text) {
+    if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+  }
+  return text;
+}
+
+std::string tiers_of(const Json& status, const View& view) {
+  Table table(
+      {{"TIER", Align::left}, {"CAPACITY"}, {"USED"}, {"%"}, {"FREE"}, {"GUARANTEED"}, {"LENT"}});
+  for (const Json& tier : rows_at(status, {"tiers"})) {
+    table.add({upper(text_at(tier, {"tier"})), bytes_text(tier, {"capacity_bytes"}),
+               bytes_text(tier, {"used_bytes"}),
+               percent_text(real_at(tier, {"used_bytes"}).value_or(0),
+                            real_at(tier, {"capacity_bytes"}).value_or(0)),
+               bytes_text(tier, {"free_bytes"}), bytes_text(tier, {"guaranteed_bytes"}),
+               bytes_text(tier, {"lent_bytes"})});
+  }
+  return table.empty() ? "" : table.text(view.colour);
+}
+
+std::string short_tenants_of(const Json& status, const View& view) {
+  Table table({{"TENANT", Align::left},
+               {"SESSIONS"},
+               {"SEQUENCES"},
+               {"HBM used / limit"},
+               {"DRAM used / limit"},
+               {"BLOCKS"},
+               {"SHARED"},
+               {"SAVED"},
+               {"DEATHS"}});
+  for (const Json& row : rows_at(status, {"tenants"})) {
+    const std::uint64_t blocks = number_at(row, {"blocks", "private"}).value_or(0) +
+                                 number_at(row, {"blocks", "sealed"}).value_or(0);
+    table.add({text_at(row, {"tenant"}), count_text(row, {"sessions"}),
+               count_text(row, {"sequences"}), quota_text(row, "hbm"), quota_text(row, "dram"),
+               human_count(blocks), count_text(row, {"blocks", "shared"}),
+               bytes_text(row, {"sharing", "saved_bytes"}), count_text(row, {"session_deaths"})});
+  }
+  return table.empty() ? "No tenants that you may see.\n" : table.text(view.colour);
+}
+
+std::string totals_of(const Json& status) {
+  std::string line = "resolve: hit rate " + hit_text(status) + ", " +
+                     count_text(status, {"resolve", "hits"}) + " hits, " +
+                     count_text(status, {"resolve", "misses"}) + " misses, " +
+                     bytes_text(status, {"resolve", "bytes_filled"}) + " filled, " +
+                     count_text(status, {"resolve", "no_slot"}) + " without a slot, " +
+                     count_text(status, {"resolve", "absent"}) + " absent\n";
+  if (value_at(status, {"sharing"}) != nullptr) {
+    line += "shared " + count_text(status, {"blocks", "shared"}) + " blocks, " +
+            bytes_text(status, {"sharing", "saved_bytes"}) + " saved | caches " +
+            count_text(status, {"caches"}) + " | blocks nobody refers to " +
+            count_text(status, {"blocks", "unreferenced"}) + ", retiring " +
+            count_text(status, {"blocks", "retiring"}) + "\n";
+  }
+  return line;
+}
+
+std::string changes_of(const Json& rows, const char* heading, const View& view) {
+  Table table({{heading, Align::left}, {"NOW", Align::left}, {"IN THE FILE", Align::left}});
+  for (const Json& row : rows) {
+    table.add({text_at(row, {"key"}), text_at(row, {"now"}), text_at(row, {"wanted"})});
+  }
+  return table.text(view.colour);
+}
+
+}  // namespace
+
+std::string status_view(const Json& status, const View& view) {
+  return head_of(status, view) + tiers_of(status, view) + short_tenants_of(status, view) +
+         totals_of(status);
+}
+
+std::string tenants_view(const Json& document, const View& view) {
+  Table table({{"TENANT", Align::left},
+               {"SESSIONS"},
+               {"CACHES"},
+               {"SEQUENCES"},
+               {"HBM used / limit"},
+               {"guaranteed"},
+               {"DRAM used / limit"},
+               {"guaranteed"},
+               {"PRIVATE"},
+               {"SEALED"},
+               {"SHARED"},
+               {"SAVED"},
+               {"EVICTED"},
+               {"FORECAST used"},
+               {"DEATHS"},
+               {"VIOLATIONS"}});
+  for (const Json& row : rows_at(document, {"tenants"})) {
+    table.add({text_at(row, {"tenant"}), count_text(row, {"sessions"}), count_text(row, {"caches"}),
+               count_text(row, {"sequences"}), quota_text(row, "hbm"),
+               bytes_text(row, {"hbm", "guaranteed_bytes"}), quota_text(row, "dram"),
+               bytes_text(row, {"dram", "guaranteed_bytes"}),
+               count_text(row, {"blocks", "private"}), count_text(row, {"blocks", "sealed"}),
+               count_text(row, {"blocks", "shared"}), bytes_text(row, {"sharing", "saved_bytes"}),
+               bytes_text(row, {"evicted_bytes"}),
+               percent_text(real_at(row, {"forecasts", "used_pages"}).value_or(0),
+                            real_at(row, {"forecasts", "issued_pages"}).value_or(0)),
+               count_text(row, {"session_deaths"}), count_text(row, {"violations"})});
+  }
+  return table.empty() ? "No tenants that you may see.\n" : table.text(view.colour);
+}
+
+std::string sessions_view(const Json& document, const View& view) {
+  Table table({{"SESSION"},
+               {"TENANT", Align::left},
+               {"CLIENT", Align::left},
+               {"PID"},
+               {"STATE", Align::left},
+               {"CACHES"},
+               {"SEQUENCES"},
+               {"BLOCKS"},
+               {"REQUESTS"},
+               {"FAILURES"},
+               {"REASON", Align::left}});
+  for (const Json& row : rows_at(document, {"sessions"})) {
+    table.add({id_text(row, {"session"}), text_at(row, {"tenant"}), text_at(row, {"client"}),
+               id_text(row, {"pid"}), text_at(row, {"state"}), count_text(row, {"caches"}),
+               count_text(row, {"sequences"}), count_text(row, {"blocks"}),
+               count_text(row, {"requests"}), count_text(row, {"failures"}),
+               text_at(row, {"reason"})});
+  }
+  return table.empty() ? "No sessions: no process is connected.\n" : table.text(view.colour);
+}
+
+std::string caches_view(const Json& document, const View& view) {
+  Table table({{"CACHE"},
+               {"TENANT", Align::left},
+               {"MODEL", Align::left},
+               {"SALT", Align::left},
+               {"SHARD", Align::left},
+               {"STATE", Align::left},
+               {"BLOCK"},
+               {"PAGE"},
+               {"PAGES"},
+               {"SESSIONS"},
+               {"SEQUENCES"},
+               {"HBM used / arena"},
+               {"DRAM"},
+               {"PRIVATE"},
+               {"SEALED"},
+               {"SHARED"},
+               {"HIT"},
+               {"EVICTED"}});
+  for (const Json& row : rows_at(document, {"caches"})) {
+    table.add({id_text(row, {"cache"}), text_at(row, {"tenant"}), text_at(row, {"model"}),
+               text_at(row, {"salt"}),
+               id_text(row, {"shard_index"}) + "/" + id_text(row, {"shard_count"}),
+               text_at(row, {"state"}), bytes_text(row, {"block_bytes"}),
+               bytes_text(row, {"page_bytes"}), count_text(row, {"pages_per_block"}),
+               count_text(row, {"sessions"}), count_text(row, {"sequences"}),
+               bytes_text(row, {"hbm_used_bytes"}) + " / " + bytes_text(row, {"hbm_bytes"}),
+               bytes_text(row, {"dram_bytes"}), count_text(row, {"blocks", "private"}),
+               count_text(row, {"blocks", "sealed"}), count_text(row, {"blocks", "shared"}),
+               hit_text(row), bytes_text(row, {"evicted_bytes"})});
+  }
+  return table.empty() ? "No caches: no engine has opened one.\n" : table.text(view.colour);
+}
+
+std::string sequences_view(const Json& document, const View& view) {
+  Table table(
+      {{"SESSION"}, {"SEQUENCE"}, {"TENANT", Align::left}, {"CACHE"}, {"BLOCKS"}, {"PRIVATE"}});
+  for (const Json& row : rows_at(document, {"sequences"})) {
+    table.add({id_text(row, {"session"}), id_text(row, {"sequence"}), text_at(row, {"tenant"}),
+               id_text(row, {"cache"}), count_text(row, {"blocks"}), count_text(row, {"private"})});
+  }
+  const std::uint64_t next = number_at(document, {"next_cursor"}).value_or(0);
+  const std::string more =
+      next == 0 ? "" : "More follow: add --after " + std::to_string(next) + "\n";
+  if (table.empty()) {
+    return next == 0 ? "No sequences: no engine holds one.\n"
+                     : "None in this part of the list.\n" + more;
+  }
+  return table.text(view.colour) + more;
+}
+
+std::string config_view(const Json& document, const View& view) {
+  const Json* values = value_at(document, {"values"});
+  Table table({{"KEY", Align::left}, {"VALUE", Align::left}});
+  if (values != nullptr && values->is_object()) {
+    for (const auto& [key, value] : values->items()) {
+      table.add({printable(key), value.is_string() ? printable(value.get<std::string>())
+                                                   : printable(value.dump())});
+    }
+  }
+  return table.empty() ? "The daemon tells no values.\n" : table.text(view.colour);
+}
+
+std::string reload_view(const Json& document, const View& view) {
+  const Json& applied = rows_at(document, {"applied"});
+  const Json& deferred = rows_at(document, {"deferred"});
+  if (applied.empty() && deferred.empty())
+    return "Nothing changed: the daemon runs what the file says.\n";
+  std::string text;
+  if (!applied.empty()) text += changes_of(applied, "APPLIED", view);
+  if (!deferred.empty()) text += changes_of(deferred, "NEEDS A RESTART", view);
+  return text;
+}
+
+}  // namespace sluice::tools
