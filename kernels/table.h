@@ -95,6 +95,11 @@ SLUICE_HD inline ActorLine* actor_line(const HotTable& table, std::uint32_t acto
   return reinterpret_cast<ActorLine*>(table.actors + std::size_t{actor} * kActorBytes);
 }
 
+// 2^64 / pages_per_block, rounded up; see block_of.
+SLUICE_HD constexpr std::uint64_t block_magic(std::uint32_t pages_per_block) {
+  return ~std::uint64_t{0} / pages_per_block + 1;
+}
+
 // The view of the table at `memory`, which is aligned to 64 bytes and has table_bytes(sizes) bytes.
 // Requires check_sizes(sizes) == none.
 SLUICE_HD inline HotTable view_table(void* memory, const TableSizes& sizes) {
@@ -103,7 +108,7 @@ SLUICE_HD inline HotTable view_table(void* memory, const TableSizes& sizes) {
   HotTable table;
   table.sizes = sizes;
   table.pages = static_cast<std::uint32_t>(sizes.pages());
-  table.block_magic = ~std::uint64_t{0} / sizes.pages_per_block + 1;
+  table.block_magic = block_magic(sizes.pages_per_block);
   table.header = reinterpret_cast<TableHeader*>(base);
   table.actors = base + offsets.actors;
   table.words = reinterpret_cast<Word*>(base + offsets.words);
