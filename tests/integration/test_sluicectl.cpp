@@ -223,7 +223,7 @@ TEST_F(Sluicectl, NoDaemonIsThreeAndConfigCheckNeedsNone) {
 }
 
 TEST_F(Sluicectl, ConfigShowsWhatRunsAndReloadsWhatChanged) {
-  EXPECT_EQ(ask({"config", "show"})["values"]["daemon.log_level"], "warn");
+  EXPECT_EQ(ask({"config", "show"})["values"]["daemon.log_level"], "\"warn\"");
   EXPECT_THAT(run({"config", "reload"}).out, HasSubstr("Nothing changed"));
   DaemonProcess::Options changed;
   changed.tenant_a = "dram.limit = \"64MiB\"";
