@@ -75,7 +75,7 @@ class Manager {
 
   // The session is dead by rule 8, or said good-bye with nothing in flight. Its handles are stale
   // at once; its sequences, private blocks and cache references are given up here and in turn().
-  Status session_dead(SessionId session, Actions& actions);
+  Status session_dead(SessionId id, Actions& actions);
 
   // ---- caches
 
@@ -83,39 +83,39 @@ class Manager {
   // cache more than once and closes it as often. invalid_layout: the layout is absurd, or the cache
   // exists with another (the text says what differs). quota_exceeded: the arena does not fit. busy:
   // it is being made, or memory for it is on its way back: call again.
-  Result<CacheOpened> open_cache(SessionId session, const CacheSpec& spec, Actions& actions);
-  Status cache_ready(CacheId cache);                     // CreateCache was executed
-  Status cache_failed(CacheId cache, Actions& actions);  // it was not; the cache is gone
+  Result<CacheOpened> open_cache(SessionId session_id, const CacheSpec& spec, Actions& actions);
+  Status cache_ready(CacheId id);                     // CreateCache was executed
+  Status cache_failed(CacheId id, Actions& actions);  // it was not; the cache is gone
   // wrong_state: the session has sequences in it. The blocks stay warm.
-  Status close_cache(SessionId session, CacheId cache, Actions& actions);
-  Status cache_destroyed(CacheId cache, Actions& actions);
+  Status close_cache(SessionId session_id, CacheId id, Actions& actions);
+  Status cache_destroyed(CacheId id, Actions& actions);
 
-  Status extent_granted(CacheId cache, std::uint32_t extent);
-  Status extent_failed(CacheId cache, std::uint32_t extent);
-  Status extent_released(CacheId cache, std::uint32_t extent, Actions& actions);
+  Status extent_granted(CacheId id, std::uint32_t extent);
+  Status extent_failed(CacheId id, std::uint32_t extent);
+  Status extent_released(CacheId id, std::uint32_t extent, Actions& actions);
 
   // ---- sequences
 
   // Refers to the longest known prefix of `keys` (which may be empty). A reply's handle is valid in
   // this session only.
-  Result<SequenceOpened> open_sequence(SessionId session, CacheId cache, const KeyView& keys);
+  Result<SequenceOpened> open_sequence(SessionId session_id, CacheId cache_id, const KeyView& keys);
 
   // Goes on with the keys that follow. wrong_state: an earlier key did not match, or the sequence
   // was extended or truncated since. The reply's `matched` are the new ones.
-  Result<SequenceOpened> append_known(SessionId session, Handle sequence, const KeyView& keys);
+  Result<SequenceOpened> append_known(SessionId session, Handle handle, const KeyView& keys);
 
   // Appends `count` private blocks with id and frame, all or none, so that a seal cannot fail for
   // memory.
-  Result<Extended> extend(SessionId session, Handle sequence, std::uint32_t count, Growth growth,
+  Result<Extended> extend(SessionId session, Handle handle, std::uint32_t count, Growth growth,
                           Actions& actions);
 
-  // Publishes a private block, in any order within the sequence; `valid_bytes` 0 is a full block. A
+  // Publishes a private block, in any order within the sequence; `bytes` 0 is a full block. A
   // known key of equal size: the existing block takes its place and the private one retires (its id
   // stays valid until the actor's next step). size_mismatch: the key is known with another size;
   // the block stays private. Sealing again with the same key changes nothing; with another one it
   // is wrong_state.
-  Result<Sealed> seal(SessionId session, Handle sequence, std::uint32_t index,
-                      std::span<const std::byte> key, std::uint64_t valid_bytes, Actions& actions);
+  Result<Sealed> seal(SessionId session, Handle handle, std::uint32_t index,
+                      std::span<const std::byte> key, std::uint64_t bytes, Actions& actions);
 
   // A second sequence of the same session: sealed blocks are shared, private ones get a private
   // copy. Handles kMaxBlocksPerTurn blocks; fork_more goes on while `complete` is false.
@@ -124,16 +124,16 @@ class Manager {
                            Actions& actions);
 
   // Keeps the first `blocks` blocks. invalid_argument: there are fewer.
-  Status truncate(SessionId session, Handle sequence, std::uint32_t blocks, Actions& actions);
-  Status release(SessionId session, Handle sequence, Actions& actions);
+  Status truncate(SessionId session, Handle handle, std::uint32_t blocks, Actions& actions);
+  Status release(SessionId session, Handle handle, Actions& actions);
 
-  Result<SequenceInfo> sequence_info(SessionId session, Handle sequence) const;
+  Result<SequenceInfo> sequence_info(SessionId session, Handle handle) const;
 
   // ---- memory coming back
 
   // The batch's ids and frames are free again. not_found: no such batch is waiting (its cache may
   // have been destroyed); nothing changes.
-  Status retired(CacheId cache, std::uint64_t batch, Actions& actions);
+  Status retired(CacheId id, std::uint64_t batch, Actions& actions);
 
   // Work beyond one turn's bound: deaths, long releases, evictions, lowered limits. Call turn()
   // while pending_work(), letting others in between.
@@ -145,7 +145,7 @@ class Manager {
   Result<EvictOrdered> evict(const EvictRequest& request, Actions& actions);
 
   // not_found: no such cache.
-  Status forecast(CacheId cache, ForecastEvent event, std::uint64_t pages);
+  Status forecast(CacheId id, ForecastEvent event, std::uint64_t pages);
 
   NodeStatus status() const;
   std::vector<TenantStatus> tenants() const;
@@ -154,10 +154,9 @@ class Manager {
   // Listings: cursor 0 begins, Listing::next goes on; rows are at most `limit` and kMaxListedRows.
   // What changes in between may be missed or seen in either state.
   Listing<SequenceStatus> sequences(std::uint64_t cursor, std::uint32_t limit) const;
-  Result<Listing<BlockStatus>> blocks(CacheId cache, std::uint64_t cursor,
-                                      std::uint32_t limit) const;
+  Result<Listing<BlockStatus>> blocks(CacheId id, std::uint64_t cursor, std::uint32_t limit) const;
   // The blocks of one sequence in order. For operators: handles of any session.
-  Result<Listing<BlockStatus>> sequence_blocks(SessionId session, Handle sequence,
+  Result<Listing<BlockStatus>> sequence_blocks(SessionId session_id, Handle handle,
                                                std::uint64_t cursor, std::uint32_t limit) const;
 
   // Recounts everything that is kept incrementally and aborts on a difference: for tests. Takes
