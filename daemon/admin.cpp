@@ -69,8 +69,8 @@ json resolve_json(const ResolveTotals& totals) {
           {"no_slot", totals.no_slot},
           {"absent", totals.absent},
           {"bytes_filled", totals.bytes_filled},
-          {"hit_ratio", pages == 0 ? 0.0
-                                   : static_cast<double>(totals.hits) / static_cast<double>(pages)}};
+          {"hit_ratio",
+           pages == 0 ? 0.0 : static_cast<double>(totals.hits) / static_cast<double>(pages)}};
 }
 
 std::string key_hex(const std::vector<std::byte>& key) {
@@ -208,11 +208,9 @@ json cache_json(const Request& request, const residency::CacheStatus& row, bool 
   cache["resolve"] = resolve_json(memory->totals());
   if (detail) {
     const HbmResidency hbm = memory->scan();
-    cache["hbm_pages"] = {{"cached", hbm.cached_pages},
-                          {"pinned", hbm.pinned_pages},
-                          {"free", hbm.free_slots}};
-    cache["hbm_used_bytes"] =
-        (hbm.cached_pages + hbm.pinned_pages) * row.shape.geometry.page_bytes;
+    cache["hbm_pages"] = {
+        {"cached", hbm.cached_pages}, {"pinned", hbm.pinned_pages}, {"free", hbm.free_slots}};
+    cache["hbm_used_bytes"] = (hbm.cached_pages + hbm.pinned_pages) * row.shape.geometry.page_bytes;
   }
   return cache;
 }
@@ -250,8 +248,8 @@ json block_json(const residency::BlockStatus& block, const HbmResidency* hbm) {
   return row;
 }
 
-// '.' not there, 'd' DRAM only, 'b' HBM and DRAM, 'P' pinned in HBM, 'w' private without pins; a cell of
-// several blocks shows the greatest of them in this order.
+// '.' not there, 'd' DRAM only, 'b' HBM and DRAM, 'P' pinned in HBM, 'w' private without pins; a
+// cell of several blocks shows the greatest of them in this order.
 char cell_of(const residency::BlockStatus& block, const HbmResidency& hbm) {
   if (block.state == residency::BlockState::free) return '.';
   const std::uint32_t id = block.id.value;
@@ -410,11 +408,10 @@ json sessions_of(const Request& request, const std::vector<Server::SessionRow>& 
   json list = json::array();
   for (const auto& row : rows) {
     if (!request.sees(ipc::TenantId{row.tenant})) continue;
-    json session = {{"session", row.session}, {"tenant", row.tenant_name},
-                    {"client", row.client_name}, {"pid", row.pid},
-                    {"state", row.state},     {"reason", row.reason},
-                    {"requests", row.requests}, {"failures", row.failures},
-                    {"caches", row.caches}};
+    json session = {
+        {"session", row.session},   {"tenant", row.tenant_name}, {"client", row.client_name},
+        {"pid", row.pid},           {"state", row.state},        {"reason", row.reason},
+        {"requests", row.requests}, {"failures", row.failures},  {"caches", row.caches}};
     for (const auto& status : held) {
       if (status.session.value != row.session) continue;
       session["sequences"] = status.sequences;
@@ -459,15 +456,15 @@ ipc::Result<json> status_of(const Request& request, bool draining, double uptime
 
 ipc::Result<json> evict(const Request& request) {
   if (!request.everything()) {
-    return fail(Errc::permission_denied, "evicting needs an operator (see [admin] in the "
-                                         "configuration)");
+    return fail(Errc::permission_denied,
+                "evicting needs an operator (see [admin] in the "
+                "configuration)");
   }
   EvictRequest wanted;
   if (request.only_tenant()) wanted.tenant = request.only_tenant()->value;
   auto cache = request.number("cache", EvictRequest::kAny);
   if (!cache) return std::unexpected(cache.error());
-  wanted.cache = static_cast<std::uint32_t>(
-      std::min<std::uint64_t>(*cache, EvictRequest::kAny));
+  wanted.cache = static_cast<std::uint32_t>(std::min<std::uint64_t>(*cache, EvictRequest::kAny));
   auto bytes = request.number("bytes", EvictRequest::kAll);
   if (!bytes) return std::unexpected(bytes.error());
   wanted.bytes = *bytes;
@@ -580,10 +577,11 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     out["deferred"] = changes_json(reload->deferred);
     return dump(out);
   }
-  return fail(Errc::not_supported,
-              "no admin request is named \"" + std::string(verb.substr(0, 64)) +
-                  "\"; known: ping, status, tenants, sessions, caches, sequences, residency, evict, "
-                  "drain, kill, config, reload");
+  return fail(
+      Errc::not_supported,
+      "no admin request is named \"" + std::string(verb.substr(0, 64)) +
+          "\"; known: ping, status, tenants, sessions, caches, sequences, residency, evict, "
+          "drain, kill, config, reload");
 }
 
 }  // namespace sluice::daemon

@@ -1,8 +1,8 @@
 // What operators ask: each verb gives one JSON document that names its schema and version.
 //
-// Documents only ever gain fields. Sizes are raw numbers with the unit in the name. An operator who may not
-// see everything sees the tenant that they are: other tenants' rows are left out, and selecting one is
-// permission_denied.
+// Documents only ever gain fields. Sizes are raw numbers with the unit in the name. An operator who
+// may not see everything sees the tenant that they are: other tenants' rows are left out, and
+// selecting one is permission_denied.
 //
 // Thread-safety: the control thread.
 #pragma once
@@ -33,7 +33,8 @@ class Admin {
  public:
   Admin(const Config& config, Coordinator& coordinator, AdminHooks hooks);
 
-  // Errors: not_supported (no such verb), invalid_argument (arguments), permission_denied, not_found.
+  // Errors: not_supported (no such verb), invalid_argument (arguments), permission_denied,
+  // not_found.
   ipc::Result<std::string> run(const AdminScope& scope, std::string_view verb,
                                std::string_view arguments);
 

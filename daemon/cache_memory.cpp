@@ -115,9 +115,9 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(Device& device,
     memory.slot_extents_.push_back(std::move(*extent));
   }
 
-  auto frames = ipc::ReservedRange::reserve(
-      std::uint64_t{sizes.max_frame_extents} * sizes.frame_extent_bytes,
-      "addresses for a cache's DRAM extents");
+  auto frames =
+      ipc::ReservedRange::reserve(std::uint64_t{sizes.max_frame_extents} * sizes.frame_extent_bytes,
+                                  "addresses for a cache's DRAM extents");
   if (!frames) return std::unexpected(std::move(frames.error()));
   memory.frames_ = std::move(*frames);
   memory.frame_extents_.resize(sizes.max_frame_extents);
@@ -324,8 +324,7 @@ ResolveTotals CacheMemory::line_totals(std::uint32_t actor) const {
   totals.hits = kernels::load_relaxed(&from.hits);
   totals.misses = kernels::load_relaxed(&from.fills);
   totals.no_slot = kernels::load_relaxed(&from.no_slot);
-  totals.absent =
-      kernels::load_relaxed(&from.absent) + kernels::load_relaxed(&from.pinned);
+  totals.absent = kernels::load_relaxed(&from.absent) + kernels::load_relaxed(&from.pinned);
   totals.bytes_filled = kernels::load_relaxed(&from.filled_bytes);
   totals.forecast_issued = kernels::load_relaxed(&from.forecast_issued);
   totals.forecast_used = kernels::load_relaxed(&from.forecast_used);

@@ -1,7 +1,7 @@
 // The memory of one cache: its arena, its DRAM extents, its hot table, and who is in it.
 //
-// Thread-safety: what resolves need (table, store, addresses, actor ownership) from any thread. Everything
-// marked "coordinator" is called under the coordinator's lock.
+// Thread-safety: what resolves need (table, store, addresses, actor ownership) from any thread.
+// Everything marked "coordinator" is called under the coordinator's lock.
 #pragma once
 
 #include <atomic>
@@ -46,7 +46,7 @@ struct HbmResidency {
   std::uint64_t cached_pages = 0;
   std::uint64_t pinned_pages = 0;
   std::uint64_t free_slots = 0;
-  std::vector<std::uint32_t> pages_of_block;   // pages of a block that are in slots, pinned ones too
+  std::vector<std::uint32_t> pages_of_block;  // pages of a block that are in slots, pinned ones too
   std::vector<std::uint32_t> pinned_of_block;
 };
 
@@ -67,8 +67,8 @@ class CacheMemory {
   int table_fd() const { return table_fd_.get(); }
   // One past the highest DRAM extent that was ever made.
   std::uint32_t frame_extents() const { return extents_.load(std::memory_order_acquire); }
-  // Descriptors of at most `most` extents of a tier from index `first`; `total` of them exist. They stay
-  // open as long as the cache.
+  // Descriptors of at most `most` extents of a tier from index `first`; `total` of them exist. They
+  // stay open as long as the cache.
   std::vector<int> extent_fds(ipc::Tier tier, std::uint32_t first, std::size_t most,
                               std::uint32_t& total) const;
 
@@ -83,8 +83,8 @@ class CacheMemory {
   // ---- coordinator: extents and frames
 
   ipc::Status grant_extent(Device& device, std::uint32_t extent);
-  // Gives the memory back to the node. The descriptor stays, so that holders of old mappings see zeros
-  // and a later grant of the same index reaches them.
+  // Gives the memory back to the node. The descriptor stays, so that holders of old mappings see
+  // zeros and a later grant of the same index reaches them.
   void release_extent(std::uint32_t extent);
   void set_frame(ipc::BlockId id, ipc::FrameId frame);
 
@@ -109,8 +109,8 @@ class CacheMemory {
 
   // ---- operators
 
-  // By executor. The counters of direct sessions are theirs to write, so they are only as good as the
-  // sessions; they never make a total go back.
+  // By executor. The counters of direct sessions are theirs to write, so they are only as good as
+  // the sessions; they never make a total go back.
   ResolveTotals totals(ipc::wire::Executor executor) const;
   ResolveTotals totals() const;
   // Pages of this cache that forecasts brought in and nobody used, since it was made.
@@ -123,7 +123,7 @@ class CacheMemory {
     std::atomic<std::uint64_t> owner{0};  // session + 1; 0: free
     ipc::wire::Executor executor = ipc::wire::Executor::daemon;
     bool of_lane = false;
-    ResolveTotals base;                   // the line's counters when it was opened
+    ResolveTotals base;  // the line's counters when it was opened
     std::uint64_t seen_entries = 0;
     std::chrono::steady_clock::time_point seen_since{};
   };
@@ -141,7 +141,7 @@ class CacheMemory {
   ipc::ReservedRange arena_;
   ipc::ReservedRange frames_;
   std::vector<ipc::Fd> slot_extents_;
-  std::vector<ipc::Fd> frame_extents_;         // reserved to its final size: never moves
+  std::vector<ipc::Fd> frame_extents_;  // reserved to its final size: never moves
   std::vector<std::uint8_t> extent_ready_;
   std::atomic<std::uint32_t> extents_{0};
   std::vector<std::uint64_t> private_frames_;
@@ -150,8 +150,8 @@ class CacheMemory {
   kernels::HotTable table_{};   // with the daemon's own
   kernels::PageStore store_{};
   std::unique_ptr<ActorSeat[]> seats_;
-  mutable std::mutex totals_mutex_;  // for closed_ and the seats' base and executor
-  ResolveTotals closed_[2];          // of actors that are gone, by executor
+  mutable std::mutex totals_mutex_;   // for closed_ and the seats' base and executor
+  ResolveTotals closed_[2];           // of actors that are gone, by executor
   std::vector<std::uint64_t> marks_;  // bitmap over ids, clear between calls
 };
 

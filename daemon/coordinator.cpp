@@ -181,8 +181,7 @@ void Coordinator::account_forecasts() {
     };
     tell(residency::ForecastEvent::issued, cache.forecast_issued, totals.forecast_issued);
     tell(residency::ForecastEvent::used, cache.forecast_used, totals.forecast_used);
-    tell(residency::ForecastEvent::wasted, cache.forecast_wasted,
-         cache.memory->forecast_wasted());
+    tell(residency::ForecastEvent::wasted, cache.forecast_wasted, cache.memory->forecast_wasted());
   }
 }
 
@@ -304,8 +303,8 @@ ipc::Status Coordinator::close_actor(Session& session, ipc::Handle handle, std::
 
 // ---- sequences
 
-// Memory that was given up returns when its grace period is over; often it is already, and only nobody
-// has looked.
+// Memory that was given up returns when its grace period is over; often it is already, and only
+// nobody has looked.
 template <class Attempt>
 auto Coordinator::with_memory(Attempt&& attempt) {
   Actions actions;
@@ -441,8 +440,8 @@ std::vector<std::pair<ipc::SessionId, Error>> Coordinator::overdue_steps(
     if (cache.memory == nullptr) continue;
     for (const ipc::SessionId session :
          cache.memory->overdue_actors(now, config_.limits.step_deadline)) {
-      overdue.emplace_back(
-          session, Error{Errc::timed_out, "an actor stayed in one step for longer than "
+      overdue.emplace_back(session, Error{Errc::timed_out,
+                                          "an actor stayed in one step for longer than "
                                           "limits.step_deadline (" +
                                               std::to_string(config_.limits.step_deadline.count()) +
                                               " ms); end a step when its stream has passed it"});

@@ -1,8 +1,8 @@
-// The one owner of the residency manager: serialises its events, carries out its actions, and brings
-// memory back when its grace period is over.
+// The one owner of the residency manager: serialises its events, carries out its actions, and
+// brings memory back when its grace period is over.
 //
-// One mutex around everything; an event handles at most residency::kMaxBlocksPerTurn blocks. A resolve
-// never comes here.
+// One mutex around everything; an event handles at most residency::kMaxBlocksPerTurn blocks. A
+// resolve never comes here.
 //
 // Thread-safety: any thread.
 #pragma once

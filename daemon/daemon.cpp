@@ -64,8 +64,8 @@ struct Daemon::Impl {
   bool draining = false;
 };
 
-// The folder of the socket, where it is not there yet: for root for all to enter, otherwise the user's
-// own, which nobody else may have made.
+// The folder of the socket, where it is not there yet: for root for all to enter, otherwise the
+// user's own, which nobody else may have made.
 ipc::Status make_socket_folder(const std::string& socket) {
   const std::filesystem::path folder = std::filesystem::path(socket).parent_path();
   if (folder.empty()) return {};
@@ -84,24 +84,25 @@ ipc::Status Daemon::Impl::start() {
   auto notifier = SystemdNotifier::from_environment();
   if (!notifier) return std::unexpected(std::move(notifier.error()));
   systemd = std::move(*notifier);
-  auto made = Coordinator::create(
-      config, make_host_device(config.hbm.huge_pages, config.dram.huge_pages));
+  auto made =
+      Coordinator::create(config, make_host_device(config.hbm.huge_pages, config.dram.huge_pages));
   if (!made) return std::unexpected(std::move(made.error()));
   coordinator = std::move(*made);
   lanes = std::make_unique<Lanes>(*coordinator, config.rings, config.daemon.lanes);
-  admin = std::make_unique<Admin>(
-      config, *coordinator,
-      AdminHooks{
-          .sessions = [this] { return server->sessions(); },
-          .end_session = [this](ipc::SessionId session,
-                                const ipc::Error& why) { return server->end_session(session, why); },
-          .drain =
-              [this](bool on) {
-                draining = on;
-                server->drain(on);
-              },
-          .draining = [this] { return draining; },
-          .reload = [this] { return reload(); }});
+  admin =
+      std::make_unique<Admin>(config, *coordinator,
+                              AdminHooks{.sessions = [this] { return server->sessions(); },
+                                         .end_session =
+                                             [this](ipc::SessionId session, const ipc::Error& why) {
+                                               return server->end_session(session, why);
+                                             },
+                                         .drain =
+                                             [this](bool on) {
+                                               draining = on;
+                                               server->drain(on);
+                                             },
+                                         .draining = [this] { return draining; },
+                                         .reload = [this] { return reload(); }});
   server = std::make_unique<Server>(
       io, config, *coordinator, *lanes,
       [this](const AdminScope& scope, std::string_view verb, std::string_view arguments) {
@@ -130,8 +131,8 @@ ipc::Result<Reload> Daemon::Impl::reload() {
     for (std::uint32_t i = 0; i < config.tenants.size(); ++i) {
       const auto apply = [&](ipc::Tier tier, const QuotaConfig& now, const QuotaConfig& then) {
         if (now == then || (then.guaranteed_bytes > now.guaranteed_bytes) != growing) return;
-        auto done = coordinator->set_quota(
-            ipc::TenantId{i}, tier, {then.guaranteed_bytes, then.limit_bytes, then.weight});
+        auto done = coordinator->set_quota(ipc::TenantId{i}, tier,
+                                           {then.guaranteed_bytes, then.limit_bytes, then.weight});
         if (!done) log_error("a quota was not applied", {{"reason", done.error().text}});
       };
       apply(ipc::Tier::hbm, config.tenants[i].hbm, plan->config.tenants[i].hbm);

@@ -14,7 +14,8 @@ namespace sluice::daemon {
 class Daemon {
  public:
   // Binds the sockets; after this clients can connect as soon as run() runs. `config_path` is read
-  // again on SIGHUP; empty: nothing to read. Errors: address_in_use, bad_config, no_memory, io_error.
+  // again on SIGHUP; empty: nothing to read. Errors: address_in_use, bad_config, no_memory,
+  // io_error.
   static ipc::Result<std::unique_ptr<Daemon>> create(Config config, std::string config_path);
   ~Daemon();
 

@@ -1,7 +1,7 @@
 // What differs between backends: where the memory of the fast tier comes from.
 //
-// Extents of both tiers are file descriptors, so that they can be handed to the tenant's processes. The
-// host backend takes memfds for both; a GPU backend takes device allocations for HBM.
+// Extents of both tiers are file descriptors, so that they can be handed to the tenant's processes.
+// The host backend takes memfds for both; a GPU backend takes device allocations for HBM.
 #pragma once
 
 #include <cstdint>

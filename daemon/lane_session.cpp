@@ -126,14 +126,15 @@ struct LaneSession::Impl {
   ipc::CompletionProducer completions;
   ipc::RequestCopier copier;
   Histogram& resolve_time;
-  std::vector<LaneSequence> sequences;  // by handle index
+  std::vector<LaneSequence> sequences;                  // by handle index
   std::unordered_map<std::uint64_t, LaneActor> actors;  // by cache and actor
   std::vector<residency::BlockRef> blocks;              // scratch
   std::vector<residency::ForkedBlock> copies;
   std::deque<QueuedForecast> forecasts;
   std::unordered_map<const CacheMemory*, std::uint32_t> forecast_actors;
   std::unordered_set<std::uint64_t> announced;  // cache and page of what waits in `forecasts`
-  // Of the request at hand: slots that are known because they are pinned, and the pages of the rest.
+  // Of the request at hand: slots that are known because they are pinned, and the pages of the
+  // rest.
   std::vector<kernels::Slot> slots;
   std::vector<std::uint8_t> outcomes;
   std::vector<kernels::Page> pages;
@@ -155,7 +156,8 @@ std::unexpected<Error> small_reply(std::size_t need, std::size_t have) {
 ipc::Status LaneSession::Impl::run(const wire::Submission& request) {
   session->counters.requests.fetch_add(1, std::memory_order_relaxed);
   // A range outside of request memory can only be a bug or an attack: the session ends.
-  auto area = copier.reply_area(Untrusted(request.reply_offset()), Untrusted(request.reply_length()));
+  auto area =
+      copier.reply_area(Untrusted(request.reply_offset()), Untrusted(request.reply_length()));
   if (!area) return std::unexpected(std::move(area.error()));
   auto done = execute(request, *area);
   Reply reply;
@@ -166,13 +168,14 @@ ipc::Status LaneSession::Impl::run(const wire::Submission& request) {
     if (done.error().code == Errc::peer_violation) return std::unexpected(std::move(done.error()));
     session->counters.failures.fetch_add(1, std::memory_order_relaxed);
     code = done.error().code;
-    const std::size_t bytes = std::min({done.error().text.size(), area->size(), ipc::kMaxErrorText});
+    const std::size_t bytes =
+        std::min({done.error().text.size(), area->size(), ipc::kMaxErrorText});
     std::memcpy(area->data(), done.error().text.data(), bytes);
     reply.value0 = bytes;
   }
-  auto pushed = completions.push(wire::Completion(request.user_data(), reply.value0, reply.value1,
-                                                  static_cast<std::uint16_t>(code), 0,
-                                                  reply.frame_extents));
+  auto pushed =
+      completions.push(wire::Completion(request.user_data(), reply.value0, reply.value1,
+                                        static_cast<std::uint16_t>(code), 0, reply.frame_extents));
   if (!pushed) return std::unexpected(std::move(pushed.error()));
   if (!*pushed) {
     return fail(Errc::peer_violation,
@@ -223,8 +226,9 @@ ipc::Result<LaneSequence*> LaneSession::Impl::sequence(std::uint64_t bits) {
   const Handle handle = Handle::from_bits(bits);
   if (handle.generation == 0 || handle.index >= sequences.size() ||
       sequences[handle.index].generation != handle.generation) {
-    return fail(Errc::stale_handle, "no sequence of this session has that handle; it was released, "
-                                    "or belongs to another session");
+    return fail(Errc::stale_handle,
+                "no sequence of this session has that handle; it was released, "
+                "or belongs to another session");
   }
   return &sequences[handle.index];
 }
@@ -293,8 +297,8 @@ ipc::Result<Reply> LaneSession::Impl::extend(const wire::Submission& request,
   if (!found) return std::unexpected(std::move(found.error()));
   const std::size_t need = std::size_t{request.count()} * sizeof(wire::BlockRef);
   if (reply.size() < need) return small_reply(need, reply.size());
-  auto first = coordinator.extend(session->id, Handle::from_bits(request.handle()), request.count(),
-                                  blocks);
+  auto first =
+      coordinator.extend(session->id, Handle::from_bits(request.handle()), request.count(), blocks);
   if (!first) return std::unexpected(std::move(first.error()));
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     (*found)->ids.push_back(blocks[i].id.value);
@@ -335,8 +339,8 @@ ipc::Result<Reply> LaneSession::Impl::fork(const wire::Submission& request,
 ipc::Result<Reply> LaneSession::Impl::truncate(const wire::Submission& request) {
   auto found = sequence(request.handle());
   if (!found) return std::unexpected(std::move(found.error()));
-  auto done = coordinator.truncate(session->id, Handle::from_bits(request.handle()),
-                                   request.count());
+  auto done =
+      coordinator.truncate(session->id, Handle::from_bits(request.handle()), request.count());
   if (!done) return std::unexpected(std::move(done.error()));
   (*found)->ids.resize(request.count());
   std::erase_if((*found)->pins, [&](const auto& pin) { return pin.first >= request.count(); });
@@ -392,8 +396,9 @@ ipc::Result<SessionCache> LaneSession::Impl::cache_of(const wire::Submission& re
   auto cache = session->cache(Handle::from_bits(request.handle()));
   if (!cache) return cache;
   if (cache->executor != executor) {
-    return fail(Errc::wrong_state, "this cache was opened for executor direct: its steps and "
-                                   "resolves run in the client");
+    return fail(Errc::wrong_state,
+                "this cache was opened for executor direct: its steps and "
+                "resolves run in the client");
   }
   return cache;
 }
@@ -446,7 +451,8 @@ ipc::Result<Reply> LaneSession::Impl::pin(const wire::Submission& request,
     return fail(Errc::invalid_argument, "block " + std::to_string(index) + " of a sequence of " +
                                             std::to_string(target.ids.size()));
   }
-  auto actor = actor_of({target.cache, target.memory, wire::Executor::daemon}, request.actor(), true);
+  auto actor =
+      actor_of({target.cache, target.memory, wire::Executor::daemon}, request.actor(), true);
   if (!actor) return std::unexpected(std::move(actor.error()));
   auto& pins = target.pins[index];
   if (pins.empty()) {
@@ -460,18 +466,19 @@ ipc::Result<Reply> LaneSession::Impl::pin(const wire::Submission& request,
     if (!kernels::claim_pins(table, table.sizes.slots, first, per_block, (*actor)->step,
                              pins.data())) {
       target.pins.erase(index);
-      return fail(Errc::no_slot, "the arena has no " + std::to_string(per_block) +
-                                     " slots that running steps do not use; end a step, or give the "
-                                     "cache more HBM");
+      return fail(Errc::no_slot,
+                  "the arena has no " + std::to_string(per_block) +
+                      " slots that running steps do not use; end a step, or give the "
+                      "cache more HBM");
     }
   }
   std::memcpy(reply.data(), pins.data(), need);
   return Reply{};
 }
 
-// Reads the lists of a request: `slots` gets an entry per page, with the slot if the page is pinned by
-// this session, and `pages` the others. Returns how many there are in all. A page is named by its place in
-// a sequence of this session and never by its id.
+// Reads the lists of a request: `slots` gets an entry per page, with the slot if the page is pinned
+// by this session, and `pages` the others. Returns how many there are in all. A page is named by
+// its place in a sequence of this session and never by its id.
 ipc::Result<std::uint64_t> LaneSession::Impl::gather(const SessionCache& cache,
                                                      const wire::Submission& request) {
   auto bytes = copy(request);
@@ -488,8 +495,8 @@ ipc::Result<std::uint64_t> LaneSession::Impl::gather(const SessionCache& cache,
     auto indices = cursor.take_array<std::uint32_t>(list.count(), "block indices");
     if (!indices) return std::unexpected(std::move(indices.error()));
     if (slots.size() + indices->size() > kMaxPagesPerRequest) {
-      return fail(Errc::list_too_long, "more than " + std::to_string(kMaxPagesPerRequest) +
-                                           " pages in one request");
+      return fail(Errc::list_too_long,
+                  "more than " + std::to_string(kMaxPagesPerRequest) + " pages in one request");
     }
     auto found = sequence(list.sequence());
     if (!found) return std::unexpected(std::move(found.error()));
@@ -543,7 +550,8 @@ ipc::Result<Reply> LaneSession::Impl::resolve(const wire::Submission& request,
   return Reply{0, cache->memory->forecast_wasted(), cache->memory->frame_extents()};
 }
 
-// Resolves `pages` and puts the results into the places of `slots` that are open, and into `outcomes`.
+// Resolves `pages` and puts the results into the places of `slots` that are open, and into
+// `outcomes`.
 wire::ResolveCounts LaneSession::Impl::look_up(const SessionCache& cache, std::uint32_t actor,
                                                kernels::Step step) {
   found_slots.resize(pages.size());
@@ -588,8 +596,8 @@ ipc::Result<Reply> LaneSession::Impl::forecast(const wire::Submission& request) 
   if (forecasts.size() == kMaxQueuedForecasts) drop_forecast();
   const auto deadline = std::min<std::uint64_t>(request.value(), kMaxForecastDeadlineUs);
   for (const kernels::Page page : pages) announced.insert(announced_key(cache->id, page));
-  forecasts.push_back({*cache, pages, 0,
-                       std::chrono::steady_clock::now() + std::chrono::microseconds(deadline)});
+  forecasts.push_back(
+      {*cache, pages, 0, std::chrono::steady_clock::now() + std::chrono::microseconds(deadline)});
   return Reply{};
 }
 
@@ -599,7 +607,8 @@ void LaneSession::Impl::drop_forecast() {
   for (std::size_t i = oldest.done; i < oldest.pages.size(); ++i) {
     dropped += announced.erase(announced_key(oldest.cache.id, oldest.pages[i]));
   }
-  if (dropped != 0) coordinator.forecast(oldest.cache.id, residency::ForecastEvent::dropped, dropped);
+  if (dropped != 0)
+    coordinator.forecast(oldest.cache.id, residency::ForecastEvent::dropped, dropped);
   forecasts.pop_front();
 }
 

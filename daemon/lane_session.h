@@ -1,7 +1,7 @@
 // The requests of one session, run on its lane: copy once, validate, act, complete.
 //
-// Keeps the block ids of the session's sequences, so that a resolve takes no lock and names a block by its
-// place in a sequence: what a client does not hold it cannot name.
+// Keeps the block ids of the session's sequences, so that a resolve takes no lock and names a block
+// by its place in a sequence: what a client does not hold it cannot name.
 //
 // Thread-safety: the lane's thread only.
 #pragma once

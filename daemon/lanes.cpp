@@ -204,8 +204,7 @@ class Lane {
 
 Lanes::Lanes(Coordinator& coordinator, const RingsConfig& rings, std::uint32_t count) {
   for (std::uint32_t i = 0; i < count; ++i) {
-    lanes_.push_back(
-        std::make_unique<Lane>(coordinator, std::chrono::microseconds(rings.spin_us)));
+    lanes_.push_back(std::make_unique<Lane>(coordinator, std::chrono::microseconds(rings.spin_us)));
   }
 }
 
@@ -215,9 +214,10 @@ Lane& Lanes::lane_of(ipc::SessionId session) { return *lanes_[session.value % la
 
 void Lanes::add(std::shared_ptr<Session> session, OnViolation on_violation) {
   Lane& lane = lane_of(session->id);
-  lane.post([&lane, session = std::move(session), on_violation = std::move(on_violation)]() mutable {
-    lane.add(std::move(session), std::move(on_violation));
-  });
+  lane.post(
+      [&lane, session = std::move(session), on_violation = std::move(on_violation)]() mutable {
+        lane.add(std::move(session), std::move(on_violation));
+      });
 }
 
 void Lanes::stop(ipc::SessionId session) {

@@ -1,7 +1,7 @@
 // Lanes: the threads that poll the rings of sessions and run their requests.
 //
-// A session belongs to one lane for all its life. An idle lane spins for a short while, then sleeps until
-// a doorbell rings.
+// A session belongs to one lane for all its life. An idle lane spins for a short while, then sleeps
+// until a doorbell rings.
 //
 // Thread-safety: any thread.
 #pragma once

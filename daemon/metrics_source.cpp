@@ -28,8 +28,7 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
   cache.tenant = tenant;
   cache.name = row.spec.model;
   cache.model_name = row.spec.model;
-  cache.shard =
-      std::to_string(row.spec.shard_index) + "/" + std::to_string(row.spec.shard_count);
+  cache.shard = std::to_string(row.spec.shard_index) + "/" + std::to_string(row.spec.shard_count);
   cache.layout = layout_label(row.spec.layout);
   cache.kind = "attention";
   cache.blocks.private_blocks = row.blocks.taken;

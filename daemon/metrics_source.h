@@ -1,4 +1,5 @@
-// Where the numbers of a scrape come from: a snapshot of the coordinator and of every cache's table.
+// Where the numbers of a scrape come from: a snapshot of the coordinator and of every cache's
+// table.
 //
 // Thread-safety: any thread.
 #pragma once

@@ -283,7 +283,8 @@ asio::awaitable<void> Server::Impl::Connection::run() {
   leave_lane();
 }
 
-// A session that was ended for misconduct is over when its process and every copy of its socket are gone.
+// A session that was ended for misconduct is over when its process and every copy of its socket are
+// gone.
 asio::awaitable<void> Server::Impl::Connection::discard_until_closed() {
   char scratch[4096];
   while (true) {
@@ -309,8 +310,8 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::greet() {
   if (hello == nullptr) {
     co_return co_await refuse({Errc::peer_violation, "the first message of a connection is Hello"});
   }
-  auto agreed = ipc::negotiate({}, {hello->protocol_major(), hello->protocol_minor(),
-                                    hello->features()});
+  auto agreed =
+      ipc::negotiate({}, {hello->protocol_major(), hello->protocol_minor(), hello->features()});
   if (!agreed) co_return co_await refuse(agreed.error());
 
   if (!tenant) {
@@ -332,7 +333,8 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::greet() {
   }
   if (server->draining) {
     co_return co_await refuse(
-        {Errc::busy, "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"});
+        {Errc::busy,
+         "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"});
   }
   if (server->sessions.size() >= server->config.daemon.max_sessions) {
     co_return co_await refuse(
@@ -430,7 +432,8 @@ void Server::Impl::Connection::violate(const Error& reason) {
   socket.cancel();  // run() goes on to wait for the end
 }
 
-// The reading side ended; the lane lets go of the session once the process cannot touch it any more.
+// The reading side ended; the lane lets go of the session once the process cannot touch it any
+// more.
 void Server::Impl::Connection::leave_lane() { finish_if_dead(); }
 
 void Server::Impl::Connection::finish_if_dead() {
@@ -443,10 +446,10 @@ void Server::Impl::Connection::finish_if_dead() {
     asio::post(self->server->io, [self, died] {
       self->server->coordinator.end_session(self->session, died, self->death);
       self->server->sessions.erase(self->session->id.value);
-      log_info("session closed", {{"session", self->session->id.value},
-                                  {"tenant", self->session->tenant_name},
-                                  {"reason", died ? std::string_view(self->end_reason)
-                                                  : std::string_view("bye")}});
+      log_info("session closed",
+               {{"session", self->session->id.value},
+                {"tenant", self->session->tenant_name},
+                {"reason", died ? std::string_view(self->end_reason) : std::string_view("bye")}});
       if (self->pidfd) self->pidfd->cancel();
       boost::system::error_code ignored;
       self->socket.close(ignored);
@@ -517,8 +520,8 @@ ipc::Result<std::vector<std::byte>> Server::Impl::Connection::answer(const wire:
     }
     case wire::Body::CloseActor: {
       const auto* body = envelope.body_as_CloseActor();
-      auto ok = coordinator.close_actor(*session, ipc::Handle::from_bits(body->cache()),
-                                        body->actor());
+      auto ok =
+          coordinator.close_actor(*session, ipc::Handle::from_bits(body->cache()), body->actor());
       if (!ok) return std::unexpected(std::move(ok.error()));
       return ipc::make_done(request);
     }
@@ -601,7 +604,8 @@ Server::~Server() = default;
 
 ipc::Status Server::listen() {
   const DaemonConfig& daemon = impl_->config.daemon;
-  if (auto ok = impl_->add_listener(daemon.socket, daemon.socket_mode, std::nullopt); !ok) return ok;
+  if (auto ok = impl_->add_listener(daemon.socket, daemon.socket_mode, std::nullopt); !ok)
+    return ok;
   for (std::size_t i = 0; i < impl_->config.tenants.size(); ++i) {
     const TenantConfig& tenant = impl_->config.tenants[i];
     if (tenant.socket.empty()) continue;

@@ -1,7 +1,8 @@
 // The control plane: listening sockets, who connects, requests of the control connection, deaths.
 //
-// One thread (the io_context's) does all of it. A connection reads one frame at a time and answers it
-// before the next; a peer that does not read its answers fills its own bounded queue and is closed.
+// One thread (the io_context's) does all of it. A connection reads one frame at a time and answers
+// it before the next; a peer that does not read its answers fills its own bounded queue and is
+// closed.
 #pragma once
 
 #include <chrono>
@@ -37,8 +38,8 @@ class Server {
  public:
   static constexpr std::chrono::seconds kHelloDeadline{5};
 
-  // The configuration is read when a peer connects and is kept alive by the caller, who may change the
-  // admin lists and quotas on the io thread.
+  // The configuration is read when a peer connects and is kept alive by the caller, who may change
+  // the admin lists and quotas on the io thread.
   Server(boost::asio::io_context& io, const Config& config, Coordinator& coordinator, Lanes& lanes,
          AdminHandler admin);
   ~Server();

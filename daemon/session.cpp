@@ -9,8 +9,9 @@ using ipc::Handle;
 namespace {
 
 std::unexpected<ipc::Error> stale() {
-  return fail(Errc::stale_handle, "no cache of this session has that handle; it was closed, or "
-                                  "belongs to another session");
+  return fail(Errc::stale_handle,
+              "no cache of this session has that handle; it was closed, or "
+              "belongs to another session");
 }
 
 }  // namespace

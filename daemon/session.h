@@ -1,10 +1,10 @@
 // A session: one process's connection, as the control thread and a lane both see it.
 //
-// Lives until the process is dead and every inherited copy of its socket is closed (DESIGN rule 8), or
-// until it said Bye. What it held is given back then, and not before.
+// Lives until the process is dead and every inherited copy of its socket is closed (DESIGN rule 8),
+// or until it said Bye. What it held is given back then, and not before.
 //
-// Thread-safety: const members from any thread; the caches under their mutex; the rest belongs to the
-// thread named beside it.
+// Thread-safety: const members from any thread; the caches under their mutex; the rest belongs to
+// the thread named beside it.
 #pragma once
 
 #include <atomic>
@@ -43,8 +43,8 @@ struct Session {
   uid_t uid = 0;
 
   ipc::SessionMemory memory;
-  ipc::Doorbell bell;        // the daemon's end; its other end left with the welcome
-  ipc::Fd client_bell;       // until the welcome is sent
+  ipc::Doorbell bell;   // the daemon's end; its other end left with the welcome
+  ipc::Fd client_bell;  // until the welcome is sent
 
   // Counted by the lane, read by operators.
   struct Counters {

@@ -16,11 +16,13 @@ namespace sluice::test {
 inline constexpr std::chrono::seconds kDeadline{20};
 
 // Waits until `condition` holds, looking at it again and again; false at the deadline.
-bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds deadline = kDeadline);
+bool eventually(const std::function<bool()>& condition,
+                std::chrono::milliseconds deadline = kDeadline);
 
 class DaemonProcess {
  public:
-  // Two tenants, "a" and "b", each with a socket; `extra` goes to the end of the file, tiers as given.
+  // Two tenants, "a" and "b", each with a socket; `extra` goes to the end of the file, tiers as
+  // given.
   struct Options {
     std::string hbm = "64MiB";
     std::string dram = "128MiB";
@@ -55,8 +57,10 @@ class DaemonProcess {
   pid_t pid_ = -1;
 };
 
-// A small layout: `layers` layers of 2 heads of 16 elements, 16 tokens a block; pages of a layer have 2 KiB.
-sluice_cache_desc small_cache(const char* model, sluice_executor executor, std::uint32_t layers = 4);
+// A small layout: `layers` layers of 2 heads of 16 elements, 16 tokens a block; pages of a layer
+// have 2 KiB.
+sluice_cache_desc small_cache(const char* model, sluice_executor executor,
+                              std::uint32_t layers = 4);
 
 // A cache that the test can use; fails the test on an error.
 template <class T>

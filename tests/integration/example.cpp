@@ -1,5 +1,5 @@
-// The example of the README: a small engine that prefills a prompt, decodes a token, and finds its prompt
-// again. Run it with the path of a daemon's socket.
+// The example of the README: a small engine that prefills a prompt, decodes a token, and finds its
+// prompt again. Run it with the path of a daemon's socket.
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -74,10 +74,10 @@ int main(int argc, char** argv) {
   std::array<std::int32_t, 3> slots{};
   const PageList list{sequence.get(), 3, wanted.size(), wanted.data(), slots.data(), nullptr};
   const ResolveCounts counts = need(actor.resolve({&list, 1}));
-  const auto* page = static_cast<const char*>(arena.base) +
-                     static_cast<std::size_t>(slots[1]) * arena.page_bytes;
-  std::printf("matched %u of %zu blocks; %llu hits, %llu misses; block 2 begins with '%c'\n", matched,
-              names.size(), static_cast<unsigned long long>(counts.hits),
+  const auto* page =
+      static_cast<const char*>(arena.base) + static_cast<std::size_t>(slots[1]) * arena.page_bytes;
+  std::printf("matched %u of %zu blocks; %llu hits, %llu misses; block 2 begins with '%c'\n",
+              matched, names.size(), static_cast<unsigned long long>(counts.hits),
               static_cast<unsigned long long>(counts.misses), page[0]);
   need(actor.end_step());
   return page[0] == 'c' && slots[2] == tail_slots[3] ? 0 : 1;

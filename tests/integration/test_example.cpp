@@ -10,7 +10,8 @@ namespace sluice::test {
 namespace {
 
 int run_example(const std::string& socket, const char* executor) {
-  const std::string program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "example";
+  const std::string program =
+      std::filesystem::read_symlink("/proc/self/exe").parent_path() / "example";
   const int status = std::system((program + " " + socket + " " + executor).c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -22,7 +23,9 @@ TEST(Example, FindsItsPromptAgainWithEitherExecutor) {
   }
 }
 
-TEST(Example, SaysThatTheDaemonIsAway) { EXPECT_EQ(run_example("/nonexistent/s.sock", "direct"), 1); }
+TEST(Example, SaysThatTheDaemonIsAway) {
+  EXPECT_EQ(run_example("/nonexistent/s.sock", "direct"), 1);
+}
 
 }  // namespace
 }  // namespace sluice::test

@@ -27,7 +27,8 @@ struct Engine {
         arena(must(cache.arena())) {}
 
   const std::byte* slot(std::int32_t at) const {
-    return static_cast<const std::byte*>(arena.base) + static_cast<std::size_t>(at) * arena.page_bytes;
+    return static_cast<const std::byte*>(arena.base) +
+           static_cast<std::size_t>(at) * arena.page_bytes;
   }
 
   // The slots of one page of some blocks.
@@ -35,8 +36,8 @@ struct Engine {
                                     std::vector<std::uint32_t> blocks,
                                     client::ResolveCounts* counts = nullptr) {
     std::vector<std::int32_t> slots(blocks.size());
-    const PageList list{sequence.get(), page, static_cast<std::uint32_t>(blocks.size()),
-                        blocks.data(), slots.data(), nullptr};
+    const PageList list{sequence.get(), page,         static_cast<std::uint32_t>(blocks.size()),
+                        blocks.data(),  slots.data(), nullptr};
     const auto found = must(actor.resolve({&list, 1}));
     if (counts != nullptr) *counts = found;
     return slots;
@@ -59,8 +60,8 @@ std::string keys(int count) {
 
 Cache::Opened open(Engine& engine, int blocks) {
   const std::string all = keys(blocks);
-  return must(engine.cache.open_sequence(
-      {all.data(), static_cast<std::uint32_t>(key(0).size()), 0, static_cast<std::size_t>(blocks)}));
+  return must(engine.cache.open_sequence({all.data(), static_cast<std::uint32_t>(key(0).size()), 0,
+                                          static_cast<std::size_t>(blocks)}));
 }
 
 // A sequence of `blocks` sealed blocks, block i filled with bytes `first + i`.
@@ -149,10 +150,10 @@ TEST_P(BothExecutors, SharePrefixesInsideATenantAndNothingAcrossTenantsModelsAnd
   shard.shard_count = 2;
   Cache other_shard = must(one.client.open_cache(shard));
   const std::string all = keys(8);
-  EXPECT_EQ(must(other_shard.open_sequence(
-                     {all.data(), static_cast<std::uint32_t>(key(0).size()), 0, 8}))
-                .matched_blocks,
-            0U);
+  EXPECT_EQ(
+      must(other_shard.open_sequence({all.data(), static_cast<std::uint32_t>(key(0).size()), 0, 8}))
+          .matched_blocks,
+      0U);
 }
 
 TEST_P(BothExecutors, DecodeIntoPinnedSlotsAndSealThem) {
