@@ -106,6 +106,18 @@ TEST_F(WaiterTest, WhatThePeerPublishedBeforeItWentIsStillReady) {
   EXPECT_EQ(wait(soon()).value(), WaitOutcome::peer_gone);
 }
 
+TEST_F(WaiterTest, WhatAPeerPublishesDuringTheSleepIsReadyEvenIfItGoesBeforeItRings) {
+  std::thread daemon([&] {
+    while (memory.completion_ring().control->need_wakeup == 0) std::this_thread::yield();
+    EXPECT_TRUE(producer.push({7, 0, 0, 0, 0, 0}).value());
+    EXPECT_TRUE(producer.publish());
+    control.right.reset();
+  });
+  EXPECT_EQ(wait(soon()).value(), WaitOutcome::ready);
+  daemon.join();
+  EXPECT_EQ(completions.next().value()->user_data(), 7u);
+}
+
 TEST_F(WaiterTest, APeerThatIsKilledEndsTheWait) {
   SocketPair started = socket_pair();
   Child daemon([&] {
