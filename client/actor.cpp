@@ -1,5 +1,6 @@
 #include "client/actor.h"
 
+#include <algorithm>
 #include <string>
 
 #include "client/sequence.h"
@@ -79,12 +80,13 @@ ipc::Status Actor::check_lists(std::span<const PageList> lists) const {
                    std::to_string(cache_.geometry().pages_per_block));
     }
     if (list.count > 0 && list.blocks == nullptr) return wrong("blocks is NULL");
+    // One comparison for all: this is on the path of every page.
+    std::uint32_t largest = 0;
+    for (std::uint32_t j = 0; j < list.count; ++j) largest = std::max(largest, list.blocks[j]);
     const std::uint32_t blocks = list.sequence->blocks();
-    for (std::uint32_t j = 0; j < list.count; ++j) {
-      if (list.blocks[j] >= blocks) {
-        return wrong("block " + std::to_string(list.blocks[j]) + " of a sequence of " +
-                     std::to_string(blocks));
-      }
+    if (list.count > 0 && largest >= blocks) {
+      return wrong("block " + std::to_string(largest) + " of a sequence of " +
+                   std::to_string(blocks));
     }
   }
   return {};
@@ -104,6 +106,8 @@ void Actor::account(const Operation& operation) {
   add(stats.resolves, 1);
   add(stats.forecast_used, operation.forecast_used);
   add(stats.forecast_late, operation.forecast_late);
+  add(stats.forecast_issued, operation.forecast_issued);
+  add(stats.forecast_dropped, operation.forecast_dropped);
 }
 
 ipc::Status Actor::resolve(std::span<const PageList> lists, Counts& counts) {
@@ -114,6 +118,8 @@ ipc::Status Actor::resolve(std::span<const PageList> lists, Counts& counts) {
   scratch_.counts = {};
   scratch_.forecast_used = 0;
   scratch_.forecast_late = 0;
+  scratch_.forecast_issued = 0;
+  scratch_.forecast_dropped = 0;
   if (auto ok = do_start(scratch_); !ok) return ok;
   if (auto ok = do_finish(scratch_, cache_.client().deadline()); !ok) {
     for (auto& part : scratch_.parts) {

@@ -40,8 +40,10 @@ struct Operation {
   std::vector<PageList> lists;
   std::vector<Part> parts;
   Counts counts{};
-  std::uint64_t forecast_used = 0;  // hits that a forecast had brought in
-  std::uint64_t forecast_late = 0;  // misses that one had announced
+  std::uint64_t forecast_used = 0;     // hits that a forecast had brought in
+  std::uint64_t forecast_late = 0;     // misses that one had announced
+  std::uint64_t forecast_issued = 0;   // pages that forecasts brought in since the last resolve
+  std::uint64_t forecast_dropped = 0;  // and that they did not
 };
 
 class Actor {

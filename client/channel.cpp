@@ -122,8 +122,7 @@ ipc::Result<Channel::Ticket> Channel::submit(const Request& request, ipc::Reques
       request.flags, request.actor, request.count, base, request.length,
       base + request.reply_offset, request.reply_length, 0));
   if (!pushed) {
-    end(std::move(pushed.error()));
-    return std::unexpected(ended_);
+    return std::unexpected(end(std::move(pushed.error())).error());
   }
   // There are as many tickets as ring slots, and a ticket comes back after its slot was consumed.
   SLUICE_ASSERT(*pushed);

@@ -52,25 +52,48 @@ class DirectActor final : public Actor {
 
   // The pages of the lists that are no pinned slots of ours, in order.
   void gather(std::span<const PageList> lists) {
-    pages_.clear();
+    std::size_t most = 0;
+    for (const PageList& list : lists) most += list.count;
+    if (pages_.size() < most) pages_.resize(most);
+    const std::uint32_t per_block = pages_per_block();
+    kernels::Page* to = pages_.data();
     for (const PageList& list : lists) {
-      const bool pins = list.sequence->has_pins();
-      for (std::uint32_t i = 0; i < list.count; ++i) {
-        if (pins && list.sequence->pinned(list.blocks[i]) != nullptr) continue;
-        pages_.push_back(list.sequence->id(list.blocks[i]) * pages_per_block() + list.page);
+      const Sequence& sequence = *list.sequence;
+      const bool pins = sequence.has_pins();
+      const std::uint32_t* const blocks = list.blocks;
+      const std::uint32_t count = list.count;
+      const std::uint32_t page = list.page;
+      for (std::uint32_t i = 0; i < count; ++i) {
+        if (pins && sequence.pinned(blocks[i]) != nullptr) continue;
+        *to++ = sequence.id(blocks[i]) * per_block + page;
       }
     }
+    gathered_ = static_cast<std::uint32_t>(to - pages_.data());
+  }
+
+  // A list that can take its results from the kernel directly: a single one without pins, the usual
+  // call.
+  static const PageList* lone_list(const Operation& operation) {
+    if (operation.lists.size() != 1) return nullptr;
+    const PageList& list = operation.lists[0];
+    return list.slots == nullptr || list.sequence->has_pins() ? nullptr : &list;
   }
 
   ipc::Status do_start(Operation& operation) override {
     gather(operation.lists);
-    slots_.resize(pages_.size());
-    outcomes_.resize(pages_.size());
+    const PageList* const lone = lone_list(operation);
     kernels::ResolveList list;
     list.pages = pages_.data();
-    list.count = static_cast<std::uint32_t>(pages_.size());
-    list.slots = slots_.data();
-    list.outcomes = outcomes_.data();
+    list.count = gathered_;
+    if (lone != nullptr) {
+      list.slots = lone->slots;
+      list.outcomes = reinterpret_cast<kernels::Outcome*>(lone->outcomes);
+    } else {
+      slots_.resize(gathered_);
+      outcomes_.resize(gathered_);
+      list.slots = slots_.data();
+      list.outcomes = outcomes_.data();
+    }
     const kernels::ResolveCounts counts =
         kernels::resolve(table(), cache().store(), index(), step_, list);
     operation.counts.hits += counts.hits;
@@ -79,11 +102,22 @@ class DirectActor final : public Actor {
     operation.counts.absent += counts.absent + counts.pinned + counts.invalid;
     operation.counts.bytes_filled += counts.filled_bytes;
     operation.forecast_used += counts.forecast_used;
-    scatter(operation);
+    if (lone == nullptr) {
+      scatter(operation);
+    } else if (lone->outcomes != nullptr && counts.pinned + counts.invalid != 0) {
+      for (std::uint32_t i = 0; i < lone->count; ++i) {
+        lone->outcomes[i] = outcome_from(static_cast<kernels::Outcome>(lone->outcomes[i]));
+      }
+    }
     cache().stats().forecast_wasted_bytes.store(
         kernels::load_relaxed(&table().header->forecast_wasted) * cache().geometry().page_bytes,
         std::memory_order_relaxed);
     return {};
+  }
+
+  // What an engine need not tell apart from absent is absent.
+  static std::uint8_t outcome_from(kernels::Outcome outcome) {
+    return std::min(static_cast<std::uint8_t>(outcome), static_cast<std::uint8_t>(SLUICE_ABSENT));
   }
 
   void scatter(Operation& operation) {
@@ -99,8 +133,7 @@ class DirectActor final : public Actor {
           ++operation.counts.hits;
         } else {
           slot = slots_[at];
-          outcome = std::min(static_cast<std::uint8_t>(outcomes_[at]),
-                             static_cast<std::uint8_t>(SLUICE_ABSENT));
+          outcome = outcome_from(outcomes_[at]);
           ++at;
         }
         if (list.slots != nullptr) list.slots[i] = slot;
@@ -116,7 +149,7 @@ class DirectActor final : public Actor {
     gather(lists);
     kernels::ForecastList list;
     list.pages = pages_.data();
-    list.count = static_cast<std::uint32_t>(pages_.size());
+    list.count = gathered_;
     list.budget_bytes = kForecastBudgetBytes;
     const kernels::ForecastCounts counts =
         kernels::forecast(table(), cache().store(), index(), step_, list);
@@ -140,7 +173,8 @@ class DirectActor final : public Actor {
   }
 
   kernels::Step step_ = 0;
-  std::vector<kernels::Page> pages_;
+  std::vector<kernels::Page> pages_;  // the first gathered_ are those of the call at hand
+  std::uint32_t gathered_ = 0;
   std::vector<kernels::Slot> slots_;
   std::vector<kernels::Outcome> outcomes_;
 };

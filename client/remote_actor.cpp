@@ -189,6 +189,8 @@ class RemoteActor final : public Actor {
     operation.counts.bytes_filled += counts.bytes_filled();
     operation.forecast_used += counts.forecast_used();
     operation.forecast_late += counts.forecast_late();
+    operation.forecast_issued += counts.forecast_issued();
+    operation.forecast_dropped += counts.forecast_dropped();
     std::size_t page = 0;
     for (std::size_t i = part.first; i < part.end; ++i) {
       const PageList& list = operation.lists[i];
@@ -210,7 +212,6 @@ class RemoteActor final : public Actor {
     operation.lists.assign(lists.begin(), lists.end());
     std::size_t pages = 0;
     for (const auto& list : lists) pages += list.count;
-    cache().stats().forecast_issued.fetch_add(pages, std::memory_order_relaxed);
     if (ResolvePlaces(lists.size(), pages).bytes > most_bytes()) {
       cache().stats().forecast_dropped.fetch_add(pages, std::memory_order_relaxed);
       return {};  // a hint that does not fit is a hint that is dropped

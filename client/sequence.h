@@ -35,16 +35,16 @@ class Sequence {
 
   ipc::Result<std::uint32_t> extend(std::uint32_t count);
   ipc::Result<std::unique_ptr<Sequence>> fork();
-  ipc::Status truncate(std::uint32_t blocks);
+  ipc::Status truncate(std::uint32_t count);
   ipc::Status release();
 
   // The frame of a private block.
-  ipc::Result<std::span<std::byte>> map(std::uint32_t block);
+  ipc::Result<std::span<std::byte>> map(std::uint32_t index);
   // Pinned slots of a private block; takes what its frame holds along, if something was written
   // there.
-  ipc::Status pin(std::uint32_t block, Actor& actor, std::int32_t* slots);
+  ipc::Status pin(std::uint32_t index, Actor& actor, std::int32_t* slots);
   // Whether the key was known.
-  ipc::Result<bool> seal(std::uint32_t block, std::span<const std::byte> key,
+  ipc::Result<bool> seal(std::uint32_t index, std::span<const std::byte> key,
                          std::uint64_t valid_bytes, Actor* actor);
 
   Cache& cache() const { return cache_; }

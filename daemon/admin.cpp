@@ -84,8 +84,8 @@ std::string key_hex(const std::vector<std::byte>& key) {
 }
 
 // Text of a client in a JSON document must be valid UTF-8.
-std::string dump(const json& document_) {
-  return document_.dump(-1, ' ', false, json::error_handler_t::replace);
+std::string dump(const json& out) {
+  return out.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 // One request: its arguments, and whom it may see.
@@ -297,7 +297,7 @@ ipc::Result<json> map_of(const Request& request, const residency::CacheStatus& c
 }
 
 ipc::Result<json> blocks_of(const Request& request, const residency::CacheStatus& cache,
-                            json& document_) {
+                            json& out) {
   auto limit = request.number("limit", kDefaultListedBlocks);
   if (!limit) return std::unexpected(limit.error());
   auto cursor = request.number("cursor", 0);
@@ -321,7 +321,7 @@ ipc::Result<json> blocks_of(const Request& request, const residency::CacheStatus
   for (const auto& block : listed->rows) {
     list.push_back(block_json(block, memory != nullptr ? &hbm : nullptr));
   }
-  document_["next_cursor"] = listed->next;
+  out["next_cursor"] = listed->next;
   return list;
 }
 

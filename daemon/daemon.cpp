@@ -36,8 +36,8 @@ void tell(const ipc::Status& status) {
 }  // namespace
 
 struct Daemon::Impl {
-  Impl(Config config_, std::string config_path_)
-      : config(std::move(config_)), config_path(std::move(config_path_)) {}
+  Impl(Config its_config, std::string its_path)
+      : config(std::move(its_config)), config_path(std::move(its_path)) {}
 
   ipc::Status start();
   ipc::Result<Reload> reload();
@@ -216,7 +216,7 @@ Daemon::~Daemon() = default;
 ipc::Result<std::unique_ptr<Daemon>> Daemon::create(Config config, std::string config_path) {
   auto impl = std::make_unique<Impl>(std::move(config), std::move(config_path));
   boost::system::error_code error;
-  for (const int number : {SIGTERM, SIGINT, SIGHUP}) impl->signals.add(number, error);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) (void)impl->signals.add(number, error);
   if (auto started = impl->start(); !started) return std::unexpected(std::move(started.error()));
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));
 }

@@ -81,9 +81,9 @@ void put(std::byte* to, const T& value) {
 }  // namespace
 
 struct LaneSession::Impl {
-  Impl(std::shared_ptr<Session> session_, Coordinator& coordinator_)
-      : session(std::move(session_)),
-        coordinator(coordinator_),
+  Impl(std::shared_ptr<Session> its_session, Coordinator& its_coordinator)
+      : session(std::move(its_session)),
+        coordinator(its_coordinator),
         requests(session->memory.submission_ring()),
         completions(session->memory.completion_ring()),
         copier(session->memory.request_memory()),
@@ -132,6 +132,8 @@ struct LaneSession::Impl {
   std::vector<residency::ForkedBlock> copies;
   std::deque<QueuedForecast> forecasts;
   std::unordered_map<const CacheMemory*, std::uint32_t> forecast_actors;
+  std::uint32_t forecast_issued = 0;  // pages, since the last resolve told the client
+  std::uint32_t forecast_dropped = 0;
   std::unordered_set<std::uint64_t> announced;  // cache and page of what waits in `forecasts`
   // Of the request at hand: slots that are known because they are pinned, and the pages of the
   // rest.
@@ -583,7 +585,8 @@ wire::ResolveCounts LaneSession::Impl::look_up(const SessionCache& cache, std::u
       static_cast<std::uint32_t>(counts.hits + pinned), static_cast<std::uint32_t>(counts.fills),
       static_cast<std::uint32_t>(counts.no_slot),
       static_cast<std::uint32_t>(counts.absent + counts.pinned + counts.invalid),
-      counts.filled_bytes, static_cast<std::uint32_t>(counts.forecast_used), late);
+      counts.filled_bytes, static_cast<std::uint32_t>(counts.forecast_used), late,
+      std::exchange(forecast_issued, 0), std::exchange(forecast_dropped, 0));
 }
 
 // ---- forecasts
@@ -607,8 +610,10 @@ void LaneSession::Impl::drop_forecast() {
   for (std::size_t i = oldest.done; i < oldest.pages.size(); ++i) {
     dropped += announced.erase(announced_key(oldest.cache.id, oldest.pages[i]));
   }
-  if (dropped != 0)
+  if (dropped != 0) {
     coordinator.forecast(oldest.cache.id, residency::ForecastEvent::dropped, dropped);
+    forecast_dropped += static_cast<std::uint32_t>(dropped);
+  }
   forecasts.pop_front();
 }
 
@@ -635,6 +640,8 @@ bool LaneSession::Impl::run_forecast() {
     announced.erase(announced_key(next.cache.id, list.pages[i]));
   }
   next.done += list.count;
+  forecast_issued += static_cast<std::uint32_t>(counts.issued);
+  forecast_dropped += static_cast<std::uint32_t>(counts.dropped);
   if (counts.dropped != 0) {
     coordinator.forecast(next.cache.id, residency::ForecastEvent::dropped, counts.dropped);
   }

@@ -73,13 +73,13 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
     std::unique_ptr<asio::posix::stream_descriptor> watch;
   };
 
-  Impl(asio::io_context& io_, const Config& config_, Coordinator& coordinator_, Lanes& lanes_,
-       AdminHandler admin_)
-      : io(io_),
-        config(config_),
-        coordinator(coordinator_),
-        lanes(lanes_),
-        admin(std::move(admin_)) {}
+  Impl(asio::io_context& its_io, const Config& its_config, Coordinator& its_coordinator,
+       Lanes& its_lanes, AdminHandler its_admin)
+      : io(its_io),
+        config(its_config),
+        coordinator(its_coordinator),
+        lanes(its_lanes),
+        admin(std::move(its_admin)) {}
 
   ipc::Status add_listener(const std::string& path, mode_t mode, std::optional<std::size_t> tenant);
   asio::awaitable<void> accept_loop(Listener& listener);
@@ -99,8 +99,11 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
 
 // One control connection, from accept to the end of its session.
 struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
-  Connection(std::shared_ptr<Impl> server_, ipc::Fd socket_, std::optional<std::size_t> tenant_)
-      : server(std::move(server_)), socket(server->io, socket_.release()), tenant(tenant_) {
+  Connection(std::shared_ptr<Impl> its_server, ipc::Fd its_socket,
+             std::optional<std::size_t> its_tenant)
+      : server(std::move(its_server)),
+        socket(server->io, its_socket.release()),
+        tenant(its_tenant) {
     ++server->connections;
   }
   ~Connection() { --server->connections; }
@@ -116,6 +119,8 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::awaitable<ipc::Status> send(std::vector<std::byte> bytes, std::vector<int> fds = {});
 
   asio::awaitable<ipc::Status> greet();
+  // Answers the greeting with an error, and returns it.
+  asio::awaitable<ipc::Status> refuse(std::uint64_t request, Error error);
   asio::awaitable<ipc::Status> welcome_session(std::uint64_t request, const wire::Hello& hello);
   asio::awaitable<ipc::Status> welcome_admin(std::uint64_t request);
   asio::awaitable<ipc::Status> serve(const ipc::Frame& frame);
@@ -296,30 +301,32 @@ asio::awaitable<void> Server::Impl::Connection::discard_until_closed() {
   socket_closed = true;
 }
 
+asio::awaitable<ipc::Status> Server::Impl::Connection::refuse(std::uint64_t request, Error error) {
+  co_await send(ipc::make_failed(request, error));
+  co_return std::unexpected(std::move(error));
+}
+
 asio::awaitable<ipc::Status> Server::Impl::Connection::greet() {
   auto frame = co_await receive();
   if (!frame) co_return std::unexpected(std::move(frame.error()));
   auto envelope = ipc::verify_envelope(frame->bytes);
   if (!envelope) co_return std::unexpected(std::move(envelope.error()));
   const std::uint64_t request = (*envelope)->request();
-  const auto refuse = [&](Error error) -> asio::awaitable<ipc::Status> {
-    co_await send(ipc::make_failed(request, error));
-    co_return std::unexpected(std::move(error));
-  };
   const auto* hello = (*envelope)->body_as_Hello();
   if (hello == nullptr) {
-    co_return co_await refuse({Errc::peer_violation, "the first message of a connection is Hello"});
+    co_return co_await refuse(
+        request, Error{Errc::peer_violation, "the first message of a connection is Hello"});
   }
   auto agreed =
       ipc::negotiate({}, {hello->protocol_major(), hello->protocol_minor(), hello->features()});
-  if (!agreed) co_return co_await refuse(agreed.error());
+  if (!agreed) co_return co_await refuse(request, agreed.error());
 
   if (!tenant) {
     auto found = tenant_of_peer(server->config, peer.uid, peer.gid);
     if (found) {
       tenant = *found;
     } else if (!(hello->admin() && server->is_admin(peer))) {
-      co_return co_await refuse(found.error());
+      co_return co_await refuse(request, found.error());
     }
   }
   admin = hello->admin();
@@ -329,21 +336,23 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::greet() {
     co_return co_await welcome_admin(request);
   }
   if (server->stopping) {
-    co_return co_await refuse({Errc::shutting_down, "the daemon is stopping"});
+    co_return co_await refuse(request, Error{Errc::shutting_down, "the daemon is stopping"});
   }
   if (server->draining) {
     co_return co_await refuse(
-        {Errc::busy,
-         "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"});
+        request,
+        Error{Errc::busy,
+              "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"});
   }
   if (server->sessions.size() >= server->config.daemon.max_sessions) {
     co_return co_await refuse(
-        {Errc::limit_reached, "all " + std::to_string(server->config.daemon.max_sessions) +
-                                  " sessions are in use (daemon.max_sessions)"});
+        request,
+        Error{Errc::limit_reached, "all " + std::to_string(server->config.daemon.max_sessions) +
+                                       " sessions are in use (daemon.max_sessions)"});
   }
   ipc::Status welcomed = co_await welcome_session(request, *hello);
   if (!welcomed && session == nullptr && welcomed.error().code != Errc::daemon_away) {
-    co_return co_await refuse(welcomed.error());
+    co_return co_await refuse(request, welcomed.error());
   }
   co_return welcomed;
 }
@@ -452,7 +461,7 @@ void Server::Impl::Connection::finish_if_dead() {
                 {"reason", died ? std::string_view(self->end_reason) : std::string_view("bye")}});
       if (self->pidfd) self->pidfd->cancel();
       boost::system::error_code ignored;
-      self->socket.close(ignored);
+      (void)self->socket.close(ignored);
     });
   });
 }
@@ -497,7 +506,7 @@ ipc::Result<std::vector<std::byte>> Server::Impl::Connection::answer(const wire:
       return wire::CreateAdminReplyDirect(builder, json->c_str());
     });
   }
-  Coordinator& coordinator = server->coordinator;
+  Coordinator& owner = server->coordinator;
   switch (envelope.body_type()) {
     case wire::Body::OpenCache:
       return open_cache(request, *envelope.body_as_OpenCache(), fds);
@@ -505,14 +514,14 @@ ipc::Result<std::vector<std::byte>> Server::Impl::Connection::answer(const wire:
       return fetch_extents(request, *envelope.body_as_FetchExtents(), fds);
     case wire::Body::CloseCache: {
       const auto handle = ipc::Handle::from_bits(envelope.body_as_CloseCache()->cache());
-      if (auto ok = coordinator.close_cache(*session, handle); !ok) {
+      if (auto ok = owner.close_cache(*session, handle); !ok) {
         return std::unexpected(std::move(ok.error()));
       }
       return ipc::make_done(request);
     }
     case wire::Body::OpenActor: {
       const auto handle = ipc::Handle::from_bits(envelope.body_as_OpenActor()->cache());
-      auto actor = coordinator.open_actor(*session, handle);
+      auto actor = owner.open_actor(*session, handle);
       if (!actor) return std::unexpected(std::move(actor.error()));
       return ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
         return wire::CreateActorOpened(builder, *actor);
@@ -520,8 +529,7 @@ ipc::Result<std::vector<std::byte>> Server::Impl::Connection::answer(const wire:
     }
     case wire::Body::CloseActor: {
       const auto* body = envelope.body_as_CloseActor();
-      auto ok =
-          coordinator.close_actor(*session, ipc::Handle::from_bits(body->cache()), body->actor());
+      auto ok = owner.close_actor(*session, ipc::Handle::from_bits(body->cache()), body->actor());
       if (!ok) return std::unexpected(std::move(ok.error()));
       return ipc::make_done(request);
     }

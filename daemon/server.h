@@ -16,7 +16,7 @@
 #include "ipc/ids.h"
 
 namespace boost::asio {
-class io_context;
+class io_context;  // NOLINT(readability-identifier-naming): theirs
 }
 
 namespace sluice::daemon {

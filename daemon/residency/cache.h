@@ -146,7 +146,7 @@ void order_batches(Cache& cache, std::uint64_t& next_batch, Actions& actions);
 
 // The batch's blocks are free; extents that are empty and not to be kept are released. False: no
 // such batch.
-bool reclaim(Cache& cache, std::uint64_t batch, Actions& actions);
+bool reclaim(Cache& cache, std::uint64_t number, Actions& actions);
 void release_extent(Cache& cache, std::uint32_t extent, Actions& actions);
 // All that are empty, and from now on also those that the cache would keep spare.
 void release_empty_extents(Cache& cache, Actions& actions);

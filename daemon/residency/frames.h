@@ -73,12 +73,12 @@ class FramePool {
   std::uint32_t leaving() const { return charged_ - granting_ - lasting_extents_; }
 
   std::uint32_t begin_grant();  // the lowest absent one; absent() > 0
-  void granted(std::uint32_t extent);
-  void grant_failed(std::uint32_t extent);
-  void begin_vacating(std::uint32_t extent, bool forced);
-  void stop_vacating(std::uint32_t extent);
-  void begin_release(std::uint32_t extent);  // it is empty
-  void released(std::uint32_t extent);
+  void granted(std::uint32_t index);
+  void grant_failed(std::uint32_t index);
+  void begin_vacating(std::uint32_t index, bool forced);
+  void stop_vacating(std::uint32_t index);
+  void begin_release(std::uint32_t index);  // it is empty
+  void released(std::uint32_t index);
 
   // The present, lasting extent that is cheapest to empty; kNoExtent if there is none.
   // `only_unheld`: without a frame that is held.

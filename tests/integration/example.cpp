@@ -44,8 +44,7 @@ int main(int argc, char** argv) {
   const sluice_arena_view arena = need(cache.arena());
 
   // A prompt of three blocks: nothing of it is known yet, or all of it.
-  std::vector<std::string> names;
-  for (int i = 0; i < 3; ++i) names.push_back(key_of(i));
+  const std::vector<std::string> names = {key_of(0), key_of(1), key_of(2)};
   std::string keys;
   for (const std::string& name : names) keys += name;
   const auto key_bytes = static_cast<std::uint32_t>(names[0].size());

@@ -1,6 +1,7 @@
 // libsluice and the daemon together, with both executors: bytes, sharing, isolation, forks.
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -116,8 +117,8 @@ TEST_P(BothExecutors, ServeMorePagesThanTheArenaHoldsOverManySteps) {
   const Sequence sequence = prefilled(engine, std::min(blocks, 2000), 0);
   for (int first = 0; first + 100 < std::min(blocks, 2000); first += 100) {
     must(engine.actor.begin_step());
-    std::vector<std::uint32_t> wanted;
-    for (int i = 0; i < 100; ++i) wanted.push_back(static_cast<std::uint32_t>(first + i));
+    std::vector<std::uint32_t> wanted(100);
+    std::iota(wanted.begin(), wanted.end(), static_cast<std::uint32_t>(first));
     for (std::uint32_t layer = 0; layer < 4; ++layer) {
       const auto slots = engine.resolve(sequence, layer, wanted);
       for (int i = 0; i < 100; ++i) {

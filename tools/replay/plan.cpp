@@ -15,6 +15,8 @@ using ipc::Errc;
 using ipc::fail;
 
 constexpr std::uint64_t kPage = 4096;
+// Peaks of an iteration that the default arena holds.
+constexpr std::uint64_t kDefaultPeaks = 6;
 constexpr std::uint64_t kSpareSlots = 1024;
 constexpr std::uint64_t kSpareBlocks = 64;
 constexpr std::uint64_t kLeastDram = std::uint64_t{16} << 20;
@@ -157,10 +159,14 @@ std::uint64_t arena_bytes(const TenantPlan& tenant, const CacheShape& shape,
   using Kind = RelativeSize::Kind;
   const std::uint64_t page = shape.payload.page_bytes();
   if (!options.hbm) {
-    // Room for every page of this step and the last one: nothing is ever without a slot. A daemon
-    // that exists already has its own default.
+    // So that nothing is ever without a slot: while the machine stops an engine in the middle of a
+    // step, the others go on for some steps, and what they use meanwhile cannot be reused. All
+    // pages there are is always enough. A daemon that exists already has its own default.
     if (!options.spawn) return 0;
-    return round_up((2 * tenant.peak_pages + tenant.pinned_pages + kSpareSlots) * page, kPage);
+    const std::uint64_t all =
+        (tenant.distinct_blocks + tenant.private_blocks) * (shape.payload.block_bytes() / page);
+    const std::uint64_t pages = std::min(kDefaultPeaks * tenant.peak_pages, all);
+    return round_up((pages + tenant.pinned_pages + kSpareSlots) * page, kPage);
   }
   if (options.hbm->kind == Kind::bytes) return options.hbm->bytes;
   const double pages = std::ceil(options.hbm->factor * static_cast<double>(tenant.peak_pages));
