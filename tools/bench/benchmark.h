@@ -26,7 +26,7 @@ struct Figures {
   Series value;
   Series ceiling;
   std::vector<std::pair<std::string, Series>> also;  // further figures in the same unit
-  std::string note = {};                                  // what was different from the definition
+  std::string note = {};                             // what was different from the definition
 };
 
 // Bounds of the median value and of the ratio; none: a figure to look at.
