@@ -22,8 +22,9 @@ namespace sluice::kernels {
 inline constexpr std::uint32_t kFreeStockFraction = 256;
 inline constexpr std::uint32_t kMinFreeStock = 64;
 inline constexpr std::uint32_t kMaxProbes = 32;
-// Sweeps per ring of hints that a call needs. One is enough alone; beside others, what a sweep found may
-// be taken by them before the sweeper comes to it. A full pool ends the tries at once (exhausted_mark).
+// Sweeps per ring of hints that a call needs. One is enough alone; beside others, what a sweep
+// found may be taken by them before the sweeper comes to it. A full pool ends the tries at once
+// (exhausted_mark).
 inline constexpr std::uint32_t kMaxSweepsPerRing = 8;
 inline constexpr std::uint32_t kHintBatch = 64;
 
