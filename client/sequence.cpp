@@ -31,6 +31,11 @@ ipc::Result<Channel::Answer> Sequence::request(Channel::Request request, ipc::Re
   return cache_.client().channel().call(request, std::move(memory), cache_.client().deadline());
 }
 
+void Sequence::append(std::uint32_t id, const Block& block) {
+  ids_.push_back(id);
+  blocks_.push_back(block);
+}
+
 // ---- opening
 
 ipc::Result<std::uint32_t> Sequence::match(const Keys& keys, std::size_t first,
@@ -65,7 +70,7 @@ ipc::Result<std::uint32_t> Sequence::match(const Keys& keys, std::size_t first,
   for (std::uint32_t i = 0; i < matched; ++i) {
     wire::BlockRef ref;
     std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
-    blocks_.push_back({ref.id(), ref.frame(), true, false});
+    append(ref.id(), {ref.frame(), true, false});
   }
   sealed_ += matched;
   cache_.stats().blocks_matched.fetch_add(matched, std::memory_order_relaxed);
@@ -130,7 +135,7 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
     for (std::uint32_t i = 0; i < some; ++i) {
       wire::BlockRef ref;
       std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
-      blocks_.push_back({ref.id(), ref.frame(), false, false});
+      append(ref.id(), {ref.frame(), false, false});
     }
     if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
       return std::unexpected(ok.error());
@@ -159,6 +164,7 @@ ipc::Status Sequence::truncate(std::uint32_t count) {
     pins_.erase(blocks() - 1);
     if (blocks_.back().sealed) --sealed_;
     blocks_.pop_back();
+    ids_.pop_back();
   }
   return {};
 }
@@ -189,6 +195,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
   if (!answer) return std::unexpected(answer.error());
   std::unique_ptr<Sequence> child(new Sequence(cache_));
   child->handle_ = answer->completion.value0();
+  child->ids_ = ids_;
   child->blocks_ = blocks_;
   child->sealed_ = sealed_;
   if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
@@ -202,7 +209,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
     std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
     if (ref.index() >= blocks()) continue;
     Block& block = child->blocks_[ref.index()];
-    block.id = ref.id();
+    child->ids_[ref.index()] = ref.id();
     block.frame = ref.frame();
     std::byte* const to = cache_.frame(block.frame);
     if (to == nullptr) {
@@ -315,12 +322,12 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   Block& block = blocks_[index];
   if (pins != pins_.end()) {
     // Also after a deduplication: until the old id is retired, its pages are right.
-    actor->unpin(block.id, pins->second);
+    actor->unpin(ids_[index], pins->second);
     pins_.erase(pins);
   }
   wire::BlockRef ref;
   std::memcpy(&ref, answer->memory.bytes().data() + seal.reply_offset, sizeof(ref));
-  block.id = ref.id();
+  ids_[index] = ref.id();
   block.frame = ref.frame();
   if (!block.sealed) ++sealed_;
   block.sealed = true;

@@ -53,13 +53,12 @@ class Sequence {
   std::uint32_t sealed() const { return sealed_; }
 
   // For resolve: the attached id of a block, and its pinned slots (nullptr: it has none).
-  std::uint32_t id(std::uint32_t block) const { return blocks_[block].id; }
+  std::uint32_t id(std::uint32_t block) const { return ids_[block]; }
   const std::vector<std::int32_t>* pinned(std::uint32_t block) const;
   bool has_pins() const { return !pins_.empty(); }
 
  private:
   struct Block {
-    std::uint32_t id = 0;
     std::uint32_t frame = 0;
     bool sealed = false;
     bool in_frame = false;  // private: the engine has had its frame, so that bytes may be there
@@ -68,6 +67,7 @@ class Sequence {
   explicit Sequence(Cache& cache) : cache_(cache) { ++cache.users(); }
   ipc::Result<std::uint32_t> match(const Keys& keys, std::size_t first, std::uint32_t count);
   ipc::Result<Channel::Answer> request(Channel::Request request, ipc::RequestPiece memory);
+  void append(std::uint32_t id, const Block& block);
   ipc::Result<Block*> private_block(std::uint32_t block);
   // Copies a block's bytes between its pinned slots and its frame.
   void copy_to_frame(const std::vector<std::int32_t>& slots, std::byte* frame) const;
@@ -75,7 +75,9 @@ class Sequence {
 
   Cache& cache_;
   std::uint64_t handle_ = 0;
-  std::vector<Block> blocks_;
+  std::vector<std::uint32_t>
+      ids_;                    // attached ids, alone and dense: every page of a resolve reads one
+  std::vector<Block> blocks_;  // of the same length
   std::unordered_map<std::uint32_t, std::vector<std::int32_t>> pins_;  // by block index
   std::uint32_t sealed_ = 0;
 };
