@@ -48,6 +48,7 @@ class Program {
     dup2(open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
     arguments.insert(arguments.begin(), "sluicectl");
     std::vector<char*> pointers;
+    pointers.reserve(arguments.size() + 1);
     for (std::string& argument : arguments) pointers.push_back(argument.data());
     pointers.push_back(nullptr);
     execv(path.c_str(), pointers.data());
@@ -93,22 +94,22 @@ class Sluicectl : public testing::Test {
   static constexpr std::uint32_t kKeyBytes = 8;
 
   Sluicectl() {
-    sequence_->extend(kBlocks + 1).value();
+    first_sequence->extend(kBlocks + 1).value();
     for (std::uint32_t block = 0; block < kBlocks; ++block) {
-      sequence_->map(block).value();
-      sequence_->seal(block, std::as_bytes(std::span(keys_).subspan(block, 1))).value();
+      first_sequence->map(block).value();
+      first_sequence->seal(block, std::as_bytes(std::span(block_keys).subspan(block, 1))).value();
     }
-    shared_.emplace(must(second_cache_->open_sequence(keys())));
+    second_sequence.emplace(must(second_cache->open_sequence(keys())));
   }
 
-  sluice_keys keys() const { return {keys_.data(), kKeyBytes, 0, keys_.size()}; }
+  sluice_keys keys() const { return {block_keys.data(), kKeyBytes, 0, block_keys.size()}; }
 
   Outcome run(std::vector<std::string> arguments) {
-    arguments.insert(arguments.end(), {"--socket", daemon_.admin_socket()});
+    arguments.insert(arguments.end(), {"--socket", daemon.admin_socket()});
     return run_as_is(std::move(arguments));
   }
   Outcome run_as_is(std::vector<std::string> arguments) {
-    Program program(daemon_.folder(), std::move(arguments));
+    Program program(daemon.folder(), std::move(arguments));
     const int exit_code = program.wait();
     return {exit_code, program.out(), program.err()};
   }
@@ -120,24 +121,24 @@ class Sluicectl : public testing::Test {
     return outcome.document();
   }
   void let_engines_go() {
-    shared_.reset();
-    sequence_.reset();
-    second_cache_.reset();
-    cache_.reset();
-    second_.reset();
-    first_.reset();
+    second_sequence.reset();
+    first_sequence.reset();
+    second_cache.reset();
+    first_cache.reset();
+    second_engine.reset();
+    first_engine.reset();
   }
   std::uint64_t session_of(const client::Client& client) { return must(client.info()).session; }
 
-  DaemonProcess daemon_;
-  std::array<std::uint64_t, kBlocks> keys_ = {101, 102, 103};
-  std::optional<client::Client> first_{daemon_.connect('a')};
-  std::optional<client::Client> second_{daemon_.connect('a')};
-  sluice_cache_desc desc_ = small_cache("model", SLUICE_EXECUTOR_DIRECT);
-  std::optional<client::Cache> cache_{must(first_->open_cache(desc_))};
-  std::optional<client::Cache> second_cache_{must(second_->open_cache(desc_))};
-  std::optional<client::Sequence> sequence_{must(cache_->open_sequence({})).sequence};
-  std::optional<client::Cache::Opened> shared_;
+  DaemonProcess daemon;
+  std::array<std::uint64_t, kBlocks> block_keys = {101, 102, 103};
+  std::optional<client::Client> first_engine{daemon.connect('a')};
+  std::optional<client::Client> second_engine{daemon.connect('a')};
+  sluice_cache_desc geometry = small_cache("model", SLUICE_EXECUTOR_DIRECT);
+  std::optional<client::Cache> first_cache{must(first_engine->open_cache(geometry))};
+  std::optional<client::Cache> second_cache{must(second_engine->open_cache(geometry))};
+  std::optional<client::Sequence> first_sequence{must(first_cache->open_sequence({})).sequence};
+  std::optional<client::Cache::Opened> second_sequence;
 };
 
 TEST_F(Sluicectl, EveryLookEndsWithZeroInBothForms) {
@@ -159,7 +160,7 @@ TEST_F(Sluicectl, StatusTellsWhoHoldsWhat) {
   EXPECT_EQ(status["sessions"], 2);
   EXPECT_EQ(status["sequences"], 2);
   EXPECT_EQ(status["tiers"][1]["capacity_bytes"], 128 << 20);
-  EXPECT_EQ(status["daemon"]["pid"], daemon_.pid());
+  EXPECT_EQ(status["daemon"]["pid"], daemon.pid());
   EXPECT_EQ(run({"status", "--check"}).exit_code, 0);
   EXPECT_EQ(ask({"status", "--tenant", "b"})["tenants"].size(), 1u);
 }
@@ -187,7 +188,7 @@ TEST_F(Sluicectl, ResidencySaysWhatIsSharedAndWhatItSaves) {
 }
 
 TEST_F(Sluicectl, ASequenceIsFoundByItsNumber) {
-  const std::string session = std::to_string(session_of(*second_));
+  const std::string session = std::to_string(session_of(*second_engine));
   const json sequences = ask({"sequences", "--session", session});
   ASSERT_EQ(sequences["sequences"].size(), 1u);
   const std::string sequence =
@@ -209,12 +210,12 @@ TEST_F(Sluicectl, WhatDoesNotExistIsFive) {
 }
 
 TEST_F(Sluicectl, NoDaemonIsThreeAndConfigCheckNeedsNone) {
-  const Outcome ping = run_as_is({"ping", "--json", "--socket", daemon_.folder() + "/none.sock"});
+  const Outcome ping = run_as_is({"ping", "--json", "--socket", daemon.folder() + "/none.sock"});
   EXPECT_EQ(ping.exit_code, 3);
   EXPECT_EQ(ping.document()["code"], "daemon_away");
-  const Outcome good = run_as_is({"config", "check", daemon_.config_file()});
+  const Outcome good = run_as_is({"config", "check", daemon.config_file()});
   EXPECT_EQ(good.exit_code, 0) << good.err;
-  const std::string bad = daemon_.folder() + "/bad.toml";
+  const std::string bad = daemon.folder() + "/bad.toml";
   std::ofstream(bad) << "[daemon]\nlanez = 1\n";
   const Outcome wrong = run_as_is({"config", "check", bad});
   EXPECT_EQ(wrong.exit_code, 1);
@@ -227,19 +228,19 @@ TEST_F(Sluicectl, ConfigShowsWhatRunsAndReloadsWhatChanged) {
   EXPECT_THAT(run({"config", "reload"}).out, HasSubstr("Nothing changed"));
   DaemonProcess::Options changed;
   changed.tenant_a = "dram.limit = \"64MiB\"";
-  daemon_.write_config(changed);
+  daemon.write_config(changed);
   const json reload = ask({"config", "reload"});
   ASSERT_EQ(reload["applied"].size(), 1u) << reload;
   EXPECT_EQ(reload["applied"][0]["key"], "tenant.a.dram.limit");
-  std::ofstream(daemon_.config_file()) << "nonsense";
+  std::ofstream(daemon.config_file()) << "nonsense";
   EXPECT_EQ(run({"config", "reload"}).exit_code, 1);
 }
 
 TEST_F(Sluicectl, EvictGivesUpWhatNobodyRefersTo) {
   EXPECT_EQ(run({"evict", "--all"}).exit_code, 2);
   EXPECT_THAT(run({"evict", "--all", "--yes"}).out, HasSubstr("Nothing to evict"));
-  shared_.reset();
-  sequence_.reset();
+  second_sequence.reset();
+  first_sequence.reset();
   ASSERT_TRUE(eventually(
       [&] { return ask({"residency"})["caches"][0]["blocks"]["unreferenced"] == kBlocks; }));
   EXPECT_EQ(ask({"evict", "--all", "--dry-run"})["evictable_blocks"], kBlocks);
@@ -250,17 +251,18 @@ TEST_F(Sluicectl, EvictGivesUpWhatNobodyRefersTo) {
 }
 
 TEST_F(Sluicectl, KillEndsOneSession) {
-  EXPECT_EQ(run({"sessions", "kill", std::to_string(session_of(*second_)), "--yes"}).exit_code, 0);
-  EXPECT_TRUE(eventually([&] { return !second_->ping(); }));
-  EXPECT_TRUE(first_->ping());
+  EXPECT_EQ(
+      run({"sessions", "kill", std::to_string(session_of(*second_engine)), "--yes"}).exit_code, 0);
+  EXPECT_TRUE(eventually([&] { return !second_engine->ping(); }));
+  EXPECT_TRUE(first_engine->ping());
 }
 
 TEST_F(Sluicectl, DrainWaitsForTheLastSession) {
-  Program drain(daemon_.folder(), {"drain", "--socket", daemon_.admin_socket()});
+  Program drain(daemon.folder(), {"drain", "--socket", daemon.admin_socket()});
   ASSERT_TRUE(
       eventually([&] { return drain.err().find("waiting for 2 sessions") != std::string::npos; }));
   EXPECT_FALSE(client::Client::connect(
-      {sizeof(sluice_connect_desc), daemon_.socket('b').c_str(), nullptr, 0, 0, 0, {}}));
+      {sizeof(sluice_connect_desc), daemon.socket('b').c_str(), nullptr, 0, 0, 0, {}}));
   let_engines_go();
   EXPECT_EQ(drain.wait(), 0) << drain.err();
   EXPECT_THAT(drain.out(), StartsWith("Drained"));
@@ -277,7 +279,7 @@ TEST_F(Sluicectl, DrainThatTimesOutIsSeven) {
 }
 
 TEST_F(Sluicectl, AnInterruptIsOneHundredThirty) {
-  Program watch(daemon_.folder(), {"watch", "--every", "1h", "--socket", daemon_.admin_socket()});
+  Program watch(daemon.folder(), {"watch", "--every", "1h", "--socket", daemon.admin_socket()});
   ASSERT_TRUE(eventually([&] {
     const std::string rows = watch.out();
     return std::count(rows.begin(), rows.end(), '\n') == 2;

@@ -8,7 +8,6 @@ namespace {
 
 using ipc::Errc;
 using testing::HasSubstr;
-using testing::Not;
 using testing::StartsWith;
 
 std::string drained(bool draining, int sessions) {
