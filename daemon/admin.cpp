@@ -310,6 +310,12 @@ ipc::Result<json> blocks_of(const Request& request, const residency::CacheStatus
       static_cast<std::uint32_t>(std::min<std::uint64_t>(*limit, residency::kMaxListedRows));
   auto listed = request.coordinator().with_manager([&](auto& m) {
     if (*sequence == 0) return m.blocks(cache.cache, *cursor, rows_wanted);
+    // A sequence of the cache that was selected, and so may be seen; any other is not there.
+    const auto info = m.sequence_info(ipc::SessionId{*session}, ipc::Handle::from_bits(*sequence));
+    if (!info || info->cache != cache.cache) {
+      return residency::Result<residency::Listing<residency::BlockStatus>>(
+          fail(Errc::not_found, "the cache has no such sequence"));
+    }
     return m.sequence_blocks(ipc::SessionId{*session}, ipc::Handle::from_bits(*sequence), *cursor,
                              rows_wanted);
   });

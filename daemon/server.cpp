@@ -119,7 +119,8 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::awaitable<ipc::Status> send(std::vector<std::byte> bytes, std::vector<int> fds = {});
 
   asio::awaitable<ipc::Status> greet();
-  // Answers the greeting with an error, and returns it.
+  // Answers the greeting with an error, and returns it. Pass a named error: g++ 12 destroys an
+  // aggregate temporary of a co_await expression twice.
   asio::awaitable<ipc::Status> refuse(std::uint64_t request, Error error);
   asio::awaitable<ipc::Status> welcome_session(std::uint64_t request, const wire::Hello& hello);
   asio::awaitable<ipc::Status> welcome_admin(std::uint64_t request);
@@ -314,8 +315,8 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::greet() {
   const std::uint64_t request = (*envelope)->request();
   const auto* hello = (*envelope)->body_as_Hello();
   if (hello == nullptr) {
-    co_return co_await refuse(
-        request, Error{Errc::peer_violation, "the first message of a connection is Hello"});
+    const Error why{Errc::peer_violation, "the first message of a connection is Hello"};
+    co_return co_await refuse(request, why);
   }
   auto agreed =
       ipc::negotiate({}, {hello->protocol_major(), hello->protocol_minor(), hello->features()});
@@ -336,19 +337,20 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::greet() {
     co_return co_await welcome_admin(request);
   }
   if (server->stopping) {
-    co_return co_await refuse(request, Error{Errc::shutting_down, "the daemon is stopping"});
+    const Error why{Errc::shutting_down, "the daemon is stopping"};
+    co_return co_await refuse(request, why);
   }
   if (server->draining) {
-    co_return co_await refuse(
-        request,
-        Error{Errc::busy,
-              "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"});
+    const Error why{
+        Errc::busy,
+        "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"};
+    co_return co_await refuse(request, why);
   }
   if (server->sessions.size() >= server->config.daemon.max_sessions) {
-    co_return co_await refuse(
-        request,
-        Error{Errc::limit_reached, "all " + std::to_string(server->config.daemon.max_sessions) +
-                                       " sessions are in use (daemon.max_sessions)"});
+    const Error why{Errc::limit_reached, "all " +
+                                             std::to_string(server->config.daemon.max_sessions) +
+                                             " sessions are in use (daemon.max_sessions)"};
+    co_return co_await refuse(request, why);
   }
   ipc::Status welcomed = co_await welcome_session(request, *hello);
   if (!welcomed && session == nullptr && welcomed.error().code != Errc::daemon_away) {
@@ -451,8 +453,11 @@ void Server::Impl::Connection::finish_if_dead() {
   left_lane = true;
   const bool died = !said_bye;
   if (death == std::chrono::steady_clock::time_point{}) death = std::chrono::steady_clock::now();
-  server->lanes.remove(session->id, [self = shared_from_this(), died] {
-    asio::post(self->server->io, [self, died] {
+  // The lane keeps no reference: a connection is destroyed on the io thread, as its descriptors
+  // demand.
+  server->lanes.remove(session->id, [self = shared_from_this(), died]() mutable {
+    asio::io_context& io = self->server->io;
+    asio::post(io, [self = std::move(self), died] {
       self->server->coordinator.end_session(self->session, died, self->death);
       self->server->sessions.erase(self->session->id.value);
       log_info("session closed",

@@ -3,6 +3,6 @@
 
 namespace sluice::daemon {
 
-inline constexpr const char* kVersion = SLUICE_VERSION;
+extern const char* const kVersion;  // "0.1.0"
 
 }  // namespace sluice::daemon

@@ -379,6 +379,25 @@ TEST(Faults, GarbageOnTheControlSocketEndsThatConnectionOnly) {
   EXPECT_EQ(sessions_of(daemon), 1U);
 }
 
+TEST(Faults, RefusedGreetingsCostNobodyAnything) {
+  DaemonProcess::Options options;
+  options.max_sessions = 2;
+  const DaemonProcess daemon(options);
+  Client one = daemon.connect('a');
+  Client two = daemon.connect('b');
+  sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
+  const std::string path = daemon.socket('a');
+  where.socket_path = path.c_str();
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(status_of(Client::connect(where)), SLUICE_LIMIT_REACHED);
+  }
+  daemon.admin("drain");
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(status_of(Client::connect(where)), SLUICE_BUSY);
+  daemon.admin("drain", R"({"off": true})");
+  must(one.ping());
+  must(two.ping());
+}
+
 TEST(Faults, ReloadChangesQuotasAndRefusesABrokenFile) {
   DaemonProcess::Options options;
   DaemonProcess daemon(options);

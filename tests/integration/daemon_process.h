@@ -26,6 +26,7 @@ class DaemonProcess {
   struct Options {
     std::string hbm = "64MiB";
     std::string dram = "128MiB";
+    int max_sessions = 1024;
     std::string extra;
     std::string tenant_a;  // more keys of tenant a, such as quotas
     std::string tenant_b;
