@@ -165,7 +165,10 @@ void Daemon::Impl::on_stop(int number) {
   log_info("stopping", {{"signal", std::int64_t{number}}});
   tell(systemd.stopping("stopping"));
   server->stop("the daemon stops");
-  io.stop();
+  // What is left ends by itself, and the loop runs out of work.
+  tick_timer.cancel();
+  step_timer.cancel();
+  watchdog_timer.cancel();
 }
 
 void Daemon::Impl::await_signal() {
@@ -229,6 +232,7 @@ void Daemon::run() {
   tell(impl_->systemd.ready("serving"));
   log_info("serving", {{"version", kVersion}, {"socket", impl_->config.daemon.socket}});
   impl_->io.run();
+  impl_->server.reset();
   // Lanes first: they hold sessions and the tables of caches.
   impl_->metrics.reset();
   impl_->lanes.reset();

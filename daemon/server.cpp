@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "daemon/coordinator.h"
@@ -92,7 +93,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   AdminHandler admin;
   std::vector<std::unique_ptr<Listener>> listeners;
   std::map<std::uint64_t, std::shared_ptr<Connection>> sessions;
-  std::size_t connections = 0;
+  std::set<Connection*> connections;  // all of them, with or without a session
   bool draining = false;
   bool stopping = false;
 };
@@ -104,9 +105,9 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
       : server(std::move(its_server)),
         socket(server->io, its_socket.release()),
         tenant(its_tenant) {
-    ++server->connections;
+    server->connections.insert(this);
   }
-  ~Connection() { --server->connections; }
+  ~Connection() { server->connections.erase(this); }
 
   // Keeps the connection alive from before the first step of run().
   static asio::awaitable<void> live(std::shared_ptr<Connection> connection) {
@@ -138,6 +139,7 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
 
   void violate(const Error& reason);
   void leave_lane();
+  void stop(const std::string& why);
   void finish_if_dead();
 
   std::shared_ptr<Impl> server;
@@ -443,6 +445,19 @@ void Server::Impl::Connection::violate(const Error& reason) {
   socket.cancel();  // run() goes on to wait for the end
 }
 
+// The daemon goes: its coroutines end, and with them what they hold.
+void Server::Impl::Connection::stop(const std::string& why) {
+  auto bytes = ipc::make_message(0, [&](flatbuffers::FlatBufferBuilder& builder) {
+    return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(Errc::shutting_down),
+                                     why.c_str());
+  });
+  if (writer.enqueue(bytes)) (void)writer.flush(socket.native_handle());
+  shutdown(socket.native_handle(), SHUT_RDWR);
+  boost::system::error_code ignored;
+  (void)socket.cancel(ignored);
+  if (pidfd) (void)pidfd->cancel(ignored);
+}
+
 // The reading side ended; the lane lets go of the session once the process cannot touch it any
 // more.
 void Server::Impl::Connection::leave_lane() { finish_if_dead(); }
@@ -632,18 +647,9 @@ void Server::drain(bool on) { impl_->draining = on; }
 void Server::stop(const std::string& why) {
   impl_->stopping = true;
   for (auto& listener : impl_->listeners) listener->watch->cancel();
-  const auto sessions = impl_->sessions;
-  for (const auto& [id, connection] : sessions) {
-    auto bytes = ipc::make_message(0, [&](flatbuffers::FlatBufferBuilder& builder) {
-      return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(Errc::shutting_down),
-                                       why.c_str());
-    });
-    if (connection->writer.enqueue(bytes)) {
-      (void)connection->writer.flush(connection->socket.native_handle());
-    }
-    shutdown(connection->socket.native_handle(), SHUT_RDWR);
-  }
-  impl_->listeners.clear();
+  const auto connections = impl_->connections;
+  for (Impl::Connection* connection : connections) connection->stop(why);
+  impl_->sessions.clear();
 }
 
 ipc::Status Server::end_session(ipc::SessionId session, const Error& reason) {

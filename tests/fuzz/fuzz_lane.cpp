@@ -1,5 +1,6 @@
-// A session that says anything at all to its lane: descriptors and request memory come from the input. The
-// lane may end the session, never crash, and gives everything back when the session is over.
+// A session that says anything at all to its lane: descriptors and request memory come from the
+// input. The lane may end the session, never crash, and gives everything back when the session is
+// over.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -123,7 +124,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   node.coordinator->end_session(session, true, std::chrono::steady_clock::now());
   for (int i = 0; i < 64; ++i) node.coordinator->tick();
-  const auto status = node.coordinator->with_manager([](auto& manager) { return manager.status(); });
+  const auto status =
+      node.coordinator->with_manager([](auto& manager) { return manager.status(); });
   SLUICE_ASSERT(status.sessions == 0 && status.sequences == 0);
   SLUICE_ASSERT(status.blocks.taken == 0 && status.blocks.retiring == 0);
   return 0;
