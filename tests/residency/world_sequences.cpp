@@ -14,6 +14,7 @@ std::span<const std::byte> bytes_of(const std::string& key) {
 
 std::vector<std::string> chain(std::uint32_t family, std::size_t from, std::size_t count) {
   std::vector<std::string> keys;
+  keys.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
     keys.push_back(key_of(family, static_cast<std::uint32_t>(from + i)));
   }
