@@ -161,7 +161,7 @@ void World::follow(const Action& action) {
     for (const BlockId id : pins->ids) {
       OracleBlock& block = caches_.at(pins->cache.value).blocks.at(id.value);
       hold(pins->sealed || block.life == Life::dropped, "DropPins of a block that lives");
-      hold(!pins->sealed || block.key.size() > 0, "DropPins as sealed of a block that was not");
+      hold(!pins->sealed || !block.key.empty(), "DropPins as sealed of a block that was not");
       block.may_be_pinned = false;
     }
   } else if (const auto* idle = std::get_if<ActorsIdle>(&action)) {
