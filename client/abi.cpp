@@ -121,6 +121,9 @@ ipc::Result<ConnectOptions> connect_options(const sluice_connect_desc* desc) {
   if (auto ok = check_zero(desc->reserved, desc->flags, "connect_desc"); !ok) {
     return std::unexpected(ok.error());
   }
+  if (desc->spin_us != 0) {
+    return fail(Errc::invalid_argument, "connect_desc.spin_us is reserved and must be zero");
+  }
   options.socket_path = text_or_empty(desc->socket_path);
   options.client_name = text_or_empty(desc->client_name);
   options.timeout =

@@ -49,15 +49,23 @@ ipc::Status Actor::begin_step() {
     return fail(Errc::wrong_state, "the actor is in a step already; end it first");
   }
   if (auto ok = cache_.client().check_alive(); !ok) return ok;
+  if (uncertain_) {
+    const ipc::Status ended = do_end_step();
+    if (!ended && ended.error().code == Errc::timed_out) return ended;
+    uncertain_ = false;
+  }
   auto begun = do_begin_step();
   in_step_ = begun.has_value();
+  uncertain_ = !begun && begun.error().code == Errc::timed_out;
   return begun;
 }
 
 ipc::Status Actor::end_step() {
   if (auto ok = check_in_step(); !ok) return ok;
   in_step_ = false;
-  return do_end_step();
+  auto ended = do_end_step();
+  uncertain_ = !ended && ended.error().code == Errc::timed_out;
+  return ended;
 }
 
 ipc::Status Actor::check_in_step() const {
@@ -75,6 +83,7 @@ ipc::Status Actor::check_lists(std::span<const PageList> lists) const {
     if (list.sequence == nullptr || &list.sequence->cache() != &cache_) {
       return wrong("its sequence is not one of the actor's cache");
     }
+    if (auto ok = list.sequence->check(); !ok) return ok;
     if (list.page >= cache_.geometry().pages_per_block) {
       return wrong("page " + std::to_string(list.page) + " of a block of " +
                    std::to_string(cache_.geometry().pages_per_block));

@@ -69,6 +69,7 @@ class Actor {
   virtual void unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) = 0;
 
   Cache& cache() const { return cache_; }
+  bool in_step() const { return in_step_; }
 
  protected:
   Actor(Cache& cache, std::uint32_t index) : cache_(cache), index_(index) { ++cache.users(); }
@@ -91,6 +92,8 @@ class Actor {
   Cache& cache_;
   std::uint32_t index_;
   bool in_step_ = false;
+  bool uncertain_ =
+      false;           // a step's begin or end was not answered: the daemon may think we are in one
   Operation scratch_;  // of resolve, so that a step allocates nothing
 };
 

@@ -10,6 +10,13 @@ using ipc::Errc;
 using ipc::Error;
 using ipc::fail;
 
+namespace {
+
+// How long a wait for request memory goes without looking again.
+constexpr std::chrono::milliseconds kMemoryLook{1};
+
+}  // namespace
+
 Channel::Channel(ipc::SessionMemory memory, ipc::Doorbell bell, Control& control)
     : memory_(std::move(memory)),
       bell_(std::move(bell)),
@@ -93,7 +100,9 @@ ipc::Result<ipc::RequestPiece> Channel::allocate(std::size_t bytes, ipc::Deadlin
     auto piece = requests_.allocate(std::max<std::size_t>(bytes, 1));
     if (piece || piece.error().code != Errc::busy) return piece;
     std::unique_lock lock(mutex_);
-    if (auto ok = pump(lock, deadline); !ok) return std::unexpected(ok.error());
+    // Memory also comes free when another thread drops an answer, and nothing tells of that.
+    const ipc::Deadline look = std::min(deadline, ipc::deadline_in(kMemoryLook));
+    if (auto ok = pump(lock, look); !ok) return std::unexpected(ok.error());
     if (ipc::Clock::now() >= deadline) {
       return fail(Errc::timed_out,
                   "request memory stayed full of requests in flight; wait for "

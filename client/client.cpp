@@ -101,7 +101,8 @@ ipc::Status Client::handshake(const ConnectOptions& options) {
 }
 
 Client::~Client() {
-  if (!in_owner() || channel_ == nullptr || channel_->end_code() != Errc::ok) return;
+  if (!in_owner() || session_ == 0) return;
+  if (channel_ != nullptr && channel_->end_code() != Errc::ok) return;
   // Best effort: the daemon also notices the end of the connection.
   (void)control_->call([](auto& builder) { return wire::CreateBye(builder); }, deadline());
 }

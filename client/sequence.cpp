@@ -28,7 +28,20 @@ Sequence::~Sequence() { --cache_.users(); }
 
 ipc::Result<Channel::Answer> Sequence::request(Channel::Request request, ipc::RequestPiece memory) {
   if (auto ok = cache_.client().check(); !ok) return std::unexpected(ok.error());
-  return cache_.client().channel().call(request, std::move(memory), cache_.client().deadline());
+  if (request.op != wire::Op::sequence_release) {
+    if (auto ok = check(); !ok) return std::unexpected(ok.error());
+  }
+  auto answer =
+      cache_.client().channel().call(request, std::move(memory), cache_.client().deadline());
+  if (!answer && answer.error().code == Errc::timed_out) unanswered_ = true;
+  return answer;
+}
+
+ipc::Status Sequence::check() const {
+  if (!unanswered_) return {};
+  return fail(Errc::wrong_state,
+              "an earlier request of this sequence was not answered in time, so nobody knows which "
+              "blocks it has; release it and open it again");
 }
 
 void Sequence::append(std::uint32_t id, const Block& block) {
@@ -131,6 +144,11 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
       if (blocks() > first) (void)truncate(first);
       return std::unexpected(answer.error());
     }
+    if (answer->completion.value0() != blocks()) {
+      return fail(Errc::peer_violation, "the daemon extended the sequence at block " +
+                                            std::to_string(answer->completion.value0()) +
+                                            "; it ends at " + std::to_string(blocks()));
+    }
     const std::byte* const refs = answer->memory.bytes().data();
     for (std::uint32_t i = 0; i < some; ++i) {
       wire::BlockRef ref;
@@ -138,6 +156,7 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
       append(ref.id(), {ref.frame(), false, false});
     }
     if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
+      (void)truncate(first);
       return std::unexpected(ok.error());
     }
     left -= some;
@@ -229,6 +248,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
 // ---- writing
 
 ipc::Result<Sequence::Block*> Sequence::private_block(std::uint32_t block) {
+  if (auto ok = check(); !ok) return std::unexpected(ok.error());
   if (block >= blocks()) {
     return fail(Errc::invalid_argument,
                 "block " + std::to_string(block) + " of a sequence of " + std::to_string(blocks()));
@@ -291,12 +311,13 @@ ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots
 ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte> key,
                                  std::uint64_t valid_bytes, Actor* actor) {
   if (index >= blocks()) return std::unexpected(private_block(index).error());
+  if (auto ok = check(); !ok) return std::unexpected(ok.error());
   const auto pins = pins_.find(index);
   if (pins != pins_.end()) {
-    if (actor == nullptr) {
+    if (actor == nullptr || &actor->cache() != &cache_ || !actor->in_step()) {
       return fail(Errc::invalid_argument, "block " + std::to_string(index) +
-                                              " has pinned slots: seal it in a step, and name the "
-                                              "actor");
+                                              " has pinned slots: seal it in a step of an actor of "
+                                              "its cache, and name that actor");
     }
     copy_to_frame(pins->second, cache_.frame(blocks_[index].frame));
   }
@@ -320,9 +341,11 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   auto answer = request(seal, std::move(*memory));
   if (!answer) return std::unexpected(answer.error());
   Block& block = blocks_[index];
+  const bool deduplicated = answer->completion.value0() != 0;
   if (pins != pins_.end()) {
-    // Also after a deduplication: until the old id is retired, its pages are right.
-    actor->unpin(ids_[index], pins->second);
+    // After a deduplication the old id retires, pins and all; it may even be somebody else's by
+    // now.
+    if (!deduplicated) actor->unpin(ids_[index], pins->second);
     pins_.erase(pins);
   }
   wire::BlockRef ref;
@@ -331,7 +354,11 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   block.frame = ref.frame();
   if (!block.sealed) ++sealed_;
   block.sealed = true;
-  const bool deduplicated = answer->completion.value0() != 0;
+  block.in_frame = false;
+  // The existing block may lie in an extent that another session made the cache grow by.
+  if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
+    return std::unexpected(ok.error());
+  }
   if (deduplicated) {
     cache_.stats().blocks_deduplicated.fetch_add(1, std::memory_order_relaxed);
   }

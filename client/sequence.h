@@ -38,6 +38,10 @@ class Sequence {
   ipc::Status truncate(std::uint32_t count);
   ipc::Status release();
 
+  // An earlier request got no answer in time, so the daemon may have more or fewer blocks than we
+  // know: everything but release() is refused.
+  ipc::Status check() const;
+
   // The frame of a private block.
   ipc::Result<std::span<std::byte>> map(std::uint32_t index);
   // Pinned slots of a private block; takes what its frame holds along, if something was written
@@ -80,6 +84,7 @@ class Sequence {
   std::vector<Block> blocks_;  // of the same length
   std::unordered_map<std::uint32_t, std::vector<std::int32_t>> pins_;  // by block index
   std::uint32_t sealed_ = 0;
+  bool unanswered_ = false;  // see check()
 };
 
 }  // namespace sluice::client::internal

@@ -25,7 +25,14 @@
  * daemon.
  *
  * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call. When the
- * daemon goes away, calls return SLUICE_DAEMON_AWAY within a second.
+ * daemon goes away, calls return SLUICE_DAEMON_AWAY within a second. After SLUICE_TIMED_OUT of a
+ * call that changes a sequence (open, extend, truncate, seal, fork), nobody knows whether it was
+ * carried out: the sequence answers SLUICE_WRONG_STATE from then on, and is to be released. A step
+ * whose begin or end timed out is put right by the next begin.
+ *
+ * Releases. sluice_sequence_release, sluice_actor_close and sluice_cache_close free the object also
+ * when they return an error, except SLUICE_WRONG_STATE of sluice_cache_close. An operation of
+ * sluice_resolve_async is waited for before its actor is closed.
  */
 #ifndef SLUICE_H
 #define SLUICE_H
@@ -99,10 +106,11 @@ SLUICE_API const char* sluice_status_name(int32_t status); /* "quota_exceeded"; 
 
 typedef struct sluice_connect_desc {
   size_t struct_size;
-  const char* socket_path; /* NULL: $SLUICE_SOCKET, else /run/sluice/sluice.sock */
+  const char*
+      socket_path; /* NULL: $SLUICE_SOCKET, else where a daemon of root or of this user listens */
   const char* client_name; /* for operators; NULL: the process's name */
   uint64_t timeout_us;     /* bound of every wait of this client; 0: 10 s */
-  uint32_t spin_us;        /* how long a wait may spin before it sleeps; 0: adaptive */
+  uint32_t spin_us;        /* zero: reserved; waits spin adaptively before they sleep */
   uint32_t flags;          /* zero */
   uint64_t reserved[4];
 } sluice_connect_desc;
@@ -253,7 +261,8 @@ SLUICE_API sluice_status sluice_sequence_open(sluice_cache* cache, const sluice_
 SLUICE_API sluice_status sluice_sequence_extend(sluice_sequence* sequence, uint32_t count,
                                                 uint32_t* first_block, sluice_error* error);
 
-/* A second sequence over the same blocks. Sealed blocks are shared; unsealed ones are copied. */
+/* A second sequence over the same blocks. Sealed blocks are shared; unsealed ones are copied.
+ * `actor`: NULL on the host backend. */
 SLUICE_API sluice_status sluice_sequence_fork(sluice_sequence* sequence, sluice_actor* actor,
                                               sluice_sequence** out, sluice_error* error);
 
@@ -349,8 +358,8 @@ SLUICE_API sluice_status sluice_resolve(sluice_actor* actor, const sluice_page_l
                                         sluice_error* error);
 
 /* The same, not waited for. `lists` and what they point to stay valid and untouched until the
- * operation is finished by sluice_op_wait. With the direct executor the work is done at once. BUSY:
- * request memory is full of operations in flight. */
+ * operation is finished by sluice_op_wait. With the direct executor the work is done at once.
+ * TIMED_OUT: request memory stayed full of operations in flight. */
 SLUICE_API sluice_status sluice_resolve_async(sluice_actor* actor, const sluice_page_list* lists,
                                               size_t list_count, sluice_op** out,
                                               sluice_error* error);

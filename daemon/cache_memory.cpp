@@ -243,20 +243,28 @@ void CacheMemory::seal_pins(const kernels::BlockSet& blocks) {
 // ---- actors
 
 bool CacheMemory::owns_actor(ipc::SessionId session, std::uint32_t actor) const {
-  return actor < shape_.table.actors &&
-         seats_[actor].owner.load(std::memory_order_acquire) == session.value + 1;
+  return actor < shape_.table.actors && sits(session, actor) &&
+         !seats_[actor].closed.load(std::memory_order_acquire);
+}
+
+bool CacheMemory::sits(ipc::SessionId session, std::uint32_t actor) const {
+  return seats_[actor].owner.load(std::memory_order_acquire) == session.value + 1;
 }
 
 ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Executor executor,
                                                    bool of_lane) {
+  static std::atomic<std::uint64_t> openings{0};
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
     ActorSeat& seat = seats_[i];
-    if (seat.owner.load(std::memory_order_relaxed) != 0) continue;
+    const bool own = sits(session, i) && seat.closed.load(std::memory_order_relaxed);
+    if (!own && seat.owner.load(std::memory_order_relaxed) != 0) continue;
     const std::lock_guard lock(totals_mutex_);
     seat.executor = executor;
     seat.of_lane = of_lane;
     seat.base = line_totals(i);
     seat.seen_since = {};
+    seat.opened.store(++openings, std::memory_order_release);
+    seat.closed.store(false, std::memory_order_release);
     seat.owner.store(session.value + 1, std::memory_order_release);
     return i;
   }
@@ -264,13 +272,12 @@ ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Execu
                                        " actors of the cache are in use (limits.actors_per_cache)");
 }
 
-void CacheMemory::vacate(std::uint32_t actor) {
+void CacheMemory::settle_totals(std::uint32_t actor) {
   ActorSeat& seat = seats_[actor];
-  kernels::reset_actor(table_, actor);
   const std::lock_guard lock(totals_mutex_);
-  closed_[static_cast<int>(seat.executor)] += line_totals(actor).since(seat.base);
-  seat.base = line_totals(actor);
-  seat.owner.store(0, std::memory_order_release);
+  const ResolveTotals now = line_totals(actor);
+  closed_[static_cast<int>(seat.executor)] += now.since(seat.base);
+  seat.base = now;
 }
 
 ipc::Status CacheMemory::close_actor(ipc::SessionId session, std::uint32_t actor) {
@@ -278,13 +285,22 @@ ipc::Status CacheMemory::close_actor(ipc::SessionId session, std::uint32_t actor
     return fail(Errc::stale_handle,
                 "actor " + std::to_string(actor) + " is not one of this session");
   }
-  vacate(actor);
+  if (kernels::is_active(kernels::load_acquire(&kernels::actor_line(table_, actor)->active))) {
+    return fail(Errc::wrong_state,
+                "actor " + std::to_string(actor) + " is in a step; end it first");
+  }
+  settle_totals(actor);
+  seats_[actor].closed.store(true, std::memory_order_release);
   return {};
 }
 
 void CacheMemory::close_actors_of(ipc::SessionId session) {
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
-    if (owns_actor(session, i)) vacate(i);
+    if (!sits(session, i)) continue;
+    kernels::reset_actor(table_, i);
+    settle_totals(i);
+    seats_[i].closed.store(false, std::memory_order_relaxed);
+    seats_[i].owner.store(0, std::memory_order_release);
   }
 }
 

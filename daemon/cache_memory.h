@@ -79,6 +79,10 @@ class CacheMemory {
   const kernels::PageStore& store() const { return store_; }
 
   bool owns_actor(ipc::SessionId session, std::uint32_t actor) const;
+  // Which opening of the seat this is: a number that no other opening of any cache has.
+  std::uint64_t opened(std::uint32_t actor) const {
+    return seats_[actor].opened.load(std::memory_order_acquire);
+  }
 
   // ---- coordinator: extents and frames
 
@@ -100,6 +104,7 @@ class CacheMemory {
   // `of_lane`: for the lane's own work for this session; not counted by actors_of.
   ipc::Result<std::uint32_t> open_actor(ipc::SessionId session, ipc::wire::Executor executor,
                                         bool of_lane = false);
+  // Errors: stale_handle, wrong_state (it is in a step).
   ipc::Status close_actor(ipc::SessionId session, std::uint32_t actor);
   void close_actors_of(ipc::SessionId session);
   std::uint32_t actors_of(ipc::SessionId session) const;
@@ -121,6 +126,9 @@ class CacheMemory {
  private:
   struct ActorSeat {
     std::atomic<std::uint64_t> owner{0};  // session + 1; 0: free
+    std::atomic<std::uint64_t> opened{0};
+    // Given up by its session, which keeps the seat until it ends: its lane may be about to use it.
+    std::atomic<bool> closed{false};
     ipc::wire::Executor executor = ipc::wire::Executor::daemon;
     bool of_lane = false;
     ResolveTotals base;  // the line's counters when it was opened
@@ -130,7 +138,8 @@ class CacheMemory {
 
   CacheMemory() = default;
   ResolveTotals line_totals(std::uint32_t actor) const;
-  void vacate(std::uint32_t actor);
+  bool sits(ipc::SessionId session, std::uint32_t actor) const;
+  void settle_totals(std::uint32_t actor);
   void seal_pins(const kernels::BlockSet& blocks);
   kernels::BlockSet mark(const std::vector<ipc::BlockId>& ids);
   void unmark(const std::vector<ipc::BlockId>& ids);

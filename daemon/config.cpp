@@ -74,9 +74,9 @@ auto integer(std::int64_t least, std::int64_t most) {
 }
 
 Parsed<std::uint32_t> ring_capacity(const toml::node& node) {
-  const auto value = integer<std::uint32_t>(16, 65536)(node);
+  const auto value = integer<std::uint32_t>(16, 4096)(node);
   if (value && std::has_single_bit(*value)) return *value;
-  return std::unexpected("a power of two from 16 to 65536");
+  return std::unexpected("a power of two from 16 to 4096");
 }
 
 auto bytes(std::uint64_t least, std::uint64_t most, std::uint64_t multiple) {

@@ -104,8 +104,14 @@ void Coordinator::execute(const residency::CreateCache& action) {
 }
 
 void Coordinator::execute(const residency::GrantDram& action) {
-  auto granted = memory_of(action.cache).grant_extent(*device_, action.extent);
+  // After a failure the rest of a batch fails too: clients map extents in order, without holes.
   ipc::Status told;
+  if (grant_failure_) {
+    told = manager_.extent_failed(action.cache, action.extent);
+    SLUICE_ASSERT(told.has_value());
+    return;
+  }
+  auto granted = memory_of(action.cache).grant_extent(*device_, action.extent);
   if (granted) {
     told = manager_.extent_granted(action.cache, action.extent);
   } else {
@@ -311,8 +317,8 @@ auto Coordinator::with_memory(Attempt&& attempt) {
   Growth growth = Growth::allowed;
   bool settled = false;
   while (true) {
-    auto reply = attempt(growth, actions);
     grant_failure_.reset();
+    auto reply = attempt(growth, actions);
     const bool grows = reply && reply->needs_extents;
     execute(actions);
     if (grows) {

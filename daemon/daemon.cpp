@@ -108,8 +108,10 @@ ipc::Status Daemon::Impl::start() {
       [this](const AdminScope& scope, std::string_view verb, std::string_view arguments) {
         return admin->run(scope, verb, arguments);
       });
-  auto exposer = Metrics::start(config.metrics.address,
-                                [this] { return collect_metrics(config, *coordinator); });
+  auto exposer =
+      Metrics::start(config.metrics.address,
+                     // A copy: the server's thread reads it while a reload may write ours.
+                     [this, copy = config] { return collect_metrics(copy, *coordinator); });
   if (!exposer) return std::unexpected(std::move(exposer.error()));
   metrics = std::move(*exposer);
   if (!metrics->address().empty()) {

@@ -35,6 +35,7 @@ constexpr std::uint32_t kMaxPagesPerRequest = 1u << 24;
 constexpr std::uint32_t kMaxListsPerRequest = 1u << 20;
 // Forecasts of one session that wait; older ones are dropped for newer ones.
 constexpr std::size_t kMaxQueuedForecasts = 64;
+constexpr std::size_t kMaxQueuedForecastPages = 1u << 18;
 // Pages that a forecast brings in before the lane looks for requests again.
 constexpr std::size_t kForecastSlice = 64;
 
@@ -55,6 +56,7 @@ struct LaneSequence {
 
 // A step of an actor that the daemon runs.
 struct LaneActor {
+  std::uint64_t opened = 0;  // which opening of the seat this is about
   bool in_step = false;
   kernels::Step step = 0;
 };
@@ -131,7 +133,11 @@ struct LaneSession::Impl {
   std::vector<residency::BlockRef> blocks;              // scratch
   std::vector<residency::ForkedBlock> copies;
   std::deque<QueuedForecast> forecasts;
-  std::unordered_map<const CacheMemory*, std::uint32_t> forecast_actors;
+  struct ForecastActor {
+    std::weak_ptr<CacheMemory> memory;
+    std::uint32_t index = 0;
+  };
+  std::unordered_map<std::uint32_t, ForecastActor> forecast_actors;  // by cache id
   std::uint32_t forecast_issued = 0;  // pages, since the last resolve told the client
   std::uint32_t forecast_dropped = 0;
   std::unordered_set<std::uint64_t> announced;  // cache and page of what waits in `forecasts`
@@ -377,6 +383,8 @@ ipc::Result<Reply> LaneSession::Impl::seal(const wire::Submission& request,
                                  (*keys)[0], request.value());
   if (!sealed) return std::unexpected(std::move(sealed.error()));
   LaneSequence& target = **found;
+  // After a deduplication the old id retires, pins and all; it may even be somebody else's by now.
+  if (sealed->deduplicated) target.pins.erase(index);
   if (const auto pins = target.pins.find(index); pins != target.pins.end()) {
     const kernels::HotTable& table = target.memory->table();
     const kernels::Step step = kernels::clock_of(table);
@@ -412,6 +420,9 @@ ipc::Result<LaneActor*> LaneSession::Impl::actor_of(const SessionCache& cache, s
                 "actor " + std::to_string(actor) + " is not one of this session");
   }
   LaneActor& found = actors[(std::uint64_t{cache.id.value} << 32) | actor];
+  if (const std::uint64_t opened = cache.memory->opened(actor); found.opened != opened) {
+    found = {opened, false, 0};
+  }
   if (found.in_step != in_step) {
     return fail(Errc::wrong_state, in_step ? "the actor is in no step; begin one first"
                                            : "the actor is in a step already; end it first");
@@ -596,7 +607,11 @@ ipc::Result<Reply> LaneSession::Impl::forecast(const wire::Submission& request) 
   if (!cache) return std::unexpected(std::move(cache.error()));
   auto count = gather(*cache, request);
   if (!count) return std::unexpected(std::move(count.error()));
-  if (forecasts.size() == kMaxQueuedForecasts) drop_forecast();
+  while (!forecasts.empty() && (forecasts.size() == kMaxQueuedForecasts ||
+                                announced.size() + pages.size() > kMaxQueuedForecastPages)) {
+    drop_forecast();
+  }
+  if (pages.size() > kMaxQueuedForecastPages) pages.resize(kMaxQueuedForecastPages);
   const auto deadline = std::min<std::uint64_t>(request.value(), kMaxForecastDeadlineUs);
   for (const kernels::Page page : pages) announced.insert(announced_key(cache->id, page));
   forecasts.push_back(
@@ -650,11 +665,14 @@ bool LaneSession::Impl::run_forecast() {
 
 // The lane's own actor for this session's forecasts in a cache.
 std::optional<std::uint32_t> LaneSession::Impl::forecast_actor(const SessionCache& cache) {
-  const auto found = forecast_actors.find(cache.memory.get());
-  if (found != forecast_actors.end()) return found->second;
+  // A cache's id and address may have been another's before; the weak pointer tells them apart.
+  const auto found = forecast_actors.find(cache.id.value);
+  if (found != forecast_actors.end() && found->second.memory.lock() == cache.memory) {
+    return found->second.index;
+  }
   auto opened = coordinator.open_lane_actor(session->id, *cache.memory);
   if (!opened) return std::nullopt;
-  forecast_actors.emplace(cache.memory.get(), *opened);
+  forecast_actors[cache.id.value] = {cache.memory, *opened};
   return *opened;
 }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -143,7 +144,7 @@ class Lane {
     bool worked = false;
     for (const auto& served : sessions_) {
       if (served->stopped) continue;
-      auto some = served->requests->serve(Lanes::kBurst);
+      auto some = serve(*served);
       if (some) {
         worked |= *some;
       } else {
@@ -151,6 +152,15 @@ class Lane {
       }
     }
     return worked;
+  }
+
+  static ipc::Result<bool> serve(Served& served) {
+    try {
+      return served.requests->serve(Lanes::kBurst);
+    } catch (const std::bad_alloc&) {
+      return ipc::fail(ipc::Errc::no_memory,
+                       "the daemon had no memory for a request of this session");
+    }
   }
 
   void end(Served& served, const ipc::Error& reason) const {

@@ -1,4 +1,6 @@
 // sluiced: the daemon's entry.
+#include <sys/resource.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -12,6 +14,14 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
+
+// Sessions and extents are descriptors; the default limit is meant for programs that use select(2).
+void raise_descriptor_limit() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  (void)setrlimit(RLIMIT_NOFILE, &files);
+}
 
 }  // namespace
 
@@ -46,6 +56,7 @@ int main(int argc, char** argv) {
   }
   start_logging(config.daemon.log_level, config.daemon.log_format);
   for (const std::string& note : notes) log_info(note);
+  raise_descriptor_limit();
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // an extent beyond the file size limit is an error like any other
   auto daemon = Daemon::create(std::move(config), path);

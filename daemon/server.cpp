@@ -42,6 +42,10 @@ using ipc::fail;
 namespace {
 
 constexpr std::uint32_t kBothExecutors = 0b11;
+// Requests of one connection before others get their turn.
+constexpr int kFramesPerTurn = 16;
+// Connections without a session: operators, and peers that have not said hello yet.
+constexpr std::size_t kSpareConnections = 256;
 constexpr std::chrono::milliseconds kAcceptPause{100};  // after the process ran out of descriptors
 
 // Waits until a descriptor is readable (or writable); false on an error of the loop.
@@ -194,6 +198,10 @@ asio::awaitable<void> Server::Impl::accept_loop(Listener& listener) {
       continue;
     }
     if (!*socket) continue;
+    if (connections.size() >= config.daemon.max_sessions + kSpareConnections) {
+      log_warn("a connection was refused: too many", {{"connections", connections.size()}});
+      continue;
+    }
     auto connection = std::make_shared<Connection>(self, std::move(**socket), listener.tenant);
     asio::co_spawn(io, Connection::live(std::move(connection)), asio::detached);
   }
@@ -265,9 +273,14 @@ asio::awaitable<void> Server::Impl::Connection::run() {
                                             {"code", ipc::to_string(greeted.error().code)},
                                             {"reason", greeted.error().text}});
     }
-    co_return;
+    if (session == nullptr) co_return;
+    // The welcome did not reach the peer: the session is there, and ends like any other.
+    socket_closed = greeted.error().code == Errc::daemon_away;
+    if (!socket_closed) violate(greeted.error());
   }
-  while (!said_bye && !violated) {
+  int frames = 0;
+  while (!said_bye && !violated && !socket_closed) {
+    if (++frames % kFramesPerTurn == 0) co_await asio::post(server->io, asio::use_awaitable);
     auto frame = co_await receive();
     if (!frame) {
       if (frame.error().code == Errc::daemon_away) {
@@ -298,7 +311,10 @@ asio::awaitable<void> Server::Impl::Connection::discard_until_closed() {
   while (true) {
     const ssize_t got = recv(socket.native_handle(), scratch, sizeof(scratch), MSG_DONTWAIT);
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) break;
-    if (got > 0) continue;
+    if (got > 0) {
+      co_await asio::post(server->io, asio::use_awaitable);
+      continue;
+    }
     if (!co_await wait_for(socket, asio::posix::stream_descriptor::wait_read)) break;
   }
   socket_closed = true;

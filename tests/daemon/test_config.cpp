@@ -213,7 +213,7 @@ TEST(AConfigFile, ThatAsksForMoreThanTheNodeHasIsWarnedAbout) {
 
 TEST(AnError, NamesPlaceFindingAndExpectation) {
   EXPECT_EQ(errors("[rings]\ncapacity = 1000\n"),
-            "f.toml:2:12: rings.capacity: found 1000, expected a power of two from 16 to 65536");
+            "f.toml:2:12: rings.capacity: found 1000, expected a power of two from 16 to 4096");
   EXPECT_EQ(errors("[daemon]\nlog_level = \"loud\"\n"),
             "f.toml:2:13: daemon.log_level: found \"loud\", expected one of \"trace\", \"debug\", "
             "\"info\", \"warn\", \"error\"");

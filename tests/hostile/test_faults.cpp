@@ -15,6 +15,9 @@
 #include <thread>
 #include <vector>
 
+#include "ipc/frame.h"
+#include "ipc/message.h"
+#include "ipc/protocol.h"
 #include "tests/integration/daemon_process.h"
 
 namespace sluice::test {
@@ -396,6 +399,79 @@ TEST(Faults, RefusedGreetingsCostNobodyAnything) {
   daemon.admin("drain", R"({"off": true})");
   must(one.ping());
   must(two.ping());
+}
+
+TEST(Faults, AnUnansweredExtendLeavesASequenceThatCanOnlyBeReleased) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a', 200'000);
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  daemon.signal(SIGSTOP);
+  EXPECT_EQ(status_of(opened.sequence.extend(2)), SLUICE_TIMED_OUT);
+  daemon.signal(SIGCONT);
+  must(client.ping());
+  EXPECT_EQ(status_of(opened.sequence.extend(1)), SLUICE_WRONG_STATE)
+      << "its blocks at the daemon are not those that we know";
+  must(opened.sequence.release());
+}
+
+TEST(Faults, AnUnansweredStepIsPutRightByTheNextOne) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a', 200'000);
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  Actor actor = must(cache.open_actor());
+  daemon.signal(SIGSTOP);
+  EXPECT_EQ(status_of(actor.begin_step()), SLUICE_TIMED_OUT);
+  daemon.signal(SIGCONT);
+  must(client.ping());
+  must(actor.begin_step());
+  must(actor.end_step());
+}
+
+TEST(Faults, ConnectionsThatVanishDuringTheGreetingLeaveNoSession) {
+  const DaemonProcess daemon;
+  for (int round = 0; round < 20; ++round) {
+    const pid_t child = fork();
+    if (child == 0) {
+      const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+      sockaddr_un address{};
+      address.sun_family = AF_UNIX;
+      std::strncpy(address.sun_path, daemon.socket('a').c_str(), sizeof(address.sun_path) - 1);
+      if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) _exit(1);
+      const auto hello = ipc::make_message(1, [](auto& builder) {
+        return ipc::wire::CreateHello(builder, ipc::kProtocolMajor, ipc::kProtocolMinor);
+      });
+      (void)ipc::send_frame(fd, hello, {}, ipc::deadline_in(std::chrono::seconds(5)));
+      _exit(0);
+    }
+    waitpid(child, nullptr, 0);
+  }
+  EXPECT_TRUE(eventually([&] { return sessions_of(daemon) == 0; }));
+  must(daemon.connect('a').ping());
+}
+
+TEST(Faults, ABlockIsSealedInAStepOfItsOwnCacheOnly) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DIRECT)));
+  Cache other = must(client.open_cache(small_cache("another", SLUICE_EXECUTOR_DIRECT)));
+  Actor actor = must(cache.open_actor());
+  Actor stranger = must(other.open_actor());
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  must(opened.sequence.extend(1));
+  must(actor.begin_step());
+  std::vector<std::int32_t> slots(4);
+  must(opened.sequence.pin(0, actor, slots));
+  const std::string key = "key";
+  const auto bytes = std::as_bytes(std::span(key));
+  must(stranger.begin_step());
+  EXPECT_EQ(status_of(opened.sequence.seal(0, bytes, &stranger)), SLUICE_INVALID_ARGUMENT);
+  must(actor.end_step());
+  EXPECT_EQ(status_of(opened.sequence.seal(0, bytes, &actor)), SLUICE_INVALID_ARGUMENT);
+  must(actor.begin_step());
+  must(opened.sequence.seal(0, bytes, &actor));
+  must(actor.end_step());
+  must(stranger.end_step());
 }
 
 TEST(Faults, ReloadChangesQuotasAndRefusesABrokenFile) {
