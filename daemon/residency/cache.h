@@ -113,6 +113,7 @@ bool has_key(const Cache& cache, BlockId id, std::span<const std::byte> key);
 struct KeyCopy {
   std::array<std::byte, kMaxKeyBytes> bytes;
   std::size_t size;
+  // NOLINTNEXTLINE(google-explicit-constructor): a key is given wherever a view of one is taken
   operator std::span<const std::byte>() const { return {bytes.data(), size}; }
 };
 KeyCopy key_of(const Cache& cache, BlockId id);

@@ -21,6 +21,7 @@ TEST(ThreadStress, EverySlotKeepsItsPageWhileItsActorIsInTheStep) {
   StressWorld world;
   StressDaemon daemon(world, 1);
   std::vector<std::thread> threads;
+  threads.reserve(kStressActors);
   for (std::uint32_t actor = 0; actor < kStressActors; ++actor) {
     threads.emplace_back([&world, actor] { StressActor(world, actor, 100 + actor).run(); });
   }

@@ -40,7 +40,7 @@ enum class Kind : std::uint8_t {
   evict,
   bad_input,
   repeat_key,
-  count_,
+  count_,  // NOLINT(readability-identifier-naming): no event, their number
 };
 
 struct Event {

@@ -20,7 +20,7 @@ class Request {
   // The document, parsed. Errors: those of Ask; internal when the daemon's answer is no object.
   ipc::Result<Json> ask(const std::string& verb, const Json& arguments = Json::object()) const;
   // The same with a bound of its own.
-  ipc::Result<Json> ask(const std::string& verb, const Json& arguments, Timeout timeout) const;
+  ipc::Result<Json> ask(const std::string& verb, const Json& arguments, Timeout bound) const;
 
   Timeout timeout() const { return options.timeout.value_or(kDefaultTimeout); }
   View view() const { return {around.colour, around.width}; }
