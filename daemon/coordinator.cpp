@@ -230,7 +230,7 @@ void Coordinator::end_session(const std::shared_ptr<Session>& session, bool died
   settle();
   if (died) {
     ++counters_[session->tenant.value].session_deaths;
-    reclaims_.push_back({session->tenant, death, 0});
+    reclaims_.push_back({session->tenant, death});
   }
 }
 

@@ -144,7 +144,6 @@ class Coordinator {
   struct Reclaim {  // the death of a session, until its blocks are back
     ipc::TenantId tenant;
     std::chrono::steady_clock::time_point death;
-    std::uint64_t last_batch = 0;
   };
 
   Coordinator(const Config& config, std::unique_ptr<Device> device, residency::Manager manager);

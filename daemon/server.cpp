@@ -142,7 +142,6 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   ipc::Result<std::vector<std::byte>> answer(const wire::Envelope& envelope, std::vector<int>& fds);
 
   void violate(const Error& reason);
-  void leave_lane();
   void stop(const std::string& why);
   void finish_if_dead();
 
@@ -301,7 +300,7 @@ asio::awaitable<void> Server::Impl::Connection::run() {
   }
   if (session == nullptr) co_return;
   if (!socket_closed && !said_bye) co_await discard_until_closed();
-  leave_lane();
+  finish_if_dead();
 }
 
 // A session that was ended for misconduct is over when its process and every copy of its socket are
@@ -474,10 +473,7 @@ void Server::Impl::Connection::stop(const std::string& why) {
   if (pidfd) (void)pidfd->cancel(ignored);
 }
 
-// The reading side ended; the lane lets go of the session once the process cannot touch it any
-// more.
-void Server::Impl::Connection::leave_lane() { finish_if_dead(); }
-
+// The lane lets go of the session once the process cannot touch it any more.
 void Server::Impl::Connection::finish_if_dead() {
   const bool dead = said_bye || (process_gone && socket_closed);
   if (!dead || left_lane) return;
