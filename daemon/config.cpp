@@ -25,6 +25,7 @@
 #include "daemon/metrics.h"
 #include "daemon/quantity.h"
 #include "ipc/memfd.h"
+#include "ipc/ring.h"
 
 namespace sluice::daemon {
 namespace {
@@ -38,6 +39,7 @@ constexpr std::uint64_t kPage = 4 * kKiB;
 
 constexpr std::uint64_t kDefaultHbmBytes = 1 * kGiB;
 constexpr std::uint64_t kDefaultDramBytes = 4 * kGiB;
+constexpr std::uint32_t kMinConfiguredRing = 16;
 constexpr std::size_t kQuotedBytes = 64;  // of the file's text in a message of ours
 constexpr std::size_t kMaxTenantName = 64;
 
@@ -74,9 +76,10 @@ auto integer(std::int64_t least, std::int64_t most) {
 }
 
 Parsed<std::uint32_t> ring_capacity(const toml::node& node) {
-  const auto value = integer<std::uint32_t>(16, 4096)(node);
+  const auto value = integer<std::uint32_t>(kMinConfiguredRing, ipc::kMaxRingCapacity)(node);
   if (value && std::has_single_bit(*value)) return *value;
-  return std::unexpected("a power of two from 16 to 4096");
+  return std::unexpected("a power of two from " + std::to_string(kMinConfiguredRing) + " to " +
+                         std::to_string(ipc::kMaxRingCapacity));
 }
 
 auto bytes(std::uint64_t least, std::uint64_t most, std::uint64_t multiple) {

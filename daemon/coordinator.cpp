@@ -116,6 +116,7 @@ void Coordinator::execute(const residency::GrantDram& action) {
     told = manager_.extent_granted(action.cache, action.extent);
   } else {
     grant_failure_ = std::move(granted.error());
+    ++counters_[caches_[action.cache.value].tenant.value].extents_failed;
     log_warn("the node has no memory for a DRAM extent",
              {{"bytes", action.bytes}, {"reason", grant_failure_->text}});
     told = manager_.extent_failed(action.cache, action.extent);
@@ -267,6 +268,7 @@ ipc::Result<OpenedCache> Coordinator::open_cache(Session& session,
   execute(actions);
   creating_.reset();
   if (create_failure_) return std::unexpected(std::move(*create_failure_));
+  caches_[opened->cache.value].tenant = session.tenant;
   std::shared_ptr<CacheMemory> memory = caches_[opened->cache.value].memory;
   auto handle = session.add_cache({opened->cache, memory, request.executor});
   if (!handle) {

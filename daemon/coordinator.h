@@ -133,6 +133,7 @@ class Coordinator {
  private:
   struct Cache {
     std::shared_ptr<CacheMemory> memory;
+    ipc::TenantId tenant;
     // What the ledger was told of the table's own counters.
     std::uint64_t forecast_issued = 0, forecast_used = 0, forecast_wasted = 0;
   };
