@@ -76,7 +76,11 @@ DaemonProcess::~DaemonProcess() {
   std::filesystem::remove_all(folder_, ignored);
 }
 
-void DaemonProcess::signal(int number) const { kill(pid_, number); }
+void DaemonProcess::signal(int number) const {
+  kill(pid_, number);
+  // The process is stopped when its last thread is, some time after the call.
+  if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
+}
 
 int DaemonProcess::wait(std::chrono::milliseconds deadline) {
   int status = -1;
