@@ -30,15 +30,11 @@ class DirectActor final : public Actor {
   DirectActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
 
   void unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override {
-    const std::uint32_t first = id * pages_per_block();
-    for (std::uint32_t page = 0; page < slots.size(); ++page) {
-      kernels::seal_pin(table(), slots[page], first + page, step_);
-    }
+    kernels::seal_pins(table(), id, step_, slots.data());
   }
 
  private:
   const kernels::HotTable& table() const { return cache().table(); }
-  std::uint32_t pages_per_block() const { return cache().geometry().pages_per_block; }
 
   ipc::Status do_begin_step() override {
     step_ = kernels::enter_step(table(), index());
@@ -55,17 +51,16 @@ class DirectActor final : public Actor {
     std::size_t most = 0;
     for (const PageList& list : lists) most += list.count;
     if (pages_.size() < most) pages_.resize(most);
-    const std::uint32_t per_block = pages_per_block();
     kernels::Page* to = pages_.data();
     for (const PageList& list : lists) {
       const Sequence& sequence = *list.sequence;
       const bool pins = sequence.has_pins();
       const std::uint32_t* const blocks = list.blocks;
       const std::uint32_t count = list.count;
-      const std::uint32_t page = list.page;
+      const kernels::Page first = kernels::page_number(table(), 0, list.page);
       for (std::uint32_t i = 0; i < count; ++i) {
         if (pins && sequence.pinned(blocks[i]) != nullptr) continue;
-        *to++ = sequence.id(blocks[i]) * per_block + page;
+        *to++ = first + sequence.id(blocks[i]);
       }
     }
     gathered_ = static_cast<std::uint32_t>(to - pages_.data());
@@ -145,12 +140,13 @@ class DirectActor final : public Actor {
   ipc::Status do_finish(Operation&, ipc::Deadline) override { return {}; }
 
   ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t /*deadline_us*/,
-                          std::uint32_t /*confidence*/) override {
+                          std::uint32_t confidence) override {
     gather(lists);
     kernels::ForecastList list;
     list.pages = pages_.data();
     list.count = gathered_;
     list.budget_bytes = kForecastBudgetBytes;
+    list.min_age = kernels::forecast_min_age(confidence);
     const kernels::ForecastCounts counts =
         kernels::forecast(table(), cache().store(), index(), step_, list);
     CacheStats& stats = cache().stats();
@@ -161,10 +157,8 @@ class DirectActor final : public Actor {
 
   ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
                                                 std::uint32_t block) override {
-    const std::uint32_t first = sequence.id(block) * pages_per_block();
-    std::vector<std::int32_t> slots(pages_per_block());
-    if (!kernels::claim_pins(table(), cache().slots(), first, pages_per_block(), step_,
-                             slots.data())) {
+    std::vector<std::int32_t> slots(cache().geometry().pages_per_block);
+    if (!kernels::claim_pins(table(), cache().slots(), sequence.id(block), step_, slots.data())) {
       return fail(Errc::no_slot, "the arena has no " + std::to_string(slots.size()) +
                                      " slots that running steps do not use; end a step, or give "
                                      "the cache more HBM");

@@ -137,16 +137,23 @@ SLUICE_HD inline bool drop_pin(const HotTable& table, Slot slot, Page page) {
   return true;
 }
 
-// Pins slots for pages [first, first + count) of a block, all or none. `slots` takes count entries.
-SLUICE_HD inline bool claim_pins(const HotTable& table, std::uint32_t mapped, Page first,
-                                 std::uint32_t count, Step step, Slot* slots) {
-  for (std::uint32_t i = 0; i < count; ++i) {
-    slots[i] = claim_pinned(table, mapped, first + i, step);
+// Pins slots for all pages of a block, all or none. `slots` takes pages_per_block entries.
+SLUICE_HD inline bool claim_pins(const HotTable& table, std::uint32_t mapped, Block block,
+                                 Step step, Slot* slots) {
+  for (std::uint32_t i = 0; i < table.sizes.pages_per_block; ++i) {
+    slots[i] = claim_pinned(table, mapped, page_number(table, block, i), step);
     if (slots[i] != kNoSlot) continue;
-    for (std::uint32_t j = 0; j < i; ++j) drop_pin(table, slots[j], first + j);
+    for (std::uint32_t j = 0; j < i; ++j) drop_pin(table, slots[j], page_number(table, block, j));
     return false;
   }
   return true;
+}
+
+// The block is sealed: seals the pins of all its pages.
+SLUICE_HD inline void seal_pins(const HotTable& table, Block block, Step step, const Slot* slots) {
+  for (std::uint32_t i = 0; i < table.sizes.pages_per_block; ++i) {
+    seal_pin(table, slots[i], page_number(table, block, i), step);
+  }
 }
 
 }  // namespace sluice::kernels

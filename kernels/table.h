@@ -75,8 +75,8 @@ static_assert(sizeof(LogEntry) == kLogEntryBytes);
 
 struct HotTable {
   TableSizes sizes;
-  std::uint32_t pages = 0;        // sizes.pages()
-  std::uint64_t block_magic = 0;  // see block_of
+  std::uint32_t pages = 0;         // sizes.pages()
+  std::uint64_t blocks_magic = 0;  // see page_in_block
   TableHeader* header = nullptr;
   std::byte* actors = nullptr;        // ActorLine each kActorBytes
   Word* words = nullptr;              // [slots]
@@ -95,9 +95,9 @@ SLUICE_HD inline ActorLine* actor_line(const HotTable& table, std::uint32_t acto
   return reinterpret_cast<ActorLine*>(table.actors + std::size_t{actor} * kActorBytes);
 }
 
-// 2^64 / pages_per_block, rounded up; see block_of.
-SLUICE_HD constexpr std::uint64_t block_magic(std::uint32_t pages_per_block) {
-  return ~std::uint64_t{0} / pages_per_block + 1;
+// 2^64 / blocks, rounded up; see page_in_block.
+SLUICE_HD constexpr std::uint64_t blocks_magic(std::uint32_t blocks) {
+  return ~std::uint64_t{0} / blocks + 1;
 }
 
 // The view of the table at `memory`, which is aligned to 64 bytes and has table_bytes(sizes) bytes.
@@ -108,7 +108,7 @@ SLUICE_HD inline HotTable view_table(void* memory, const TableSizes& sizes) {
   HotTable table;
   table.sizes = sizes;
   table.pages = static_cast<std::uint32_t>(sizes.pages());
-  table.block_magic = block_magic(sizes.pages_per_block);
+  table.blocks_magic = blocks_magic(sizes.blocks);
   table.header = reinterpret_cast<TableHeader*>(base);
   table.actors = base + offsets.actors;
   table.words = reinterpret_cast<Word*>(base + offsets.words);
@@ -142,11 +142,23 @@ SLUICE_HD inline HotTable format_table(void* zeroed_memory, const TableSizes& si
   return table;
 }
 
-// page / pages_per_block without a division: exact for 32-bit pages.
-SLUICE_HD inline Block block_of(const HotTable& table, Page page) {
-  if (table.sizes.pages_per_block == 1) return page;  // its magic does not fit into 64 bits
+// Pages are numbered page by page and not block by block: a list reads the same page (layer, head)
+// of many blocks, and ids of a sequence lie dense, so the hints of a list lie side by side.
+// Numbered block by block each would cost a cache line, and in a large table a TLB entry, of its
+// own.
+SLUICE_HD constexpr Page page_number(const HotTable& table, Block block, std::uint32_t in_block) {
+  return in_block * table.sizes.blocks + block;
+}
+
+// page / blocks without a division: exact for 32-bit pages.
+SLUICE_HD inline std::uint32_t page_in_block(const HotTable& table, Page page) {
+  if (table.sizes.blocks == 1) return page;  // its magic does not fit into 64 bits
   __extension__ using Wide = unsigned __int128;
-  return static_cast<Block>((Wide{table.block_magic} * page) >> 64);
+  return static_cast<std::uint32_t>((Wide{table.blocks_magic} * page) >> 64);
+}
+
+SLUICE_HD inline Block block_of(const HotTable& table, Page page) {
+  return page - page_in_block(table, page) * table.sizes.blocks;
 }
 
 SLUICE_HD inline bool is_slot(const HotTable& table, Slot slot) {

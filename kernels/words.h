@@ -14,7 +14,7 @@
 namespace sluice::kernels {
 
 using Word = std::uint64_t;
-using Page = std::uint32_t;   // attached id * pages_per_block + page in the block
+using Page = std::uint32_t;   // page in the block * blocks + attached id; see table.h
 using Slot = std::int32_t;    // place of a page in HBM
 using Step = std::uint32_t;   // 30 bits
 using Block = std::uint32_t;  // attached id

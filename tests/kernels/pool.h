@@ -111,7 +111,7 @@ class Pool {
   }
 
   Page page(Block block, std::uint32_t page_in_block) const {
-    return block * shape.pages_per_block + page_in_block;
+    return page_number(table, block, page_in_block);
   }
 
   std::byte* page_of_frame(Frame frame, std::uint32_t page_in_block) {
@@ -132,6 +132,11 @@ class Pool {
       write_frame(block, block + 1);
       append_log(table, log, block, block);
     }
+  }
+
+  // After place_all_blocks().
+  bool slot_holds_placed(Slot slot, Page page) const {
+    return slot_holds(slot, block_of(table, page) + 1, page_in_block(table, page));
   }
 
   bool slot_holds(Slot slot, std::uint64_t content, std::uint32_t page_in_block) const {

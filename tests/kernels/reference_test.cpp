@@ -48,6 +48,9 @@ class Reference {
  private:
   std::uint32_t below(std::uint32_t n) { return static_cast<std::uint32_t>(random_() % n); }
 
+  Block block(Page page) const { return block_of(pool_.table, page); }
+  std::uint32_t in_block(Page page) const { return page_in_block(pool_.table, page); }
+
   void place(Block block) {
     content_[block] = ++last_content_;
     pool_.write_frame(block, last_content_);
@@ -70,7 +73,7 @@ class Reference {
         if (got.slots[i] == kNoSlot) continue;
         ASSERT_EQ(got_slot.emplace(page, got.slots[i]).first->second, got.slots[i]);
         ASSERT_EQ(holds.emplace(got.slots[i], page).first->second, page);
-        ASSERT_TRUE(pool_.slot_holds(got.slots[i], content_[page / 3], page % 3));
+        ASSERT_TRUE(pool_.slot_holds(got.slots[i], content_[block(page)], in_block(page)));
       }
       if (pins_.empty() && limit_of(pool_.table) == 40) {
         ASSERT_EQ(c.no_slot, 0u) << "the pool is larger than the list";
@@ -91,18 +94,19 @@ class Reference {
     const std::uint64_t bits = std::uint64_t{1} << block;
     drop_blocks(pool_.table, {&bits, 32});
     for (Slot slot = 0; slot < 40; ++slot) {
-      ASSERT_NE(page_of(pool_.table.words[slot]) / 3, block);
+      const Word word = pool_.table.words[slot];
+      ASSERT_TRUE(is_free(word) || this->block(page_of(word)) != block);
     }
-    for (Page page = block * 3; page < block * 3 + 3; ++page) pins_.erase(page);
+    for (std::uint32_t i = 0; i < 3; ++i) pins_.erase(pool_.page(block, i));
     place(block);
   }
 
   void pin() {
     const Page page = below(pool_.table.pages);
     if (pins_.contains(page) || pins_.size() > 8) return;
-    const std::uint64_t bits = std::uint64_t{1} << (page / 3);
+    const std::uint64_t bits = std::uint64_t{1} << block(page);
     for (const auto& [other, slot] : pins_) {
-      if (other / 3 == page / 3) return;
+      if (block(other) == block(page)) return;
     }
     drop_blocks(pool_.table, {&bits, 32});
     const Step step = enter_step(pool_.table, 0);
@@ -110,7 +114,7 @@ class Reference {
     leave_step(pool_.table, 0);
     ASSERT_NE(slot, kNoSlot);
     ASSERT_LT(static_cast<std::uint32_t>(slot), limit_of(pool_.table));
-    const auto chunks = page_content(content_[page / 3], page % 3, 32);
+    const auto chunks = page_content(content_[block(page)], in_block(page), 32);
     copy_page(slot_bytes(pool_.store, slot), reinterpret_cast<const std::byte*>(chunks.data()), 32);
     pins_[page] = slot;
   }

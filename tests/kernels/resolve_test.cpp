@@ -20,7 +20,7 @@ TEST(Resolve, BringsInWhatIsMissingAndFindsItAgain) {
   const Resolved first = resolve_pages(pool, 0, step, {0, 5, 9});
   EXPECT_EQ(first.counts.fills, 3u);
   EXPECT_EQ(first.counts.filled_bytes, 3 * pool.shape.page_bytes);
-  EXPECT_TRUE(pool.slot_holds(first.slots[1], 2, 1));
+  EXPECT_TRUE(pool.slot_holds_placed(first.slots[1], 5));
   const Resolved again = resolve_pages(pool, 0, step, {9, 5, 0});
   EXPECT_EQ(again.counts.hits, 3u);
   EXPECT_EQ(again.slots[0], first.slots[2]);
@@ -67,7 +67,7 @@ TEST(Resolve, ServesWhatItCanOfAListThatExceedsThePool) {
   for (std::size_t i = 0; i < pages.size(); ++i) {
     EXPECT_EQ(got.slots[i] == kNoSlot, got.outcomes[i] == Outcome::no_slot);
     if (got.slots[i] != kNoSlot) {
-      EXPECT_TRUE(pool.slot_holds(got.slots[i], pages[i] / 4 + 1, pages[i] % 4));
+      EXPECT_TRUE(pool.slot_holds_placed(got.slots[i], pages[i]));
     }
   }
   leave_step(pool.table, 0);
@@ -121,7 +121,7 @@ TEST(Resolve, FillsAgainWhatSomebodyElseClaimedAndNeverCompleted) {
   EXPECT_EQ(got.counts.refills, 1u);
   EXPECT_EQ(got.counts.hits, 1u);
   EXPECT_EQ(got.slots[0], slot);
-  EXPECT_TRUE(pool.slot_holds(slot, 2, 1));
+  EXPECT_TRUE(pool.slot_holds_placed(slot, 5));
   EXPECT_TRUE(is_ready(pool.table.words[slot]));
 }
 
@@ -137,7 +137,7 @@ TEST(Resolve, KeepsThePagesOfEveryoneWhoIsInAStep) {
     resolve_pages(pool, 1, other, {p, p + 1, p + 2, p + 3});
     leave_step(pool.table, 1);
   }
-  for (std::uint32_t i = 0; i < 4; ++i) EXPECT_TRUE(pool.slot_holds(mine.slots[i], 1, i));
+  for (Page i = 0; i < 4; ++i) EXPECT_TRUE(pool.slot_holds_placed(mine.slots[i], i));
 }
 
 TEST(Resolve, DoesNotClaimAtOrAboveTheLimit) {
@@ -233,7 +233,7 @@ TEST(Steps, StayComparableAcrossTheWrapOfTheClock) {
       const Resolved got = resolve_pages(pool, 0, step, {page, page + 1, page + 2, page + 3, 0});
       ASSERT_EQ(got.counts.no_slot, 0u);
       for (std::uint32_t i = 0; i < 4; ++i) {
-        ASSERT_TRUE(pool.slot_holds(got.slots[i], page / 4 + 1, i));
+        ASSERT_TRUE(pool.slot_holds_placed(got.slots[i], page + i));
       }
       leave_step(pool.table, 0);
     }
@@ -253,8 +253,8 @@ TEST(Steps, TheClockStandsStillRatherThanOutrunAnActorThatNeverLeaves) {
     resolve_pages(pool, 1, step, {page, page + 1});
     leave_step(pool.table, 1);
   }
-  EXPECT_TRUE(pool.slot_holds(mine.slots[0], 1, 0));
-  EXPECT_TRUE(pool.slot_holds(mine.slots[1], 1, 1));
+  EXPECT_TRUE(pool.slot_holds_placed(mine.slots[0], 0));
+  EXPECT_TRUE(pool.slot_holds_placed(mine.slots[1], 1));
 }
 
 TEST(Pins, AreServedToTheirOwnerAndToNobodyElse) {
@@ -298,7 +298,7 @@ TEST(DropBlocks, DropsEveryPageOfTheBlocksAndNoOther) {
   Pool pool({});
   pool.place_all_blocks();
   std::vector<Page> pages(16);
-  for (Page i = 0; i < 16; ++i) pages[i] = i;
+  for (std::uint32_t i = 0; i < 16; ++i) pages[i] = pool.page(i / 4, i % 4);
   resolve_pages(pool, 0, enter_step(pool.table, 0), pages);
   leave_step(pool.table, 0);
   const std::uint64_t blocks = 0b1010;
@@ -307,7 +307,7 @@ TEST(DropBlocks, DropsEveryPageOfTheBlocksAndNoOther) {
     dropped += drop_blocks(pool.table, {&blocks, 16}, DropWhat::pages, first, 5);
   }
   EXPECT_EQ(dropped, 8u);
-  const Resolved again = resolve_pages(pool, 0, enter_step(pool.table, 0), {0, 4, 8, 12});
+  const Resolved again = resolve_pages(pool, 0, enter_step(pool.table, 0), {0, 1, 2, 3});
   EXPECT_EQ(again.counts.hits, 2u);
 }
 

@@ -142,10 +142,10 @@ class StressActor {
     const Resolved got = resolve_pages(pool_, actor_, step, pages_, own_set());
     for (std::size_t i = 0; i < pages_.size(); ++i) {
       if (got.slots[i] == kNoSlot) continue;
-      const Block block = pages_[i] / pool_.shape.pages_per_block;
+      const Block block = block_of(pool_.table, pages_[i]);
       for (const Held& held : held_) {
         if (held.block != block) continue;
-        used_.push_back({got.slots[i], held.content, pages_[i] % pool_.shape.pages_per_block});
+        used_.push_back({got.slots[i], held.content, page_in_block(pool_.table, pages_[i])});
         break;
       }
     }

@@ -85,17 +85,18 @@ TEST(TableSizes, TheLargestTableHasAddressableOffsets) {
 }
 
 TEST(HotTable, FindsTheBlockOfAPageWithoutDividing) {
-  for (const std::uint32_t pages_per_block : {1u, 2u, 3u, 7u, 32u, 641u, 65535u, 0x7FFFFFFFu}) {
-    TableSizes sizes = sizes_of({});
-    sizes.blocks = static_cast<std::uint32_t>(kMaxPages / pages_per_block);
-    if (sizes.blocks > kMaxBlocks) sizes.blocks = kMaxBlocks;
-    sizes.pages_per_block = pages_per_block;
+  for (const std::uint32_t blocks :
+       {1u, 2u, 3u, 7u, 32u, 641u, 65535u, kMaxBlocks - 1, kMaxBlocks}) {
     HotTable table;
-    table.sizes = sizes;
-    table.block_magic = block_magic(pages_per_block);
-    const auto last = static_cast<Page>(sizes.pages() - 1);
-    for (const Page page : {Page{0}, Page{1}, pages_per_block - 1, last / 2, last - 1, last}) {
-      EXPECT_EQ(block_of(table, page), page / pages_per_block) << page << " / " << pages_per_block;
+    table.sizes = sizes_of({});
+    table.sizes.blocks = blocks;
+    table.sizes.pages_per_block = static_cast<std::uint32_t>(kMaxPages / blocks);
+    table.blocks_magic = blocks_magic(blocks);
+    const auto last = static_cast<Page>(table.sizes.pages() - 1);
+    for (const Page page : {Page{0}, Page{1}, blocks - 1, blocks, last / 2, last - 1, last}) {
+      EXPECT_EQ(page_in_block(table, page), page / blocks) << page << " / " << blocks;
+      EXPECT_EQ(block_of(table, page), page % blocks) << page << " / " << blocks;
+      EXPECT_EQ(page_number(table, block_of(table, page), page_in_block(table, page)), page);
     }
   }
 }
