@@ -65,6 +65,31 @@ T sized() {
 using PageList = sluice_page_list;
 using ResolveCounts = sluice_resolve_counts;
 
+// A resolve that was not waited for. Its lists, and what they point to, stay valid and untouched
+// until it is over; its actor lives longer. An operation that is dropped is waited for, at most
+// kDropWaitUs.
+class Operation {
+ public:
+  static constexpr std::uint64_t kDropWaitUs = 10'000'000;
+
+  explicit Operation(sluice_op* raw) : raw_(raw) {}
+
+  // SLUICE_TIMED_OUT: not over yet; wait again. Anything else ends the operation.
+  Result<ResolveCounts> wait(std::uint64_t timeout_us) {
+    auto counts = detail::made<ResolveCounts>([&](ResolveCounts* out, sluice_error* e) {
+      return sluice_op_wait(raw_.get(), timeout_us, out, e);
+    });
+    if (counts || counts.error().code != SLUICE_TIMED_OUT) (void)raw_.release();
+    return counts;
+  }
+
+ private:
+  struct Drop {
+    void operator()(sluice_op* op) const { sluice_op_wait(op, kDropWaitUs, nullptr, nullptr); }
+  };
+  std::unique_ptr<sluice_op, Drop> raw_;
+};
+
 class Actor {
  public:
   explicit Actor(sluice_actor* raw) : raw_(raw) {}
@@ -80,6 +105,12 @@ class Actor {
     return detail::made<ResolveCounts>([&](ResolveCounts* counts, sluice_error* e) {
       return sluice_resolve(get(), lists.data(), lists.size(), counts, e);
     });
+  }
+  Result<Operation> resolve_async(std::span<const PageList> lists) {
+    auto raw = detail::made<sluice_op*>([&](sluice_op** out, sluice_error* e) {
+      return sluice_resolve_async(get(), lists.data(), lists.size(), out, e);
+    });
+    return detail::owned<Operation>(raw);
   }
   // `confidence` in per cent.
   Status forecast(std::span<const PageList> lists, std::uint64_t deadline_us,

@@ -38,6 +38,9 @@ constexpr std::size_t kMaxQueuedForecasts = 64;
 constexpr std::size_t kMaxQueuedForecastPages = 1u << 18;
 // Pages that a forecast brings in before the lane looks for requests again.
 constexpr std::size_t kForecastSlice = 64;
+// What a resolve brings in before the other sessions of the lane get their turn: a request may name
+// as many pages as fit into request memory.
+constexpr std::uint64_t kResolveSliceBytes = std::uint64_t{4} << 20;
 
 // What a request gives back, besides what it writes into the reply area.
 struct Reply {
@@ -61,11 +64,23 @@ struct LaneActor {
   kernels::Step step = 0;
 };
 
+// A resolve that is not over: the pages that it misses are brought in slice by slice.
+struct RunningResolve {
+  wire::Submission request;
+  std::span<std::byte> reply;
+  SessionCache cache;
+  kernels::Step step = 0;
+  kernels::ResolveList list;
+  kernels::Resolving progress;
+  std::chrono::steady_clock::time_point start;
+};
+
 // Pages that a client expects to resolve, waiting for the lane to have nothing better to do.
 struct QueuedForecast {
   SessionCache cache;
   std::vector<kernels::Page> pages;
   std::size_t done = 0;  // of pages
+  kernels::Step min_age = 1;
   std::chrono::steady_clock::time_point deadline;
 };
 
@@ -92,6 +107,10 @@ struct LaneSession::Impl {
         resolve_time(coordinator.resolve_histogram(session->tenant)) {}
 
   ipc::Status run(const wire::Submission& request);
+  // A slice of the resolve that is running.
+  ipc::Status go_on();
+  ipc::Status answer(const wire::Submission& request, std::span<std::byte> area,
+                     const ipc::Result<Reply>& done);
   ipc::Result<Reply> execute(const wire::Submission& request, std::span<std::byte> reply);
 
   ipc::Result<Reply> open(const wire::Submission& request, std::span<std::byte> reply, bool more);
@@ -103,8 +122,9 @@ struct LaneSession::Impl {
   ipc::Result<Reply> pin(const wire::Submission& request, std::span<std::byte> reply);
   ipc::Result<Reply> begin_step(const wire::Submission& request);
   ipc::Result<Reply> end_step(const wire::Submission& request);
-  ipc::Result<Reply> resolve(const wire::Submission& request, std::span<std::byte> reply);
-  wire::ResolveCounts look_up(const SessionCache& cache, std::uint32_t actor, kernels::Step step);
+  ipc::Result<Reply> begin_resolve(const wire::Submission& request, std::span<std::byte> reply);
+  Reply end_resolve();
+  wire::ResolveCounts take_results(const SessionCache& cache, const kernels::ResolveCounts& counts);
   ipc::Result<Reply> forecast(const wire::Submission& request);
   bool run_forecast();
   void drop_forecast();
@@ -148,6 +168,7 @@ struct LaneSession::Impl {
   std::vector<kernels::Page> pages;
   std::vector<kernels::Slot> found_slots;
   std::vector<kernels::Outcome> found_outcomes;
+  std::optional<RunningResolve> running;  // then nothing else of the session runs
 };
 
 // ---- one request
@@ -167,18 +188,36 @@ ipc::Status LaneSession::Impl::run(const wire::Submission& request) {
   auto area =
       copier.reply_area(Untrusted(request.reply_offset()), Untrusted(request.reply_length()));
   if (!area) return std::unexpected(std::move(area.error()));
-  auto done = execute(request, *area);
+  const auto done = execute(request, *area);
+  return running ? go_on() : answer(request, *area, done);
+}
+
+ipc::Status LaneSession::Impl::go_on() {
+  const CacheMemory& memory = *running->cache.memory;
+  const std::uint64_t slice =
+      std::max<std::uint64_t>(1, kResolveSliceBytes / memory.store().page_bytes);
+  const bool over = kernels::resolve_part(
+      memory.table(), memory.store(), running->request.actor(), running->step, running->list,
+      running->progress,
+      static_cast<std::uint32_t>(std::min<std::uint64_t>(slice, running->list.count)));
+  if (!over) return {};
+  const Reply reply = end_resolve();
+  const RunningResolve done = *std::exchange(running, std::nullopt);
+  return answer(done.request, done.reply, reply);
+}
+
+ipc::Status LaneSession::Impl::answer(const wire::Submission& request, std::span<std::byte> area,
+                                      const ipc::Result<Reply>& done) {
   Reply reply;
   Errc code = Errc::ok;
   if (done) {
     reply = *done;
   } else {
-    if (done.error().code == Errc::peer_violation) return std::unexpected(std::move(done.error()));
+    if (done.error().code == Errc::peer_violation) return std::unexpected(done.error());
     session->counters.failures.fetch_add(1, std::memory_order_relaxed);
     code = done.error().code;
-    const std::size_t bytes =
-        std::min({done.error().text.size(), area->size(), ipc::kMaxErrorText});
-    std::memcpy(area->data(), done.error().text.data(), bytes);
+    const std::size_t bytes = std::min({done.error().text.size(), area.size(), ipc::kMaxErrorText});
+    std::memcpy(area.data(), done.error().text.data(), bytes);
     reply.value0 = bytes;
   }
   auto pushed =
@@ -219,7 +258,7 @@ ipc::Result<Reply> LaneSession::Impl::execute(const wire::Submission& request,
     case wire::Op::step_end:
       return end_step(request);
     case wire::Op::resolve:
-      return resolve(request, reply);
+      return begin_resolve(request, reply);
     case wire::Op::forecast:
       return forecast(request);
     default:
@@ -387,11 +426,7 @@ ipc::Result<Reply> LaneSession::Impl::seal(const wire::Submission& request,
   if (sealed->deduplicated) target.pins.erase(index);
   if (const auto pins = target.pins.find(index); pins != target.pins.end()) {
     const kernels::HotTable& table = target.memory->table();
-    const kernels::Step step = kernels::clock_of(table);
-    const std::uint32_t per_block = table.sizes.pages_per_block;
-    for (std::uint32_t page = 0; page < per_block; ++page) {
-      kernels::seal_pin(table, pins->second[page], target.ids[index] * per_block + page, step);
-    }
+    kernels::seal_pins(table, target.ids[index], kernels::clock_of(table), pins->second.data());
     target.pins.erase(pins);
   }
   target.ids[index] = sealed->block.id.value;
@@ -475,8 +510,7 @@ ipc::Result<Reply> LaneSession::Impl::pin(const wire::Submission& request,
       return fail(Errc::wrong_state, "block " + std::to_string(index) + " is sealed");
     }
     pins.resize(per_block);
-    const kernels::Page first = target.ids[index] * per_block;
-    if (!kernels::claim_pins(table, table.sizes.slots, first, per_block, (*actor)->step,
+    if (!kernels::claim_pins(table, table.sizes.slots, target.ids[index], (*actor)->step,
                              pins.data())) {
       target.pins.erase(index);
       return fail(Errc::no_slot,
@@ -521,6 +555,8 @@ ipc::Result<std::uint64_t> LaneSession::Impl::gather(const SessionCache& cache,
       return fail(Errc::invalid_argument, "page " + std::to_string(list.page_in_block()) +
                                               " of a block of " + std::to_string(per_block));
     }
+    const kernels::Page first =
+        kernels::page_number(cache.memory->table(), 0, list.page_in_block());
     for (const std::uint32_t index : *indices) {
       if (index >= target.ids.size()) {
         return fail(Errc::invalid_argument, "block " + std::to_string(index) +
@@ -534,15 +570,15 @@ ipc::Result<std::uint64_t> LaneSession::Impl::gather(const SessionCache& cache,
       }
       slots.push_back(pinned);
       if (pinned == kernels::kNoSlot) {
-        pages.push_back(target.ids[index] * per_block + list.page_in_block());
+        pages.push_back(first + target.ids[index]);
       }
     }
   }
   return slots.size();
 }
 
-ipc::Result<Reply> LaneSession::Impl::resolve(const wire::Submission& request,
-                                              std::span<std::byte> reply) {
+ipc::Result<Reply> LaneSession::Impl::begin_resolve(const wire::Submission& request,
+                                                    std::span<std::byte> reply) {
   const auto start = std::chrono::steady_clock::now();
   auto cache = cache_of(request, wire::Executor::daemon);
   if (!cache) return std::unexpected(std::move(cache.error()));
@@ -553,29 +589,35 @@ ipc::Result<Reply> LaneSession::Impl::resolve(const wire::Submission& request,
   const std::size_t need = sizeof(wire::ResolveCounts) + *count * (sizeof(std::int32_t) + 1);
   if (reply.size() < need) return small_reply(need, reply.size());
 
-  const wire::ResolveCounts counts = look_up(*cache, request.actor(), (*actor)->step);
-  put(reply.data(), counts);
-  std::byte* const at = reply.data() + sizeof(wire::ResolveCounts);
-  std::memcpy(at, slots.data(), *count * sizeof(std::int32_t));
-  std::memcpy(at + *count * sizeof(std::int32_t), outcomes.data(), *count);
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  resolve_time.observe(took.count());
-  return Reply{0, cache->memory->forecast_wasted(), cache->memory->frame_extents()};
-}
-
-// Resolves `pages` and puts the results into the places of `slots` that are open, and into
-// `outcomes`.
-wire::ResolveCounts LaneSession::Impl::look_up(const SessionCache& cache, std::uint32_t actor,
-                                               kernels::Step step) {
   found_slots.resize(pages.size());
   found_outcomes.resize(pages.size());
-  kernels::ResolveList list;
-  list.pages = pages.data();
-  list.count = static_cast<std::uint32_t>(pages.size());
-  list.slots = found_slots.data();
-  list.outcomes = found_outcomes.data();
-  const kernels::ResolveCounts counts =
-      kernels::resolve(cache.memory->table(), cache.memory->store(), actor, step, list);
+  RunningResolve& begun =
+      running.emplace(RunningResolve{request, reply, *cache, (*actor)->step, {}, {}, start});
+  begun.list.pages = pages.data();
+  begun.list.count = static_cast<std::uint32_t>(pages.size());
+  begun.list.slots = found_slots.data();
+  begun.list.outcomes = found_outcomes.data();
+  kernels::begin_resolve(cache->memory->table(), cache->memory->store(), begun.step, begun.list,
+                         begun.progress);
+  return Reply{};
+}
+
+Reply LaneSession::Impl::end_resolve() {
+  const wire::ResolveCounts counts = take_results(running->cache, running->progress.counts);
+  std::byte* const to = running->reply.data();
+  put(to, counts);
+  std::memcpy(to + sizeof(counts), slots.data(), slots.size() * sizeof(std::int32_t));
+  std::memcpy(to + sizeof(counts) + slots.size() * sizeof(std::int32_t), outcomes.data(),
+              outcomes.size());
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - running->start;
+  resolve_time.observe(took.count());
+  const CacheMemory& memory = *running->cache.memory;
+  return Reply{0, memory.forecast_wasted(), memory.frame_extents()};
+}
+
+// Puts what was found for `pages` into the places of `slots` that are open, and into `outcomes`.
+wire::ResolveCounts LaneSession::Impl::take_results(const SessionCache& cache,
+                                                    const kernels::ResolveCounts& counts) {
   outcomes.assign(slots.size(), static_cast<std::uint8_t>(kernels::Outcome::hit));
   std::size_t next = 0;
   std::uint32_t late = 0;
@@ -614,8 +656,8 @@ ipc::Result<Reply> LaneSession::Impl::forecast(const wire::Submission& request) 
   if (pages.size() > kMaxQueuedForecastPages) pages.resize(kMaxQueuedForecastPages);
   const auto deadline = std::min<std::uint64_t>(request.value(), kMaxForecastDeadlineUs);
   for (const kernels::Page page : pages) announced.insert(announced_key(cache->id, page));
-  forecasts.push_back(
-      {*cache, pages, 0, std::chrono::steady_clock::now() + std::chrono::microseconds(deadline)});
+  forecasts.push_back({*cache, pages, 0, kernels::forecast_min_age(request.flags()),
+                       std::chrono::steady_clock::now() + std::chrono::microseconds(deadline)});
   return Reply{};
 }
 
@@ -647,6 +689,7 @@ bool LaneSession::Impl::run_forecast() {
   list.pages = next.pages.data() + next.done;
   list.count = static_cast<std::uint32_t>(std::min(kForecastSlice, next.pages.size() - next.done));
   list.budget_bytes = ~std::uint64_t{0};
+  list.min_age = next.min_age;
   const kernels::Step step = kernels::enter_step(table, *actor);
   const kernels::ForecastCounts counts =
       kernels::forecast(table, next.cache.memory->store(), *actor, step, list);
@@ -686,7 +729,15 @@ LaneSession::~LaneSession() = default;
 ipc::Result<bool> LaneSession::serve(int most) {
   bool some = false;
   ipc::Status failed;
-  for (int i = 0; i < most; ++i) {
+  // After a slice of a long resolve it is the others' turn.
+  for (int i = 0; i < most && (i == 0 || !impl_->running); ++i) {
+    if (impl_->running) {
+      some = true;
+      failed = impl_->go_on();
+      if (!failed) break;
+      if (impl_->completions.publish()) impl_->session->bell.ring();
+      continue;
+    }
     auto request = impl_->requests.next();
     if (!request) {
       failed = std::unexpected(std::move(request.error()));

@@ -14,6 +14,16 @@
 
 namespace sluice::kernels {
 
+// Pages make room for a forecast one step later for every so many per cent that it is less than
+// sure.
+inline constexpr std::uint32_t kConfidencePerStep = 20;
+
+// min_age for a forecast of `confidence` 0 to 100 per cent: the less sure, the older what it
+// displaces.
+SLUICE_HD constexpr Step forecast_min_age(std::uint32_t confidence) {
+  return 1 + (confidence < 100 ? 100 - confidence : 0) / kConfidencePerStep;
+}
+
 struct ForecastList {
   const Page* pages = nullptr;
   std::uint32_t count = 0;

@@ -6,7 +6,7 @@
 //
 // First all pages are looked up, in batches whose loads overlap; hits are stamped with the step, so
 // that no claim of this call takes the slot of a later page. Then the missing ones, in batches:
-// find their frames, claim slots, copy.
+// find their frames, claim slots, copy. Whoever serves many callers does the second in parts.
 //
 // Thread-safety: any number of calls at the same time, one per actor. Nobody waits for anybody.
 #pragma once
@@ -56,6 +56,13 @@ struct ResolveCounts {
   std::uint64_t refills = 0;        // fills of slots that somebody else had claimed
   std::uint64_t forecast_used = 0;  // hits of pages that a forecast had brought in
   std::uint64_t filled_bytes = 0;
+};
+
+// A resolve under way.
+struct Resolving {
+  ResolveCounts counts;
+  std::uint32_t pending = 0;  // items of the list without a result yet
+  std::uint32_t next = 0;     // none of them lies before this one
 };
 
 namespace detail {
@@ -188,10 +195,9 @@ struct FillBatch {
 // Where the page's bytes are in DRAM; null: nowhere that this process can read.
 SLUICE_HD inline const std::byte* source_of(const HotTable& table, const PageStore& store,
                                             Page page) {
-  const Block block = block_of(table, page);
-  const Frame frame = frame_of(table, block);
+  const Frame frame = frame_of(table, block_of(table, page));
   if (!frame_readable(store, frame)) return nullptr;
-  return frame_bytes(store, frame, page - block * table.sizes.pages_per_block);
+  return frame_bytes(store, frame, page_in_block(table, page));
 }
 
 // One pending item: served at once, or added to the batch. Looks again, since the same page may
@@ -255,19 +261,22 @@ SLUICE_HD inline void fill(const HotTable& table, const PageStore& store, const 
   batch.count = 0;
 }
 
-// The second pass.
+// The second pass, or a part of it: at most `max_pages` of the items that are pending.
 SLUICE_HD inline void bring_in(const HotTable& table, const PageStore& store, Step step,
-                               const ResolveList& list, std::uint32_t pending,
-                               ResolveCounts& counts) {
-  Claimer claimer = begin_claims(table, mapped_slots(table, store), step, pending);
+                               const ResolveList& list, Resolving& resolving,
+                               std::uint32_t max_pages) {
+  Claimer claimer = begin_claims(table, mapped_slots(table, store), step, resolving.pending);
   FillBatch batch;
-  for (std::uint32_t i = 0; i < list.count && pending != 0; ++i) {
+  for (; resolving.pending != 0 && max_pages != 0; ++resolving.next) {
+    const std::uint32_t i = resolving.next;
+    if (i >= list.count) break;
     if (list.slots[i] != kPending) continue;
-    --pending;
-    place(table, store, list, i, claimer, batch, counts);
-    if (batch.count == kFillBatch) fill(table, store, list, batch, counts);
+    --resolving.pending;
+    --max_pages;
+    place(table, store, list, i, claimer, batch, resolving.counts);
+    if (batch.count == kFillBatch) fill(table, store, list, batch, resolving.counts);
   }
-  fill(table, store, list, batch, counts);
+  fill(table, store, list, batch, resolving.counts);
   end_claims(table, claimer);
 }
 
@@ -298,16 +307,34 @@ SLUICE_HD inline void sweep_if_due(const HotTable& table, Step step) {
 
 }  // namespace detail
 
-// Returns the counts of this call; the actor's counters in the table get the same.
+// Looks up all pages of the list. The arguments stay the same until the resolve is over; the
+// results belong to it, and nobody else writes them.
+SLUICE_HD inline void begin_resolve(const HotTable& table, const PageStore& store, Step step,
+                                    const ResolveList& list, Resolving& resolving) {
+  detail::sweep_if_due(table, step);
+  resolving = {};
+  resolving.pending = detail::look_up(table, store, step, list, resolving.counts);
+}
+
+// Goes on with at most `max_pages` of the missing pages. Returns whether the resolve is over; then
+// the counts are complete, and the actor's counters in the table get the same.
+SLUICE_HD inline bool resolve_part(const HotTable& table, const PageStore& store,
+                                   std::uint32_t actor, Step step, const ResolveList& list,
+                                   Resolving& resolving, std::uint32_t max_pages) {
+  if (resolving.pending != 0) detail::bring_in(table, store, step, list, resolving, max_pages);
+  if (resolving.pending != 0) return false;
+  if (resolving.counts.absent != 0) ring_wanted_bell(table);
+  detail::account(table, actor, resolving.counts);
+  return true;
+}
+
+// A whole resolve. Returns its counts.
 SLUICE_HD inline ResolveCounts resolve(const HotTable& table, const PageStore& store,
                                        std::uint32_t actor, Step step, const ResolveList& list) {
-  detail::sweep_if_due(table, step);
-  ResolveCounts counts;
-  const std::uint32_t pending = detail::look_up(table, store, step, list, counts);
-  if (pending != 0) detail::bring_in(table, store, step, list, pending, counts);
-  if (counts.absent != 0) ring_wanted_bell(table);
-  detail::account(table, actor, counts);
-  return counts;
+  Resolving resolving;
+  begin_resolve(table, store, step, list, resolving);
+  resolve_part(table, store, actor, step, list, resolving, list.count);
+  return resolving.counts;
 }
 
 }  // namespace sluice::kernels

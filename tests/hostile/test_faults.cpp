@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -425,6 +426,40 @@ TEST(Faults, AnUnansweredStepIsPutRightByTheNextOne) {
   daemon.signal(SIGCONT);
   must(client.ping());
   must(actor.begin_step());
+  must(actor.end_step());
+}
+
+// One lane serves both. Without slices nobody but the first one or two requests of others is served
+// before all 64 of them are done.
+TEST(Faults, AHugeResolveOfOneSessionLeavesOthersTheirTurns) {
+  DaemonProcess::Options options;
+  options.hbm = "512MiB";
+  options.dram = "512MiB";
+  const DaemonProcess daemon(options);
+  Client other = daemon.connect('b');
+  Client client = daemon.connect('a');
+  sluice_cache_desc desc = small_cache("model", SLUICE_EXECUTOR_DAEMON, 1);
+  desc.head_dim = 512;  // 64 KiB a block
+  desc.hbm_bytes = 256U << 20;
+  Cache cache = must(client.open_cache(desc));
+  constexpr std::uint32_t kBlocks = 4000;
+  const Sequence sequence = sealed_sequence(cache, kBlocks, "k");
+  Actor actor = must(cache.open_actor());
+  must(actor.begin_step());
+  std::vector<std::uint32_t> blocks(kBlocks);
+  std::iota(blocks.begin(), blocks.end(), 0U);
+  std::vector<std::int32_t> slots(kBlocks);
+  const PageList list{sequence.get(), 0, kBlocks, blocks.data(), slots.data(), nullptr};
+  client::Operation operation = must(actor.resolve_async({&list, 1}));
+  int served = 0;
+  client::Result<client::ResolveCounts> counts;
+  do {
+    must(other.ping());
+    ++served;
+    counts = operation.wait(0);
+  } while (!counts && counts.error().code == SLUICE_TIMED_OUT);
+  EXPECT_EQ(must(counts).misses, kBlocks);
+  EXPECT_GT(served, 3);
   must(actor.end_step());
 }
 

@@ -110,6 +110,45 @@ TEST_P(BothExecutors, ServeTheBytesThatWereSealed) {
   must(engine.actor.end_step());
 }
 
+TEST_P(BothExecutors, ResolveWithoutWaitingGivesWhatAWaitingResolveGives) {
+  const DaemonProcess daemon;
+  Engine engine(daemon, 'a', GetParam());
+  const Sequence sequence = prefilled(engine, 20, 1);
+  const std::vector<std::uint32_t> blocks{3, 0, 19, 3};
+  std::vector<std::vector<std::int32_t>> slots(4, std::vector<std::int32_t>(blocks.size()));
+  std::vector<PageList> lists;
+  for (std::uint32_t layer = 0; layer < 4; ++layer) {
+    lists.push_back({sequence.get(), layer, 4, blocks.data(), slots[layer].data(), nullptr});
+  }
+  must(engine.actor.begin_step());
+  std::vector<client::Operation> operations;
+  operations.reserve(lists.size());
+  for (const PageList& list : lists) {
+    operations.push_back(must(engine.actor.resolve_async({&list, 1})));
+  }
+  for (std::size_t layer = 4; layer-- > 1;) {  // in another order than they were begun
+    client::Result<client::ResolveCounts> counts;
+    ASSERT_TRUE(eventually([&] {
+      counts = operations[layer].wait(0);
+      return counts || counts.error().code != SLUICE_TIMED_OUT;
+    }));
+    EXPECT_EQ(must(counts).misses, 3U);
+    EXPECT_EQ(must(counts).hits, 1U) << "the duplicate";
+  }
+  operations.clear();  // waits for the one that is left
+  for (std::uint32_t layer = 1; layer < 4; ++layer) {
+    EXPECT_EQ(engine.resolve(sequence, layer, blocks), slots[layer]);
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      EXPECT_TRUE(filled_with(engine.slot(slots[layer][i]), engine.info.page_bytes,
+                              static_cast<int>(blocks[i]) + 1));
+    }
+  }
+  client::ResolveCounts counts{};
+  engine.resolve(sequence, 0, blocks, &counts);
+  EXPECT_EQ(counts.hits, 4U) << "the operation that was dropped was carried out";
+  must(engine.actor.end_step());
+}
+
 TEST_P(BothExecutors, ServeMorePagesThanTheArenaHoldsOverManySteps) {
   const DaemonProcess daemon;
   Engine engine(daemon, 'a', GetParam());
