@@ -105,7 +105,7 @@ void Actor::account(const Operation& operation) {
   const Counts& counts = operation.counts;
   CacheStats& stats = cache_.stats();
   const auto add = [](std::atomic<std::uint64_t>& to, std::uint64_t n) {
-    to.fetch_add(n, std::memory_order_relaxed);
+    if (n != 0) to.fetch_add(n, std::memory_order_relaxed);  // most are 0 in most calls
   };
   add(stats.hits, counts.hits);
   add(stats.misses, counts.misses);

@@ -160,7 +160,6 @@ ipc::Result<std::uint32_t> Cache::fetch(ipc::Tier tier, std::uint32_t first, std
           !ok) {
         return std::unexpected(ok.error());
       }
-      ipc::advise_huge_pages({range.data() + first * extent_bytes, extent_bytes});
       ++first;
     }
   }

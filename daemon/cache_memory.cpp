@@ -89,7 +89,8 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(Device& device,
   CacheMemory& memory = *made;
   memory.shape_ = {sizes, *table, kernels::table_bytes(*table)};
 
-  auto fd = ipc::create_memfd("sluice-table", memory.shape_.table_bytes, ipc::Populate::yes);
+  auto fd = ipc::create_memfd("sluice-table", memory.shape_.table_bytes, ipc::Populate::yes,
+                              ipc::HugePages::attempt);
   if (!fd) return std::unexpected(std::move(fd.error()));
   memory.table_fd_ = std::move(*fd);
   auto mapping = ipc::Mapping::map(memory.table_fd_.get(), 0, memory.shape_.table_bytes,

@@ -21,6 +21,7 @@
 
 #include "daemon/logging.h"
 #include "ipc/error.h"
+#include "ipc/memfd.h"
 
 namespace sluice::daemon {
 
@@ -30,7 +31,7 @@ inline constexpr std::size_t kMaxTenants = 256;
 inline constexpr std::size_t kMaxIdsPerList = 1024;  // uids or gids
 inline constexpr std::size_t kMaxSocketPath = 107;   // bytes, of sockaddr_un
 
-enum class HugePages : std::uint8_t { attempt, never, require };  // attempt is written "try"
+using ipc::HugePages;  // attempt is written "try"
 enum class BackendKind : std::uint8_t { host };
 
 struct DaemonConfig {

@@ -9,19 +9,16 @@ class HostDevice final : public Device {
   HostDevice(HugePages hbm, HugePages dram) : hbm_(hbm), dram_(dram) {}
 
   ipc::Result<ipc::Fd> allocate_extent(ipc::Tier tier, std::uint64_t bytes) override {
+    const bool hbm = tier == ipc::Tier::hbm;
     // Untouched memory of a sealed memfd would be a SIGBUS at the first touch on a full node.
-    return ipc::create_memfd(tier == ipc::Tier::hbm ? "sluice-hbm" : "sluice-dram", bytes,
-                             ipc::Populate::yes);
+    return ipc::create_memfd(hbm ? "sluice-hbm" : "sluice-dram", bytes, ipc::Populate::yes,
+                             hbm ? hbm_ : dram_);
   }
 
   ipc::Status map_extent(ipc::Tier tier, ipc::ReservedRange& range, std::uint64_t offset,
                          const ipc::Fd& extent, std::uint64_t bytes) override {
-    auto mapped = range.map_at(offset, extent.get(), 0, bytes, ipc::Access::read_write,
-                               tier == ipc::Tier::hbm ? "an HBM extent" : "a DRAM extent");
-    if (!mapped) return mapped;
-    const HugePages wish = tier == ipc::Tier::hbm ? hbm_ : dram_;
-    if (wish != HugePages::never) ipc::advise_huge_pages({range.data() + offset, bytes});
-    return {};
+    return range.map_at(offset, extent.get(), 0, bytes, ipc::Access::read_write,
+                        tier == ipc::Tier::hbm ? "an HBM extent" : "a DRAM extent");
   }
 
  private:

@@ -19,6 +19,20 @@ std::string described(const char* what, std::uint64_t bytes) {
   return std::string(what) + " (" + std::to_string(bytes) + " bytes)";
 }
 
+// Addresses without memory, aligned to kHugePageBytes. `bytes` is in whole pages.
+Result<std::byte*> reserve_aligned(std::uint64_t bytes, const char* what) {
+  const std::uint64_t with_slack = bytes + kHugePageBytes;
+  void* found =
+      mmap(nullptr, with_slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (found == MAP_FAILED) return fail_errno("reserving addresses for " + described(what, bytes));
+  auto* first = static_cast<std::byte*>(found);
+  const std::uint64_t past = reinterpret_cast<std::uintptr_t>(first) % kHugePageBytes;
+  const std::uint64_t skipped = past == 0 ? 0 : kHugePageBytes - past;
+  if (skipped != 0) munmap(first, skipped);
+  munmap(first + skipped + bytes, kHugePageBytes - skipped);
+  return first + skipped;
+}
+
 }  // namespace
 
 Mapping::Mapping(Mapping&& other) noexcept
@@ -41,9 +55,20 @@ Result<Mapping> Mapping::map(int fd, std::uint64_t offset, std::uint64_t bytes, 
     return fail(Errc::invalid_argument,
                 "cannot map " + described(what, bytes) + " at offset " + std::to_string(offset));
   }
-  void* data = mmap(nullptr, bytes, protection(access), MAP_SHARED, fd, static_cast<off_t>(offset));
+  Mapping mapping;
+  int flags = MAP_SHARED;
+  if (bytes >= kHugePageBytes) {
+    auto place =
+        reserve_aligned((bytes + kMapGranularity - 1) / kMapGranularity * kMapGranularity, what);
+    if (!place) return std::unexpected(std::move(place.error()));
+    mapping = Mapping(*place, bytes);
+    flags |= MAP_FIXED;
+  }
+  void* data =
+      mmap(mapping.data_, bytes, protection(access), flags, fd, static_cast<off_t>(offset));
   if (data == MAP_FAILED) return fail_errno("mmap of " + described(what, bytes));
-  return Mapping(static_cast<std::byte*>(data), bytes);
+  if (mapping.data_ == nullptr) mapping = Mapping(static_cast<std::byte*>(data), bytes);
+  return mapping;
 }
 
 ReservedRange::ReservedRange(ReservedRange&& other) noexcept
@@ -63,16 +88,9 @@ Result<ReservedRange> ReservedRange::reserve(std::uint64_t bytes, const char* wh
   if (bytes == 0 || bytes % kMapGranularity != 0 || bytes > kMostMappedBytes - kHugePageBytes) {
     return fail(Errc::invalid_argument, "cannot reserve addresses for " + described(what, bytes));
   }
-  const std::uint64_t with_slack = bytes + kHugePageBytes;
-  void* found =
-      mmap(nullptr, with_slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (found == MAP_FAILED) return fail_errno("reserving addresses for " + described(what, bytes));
-  auto* first = static_cast<std::byte*>(found);
-  const std::uint64_t past = reinterpret_cast<std::uintptr_t>(first) % kHugePageBytes;
-  const std::uint64_t skipped = past == 0 ? 0 : kHugePageBytes - past;
-  if (skipped != 0) munmap(first, skipped);
-  munmap(first + skipped + bytes, kHugePageBytes - skipped);
-  return ReservedRange(first + skipped, bytes);
+  auto place = reserve_aligned(bytes, what);
+  if (!place) return std::unexpected(std::move(place.error()));
+  return ReservedRange(*place, bytes);
 }
 
 Status ReservedRange::check(std::uint64_t offset, std::uint64_t bytes, const char* what) const {
@@ -102,10 +120,6 @@ Status ReservedRange::unmap_at(std::uint64_t offset, std::uint64_t bytes, const 
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   if (mapped == MAP_FAILED) return fail_errno("unmapping " + described(what, bytes));
   return {};
-}
-
-bool advise_huge_pages(std::span<std::byte> memory) {
-  return madvise(memory.data(), memory.size(), MADV_HUGEPAGE) == 0;
 }
 
 }  // namespace sluice::ipc

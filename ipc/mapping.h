@@ -13,13 +13,13 @@
 #include <span>
 
 #include "ipc/error.h"
+#include "ipc/memfd.h"
 
 namespace sluice::ipc {
 
 enum class Access : std::uint8_t { read, read_write };
 
 inline constexpr std::uint64_t kMapGranularity = 4096;
-inline constexpr std::uint64_t kHugePageBytes = std::uint64_t{2} << 20;
 
 class Mapping {
  public:
@@ -29,6 +29,7 @@ class Mapping {
   ~Mapping();
 
   // Maps `bytes` (any count above 0) of `fd` from `offset`. `what` names the memory in the error.
+  // Memory of kHugePageBytes and more is aligned so that huge pages of its file are mapped as such.
   // The descriptor may be closed afterwards. Errors: invalid_argument, no_memory,
   // permission_denied, io_error.
   static Result<Mapping> map(int fd, std::uint64_t offset, std::uint64_t bytes, Access access,
@@ -76,9 +77,5 @@ class ReservedRange {
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
 };
-
-// Asks for huge pages (MADV_HUGEPAGE) in mapped memory, best before its first touch. A wish: false
-// when the kernel does not grant it.
-bool advise_huge_pages(std::span<std::byte> memory);
 
 }  // namespace sluice::ipc

@@ -9,6 +9,10 @@
 #include <cerrno>
 #include <limits>
 #include <string>
+#include <system_error>
+#include <utility>
+
+#include "ipc/mapping.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -19,6 +23,13 @@ namespace {
 
 // Populating goes piece by piece: a signal makes the kernel give back the whole of one call.
 constexpr std::uint64_t kPopulatePiece = std::uint64_t{16} << 20;
+static_assert(kPopulatePiece % kHugePageBytes == 0);
+
+#ifndef MADV_COLLAPSE
+constexpr int kMadviseCollapse = 25;
+#else
+constexpr int kMadviseCollapse = MADV_COLLAPSE;
+#endif
 constexpr std::uint64_t kMostBytes = std::numeric_limits<off_t>::max();
 
 std::string described(const char* name, std::uint64_t bytes) {
@@ -32,26 +43,28 @@ int create_sealable(const char* name) {
   return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 }
 
-Status populate_memory(int fd, const char* name, std::uint64_t bytes) {
-  if (const std::uint64_t left = available_memory_bytes(); left < bytes) {
-    return fail(Errc::no_memory, described(name, bytes) + ": only " + std::to_string(left) +
-                                     " bytes are left on the node or in the memory cgroup; lower "
-                                     "the size of the tier, or free memory");
-  }
-  for (std::uint64_t done = 0; done < bytes;) {
-    const std::uint64_t piece = std::min(kPopulatePiece, bytes - done);
-    if (fallocate(fd, 0, static_cast<off_t>(done), static_cast<off_t>(piece)) == 0) {
-      done += piece;
-    } else if (errno != EINTR) {
-      return fail_errno("taking " + described(name, bytes));
-    }
+Status take(int fd, std::uint64_t at, std::uint64_t bytes) {
+  while (fallocate(fd, 0, static_cast<off_t>(at), static_cast<off_t>(bytes)) != 0) {
+    if (errno != EINTR) return fail_errno("fallocate");
   }
   return {};
 }
 
+// Takes [at, at + bytes) of the file in huge pages, as a whole; false if the kernel has none, with
+// errno. `window` is kPopulatePiece of addresses, aligned to kHugePageBytes.
+bool take_huge(int fd, std::uint64_t at, std::uint64_t bytes, std::byte* window) {
+  for (std::uint64_t done = 0; done < bytes; done += kHugePageBytes) {
+    if (!take(fd, at + done, 1)) return false;
+  }
+  void* mapped = mmap(window, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+                      static_cast<off_t>(at));
+  return mapped != MAP_FAILED && madvise(mapped, bytes, kMadviseCollapse) == 0;
+}
+
 }  // namespace
 
-Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate) {
+Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate,
+                        HugePages huge_pages) {
   if (bytes == 0)
     return fail(Errc::invalid_argument, described(name, bytes) + ": nothing to create");
   if (bytes > kMostBytes) return fail(Errc::no_memory, described(name, bytes) + " is absurd");
@@ -61,12 +74,52 @@ Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate
     return fail_errno("ftruncate of " + described(name, bytes));
   }
   if (populate == Populate::yes) {
-    if (auto ok = populate_memory(fd.get(), name, bytes); !ok) return std::unexpected(ok.error());
+    if (auto ok = populate_memfd(fd.get(), name, bytes, huge_pages); !ok) {
+      return std::unexpected(std::move(ok.error()));
+    }
   }
   if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return fail_errno("sealing " + described(name, bytes));
   }
   return fd;
+}
+
+Status populate_memfd(int fd, const char* name, std::uint64_t bytes, HugePages huge_pages) {
+  if (const std::uint64_t left = available_memory_bytes(); left < bytes) {
+    return fail(Errc::no_memory, described(name, bytes) + ": only " + std::to_string(left) +
+                                     " bytes are left on the node or in the memory cgroup; lower "
+                                     "the size of the tier, or free memory");
+  }
+  ReservedRange window;  // empty: no huge pages, or no more of them
+  if (huge_pages != HugePages::never && bytes >= kHugePageBytes) {
+    auto reserved = ReservedRange::reserve(kPopulatePiece, "addresses for populating memory");
+    if (!reserved) return std::unexpected(std::move(reserved.error()));
+    window = std::move(*reserved);
+  }
+  for (std::uint64_t done = 0; done < bytes;) {
+    const std::uint64_t piece = std::min(kPopulatePiece, bytes - done);
+    const std::uint64_t huge =
+        window.data() == nullptr ? 0 : piece / kHugePageBytes * kHugePageBytes;
+    if (huge != 0) {
+      if (take_huge(fd, done, huge, window.data())) {
+        done += huge;
+        continue;
+      }
+      const int number = errno;
+      if (huge_pages == HugePages::require) {
+        return fail(Errc::no_memory, described(name, bytes) + ": the kernel gave no huge pages (" +
+                                         std::generic_category().message(number) +
+                                         "); free memory, or do not require them "
+                                         "(tiers.*.huge_pages)");
+      }
+      window = {};
+    }
+    if (auto ok = take(fd, done, piece); !ok) {
+      return fail(ok.error().code, "taking " + described(name, bytes) + ": " + ok.error().text);
+    }
+    done += piece;
+  }
+  return {};
 }
 
 Status check_memfd(int fd, std::uint64_t bytes, const char* what) {

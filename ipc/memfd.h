@@ -20,11 +20,27 @@ enum class Populate : bool {
   yes = true,
 };
 
+enum class HugePages : std::uint8_t {
+  never,
+  attempt,  // where the kernel gives them, 4 KiB pages elsewhere
+  require,  // or no_memory; a last piece of less than kHugePageBytes always has 4 KiB pages
+};
+
+inline constexpr std::uint64_t kHugePageBytes = std::uint64_t{2} << 20;
+
 // Creates `bytes` of zeroed memory, sealed against shrinking, growing and further seals. `name`
 // shows in /proc/<pid>/maps. Errors: invalid_argument (0 bytes), no_memory (the node or the memory
 // cgroup has not enough; with Populate::yes nothing is taken then), limit_reached (no free
 // descriptor), io_error.
-Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate);
+Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate,
+                        HugePages huge_pages = HugePages::never);
+
+// Takes the memory of a memfd that has none (Populate::no, or holes were punched); zeroed.
+//
+// Huge pages are made by MADV_COLLAPSE (Linux 6.1), for which one page in each 2 MiB is enough. It
+// needs no setting of the node (shmem_enabled may say "never"), and takes memory four times as fast
+// as fallocate does in 4 KiB pages (17 against 4 GB/s). Errors: no_memory, io_error.
+Status populate_memfd(int fd, const char* name, std::uint64_t bytes, HugePages huge_pages);
 
 // That a descriptor from a peer really is memory of exactly `bytes` that cannot shrink. `what`
 // names it in the error. Errors: peer_violation.

@@ -67,21 +67,26 @@ struct Resolving {
 
 namespace detail {
 
-inline constexpr std::uint32_t kLookupBatch = 64;
+inline constexpr std::uint32_t kLookupBatch = 32;
 inline constexpr std::uint32_t kFillBatch = 64;
 inline constexpr int kMaxWordTries = 64;  // exchanges lost to others on one word, then it is a miss
 inline constexpr Slot kPending = -2;      // in `slots` between the two passes
 
 enum class Met : std::uint8_t { ready, filling, pinned, elsewhere };
 
-// Looks at the slot where `page` should be. Unless it is elsewhere or not ours to use, its step is
-// ours afterwards, so nobody frees the slot while we are in the step.
-SLUICE_HD inline Met meet(const HotTable& table, Slot slot, Page page, Step step,
+// The word of a slot, for meet(). Acquire: ready means that the bytes, written before, are visible.
+// Those who raised the step since did so by read-modify-write, which continues the release
+// sequence.
+SLUICE_HD inline Word look_at(const HotTable& table, Slot slot) {
+  return load_acquire(&table.words[slot]);
+}
+
+// What the word of the slot where `page` should be says; it was `word` at the last look. Unless the
+// page is elsewhere or not ours to use, its step is ours afterwards, so nobody frees the slot while
+// we are in the step.
+SLUICE_HD inline Met meet(const HotTable& table, Slot slot, Word word, Page page, Step step,
                           const BlockSet& own) {
   Word* at = &table.words[slot];
-  // Acquire: ready means that the bytes, written before, are visible. Those who raised the step
-  // since did so by read-modify-write, which continues the release sequence.
-  Word word = load_acquire(at);
   for (int i = 0; i < kMaxWordTries; ++i) {
     if (page_of(word) != page && kSeededBug != SeededBug::trust_hint) return Met::elsewhere;
     if (is_pinned(word) && !own.contains(block_of(table, page))) return Met::pinned;
@@ -114,64 +119,119 @@ SLUICE_HD inline std::uint32_t mapped_slots(const HotTable& table, const PageSto
   return store.slots < table.sizes.slots ? store.slots : table.sizes.slots;
 }
 
-// The first pass. Returns how many items are left pending.
-//
-// In batches of three stages, so that the cache and TLB misses of a batch overlap: load the hints
-// (prefetched while the batch before was in its last stage), prefetch their words, look at the
-// words.
-SLUICE_HD inline std::uint32_t look_up(const HotTable& table, const PageStore& store, Step step,
-                                       const ResolveList& list, ResolveCounts& counts) {
-  // Copies, so that nothing stored below can alias them.
-  const Page* const pages = list.pages;
-  const std::uint32_t count = list.count;
-  const std::uint32_t page_limit = table.pages;
-  const std::uint32_t slot_limit = mapped_slots(table, store);
-  const std::uint32_t* const slot_of = table.slot_of;
-  const bool forecasts = any_forecasts(table);
-  const auto prefetch_hints = [&](std::uint32_t from) {
-    const std::uint32_t to = from + kLookupBatch < count ? from + kLookupBatch : count;
-    for (std::uint32_t i = from; i < to; ++i) {
-      if (pages[i] < page_limit) prefetch(&slot_of[pages[i]]);
-    }
-  };
+// Some items of a list, between the stages of their look-up.
+struct LookupBatch {
+  std::uint32_t base = 0;  // of its first item in the list
+  std::uint32_t size = 0;
+  Page page[kLookupBatch];
+  std::uint32_t slot[kLookupBatch];  // by the hint; not below the limit: none
+  Word word[kLookupBatch];
+};
 
-  std::uint32_t pending = 0;
-  prefetch_hints(0);
-  for (std::uint32_t base = 0; base < count; base += kLookupBatch) {
-    const std::uint32_t size = count - base < kLookupBatch ? count - base : kLookupBatch;
-    Page page[kLookupBatch];
-    std::uint32_t slot[kLookupBatch];
-    for (std::uint32_t j = 0; j < size; ++j) {
-      page[j] = pages[base + j];
-      slot[j] = page[j] < page_limit ? ~load_relaxed(&slot_of[page[j]]) : ~0u;
-      if (slot[j] < slot_limit) prefetch_for_write(&table.words[slot[j]]);
+// The first pass. Items without a result get kPending.
+//
+// Batches go through stages, so that their cache and TLB misses overlap: prefetch the hints; load
+// the hints and prefetch the words; load the words; stamp them. A batch loads its hints while the
+// one before it waits for its words, and no load waits for a stamp: a locked instruction holds up
+// the loads behind it.
+class Lookup {
+ public:
+  SLUICE_HD Lookup(const HotTable& table, const PageStore& store, Step step,
+                   const ResolveList& list)
+      : table_(table),
+        list_(list),
+        pages_(list.pages),
+        slot_of_(table.slot_of),
+        words_(table.words),
+        page_limit_(table.pages),
+        count_(list.count),
+        slot_limit_(mapped_slots(table, store)),
+        step_(step),
+        forecasts_(any_forecasts(table)) {}
+
+  SLUICE_HD void run(Resolving& resolving) {
+    LookupBatch batches[2];
+    prefetch_hints(0);
+    prefetch_hints(kLookupBatch);
+    load_hints(batches[0], 0);
+    for (std::uint32_t base = 0, turn = 0; base < count_; base += kLookupBatch, turn ^= 1) {
+      const std::uint32_t next = base + kLookupBatch;
+      prefetch_hints(next + kLookupBatch);
+      if (next < count_) load_hints(batches[turn ^ 1], next);
+      load_words(batches[turn]);
+      settle(batches[turn], resolving);
     }
-    if (base + kLookupBatch < count) prefetch_hints(base + kLookupBatch);
+  }
+
+ private:
+  SLUICE_HD std::uint32_t end_of(std::uint32_t base) const {
+    return base < count_ && kLookupBatch < count_ - base ? base + kLookupBatch : count_;
+  }
+
+  SLUICE_HD void prefetch_hints(std::uint32_t base) const {
+    for (std::uint32_t i = base, end = end_of(base); i < end; ++i) {
+      if (pages_[i] < page_limit_) prefetch(&slot_of_[pages_[i]]);
+    }
+  }
+
+  SLUICE_HD void load_hints(LookupBatch& batch, std::uint32_t base) const {
+    batch.base = base;
+    batch.size = end_of(base) - base;
+    for (std::uint32_t j = 0; j < batch.size; ++j) {
+      const Page page = pages_[base + j];
+      const std::uint32_t slot = page < page_limit_ ? ~load_relaxed(&slot_of_[page]) : ~0u;
+      batch.page[j] = page;
+      batch.slot[j] = slot;
+      if (slot < slot_limit_) prefetch_for_write(&words_[slot]);
+    }
+  }
+
+  SLUICE_HD void load_words(LookupBatch& batch) const {
+    for (std::uint32_t j = 0; j < batch.size; ++j) {
+      const std::uint32_t slot = batch.slot[j];
+      batch.word[j] = slot < slot_limit_ ? look_at(table_, static_cast<Slot>(slot)) : kFreeWord;
+    }
+  }
+
+  SLUICE_HD void settle(const LookupBatch& batch, Resolving& resolving) const {
     std::uint64_t hits = 0;
-    for (std::uint32_t j = 0; j < size; ++j) {
-      const std::uint32_t i = base + j;
-      const auto at = static_cast<Slot>(slot[j]);
-      const Met met =
-          slot[j] < slot_limit ? meet(table, at, page[j], step, list.own) : Met::elsewhere;
+    for (std::uint32_t j = 0; j < batch.size; ++j) {
+      const std::uint32_t i = batch.base + j;
+      const Page page = batch.page[j];
+      const auto slot = static_cast<Slot>(batch.slot[j]);
+      const Met met = batch.slot[j] < slot_limit_
+                          ? meet(table_, slot, batch.word[j], page, step_, list_.own)
+                          : Met::elsewhere;
       if (met == Met::ready) {
         ++hits;
-        finish(list, i, at, Outcome::hit);
-        if (forecasts && clear_forecast_mark(table, at)) ++counts.forecast_used;
-      } else if (page[j] >= page_limit) {
-        finish(list, i, kNoSlot, Outcome::invalid);
-        ++counts.invalid;
+        finish(list_, i, slot, Outcome::hit);
+        if (forecasts_ && clear_forecast_mark(table_, slot)) ++resolving.counts.forecast_used;
+      } else if (page >= page_limit_) {
+        finish(list_, i, kNoSlot, Outcome::invalid);
+        ++resolving.counts.invalid;
       } else if (met == Met::pinned) {
-        finish(list, i, kNoSlot, Outcome::pinned);
-        ++counts.pinned;
+        finish(list_, i, kNoSlot, Outcome::pinned);
+        ++resolving.counts.pinned;
       } else {
-        list.slots[i] = kPending;
-        ++pending;
+        list_.slots[i] = kPending;
+        ++resolving.pending;
       }
     }
-    counts.hits += hits;
+    resolving.counts.hits += hits;
   }
-  return pending;
-}
+
+  // Values where the loops need them, so that nothing stored can alias them.
+  const HotTable& table_;
+  const ResolveList& list_;
+  const Page* const pages_;
+  const std::uint32_t* const slot_of_;
+  Word* const words_;
+  const std::uint32_t page_limit_;
+  const std::uint32_t count_;
+  const std::uint32_t slot_limit_;
+  const Step step_;
+  const bool forecasts_;
+};
 
 struct Fill {
   std::uint32_t item;
@@ -213,7 +273,7 @@ SLUICE_HD inline void place(const HotTable& table, const PageStore& store, const
   }
   const Slot hint = slot_hint(table, page);
   const Met met = static_cast<std::uint32_t>(hint) < store.slots
-                      ? meet(table, hint, page, claimer.step, list.own)
+                      ? meet(table, hint, look_at(table, hint), page, claimer.step, list.own)
                       : Met::elsewhere;
   if (met == Met::pinned) {
     finish(list, i, kNoSlot, Outcome::pinned);
@@ -313,7 +373,7 @@ SLUICE_HD inline void begin_resolve(const HotTable& table, const PageStore& stor
                                     const ResolveList& list, Resolving& resolving) {
   detail::sweep_if_due(table, step);
   resolving = {};
-  resolving.pending = detail::look_up(table, store, step, list, resolving.counts);
+  detail::Lookup(table, store, step, list).run(resolving);
 }
 
 // Goes on with at most `max_pages` of the missing pages. Returns whether the resolve is over; then

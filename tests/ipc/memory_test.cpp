@@ -1,10 +1,13 @@
 // Sealed memory, mappings of it, and the memory of a session.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include "ipc/mapping.h"
 #include "ipc/memfd.h"
@@ -43,6 +46,71 @@ TEST(Memfd, PopulateTakesTheMemoryAtOnce) {
   EXPECT_EQ(status.st_blocks * 512, static_cast<blkcnt_t>(64 * kPage));
   ASSERT_EQ(fstat(lazy->get(), &status), 0);
   EXPECT_EQ(status.st_blocks, 0);
+}
+
+// Bytes of this process's mappings that the kernel maps as huge pages of shared memory.
+std::uint64_t mapped_huge() {
+  std::ifstream maps("/proc/self/smaps");
+  std::uint64_t kib = 0;
+  for (std::string word; maps >> word;) {
+    std::uint64_t count = 0;
+    if (word == "ShmemPmdMapped:" && maps >> count) kib += count;
+  }
+  return kib * 1024;
+}
+
+blkcnt_t blocks_of(int fd) {
+  struct stat status{};
+  EXPECT_EQ(fstat(fd, &status), 0);
+  return status.st_blocks;
+}
+
+// Five huge pages, and a rest that is none: more than one piece of populating has none of.
+constexpr std::uint64_t kHugeBytes = 5 * kHugePageBytes + 3 * kPage;
+
+TEST(Memfd, HasHugePagesWhereTheKernelGivesThem) {
+  const auto fd = create_memfd("test", kHugeBytes, Populate::yes, HugePages::attempt);
+  ASSERT_OK(fd);
+  EXPECT_EQ(blocks_of(fd->get()) * 512, static_cast<blkcnt_t>(kHugeBytes));
+  const auto first = Mapping::map(fd->get(), 0, kHugeBytes, Access::read_write, "test memory");
+  ASSERT_OK(first);
+  auto second = ReservedRange::reserve(2 * kHugeBytes, "addresses");
+  ASSERT_OK(second);
+  ASSERT_OK(second->map_at(0, fd->get(), 0, kHugeBytes, Access::read_write, "test memory"));
+  for (std::uint64_t at = 0; at < kHugeBytes; ++at) {
+    ASSERT_EQ(first->data()[at], std::byte{0}) << at;
+  }
+  second->data()[kHugeBytes - 1] = std::byte{1};
+  EXPECT_EQ(first->data()[kHugeBytes - 1], std::byte{1});
+  if (!create_memfd("test", kHugeBytes, Populate::yes, HugePages::require)) {
+    GTEST_SKIP() << "this kernel gives no huge pages (MADV_COLLAPSE, Linux 6.1)";
+  }
+  EXPECT_EQ(mapped_huge(), 5 * kHugePageBytes);
+  second->data()[0] = std::byte{1};
+  second->data()[4 * kHugePageBytes] = std::byte{1};
+  EXPECT_EQ(mapped_huge(), 7 * kHugePageBytes) << "a touch maps a whole huge page";
+}
+
+TEST(Memfd, TakesMemoryAnewAfterItWasGivenBack) {
+  const auto fd = create_memfd("test", kHugeBytes, Populate::yes, HugePages::attempt);
+  ASSERT_OK(fd);
+  ASSERT_EQ(fallocate(fd->get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                      static_cast<off_t>(kHugeBytes)),
+            0);
+  ASSERT_EQ(blocks_of(fd->get()), 0);
+  ASSERT_OK(populate_memfd(fd->get(), "test", kHugeBytes, HugePages::attempt));
+  EXPECT_EQ(blocks_of(fd->get()) * 512, static_cast<blkcnt_t>(kHugeBytes));
+}
+
+TEST(Memfd, SaysWhenRequiredHugePagesAreNotGivenAndElseDoesWithoutThem) {
+  Child child([] {
+    if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0) return 1;
+    const auto required = create_memfd("test", kHugeBytes, Populate::yes, HugePages::require);
+    if (required || required.error().code != Errc::no_memory) return 2;
+    const auto attempted = create_memfd("test", kHugeBytes, Populate::yes, HugePages::attempt);
+    return attempted && blocks_of(attempted->get()) * 512 == kHugeBytes ? 0 : 3;
+  });
+  EXPECT_EQ(child.wait(), 0);
 }
 
 TEST(Memfd, SaysNoMemoryBeforeTheNodeRunsOutOfIt) {

@@ -21,13 +21,16 @@ constexpr Benchmark kBenchmarks[] = {
      "page is "
      "stamped, and begin and end of the step count. Also same_step: pages that carry the step's "
      "stamp already",
-     "an array of that many 64-bit words: a load and a compare-exchange per page",
+     "an array of that many 64-bit words in plain memory: a load and a compare-exchange per page. "
+     "Also ceiling_in_table_memory: the same in such memory as hot tables have, in huge pages "
+     "where there are any",
      {.most_value = 25, .most_ratio = 2},
      resolve_hit},
     {"resolve_scale",
      "ns/page",
      "the same out of 1e7 resident pages",
-     "an array of that many 64-bit words: a plain load and an addition per page",
+     "an array of that many 64-bit words in plain memory: a plain load and an addition per page. "
+     "Also ceiling_in_table_memory, as above",
      {.most_ratio = 2.5},
      resolve_scale},
     {"resolve_miss_64k",

@@ -26,13 +26,12 @@ class Memory {
  public:
   static ipc::Result<Memory> make(std::uint32_t pages) {
     const std::uint64_t bytes = std::uint64_t{pages} * kPageBytes;
-    auto fd = ipc::create_memfd("sluice-bench", bytes, ipc::Populate::yes);
+    auto fd = ipc::create_memfd("sluice-bench", bytes, ipc::Populate::yes, ipc::HugePages::attempt);
     if (!fd) return std::unexpected(std::move(fd.error()));
     auto range = ipc::ReservedRange::reserve(bytes, "addresses for pages");
     if (!range) return std::unexpected(std::move(range.error()));
     auto mapped = range->map_at(0, fd->get(), 0, bytes, ipc::Access::read_write, "pages");
     if (!mapped) return std::unexpected(std::move(mapped.error()));
-    ipc::advise_huge_pages({range->data(), bytes});
     std::memset(range->data(), 1, bytes);
     return Memory(std::move(*range));
   }

@@ -84,18 +84,31 @@ class Plain {
   RandomLists lists_;
 };
 
+// Against `look_up(words, indices)` in an array of words in plain memory, and in such memory as the
+// hot table has.
 template <class LookUp>
 ipc::Result<Figures> against(const Setting& setting, Resident& resident, LookUp look_up) {
+  auto plain_words = Words::make(resident.pages(), Words::Memory::plain);
+  if (!plain_words) return std::unexpected(std::move(plain_words.error()));
+  auto table_words = Words::make(resident.pages(), Words::Memory::of_tables);
+  if (!table_words) return std::unexpected(std::move(table_words.error()));
   Direct direct(resident);
-  Plain plain(resident.random(), resident.pages(), look_up);
-  const std::array<RoundFunction, 3> sides = {
+  Plain plain(resident.random(), resident.pages(),
+              [&](auto indices) { look_up(*plain_words, indices); });
+  Plain in_table_memory(resident.random(), resident.pages(),
+                        [&](auto indices) { look_up(*table_words, indices); });
+  const std::array<RoundFunction, 4> sides = {
       [&] { return direct.a_step_per_call(); },
       [&] { return plain(); },
       [&] { return direct.in_one_step(); },
+      [&] { return in_table_memory(); },
   };
   auto series = take_turns(std::chrono::duration<double>(setting.seconds), sides);
   if (!series) return std::unexpected(std::move(series.error()));
-  return Figures{(*series)[0], (*series)[1], {{"same_step", (*series)[2]}}, resident.note()};
+  return Figures{(*series)[0],
+                 (*series)[1],
+                 {{"same_step", (*series)[2]}, {"ceiling_in_table_memory", (*series)[3]}},
+                 resident.note()};
 }
 
 }  // namespace
@@ -104,20 +117,18 @@ ipc::Result<Figures> resolve_hit(const Setting& setting) {
   auto resident =
       Resident::make(setting, "hit", kHitPages, kHitPagesPerBlock, SLUICE_EXECUTOR_DIRECT);
   if (!resident) return std::unexpected(std::move(resident.error()));
-  auto words = Words::make((*resident)->pages());
-  if (!words) return std::unexpected(std::move(words.error()));
   std::uint64_t step = 0;
-  return against(setting, **resident, [&](auto indices) { words->stamp(indices, ++step); });
+  return against(setting, **resident,
+                 [&](Words& words, auto indices) { words.stamp(indices, ++step); });
 }
 
 ipc::Result<Figures> resolve_scale(const Setting& setting) {
   auto resident =
       Resident::make(setting, "scale", kScalePages, kScalePagesPerBlock, SLUICE_EXECUTOR_DIRECT);
   if (!resident) return std::unexpected(std::move(resident.error()));
-  auto words = Words::make((*resident)->pages());
-  if (!words) return std::unexpected(std::move(words.error()));
   volatile std::uint64_t kept = 0;  // so that the sums are not in vain
-  return against(setting, **resident, [&](auto indices) { kept = words->sum(indices); });
+  return against(setting, **resident,
+                 [&](const Words& words, auto indices) { kept = words.sum(indices); });
 }
 
 ipc::Result<Figures> resolve_daemon(const Setting& setting) {

@@ -6,9 +6,11 @@
 
 namespace sluice::tools {
 
-ipc::Result<Words> Words::make(std::uint32_t count) {
+ipc::Result<Words> Words::make(std::uint32_t count, Memory kind) {
   const std::uint64_t bytes = std::uint64_t{count} * sizeof(std::uint64_t);
-  auto fd = ipc::create_memfd("sluice-bench", bytes, ipc::Populate::yes);
+  auto fd =
+      ipc::create_memfd("sluice-bench", bytes, ipc::Populate::yes,
+                        kind == Memory::plain ? ipc::HugePages::never : ipc::HugePages::attempt);
   if (!fd) return std::unexpected(std::move(fd.error()));
   auto memory =
       ipc::Mapping::map(fd->get(), 0, bytes, ipc::Access::read_write, "an array of words");
