@@ -109,17 +109,22 @@ function(sluice_executable name)
   target_link_libraries(${name} PRIVATE sluice_flags ${arg_DEPS})
 endfunction()
 
-# sluice_test(NAME SOURCES file... [DEPS target...] [NEEDS target...] [LABELS label...] [TIMEOUT seconds])
+# sluice_test(NAME SOURCES file... [DEPS target...] [NEEDS target...] [LABELS label...] [TIMEOUT seconds]
+#             [OPTIMIZED])
 # Makes a GoogleTest executable and one ctest entry, run in the repository root. NEEDS names executables
 # that the test starts; it finds them beside itself. The labels asan and tsan make tools/test run it in
-# those builds too. TIMEOUT is 120 by default.
+# those builds too. TIMEOUT is 120 by default. The sources of a test are compiled without optimization, which
+# takes half the time; OPTIMIZED is for those that do the work themselves, with headers of ours or many events.
 function(sluice_test name)
   if(SLUICE_FUZZ)
     return()
   endif()
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;DEPS;NEEDS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "OPTIMIZED" "TIMEOUT" "SOURCES;DEPS;NEEDS;LABELS")
   sluice_check_arguments(sluice_test)
   sluice_executable(${name} SOURCES ${arg_SOURCES} DEPS ${arg_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
+  if(NOT arg_OPTIMIZED)
+    target_compile_options(${name} PRIVATE -O0 -g1)
+  endif()
   if(arg_NEEDS)
     add_dependencies(${name} ${arg_NEEDS})
   endif()
