@@ -32,7 +32,9 @@ int create_sealable(const char* name) {
   return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 }
 
-Status populate_memory(int fd, const char* name, std::uint64_t bytes) {
+}  // namespace
+
+Status populate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes) {
   if (const std::uint64_t left = available_memory_bytes(); left < bytes) {
     return fail(Errc::no_memory, described(name, bytes) + ": only " + std::to_string(left) +
                                      " bytes are left on the node or in the memory cgroup; lower "
@@ -40,7 +42,7 @@ Status populate_memory(int fd, const char* name, std::uint64_t bytes) {
   }
   for (std::uint64_t done = 0; done < bytes;) {
     const std::uint64_t piece = std::min(kPopulatePiece, bytes - done);
-    if (fallocate(fd, 0, static_cast<off_t>(done), static_cast<off_t>(piece)) == 0) {
+    if (fallocate(fd, 0, static_cast<off_t>(offset + done), static_cast<off_t>(piece)) == 0) {
       done += piece;
     } else if (errno != EINTR) {
       return fail_errno("taking " + described(name, bytes));
@@ -49,7 +51,13 @@ Status populate_memory(int fd, const char* name, std::uint64_t bytes) {
   return {};
 }
 
-}  // namespace
+Status vacate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes) {
+  if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                static_cast<off_t>(bytes)) != 0) {
+    return fail_errno("giving back " + described(name, bytes));
+  }
+  return {};
+}
 
 Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate) {
   if (bytes == 0)
@@ -61,7 +69,7 @@ Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate
     return fail_errno("ftruncate of " + described(name, bytes));
   }
   if (populate == Populate::yes) {
-    if (auto ok = populate_memory(fd.get(), name, bytes); !ok) return std::unexpected(ok.error());
+    if (auto ok = populate_memfd(fd.get(), name, 0, bytes); !ok) return std::unexpected(ok.error());
   }
   if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return fail_errno("sealing " + described(name, bytes));

@@ -26,6 +26,14 @@ enum class Populate : bool {
 // descriptor), io_error.
 Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate);
 
+// Takes the memory of `bytes` of a memfd from `offset`, as Populate::yes does for all of it.
+// Errors: no_memory, io_error; some of it may have been taken then.
+Status populate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes);
+
+// Gives the memory of this range back to the node, whoever maps it: holders read zeros, and take
+// memory anew if they write. Errors: io_error.
+Status vacate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes);
+
 // That a descriptor from a peer really is memory of exactly `bytes` that cannot shrink. `what`
 // names it in the error. Errors: peer_violation.
 Status check_memfd(int fd, std::uint64_t bytes, const char* what);

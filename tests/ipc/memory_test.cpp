@@ -45,6 +45,27 @@ TEST(Memfd, PopulateTakesTheMemoryAtOnce) {
   EXPECT_EQ(status.st_blocks, 0);
 }
 
+TEST(Memfd, IsPopulatedAndVacatedPieceByPiece) {
+  const auto fd = create_memfd("test", 64 * kPage, Populate::no);
+  ASSERT_OK(fd);
+  const auto taken_pages = [&] {
+    struct stat status{};
+    EXPECT_EQ(fstat(fd->get(), &status), 0);
+    return static_cast<std::uint64_t>(status.st_blocks) * 512 / kPage;
+  };
+  ASSERT_OK(populate_memfd(fd->get(), "test", 8 * kPage, 16 * kPage));
+  EXPECT_EQ(taken_pages(), 16U);
+  const auto view = Mapping::map(fd->get(), 8 * kPage, 16 * kPage, Access::read_write, "test");
+  ASSERT_OK(view);
+  std::memset(view->data(), 7, view->size());
+  ASSERT_OK(vacate_memfd(fd->get(), "test", 8 * kPage, 4 * kPage));
+  EXPECT_EQ(taken_pages(), 12U);
+  EXPECT_EQ(view->data()[0], std::byte{0}) << "holders of a mapping see zeros";
+  EXPECT_EQ(view->data()[4 * kPage], std::byte{7});
+  EXPECT_ERROR(populate_memfd(fd->get(), "test", 0, available_memory_bytes() + (64 << 20)),
+               Errc::no_memory);
+}
+
 TEST(Memfd, SaysNoMemoryBeforeTheNodeRunsOutOfIt) {
   EXPECT_ERROR(create_memfd("test", available_memory_bytes() + (64 << 20), Populate::yes),
                Errc::no_memory);
