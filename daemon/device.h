@@ -2,6 +2,8 @@
 //
 // Extents of both tiers are file descriptors, so that they can be handed to the tenant's processes.
 // The host backend takes memfds for both; a GPU backend takes device allocations for HBM.
+//
+// Thread-safety: one thread at a time, the memory worker's.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
-// The thread that makes memory and gives it back. The kernel takes milliseconds to minutes for that;
-// here it costs nobody a lock, a lane or the io thread.
+// The thread that makes memory and gives it back. The kernel takes milliseconds to minutes for
+// that; here it costs nobody a lock, a lane or the io thread.
 //
-// A job belongs to a cache and goes on step by step; a step makes, maps or frees at most one extent.
-// Jobs of one cache are done one after the other, as they were posted. Caches take turns, a step
-// each: who needs one extent waits for one step of each cache that has work, however large the
+// A job belongs to a cache and goes on step by step; a step makes, maps or frees at most one
+// extent. Jobs of one cache are done one after the other, as they were posted. Caches take turns, a
+// step each: who needs one extent waits for one step of each cache that has work, however large the
 // arenas are that are being made.
 //
 // After stop(), which lets the step that runs come to its end, what is left is dropped: a job owns
