@@ -193,6 +193,19 @@ TEST(Memory, IsWaitedForByAFork) {
   EXPECT_EQ(must(child.map(7))[15], std::byte{42});
 }
 
+TEST(Memory, OfAForkOfManyTurnsIsTakenOnce) {
+  constexpr std::uint32_t kBlocks = 3000;  // a third of which are copied in a turn
+  const DaemonProcess daemon(gated());
+  Client client = daemon.connect('a', 30'000'000);
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  must(opened.sequence.extend(kBlocks));
+  const Sequence child = must(opened.sequence.fork());
+  EXPECT_EQ(must(child.info()).blocks, kBlocks);
+  EXPECT_EQ(tenant_row(daemon, "a")["dram"]["used_bytes"],
+            std::uint64_t{(2 * kBlocks + kBlocksPerExtent - 1) / kBlocksPerExtent} << 20);
+}
+
 TEST(Memory, OfANewCacheIsSharedByTwoSessionsThatOpenItAtOnce) {
   const DaemonProcess daemon(gated());
   GateKeeper gate(gate_beside(daemon.config_file()));
@@ -263,8 +276,8 @@ TEST(Memory, ComesBackWhenAClientGoesAwayInMidOpen) {
     Client client = daemon.connect('a', 200'000);
     EXPECT_EQ(status_of(client.open_cache(large_cache())), SLUICE_TIMED_OUT);
   }  // says Bye, while this process lives on
-  EXPECT_TRUE(eventually(
-      [&] { return json::parse(daemon.admin("sessions"))["sessions"].empty(); }));
+  EXPECT_TRUE(
+      eventually([&] { return json::parse(daemon.admin("sessions"))["sessions"].empty(); }));
   gate.let(1);
   EXPECT_TRUE(nothing_is_left(daemon, "a"));
   EXPECT_EQ(gate.asked(), 1U);
