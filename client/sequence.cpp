@@ -16,9 +16,27 @@ namespace wire = ipc::wire;
 namespace {
 
 // Between two tries of a request that the daemon answered with busy: memory comes back when running
-// steps end, within microseconds to milliseconds.
+// steps end, within microseconds to milliseconds, and a new extent takes the daemon milliseconds.
 constexpr std::chrono::microseconds kLeastPause{50};
 constexpr std::chrono::microseconds kMostPause{5'000};
+
+// The tries of one request for memory.
+class Tries {
+ public:
+  explicit Tries(ipc::Deadline deadline) : deadline_(deadline) {}
+
+  // Whether the request is to be made again, after a pause.
+  bool again(const ipc::Error& error) {
+    if (error.code != Errc::busy || ipc::Clock::now() + pause_ >= deadline_) return false;
+    std::this_thread::sleep_for(pause_);
+    pause_ = std::min(pause_ * 2, kMostPause);
+    return true;
+  }
+
+ private:
+  ipc::Deadline deadline_;
+  std::chrono::microseconds pause_ = kLeastPause;
+};
 
 std::uint32_t bytes_u32(std::size_t bytes) { return static_cast<std::uint32_t>(bytes); }
 
@@ -121,7 +139,7 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
   const std::uint32_t first = blocks();
   std::uint32_t left = count;
   const ipc::Deadline deadline = client.deadline();
-  auto pause = kLeastPause;
+  Tries tries(deadline);
   while (left > 0) {
     const std::uint32_t some = std::min(left, kMaxBlocksPerRequest);
     const std::size_t reply_bytes =
@@ -135,11 +153,7 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
     extend.reply_length = bytes_u32(reply_bytes);
     auto answer = request(extend, std::move(*memory));
     if (!answer) {
-      if (answer.error().code == Errc::busy && ipc::Clock::now() + pause < deadline) {
-        std::this_thread::sleep_for(pause);
-        pause = std::min(pause * 2, kMostPause);
-        continue;
-      }
+      if (tries.again(answer.error())) continue;
       // All or none.
       if (blocks() > first) (void)truncate(first);
       return std::unexpected(answer.error());
@@ -200,17 +214,26 @@ ipc::Status Sequence::release() {
   return {};
 }
 
-ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
+ipc::Result<Channel::Answer> Sequence::request_fork() {
   Client& client = cache_.client();
   const auto unsealed = static_cast<std::size_t>(blocks() - sealed_);
   const std::size_t reply_bytes = std::max(unsealed * sizeof(wire::ForkedRef), ipc::kMaxErrorText);
-  auto memory = client.channel().allocate(reply_bytes, client.deadline());
-  if (!memory) return std::unexpected(memory.error());
-  Channel::Request fork;
-  fork.op = wire::Op::sequence_fork;
-  fork.handle = handle_;
-  fork.reply_length = bytes_u32(reply_bytes);
-  auto answer = request(fork, std::move(*memory));
+  const ipc::Deadline deadline = client.deadline();
+  Tries tries(deadline);
+  while (true) {
+    auto memory = client.channel().allocate(reply_bytes, deadline);
+    if (!memory) return std::unexpected(memory.error());
+    Channel::Request fork;
+    fork.op = wire::Op::sequence_fork;
+    fork.handle = handle_;
+    fork.reply_length = bytes_u32(reply_bytes);
+    auto answer = request(fork, std::move(*memory));
+    if (answer || !tries.again(answer.error())) return answer;
+  }
+}
+
+ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
+  auto answer = request_fork();
   if (!answer) return std::unexpected(answer.error());
   std::unique_ptr<Sequence> child(new Sequence(cache_));
   child->handle_ = answer->completion.value0();
@@ -222,7 +245,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
     return std::unexpected(ok.error());
   }
   const std::byte* const refs = answer->memory.bytes().data();
-  const std::size_t copies = std::min<std::size_t>(answer->completion.value1(), unsealed);
+  const std::size_t copies = std::min<std::size_t>(answer->completion.value1(), blocks() - sealed_);
   for (std::size_t i = 0; i < copies; ++i) {
     wire::ForkedRef ref;
     std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));

@@ -71,6 +71,7 @@ class Sequence {
   explicit Sequence(Cache& cache) : cache_(cache) { ++cache.users(); }
   ipc::Result<std::uint32_t> match(const Keys& keys, std::size_t first, std::uint32_t count);
   ipc::Result<Channel::Answer> request(Channel::Request request, ipc::RequestPiece memory);
+  ipc::Result<Channel::Answer> request_fork();
   void append(std::uint32_t id, const Block& block);
   ipc::Result<Block*> private_block(std::uint32_t block);
   // Copies a block's bytes between its pinned slots and its frame.

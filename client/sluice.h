@@ -189,7 +189,13 @@ typedef struct sluice_cache_desc {
 
 /* The first session of a tenant that opens a namespace creates the cache; later ones join it, with
  * the same layout (else INVALID_LAYOUT). QUOTA_EXCEEDED: the arena does not fit the tenant's limit
- * or what the node can grant. */
+ * or what the node can grant. BUSY: its memory was not there within the daemon's
+ * limits.open_deadline; nothing is left of the attempt.
+ *
+ * The memory of an arena is taken at once, which the kernel needs up to half a second per GiB for:
+ * with the default timeout of 10 s, give a client that creates arenas beyond some 20 GiB a longer
+ * one. After TIMED_OUT the daemon goes on, so that opening again waits for the same cache; it then
+ * counts as open until the client disconnects. A client that disconnects gives it up. */
 SLUICE_API sluice_status sluice_cache_open(sluice_client* client, const sluice_cache_desc* desc,
                                            sluice_cache** out, sluice_error* error);
 /* Sequences and actors of this cache must be released first (WRONG_STATE). Blocks stay warm. */
@@ -256,13 +262,13 @@ SLUICE_API sluice_status sluice_sequence_open(sluice_cache* cache, const sluice_
 
 /* Appends `count` private blocks, all or none. Their frames are reserved, so that a seal cannot
  * fail for lack of memory. QUOTA_EXCEEDED: at the tenant's limit and nothing can be evicted. BUSY:
- * memory will be free once running steps ended, and did not become so within the client's timeout.
- */
+ * memory is being made, or free once running steps ended, and was not there within the client's
+ * timeout. NO_MEMORY: the node could not make an extent. */
 SLUICE_API sluice_status sluice_sequence_extend(sluice_sequence* sequence, uint32_t count,
                                                 uint32_t* first_block, sluice_error* error);
 
 /* A second sequence over the same blocks. Sealed blocks are shared; unsealed ones are copied.
- * `actor`: NULL on the host backend. */
+ * `actor`: NULL on the host backend. Waits for memory, and fails for it, as extend does. */
 SLUICE_API sluice_status sluice_sequence_fork(sluice_sequence* sequence, sluice_actor* actor,
                                               sluice_sequence** out, sluice_error* error);
 

@@ -1,7 +1,5 @@
 #include "daemon/cache_memory.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <bit>
 #include <string>
@@ -24,6 +22,8 @@ constexpr std::uint32_t kMostLogEntries = 65536;
 constexpr std::uint32_t kLeastHints = 1024;
 constexpr std::uint32_t kMostHints = 1u << 20;
 constexpr std::uint32_t kSlotsPerHint = 16;
+constexpr const char* kTableName = "sluice-table";
+constexpr const char* kDramName = "sluice-dram";
 
 std::uint32_t power_of_two_within(std::uint32_t wanted, std::uint32_t least, std::uint32_t most) {
   return std::bit_ceil(std::clamp(wanted, least, most));
@@ -80,8 +80,7 @@ ResolveTotals ResolveTotals::since(const ResolveTotals& then) const {
           gained(forecast_used, then.forecast_used)};
 }
 
-ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(Device& device,
-                                                              const residency::CacheShape& sizes,
+ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::CacheShape& sizes,
                                                               std::uint32_t actors) {
   auto table = table_sizes(sizes, actors);
   if (!table) return std::unexpected(std::move(table.error()));
@@ -89,33 +88,13 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(Device& device,
   CacheMemory& memory = *made;
   memory.shape_ = {sizes, *table, kernels::table_bytes(*table)};
 
-  auto fd = ipc::create_memfd("sluice-table", memory.shape_.table_bytes, ipc::Populate::yes,
-                              ipc::HugePages::attempt);
+  auto fd = ipc::create_memfd(kTableName, memory.shape_.table_bytes, ipc::Populate::no);
   if (!fd) return std::unexpected(std::move(fd.error()));
   memory.table_fd_ = std::move(*fd);
-  auto mapping = ipc::Mapping::map(memory.table_fd_.get(), 0, memory.shape_.table_bytes,
-                                   ipc::Access::read_write, "a hot table");
-  if (!mapping) return std::unexpected(std::move(mapping.error()));
-  memory.table_memory_ = std::move(*mapping);
-  memory.shared_ = kernels::format_table(memory.table_memory_.data(), *table);
-  memory.private_frames_.assign(table->blocks, 0);
-  memory.frame_log_.current = memory.private_frames_.data();
-  memory.table_ = memory.shared_;
-  kernels::use_private_frames(memory.table_, memory.frame_log_);
-
   auto arena = ipc::ReservedRange::reserve(
       std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes, "addresses for an arena");
   if (!arena) return std::unexpected(std::move(arena.error()));
   memory.arena_ = std::move(*arena);
-  for (std::uint32_t i = 0; i < sizes.slot_extents; ++i) {
-    auto extent = device.allocate_extent(ipc::Tier::hbm, sizes.slot_extent_bytes);
-    if (!extent) return std::unexpected(std::move(extent.error()));
-    auto mapped = device.map_extent(ipc::Tier::hbm, memory.arena_, i * sizes.slot_extent_bytes,
-                                    *extent, sizes.slot_extent_bytes);
-    if (!mapped) return std::unexpected(std::move(mapped.error()));
-    memory.slot_extents_.push_back(std::move(*extent));
-  }
-
   auto frames =
       ipc::ReservedRange::reserve(std::uint64_t{sizes.max_frame_extents} * sizes.frame_extent_bytes,
                                   "addresses for a cache's DRAM extents");
@@ -123,6 +102,8 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(Device& device,
   memory.frames_ = std::move(*frames);
   memory.frame_extents_.resize(sizes.max_frame_extents);
   memory.extent_ready_.assign(sizes.max_frame_extents, 0);
+  memory.private_frames_.assign(table->blocks, 0);
+  memory.frame_log_.current = memory.private_frames_.data();
   memory.store_.arena = memory.arena_.data();
   memory.store_.frames = memory.frames_.data();
   memory.store_.page_bytes = sizes.geometry.page_bytes;
@@ -134,6 +115,66 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(Device& device,
   memory.seats_ = std::make_unique<ActorSeat[]>(table->actors);
   memory.marks_.assign((table->blocks + 63) / 64, 0);
   return made;
+}
+
+// ---- coming and going
+
+bool CacheMemory::whole() const {
+  return table_memory_ && slot_extents_.size() == shape_.sizes.slot_extents;
+}
+
+ipc::Status CacheMemory::make_piece(Device& device) {
+  if (!table_memory_) return make_table_piece();
+  const std::uint64_t bytes = shape_.sizes.slot_extent_bytes;
+  auto extent = device.allocate_extent(ipc::Tier::hbm, bytes);
+  if (!extent) return std::unexpected(std::move(extent.error()));
+  auto mapped =
+      device.map_extent(ipc::Tier::hbm, arena_, slot_extents_.size() * bytes, *extent, bytes);
+  if (!mapped) return mapped;
+  slot_extents_.push_back(std::move(*extent));
+  return {};
+}
+
+ipc::Status CacheMemory::make_table_piece() {
+  const std::uint64_t piece = std::min(kTablePiece, shape_.table_bytes - table_taken_);
+  if (auto ok = ipc::populate_memfd(table_fd_.get(), kTableName, table_taken_, piece,
+                                    ipc::HugePages::attempt);
+      !ok) {
+    return ok;
+  }
+  table_taken_ += piece;
+  if (table_taken_ < shape_.table_bytes) return {};
+  auto mapping = ipc::Mapping::map(table_fd_.get(), 0, shape_.table_bytes, ipc::Access::read_write,
+                                   "a hot table");
+  if (!mapping) return std::unexpected(std::move(mapping.error()));
+  table_memory_ = std::move(*mapping);
+  shared_ = kernels::format_table(table_memory_.data(), shape_.table);
+  table_ = shared_;
+  kernels::use_private_frames(table_, frame_log_);
+  return {};
+}
+
+// What the kernel refuses to unmap or to empty here goes at the latest with the object.
+bool CacheMemory::free_piece() {
+  if (!slot_extents_.empty()) {
+    const std::uint64_t bytes = shape_.sizes.slot_extent_bytes;
+    (void)arena_.unmap_at((slot_extents_.size() - 1) * bytes, bytes, "an HBM extent");
+    slot_extents_.pop_back();
+    return true;
+  }
+  if (const std::uint32_t left = frame_extents(); left > 0) {
+    const std::uint64_t bytes = shape_.sizes.frame_extent_bytes;
+    (void)frames_.unmap_at((left - 1) * bytes, bytes, "a DRAM extent");
+    frame_extents_[left - 1].reset();
+    extents_.store(left - 1, std::memory_order_release);
+    return true;
+  }
+  if (table_taken_ == 0) return false;
+  table_memory_ = ipc::Mapping();
+  const std::uint64_t piece = std::min(kTablePiece, table_taken_);
+  table_taken_ -= piece;
+  (void)ipc::vacate_memfd(table_fd_.get(), kTableName, table_taken_, piece);
+  return true;
 }
 
 std::vector<int> CacheMemory::extent_fds(ipc::Tier tier, std::uint32_t first, std::size_t most,
@@ -148,41 +189,36 @@ std::vector<int> CacheMemory::extent_fds(ipc::Tier tier, std::uint32_t first, st
   return fds;
 }
 
-// ---- extents and frames
+// ---- DRAM extents
 
 ipc::Status CacheMemory::grant_extent(Device& device, std::uint32_t extent) {
-  SLUICE_ASSERT(extent < frame_extents_.size());
   const std::uint64_t bytes = shape_.sizes.frame_extent_bytes;
-  if (frame_extents_[extent]) {
+  if (extent < frame_extents()) {
     // Given back before: the same file takes memory anew.
-    if (fallocate(frame_extents_[extent].get(), 0, 0, static_cast<off_t>(bytes)) != 0) {
-      auto failure = ipc::fail_errno("taking memory for a DRAM extent");
-      release_extent(extent);
-      return failure;
-    }
-    return {};
+    auto taken = device.refill_extent(ipc::Tier::dram, frame_extents_[extent], bytes);
+    if (!taken) release_extent(extent);
+    return taken;
   }
+  SLUICE_ASSERT(extent == frame_extents() && extent < frame_extents_.size());
   auto made = device.allocate_extent(ipc::Tier::dram, bytes);
   if (!made) return std::unexpected(std::move(made.error()));
   auto mapped = device.map_extent(ipc::Tier::dram, frames_, extent * bytes, *made, bytes);
   if (!mapped) return mapped;
   frame_extents_[extent] = std::move(*made);
   std::atomic_ref(extent_ready_[extent]).store(1, std::memory_order_release);
-  if (extent >= extents_.load(std::memory_order_relaxed)) {
-    extents_.store(extent + 1, std::memory_order_release);
-  }
+  extents_.store(extent + 1, std::memory_order_release);
   return {};
 }
 
 void CacheMemory::release_extent(std::uint32_t extent) {
-  const int punched =
-      fallocate(frame_extents_[extent].get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                static_cast<off_t>(shape_.sizes.frame_extent_bytes));
-  if (punched != 0) {
-    log_error("memory of a DRAM extent was not given back",
-              {{"reason", ipc::fail_errno("fallocate").error().text}});
+  if (auto vacated = ipc::vacate_memfd(frame_extents_[extent].get(), kDramName, 0,
+                                       shape_.sizes.frame_extent_bytes);
+      !vacated) {
+    log_error("memory of a DRAM extent was not given back", {{"reason", vacated.error().text}});
   }
 }
+
+// ---- blocks
 
 void CacheMemory::set_frame(ipc::BlockId id, ipc::FrameId frame) {
   kernels::append_log(shared_, frame_log_, id.value, frame.value);

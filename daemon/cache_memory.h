@@ -1,7 +1,12 @@
 // The memory of one cache: its arena, its DRAM extents, its hot table, and who is in it.
 //
+// It comes into being piece by piece, since an arena of many GiB takes the kernel a while, and goes
+// in the same way: table and arena are made before anybody else knows of it, and freed after the
+// last one let go of it. In between the arena stays and DRAM extents come and go.
+//
 // Thread-safety: what resolves need (table, store, addresses, actor ownership) from any thread.
-// Everything marked "coordinator" is called under the coordinator's lock.
+// Everything marked "coordinator" is called under the coordinator's lock, everything marked
+// "worker" by the memory worker, one call at a time.
 #pragma once
 
 #include <atomic>
@@ -58,10 +63,23 @@ struct Retirement {
 
 class CacheMemory {
  public:
-  // Errors: no_memory, invalid_layout (a table of absurd size), limit_reached.
-  static ipc::Result<std::unique_ptr<CacheMemory>> create(Device& device,
-                                                          const residency::CacheShape& sizes,
+  // Sizes and addresses, and no memory yet: make_piece until it is whole. Errors: no_memory,
+  // invalid_layout (a table of absurd size), limit_reached.
+  static ipc::Result<std::unique_ptr<CacheMemory>> create(const residency::CacheShape& sizes,
                                                           std::uint32_t actors);
+
+  // ---- worker: coming and going
+
+  // Makes an extent of the arena, or kTablePiece of the table. Errors: no_memory, limit_reached,
+  // io_error.
+  ipc::Status make_piece(Device& device);
+  // Table and arena are there: it can be used.
+  bool whole() const;
+  // Frees an extent or a piece of the table, whole or not, by the last who holds it. False: there
+  // was nothing left.
+  bool free_piece();
+
+  static constexpr std::uint64_t kTablePiece = std::uint64_t{64} << 20;
 
   const CacheShape& shape() const { return shape_; }
   int table_fd() const { return table_fd_.get(); }
@@ -84,12 +102,17 @@ class CacheMemory {
     return seats_[actor].opened.load(std::memory_order_acquire);
   }
 
-  // ---- coordinator: extents and frames
+  // ---- worker: DRAM extents
 
+  // Makes extent `extent`, or takes memory for it again after a release. New ones come in the order
+  // of their indices, without holes: so clients map them.
   ipc::Status grant_extent(Device& device, std::uint32_t extent);
   // Gives the memory back to the node. The descriptor stays, so that holders of old mappings see
   // zeros and a later grant of the same index reaches them.
   void release_extent(std::uint32_t extent);
+
+  // ---- coordinator: blocks
+
   void set_frame(ipc::BlockId id, ipc::FrameId frame);
 
   Retirement retire(std::vector<ipc::BlockId> ids);
@@ -137,6 +160,7 @@ class CacheMemory {
   };
 
   CacheMemory() = default;
+  ipc::Status make_table_piece();
   ResolveTotals line_totals(std::uint32_t actor) const;
   bool sits(ipc::SessionId session, std::uint32_t actor) const;
   void settle_totals(std::uint32_t actor);
@@ -146,7 +170,8 @@ class CacheMemory {
 
   CacheShape shape_;
   ipc::Fd table_fd_;
-  ipc::Mapping table_memory_;
+  std::uint64_t table_taken_ = 0;  // bytes of it that have memory
+  ipc::Mapping table_memory_;      // once all have
   ipc::ReservedRange arena_;
   ipc::ReservedRange frames_;
   std::vector<ipc::Fd> slot_extents_;

@@ -426,6 +426,8 @@ void read_limits(Reader& reader, LimitsConfig& limits) {
   reader.read("actors_per_cache", limits.actors_per_cache, integer<std::uint32_t>(1, 4096));
   reader.read("step_deadline", limits.step_deadline,
               duration(milliseconds(100), milliseconds(3'600'000)));
+  reader.read("open_deadline", limits.open_deadline,
+              duration(milliseconds(100), milliseconds(3'600'000)));
 }
 
 void read_quota(Reader& reader, QuotaConfig& quota) {
@@ -862,6 +864,7 @@ std::vector<ConfigValue> list_config(const Config& config) {
   list.add("limits.sequences_per_session", config.limits.sequences_per_session);
   list.add("limits.actors_per_cache", config.limits.actors_per_cache);
   list.add("limits.step_deadline", quoted(format_duration(config.limits.step_deadline)));
+  list.add("limits.open_deadline", quoted(format_duration(config.limits.open_deadline)));
   list.add_ids("admin.uids", config.admin.uids);
   list.add_ids("admin.gids", config.admin.gids);
   for (const TenantConfig& tenant : config.tenants) {

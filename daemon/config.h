@@ -68,6 +68,7 @@ struct LimitsConfig {
   std::uint32_t sequences_per_session = 65536;
   std::uint32_t actors_per_cache = 256;
   std::chrono::milliseconds step_deadline{30'000};
+  std::chrono::milliseconds open_deadline{600'000};  // for the memory of a cache to be made
   bool operator==(const LimitsConfig&) const = default;
 };
 

@@ -21,6 +21,9 @@ constexpr std::chrono::milliseconds kTickWhileWaiting{1};
 constexpr std::chrono::milliseconds kTickIdle{250};
 // Turns of unfinished work in one tick, so that requests get their turns in between.
 constexpr int kTurnsPerTick = 4;
+// How long the news that the node could not make an extent waits for somebody whom it concerns.
+// Clients ask again within milliseconds.
+constexpr std::chrono::seconds kGrantFailureKept{1};
 
 residency::Quota quota_of(const QuotaConfig& config) {
   return {config.guaranteed_bytes, config.limit_bytes, config.weight};
@@ -32,6 +35,28 @@ ipc::Result<std::array<std::uint64_t, 2>> random_seed() {
     return ipc::fail_errno("getrandom for the directory's seed");
   }
   return seed;
+}
+
+ipc::Status check_request(const OpenCacheRequest& request) {
+  if (request.kind > static_cast<std::uint8_t>(ipc::wire::CacheKind::opaque_bytes)) {
+    return fail(Errc::invalid_argument, "unknown kind of cache " + std::to_string(request.kind));
+  }
+  if (static_cast<residency::CacheKind>(request.kind) != residency::CacheKind::attention) {
+    return fail(Errc::not_supported, "only caches of kind attention are built yet");
+  }
+  return {};
+}
+
+residency::CacheSpec spec_of(const OpenCacheRequest& request) {
+  residency::CacheSpec spec;
+  spec.model = request.model;
+  spec.salt = request.salt;
+  spec.kind = static_cast<residency::CacheKind>(request.kind);
+  spec.shard_index = request.shard_index;
+  spec.shard_count = request.shard_count;
+  spec.layout = request.layout;
+  spec.hbm_bytes = request.hbm_bytes;
+  return spec;
 }
 
 }  // namespace
@@ -68,7 +93,7 @@ Coordinator::Coordinator(const Config& config, std::unique_ptr<Device> device,
   }
 }
 
-Coordinator::~Coordinator() = default;
+Coordinator::~Coordinator() { worker_->stop(); }
 
 // ---- actions
 
@@ -78,56 +103,10 @@ CacheMemory& Coordinator::memory_of(ipc::CacheId cache) {
 }
 
 void Coordinator::execute(Actions& actions) {
-  // Answers to actions may order more.
-  while (!actions.empty()) {
-    for (auto& action : actions) {
-      std::visit([this](auto& one) { execute(one); }, action);
-    }
-    actions.clear();
-    actions.swap(follow_up_);
+  for (auto& action : actions) {
+    std::visit([this](auto& one) { execute(one); }, action);
   }
-}
-
-void Coordinator::execute(const residency::CreateCache& action) {
-  SLUICE_ASSERT(creating_.has_value());
-  auto memory = CacheMemory::create(*device_, *creating_, config_.limits.actors_per_cache);
-  if (!memory) {
-    create_failure_ = std::move(memory.error());
-    const auto told = manager_.cache_failed(action.cache, follow_up_);
-    SLUICE_ASSERT(told.has_value());
-    return;
-  }
-  if (caches_.size() <= action.cache.value) caches_.resize(action.cache.value + 1);
-  caches_[action.cache.value].memory = std::move(*memory);
-  const auto told = manager_.cache_ready(action.cache);
-  SLUICE_ASSERT(told.has_value());
-}
-
-void Coordinator::execute(const residency::GrantDram& action) {
-  // After a failure the rest of a batch fails too: clients map extents in order, without holes.
-  ipc::Status told;
-  if (grant_failure_) {
-    told = manager_.extent_failed(action.cache, action.extent);
-    SLUICE_ASSERT(told.has_value());
-    return;
-  }
-  auto granted = memory_of(action.cache).grant_extent(*device_, action.extent);
-  if (granted) {
-    told = manager_.extent_granted(action.cache, action.extent);
-  } else {
-    grant_failure_ = std::move(granted.error());
-    ++counters_[caches_[action.cache.value].tenant.value].extents_failed;
-    log_warn("the node has no memory for a DRAM extent",
-             {{"bytes", action.bytes}, {"reason", grant_failure_->text}});
-    told = manager_.extent_failed(action.cache, action.extent);
-  }
-  SLUICE_ASSERT(told.has_value());
-}
-
-void Coordinator::execute(const residency::ReleaseExtent& action) {
-  memory_of(action.cache).release_extent(action.extent);
-  const auto told = manager_.extent_released(action.cache, action.extent, follow_up_);
-  SLUICE_ASSERT(told.has_value());
+  actions.clear();
 }
 
 void Coordinator::execute(const residency::SetFrame& action) {
@@ -147,13 +126,6 @@ void Coordinator::execute(const residency::ActorsIdle& action) {
   for (const Cache& cache : caches_) {
     if (cache.memory != nullptr) cache.memory->close_actors_of(action.session);
   }
-}
-
-void Coordinator::execute(const residency::DestroyCache& action) {
-  std::erase_if(retiring_, [&](const auto& pending) { return pending.cache == action.cache; });
-  caches_[action.cache.value] = {};
-  const auto told = manager_.cache_destroyed(action.cache, follow_up_);
-  SLUICE_ASSERT(told.has_value());
 }
 
 bool Coordinator::settle() {
@@ -178,18 +150,21 @@ bool Coordinator::settle() {
 
 void Coordinator::account_forecasts() {
   for (std::uint32_t i = 0; i < caches_.size(); ++i) {
-    Cache& cache = caches_[i];
-    if (cache.memory == nullptr) continue;
-    const ResolveTotals totals = cache.memory->totals();
-    const auto tell = [&](residency::ForecastEvent event, std::uint64_t& told, std::uint64_t now) {
-      if (now <= told) return;
-      (void)manager_.forecast(ipc::CacheId{i}, event, now - told);
-      told = now;
-    };
-    tell(residency::ForecastEvent::issued, cache.forecast_issued, totals.forecast_issued);
-    tell(residency::ForecastEvent::used, cache.forecast_used, totals.forecast_used);
-    tell(residency::ForecastEvent::wasted, cache.forecast_wasted, cache.memory->forecast_wasted());
+    if (caches_[i].memory != nullptr) account_forecasts(ipc::CacheId{i}, *caches_[i].memory);
   }
+}
+
+void Coordinator::account_forecasts(ipc::CacheId id, const CacheMemory& memory) {
+  Cache& cache = caches_[id.value];
+  const ResolveTotals totals = memory.totals();
+  const auto tell = [&](residency::ForecastEvent event, std::uint64_t& told, std::uint64_t now) {
+    if (now <= told) return;
+    (void)manager_.forecast(id, event, now - told);
+    told = now;
+  };
+  tell(residency::ForecastEvent::issued, cache.forecast_issued, totals.forecast_issued);
+  tell(residency::ForecastEvent::used, cache.forecast_used, totals.forecast_used);
+  tell(residency::ForecastEvent::wasted, cache.forecast_wasted, memory.forecast_wasted());
 }
 
 std::chrono::milliseconds Coordinator::tick() {
@@ -228,6 +203,7 @@ void Coordinator::end_session(const std::shared_ptr<Session>& session, bool died
   const auto told = manager_.session_dead(session->id, actions);
   SLUICE_ASSERT(told.has_value());
   execute(actions);
+  session->drop_caches();
   settle();
   if (died) {
     ++counters_[session->tenant.value].session_deaths;
@@ -240,47 +216,74 @@ void Coordinator::count_violation(ipc::TenantId tenant, const Error&) {
   ++counters_[tenant.value].violations;
 }
 
-ipc::Result<OpenedCache> Coordinator::open_cache(Session& session,
-                                                 const OpenCacheRequest& request) {
-  residency::CacheSpec spec;
-  spec.model = request.model;
-  spec.salt = request.salt;
-  spec.kind = static_cast<residency::CacheKind>(request.kind);
-  spec.shard_index = request.shard_index;
-  spec.shard_count = request.shard_count;
-  spec.layout = request.layout;
-  spec.hbm_bytes = request.hbm_bytes;
-  if (request.kind > static_cast<std::uint8_t>(ipc::wire::CacheKind::opaque_bytes)) {
-    return fail(Errc::invalid_argument, "unknown kind of cache " + std::to_string(request.kind));
-  }
-  if (spec.kind != residency::CacheKind::attention) {
-    return fail(Errc::not_supported, "only caches of kind attention are built yet");
-  }
+ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
+    Session& session, const std::shared_ptr<CacheOpening>& opening) {
+  const OpenCacheRequest& request = opening->request;
+  if (auto ok = check_request(request); !ok) return std::unexpected(std::move(ok.error()));
+  if (auto ok = session.check_room(); !ok) return std::unexpected(std::move(ok.error()));
   const std::lock_guard lock(mutex_);
+  if (opening->failure) return std::unexpected(*opening->failure);
+  if (opening->making) {
+    const ipc::CacheId made = *opening->making;
+    if (caches_[made.value].memory == nullptr) return std::nullopt;
+    return give_cache(session, request, made, true);
+  }
   Actions actions;
-  auto opened = manager_.open_cache(session.id, spec, actions);
-  if (!opened) {
-    execute(actions);
-    return std::unexpected(std::move(opened.error()));
+  auto opened = manager_.open_cache(session.id, spec_of(request), actions);
+  if (opened && opened->created) {
+    opening->making = opened->cache;
+    opening->shape = opened->shape;
+    opening->waits_for = "its memory is still being made";
+    if (caches_.size() <= opened->cache.value) caches_.resize(opened->cache.value + 1);
+    caches_[opened->cache.value].tenant = session.tenant;
+    caches_[opened->cache.value].opening = opening;
   }
-  create_failure_.reset();
-  creating_ = opened->shape;
   execute(actions);
-  creating_.reset();
-  if (create_failure_) return std::unexpected(std::move(*create_failure_));
-  caches_[opened->cache.value].tenant = session.tenant;
-  std::shared_ptr<CacheMemory> memory = caches_[opened->cache.value].memory;
-  auto handle = session.add_cache({opened->cache, memory, request.executor});
-  if (!handle) {
-    const auto closed = manager_.close_cache(session.id, opened->cache, actions);
-    SLUICE_ASSERT(closed.has_value());
-    execute(actions);
-    return std::unexpected(std::move(handle.error()));
+  if (opened) {
+    if (opened->created) return std::nullopt;
+    return give_cache(session, request, opened->cache, false);
   }
-  return OpenedCache{*handle, opened->created, std::move(memory)};
+  if (opened.error().code != Errc::busy) return std::unexpected(std::move(opened.error()));
+  opening->waits_for = std::move(opened.error().text);
+  return std::nullopt;
 }
 
-ipc::Status Coordinator::close_cache(Session& session, ipc::Handle handle) {
+ipc::Result<OpenedCache> Coordinator::give_cache(Session& session, const OpenCacheRequest& request,
+                                                 ipc::CacheId cache, bool created) {
+  std::shared_ptr<CacheMemory> memory = caches_[cache.value].memory;
+  auto handle = session.add_cache({cache, memory, request.executor});
+  if (handle) return OpenedCache{*handle, created, std::move(memory)};
+  Actions actions;
+  const auto closed = manager_.close_cache(session.id, cache, actions);
+  SLUICE_ASSERT(closed.has_value());
+  execute(actions);
+  return std::unexpected(std::move(handle.error()));
+}
+
+void Coordinator::abandon_open(Session& session, CacheOpening& opening) {
+  const std::lock_guard lock(mutex_);
+  if (!opening.making || opening.failure) return;
+  opening.abandoned = true;
+  Actions actions;
+  const auto closed = manager_.close_cache(session.id, *opening.making, actions);
+  SLUICE_ASSERT(closed.has_value());
+  // It may be ready since a moment ago. If nobody else has it, it goes.
+  if (caches_[opening.making->value].memory != nullptr) {
+    residency::EvictRequest only_this;
+    only_this.cache = opening.making->value;
+    only_this.bytes = 0;
+    only_this.drop_idle_caches = true;
+    (void)manager_.evict(only_this, actions);
+  }
+  execute(actions);
+}
+
+void Coordinator::on_cache_change(std::function<void()> listener) {
+  const std::lock_guard lock(mutex_);
+  cache_changed_ = std::move(listener);
+}
+
+ipc::Result<ipc::CacheId> Coordinator::close_cache(Session& session, ipc::Handle handle) {
   const std::lock_guard lock(mutex_);
   auto cache = session.cache(handle);
   if (!cache) return std::unexpected(std::move(cache.error()));
@@ -290,9 +293,9 @@ ipc::Status Coordinator::close_cache(Session& session, ipc::Handle handle) {
   Actions actions;
   auto closed = manager_.close_cache(session.id, cache->id, actions);
   execute(actions);
-  if (!closed) return closed;
+  if (!closed) return std::unexpected(std::move(closed.error()));
   (void)session.remove_cache(handle);
-  return {};
+  return cache->id;
 }
 
 ipc::Result<std::uint32_t> Coordinator::open_actor(Session& session, ipc::Handle handle) {
@@ -314,26 +317,30 @@ ipc::Status Coordinator::close_actor(Session& session, ipc::Handle handle, std::
 // Memory that was given up returns when its grace period is over; often it is already, and only
 // nobody has looked.
 template <class Attempt>
-auto Coordinator::with_memory(Attempt&& attempt) {
-  Actions actions;
-  Growth growth = Growth::allowed;
-  bool settled = false;
-  while (true) {
-    grant_failure_.reset();
-    auto reply = attempt(growth, actions);
-    const bool grows = reply && reply->needs_extents;
-    execute(actions);
-    if (grows) {
-      if (grant_failure_) growth = Growth::refused;
-      continue;
-    }
-    if (!reply && reply.error().code == Errc::busy && !std::exchange(settled, true)) {
-      if (manager_.pending_work()) manager_.turn(actions);
-      execute(actions);
-      if (settle()) continue;
-    }
-    return reply;
+auto Coordinator::with_memory(ipc::CacheId cache, Attempt&& attempt) {
+  std::optional<GrantFailure>& failure = caches_[cache.value].grant_failure;
+  if (failure && std::chrono::steady_clock::now() - failure->at > kGrantFailureKept) {
+    failure.reset();
   }
+  const Growth growth = failure ? Growth::refused : Growth::allowed;
+  Actions actions;
+  auto reply = attempt(growth, actions);
+  execute(actions);
+  if (!reply && reply.error().code == Errc::busy) {
+    if (manager_.pending_work()) manager_.turn(actions);
+    execute(actions);
+    if (settle()) {
+      reply = attempt(growth, actions);
+      execute(actions);
+    }
+  }
+  if (reply && reply->needs_extents) {
+    reply = fail(Errc::busy, "extents for this cache are being made; try again");
+  } else if (!reply && reply.error().code == Errc::no_memory && failure) {
+    reply.error().text += " (" + failure->reason.text + ")";
+    failure.reset();
+  }
+  return reply;
 }
 
 ipc::Result<Coordinator::Opened> Coordinator::open_sequence(
@@ -356,11 +363,11 @@ ipc::Result<Coordinator::Opened> Coordinator::append_known(
   return Opened{opened->sequence, static_cast<std::uint32_t>(blocks.size())};
 }
 
-ipc::Result<std::uint32_t> Coordinator::extend(ipc::SessionId session, ipc::Handle sequence,
-                                               std::uint32_t count,
+ipc::Result<std::uint32_t> Coordinator::extend(ipc::SessionId session, ipc::CacheId cache,
+                                               ipc::Handle sequence, std::uint32_t count,
                                                std::vector<residency::BlockRef>& blocks) {
   const std::lock_guard lock(mutex_);
-  auto extended = with_memory([&](Growth growth, Actions& actions) {
+  auto extended = with_memory(cache, [&](Growth growth, Actions& actions) {
     auto reply = manager_.extend(session, sequence, count, growth, actions);
     if (reply) blocks.assign(reply->blocks.begin(), reply->blocks.end());
     return reply;
@@ -380,30 +387,31 @@ ipc::Result<residency::Sealed> Coordinator::seal(ipc::SessionId session, ipc::Ha
   return sealed;
 }
 
-ipc::Result<ipc::Handle> Coordinator::fork(ipc::SessionId session, ipc::Handle parent,
+ipc::Result<ipc::Handle> Coordinator::fork(ipc::SessionId session, ipc::CacheId cache,
+                                           ipc::Handle parent,
                                            std::vector<residency::ForkedBlock>& copies) {
-  const std::lock_guard lock(mutex_);
   copies.clear();
-  // The spans of a reply last until the next call, and actions call back.
-  const auto keep_copies = [&](auto reply) {
-    if (reply) copies.insert(copies.end(), reply->copies.begin(), reply->copies.end());
-    return reply;
+  const auto turn = [&](auto&& part) {
+    const std::lock_guard lock(mutex_);
+    return with_memory(cache, [&](Growth growth, Actions& actions) {
+      auto reply = part(growth, actions);
+      // The spans of a reply last until the next call.
+      if (reply) copies.insert(copies.end(), reply->copies.begin(), reply->copies.end());
+      return reply;
+    });
   };
-  auto forked = with_memory([&](Growth growth, Actions& actions) {
-    return keep_copies(manager_.fork(session, parent, growth, actions));
+  auto forked = turn([&](Growth growth, Actions& actions) {
+    return manager_.fork(session, parent, growth, actions);
   });
   if (!forked) return std::unexpected(std::move(forked.error()));
   const ipc::Handle child = forked->sequence;
   while (!forked->complete) {
-    forked = with_memory([&](Growth growth, Actions& actions) {
-      return keep_copies(manager_.fork_more(session, parent, child, growth, actions));
+    forked = turn([&](Growth growth, Actions& actions) {
+      return manager_.fork_more(session, parent, child, growth, actions);
     });
     if (!forked) {
-      Error error = std::move(forked.error());
-      Actions actions;
-      (void)manager_.release(session, child, actions);
-      execute(actions);
-      return std::unexpected(std::move(error));
+      (void)release(session, child);
+      return std::unexpected(std::move(forked.error()));
     }
   }
   return child;

@@ -2,7 +2,8 @@
 // brings memory back when its grace period is over.
 //
 // One mutex around everything; an event handles at most residency::kMaxBlocksPerTurn blocks. A
-// resolve never comes here.
+// resolve never comes here. Memory is made and freed by the memory worker, without the mutex; the
+// manager is told when that is done, and grants nothing twice in between.
 //
 // Thread-safety: any thread.
 #pragma once
@@ -10,6 +11,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -20,6 +22,7 @@
 #include "daemon/cache_memory.h"
 #include "daemon/config.h"
 #include "daemon/device.h"
+#include "daemon/memory_worker.h"
 #include "daemon/metrics.h"
 #include "daemon/residency/manager.h"
 #include "daemon/session.h"
@@ -45,6 +48,18 @@ struct OpenedCache {
   std::shared_ptr<CacheMemory> memory;
 };
 
+// A session's wait for a cache.
+struct CacheOpening {
+  OpenCacheRequest request;
+  std::string waits_for;  // said by open_cache: why there is none yet
+
+  // Of the coordinator:
+  std::optional<ipc::CacheId> making;  // the cache that is being made for it
+  residency::CacheShape shape;         // of that cache
+  std::optional<ipc::Error> failure;   // of making it
+  bool abandoned = false;              // nobody waits any more
+};
+
 class Coordinator {
  public:
   // Errors: bad_config.
@@ -62,9 +77,18 @@ class Coordinator {
 
   void count_violation(ipc::TenantId tenant, const ipc::Error& reason);
 
-  ipc::Result<OpenedCache> open_cache(Session& session, const OpenCacheRequest& request);
-  // Errors: wrong_state (sequences or actors are open), stale_handle.
-  ipc::Status close_cache(Session& session, ipc::Handle handle);
+  // Nothing yet: the cache is being made, by this opening or another one, or memory for it is on
+  // its way back. To be called again after each change that on_cache_change tells of, until there
+  // is a cache or an error; or else abandoned, before the session ends.
+  ipc::Result<std::optional<OpenedCache>> open_cache(Session& session,
+                                                     const std::shared_ptr<CacheOpening>& opening);
+  // A cache that was being made for this opening alone is freed.
+  void abandon_open(Session& session, CacheOpening& opening);
+  // `listener` is called whenever a cache was made or freed, from any thread and under the lock: it
+  // only passes that on.
+  void on_cache_change(std::function<void()> listener);
+  // Which cache it was. Errors: wrong_state (sequences or actors are open), stale_handle.
+  ipc::Result<ipc::CacheId> close_cache(Session& session, ipc::Handle handle);
   ipc::Result<std::uint32_t> open_actor(Session& session, ipc::Handle handle);
   ipc::Status close_actor(Session& session, ipc::Handle handle, std::uint32_t actor);
 
@@ -80,14 +104,17 @@ class Coordinator {
   ipc::Result<Opened> append_known(ipc::SessionId session, ipc::Handle sequence,
                                    const residency::KeyView& keys,
                                    std::vector<residency::BlockRef>& blocks);
-  // Returns the index of the first new block.
-  ipc::Result<std::uint32_t> extend(ipc::SessionId session, ipc::Handle sequence,
-                                    std::uint32_t count, std::vector<residency::BlockRef>& blocks);
+  // Returns the index of the first new block. Never waits for memory: busy while extents are made,
+  // and no_memory once if that failed.
+  ipc::Result<std::uint32_t> extend(ipc::SessionId session, ipc::CacheId cache,
+                                    ipc::Handle sequence, std::uint32_t count,
+                                    std::vector<residency::BlockRef>& blocks);
   ipc::Result<residency::Sealed> seal(ipc::SessionId session, ipc::Handle sequence,
                                       std::uint32_t index, std::span<const std::byte> key,
                                       std::uint64_t valid_bytes);
-  // The whole fork, in turns. `copies` are the private blocks to copy.
-  ipc::Result<ipc::Handle> fork(ipc::SessionId session, ipc::Handle parent,
+  // The whole fork, in turns that let others in between. `copies` are the private blocks to copy.
+  // Waits as little as extend.
+  ipc::Result<ipc::Handle> fork(ipc::SessionId session, ipc::CacheId cache, ipc::Handle parent,
                                 std::vector<residency::ForkedBlock>& copies);
   ipc::Status truncate(ipc::SessionId session, ipc::Handle sequence, std::uint32_t blocks);
   ipc::Status release(ipc::SessionId session, ipc::Handle sequence);
@@ -131,9 +158,19 @@ class Coordinator {
   Histogram& resolve_histogram(ipc::TenantId tenant) { return *resolve_[tenant.value]; }
 
  private:
+  using Step = MemoryWorker::Step;
+
+  // An extent that the node could not make: for the next attempt that needs one.
+  struct GrantFailure {
+    ipc::Error reason;
+    std::chrono::steady_clock::time_point at;
+  };
   struct Cache {
-    std::shared_ptr<CacheMemory> memory;
+    std::shared_ptr<CacheMemory> memory;  // null while it is being made or freed
     ipc::TenantId tenant;
+    std::shared_ptr<CacheOpening> opening;  // while it is being made
+    std::deque<std::uint32_t> granting;     // extents that a job is at, in order
+    std::optional<GrantFailure> grant_failure;
     // What the ledger was told of the table's own counters.
     std::uint64_t forecast_issued = 0, forecast_used = 0, forecast_wasted = 0;
   };
@@ -149,7 +186,8 @@ class Coordinator {
 
   Coordinator(const Config& config, std::unique_ptr<Device> device, residency::Manager manager);
 
-  // All below: under the lock.
+  // ---- under the lock
+
   void execute(residency::Actions& actions);
   void execute(const residency::CreateCache& action);
   void execute(const residency::GrantDram& action);
@@ -161,27 +199,42 @@ class Coordinator {
   void execute(const residency::DestroyCache& action);
   // Tells the ledger what the tables counted since the last time.
   void account_forecasts();
+  void account_forecasts(ipc::CacheId id, const CacheMemory& memory);
   // Ends what waits and can end; whether something did.
   bool settle();
-  // Runs `attempt` (which may answer busy or ask for extents) until it neither can.
+  // Runs `attempt`, which may ask for extents of `cache`, and again if memory came back meanwhile.
   template <class Attempt>
-  auto with_memory(Attempt&& attempt);
+  auto with_memory(ipc::CacheId cache, Attempt&& attempt);
   CacheMemory& memory_of(ipc::CacheId cache);
+  ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
+                                      ipc::CacheId cache, bool created);
+
+  // ---- jobs of the memory worker, which take the lock to tell (coordinator_memory.cpp)
+
+  struct Making;
+  struct Freeing;
+  Step make_cache(Making& making);
+  Step hand_over(Making& making);
+  Step free_cache(Freeing& freeing);
+  Step grant_next(ipc::CacheId id, CacheMemory& memory);
+  Step release_extent(ipc::CacheId id, std::uint32_t extent,
+                      const std::shared_ptr<CacheMemory>& memory);
+  // The last one who lets go of it has it freed.
+  std::shared_ptr<CacheMemory> share(ipc::CacheId id, std::unique_ptr<CacheMemory> memory);
 
   const Config& config_;
   std::unique_ptr<Device> device_;
   mutable std::mutex mutex_;
   residency::Manager manager_;
+  std::function<void()> cache_changed_ = [] {};
   std::vector<Cache> caches_;  // by CacheId
   std::vector<PendingRetire> retiring_;
   std::vector<Reclaim> reclaims_;
   std::vector<TenantCounters> counters_;
   std::vector<std::unique_ptr<Histogram>> reclaim_;
   std::vector<std::unique_ptr<Histogram>> resolve_;
-  residency::Actions follow_up_;  // ordered by the answers to actions
-  std::optional<ipc::Error> grant_failure_;
-  std::optional<residency::CacheShape> creating_;
-  std::optional<ipc::Error> create_failure_;
+  // Memory may be held for longer than there is a coordinator; its owners know the worker weakly.
+  std::shared_ptr<MemoryWorker> worker_ = std::make_shared<MemoryWorker>();
 };
 
 }  // namespace sluice::daemon

@@ -39,7 +39,7 @@ struct Daemon::Impl {
   Impl(Config its_config, std::string its_path)
       : config(std::move(its_config)), config_path(std::move(its_path)) {}
 
-  ipc::Status start();
+  ipc::Status start(std::unique_ptr<Device> device);
   ipc::Result<Reload> reload();
   void on_hangup();
   void on_stop(int number);
@@ -79,13 +79,12 @@ ipc::Status make_socket_folder(const std::string& socket) {
   return {};
 }
 
-ipc::Status Daemon::Impl::start() {
+ipc::Status Daemon::Impl::start(std::unique_ptr<Device> device) {
   if (auto ok = make_socket_folder(config.daemon.socket); !ok) return ok;
   auto notifier = SystemdNotifier::from_environment();
   if (!notifier) return std::unexpected(std::move(notifier.error()));
   systemd = std::move(*notifier);
-  auto made =
-      Coordinator::create(config, make_host_device(config.hbm.huge_pages, config.dram.huge_pages));
+  auto made = Coordinator::create(config, std::move(device));
   if (!made) return std::unexpected(std::move(made.error()));
   coordinator = std::move(*made);
   lanes = std::make_unique<Lanes>(*coordinator, config.rings, config.daemon.lanes);
@@ -218,11 +217,14 @@ void Daemon::Impl::schedule_watchdog() {
 Daemon::Daemon(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Daemon::~Daemon() = default;
 
-ipc::Result<std::unique_ptr<Daemon>> Daemon::create(Config config, std::string config_path) {
+ipc::Result<std::unique_ptr<Daemon>> Daemon::create(Config config, std::string config_path,
+                                                    std::unique_ptr<Device> device) {
   auto impl = std::make_unique<Impl>(std::move(config), std::move(config_path));
   boost::system::error_code error;
   for (const int number : {SIGTERM, SIGINT, SIGHUP}) (void)impl->signals.add(number, error);
-  if (auto started = impl->start(); !started) return std::unexpected(std::move(started.error()));
+  if (auto started = impl->start(std::move(device)); !started) {
+    return std::unexpected(std::move(started.error()));
+  }
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));
 }
 
@@ -238,6 +240,7 @@ void Daemon::run() {
   // Lanes first: they hold sessions and the tables of caches.
   impl_->metrics.reset();
   impl_->lanes.reset();
+  impl_->coordinator.reset();
   log_info("stopped");
 }
 

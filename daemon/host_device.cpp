@@ -9,10 +9,12 @@ class HostDevice final : public Device {
   HostDevice(HugePages hbm, HugePages dram) : hbm_(hbm), dram_(dram) {}
 
   ipc::Result<ipc::Fd> allocate_extent(ipc::Tier tier, std::uint64_t bytes) override {
-    const bool hbm = tier == ipc::Tier::hbm;
     // Untouched memory of a sealed memfd would be a SIGBUS at the first touch on a full node.
-    return ipc::create_memfd(hbm ? "sluice-hbm" : "sluice-dram", bytes, ipc::Populate::yes,
-                             hbm ? hbm_ : dram_);
+    return ipc::create_memfd(name_of(tier), bytes, ipc::Populate::yes, huge_pages(tier));
+  }
+
+  ipc::Status refill_extent(ipc::Tier tier, const ipc::Fd& extent, std::uint64_t bytes) override {
+    return ipc::populate_memfd(extent.get(), name_of(tier), 0, bytes, huge_pages(tier));
   }
 
   ipc::Status map_extent(ipc::Tier tier, ipc::ReservedRange& range, std::uint64_t offset,
@@ -22,6 +24,11 @@ class HostDevice final : public Device {
   }
 
  private:
+  static const char* name_of(ipc::Tier tier) {
+    return tier == ipc::Tier::hbm ? "sluice-hbm" : "sluice-dram";
+  }
+  HugePages huge_pages(ipc::Tier tier) const { return tier == ipc::Tier::hbm ? hbm_ : dram_; }
+
   HugePages hbm_;
   HugePages dram_;
 };

@@ -128,6 +128,7 @@ struct LaneSession::Impl {
   ipc::Result<Reply> forecast(const wire::Submission& request);
   bool run_forecast();
   void drop_forecast();
+  void count_dropped(const QueuedForecast& waiting);
   std::optional<std::uint32_t> forecast_actor(const SessionCache& cache);
 
   ipc::Result<std::span<const std::byte>> copy(const wire::Submission& request) {
@@ -344,8 +345,8 @@ ipc::Result<Reply> LaneSession::Impl::extend(const wire::Submission& request,
   if (!found) return std::unexpected(std::move(found.error()));
   const std::size_t need = std::size_t{request.count()} * sizeof(wire::BlockRef);
   if (reply.size() < need) return small_reply(need, reply.size());
-  auto first =
-      coordinator.extend(session->id, Handle::from_bits(request.handle()), request.count(), blocks);
+  auto first = coordinator.extend(session->id, (*found)->cache, Handle::from_bits(request.handle()),
+                                  request.count(), blocks);
   if (!first) return std::unexpected(std::move(first.error()));
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     (*found)->ids.push_back(blocks[i].id.value);
@@ -359,7 +360,8 @@ ipc::Result<Reply> LaneSession::Impl::fork(const wire::Submission& request,
                                            std::span<std::byte> reply) {
   auto parent = sequence(request.handle());
   if (!parent) return std::unexpected(std::move(parent.error()));
-  auto child = coordinator.fork(session->id, Handle::from_bits(request.handle()), copies);
+  auto child =
+      coordinator.fork(session->id, (*parent)->cache, Handle::from_bits(request.handle()), copies);
   if (!child) return std::unexpected(std::move(child.error()));
   const std::size_t need = copies.size() * sizeof(wire::ForkedRef);
   if (reply.size() < need) {
@@ -662,16 +664,18 @@ ipc::Result<Reply> LaneSession::Impl::forecast(const wire::Submission& request) 
 }
 
 void LaneSession::Impl::drop_forecast() {
-  const QueuedForecast& oldest = forecasts.front();
-  std::uint64_t dropped = 0;
-  for (std::size_t i = oldest.done; i < oldest.pages.size(); ++i) {
-    dropped += announced.erase(announced_key(oldest.cache.id, oldest.pages[i]));
-  }
-  if (dropped != 0) {
-    coordinator.forecast(oldest.cache.id, residency::ForecastEvent::dropped, dropped);
-    forecast_dropped += static_cast<std::uint32_t>(dropped);
-  }
+  count_dropped(forecasts.front());
   forecasts.pop_front();
+}
+
+void LaneSession::Impl::count_dropped(const QueuedForecast& waiting) {
+  std::uint64_t dropped = 0;
+  for (std::size_t i = waiting.done; i < waiting.pages.size(); ++i) {
+    dropped += announced.erase(announced_key(waiting.cache.id, waiting.pages[i]));
+  }
+  if (dropped == 0) return;
+  coordinator.forecast(waiting.cache.id, residency::ForecastEvent::dropped, dropped);
+  forecast_dropped += static_cast<std::uint32_t>(dropped);
 }
 
 // A slice of the oldest forecast; whether there was one.
@@ -752,6 +756,14 @@ ipc::Result<bool> LaneSession::serve(int most) {
   }
   if (!failed) return std::unexpected(std::move(failed.error()));
   return some || impl_->run_forecast();
+}
+
+void LaneSession::forget_cache(ipc::CacheId cache) {
+  std::erase_if(impl_->forecasts, [&](const QueuedForecast& forecast) {
+    if (forecast.cache.id != cache) return false;
+    impl_->count_dropped(forecast);
+    return true;
+  });
 }
 
 ipc::Result<bool> LaneSession::prepare_to_sleep() { return impl_->requests.prepare_to_sleep(); }

@@ -10,6 +10,7 @@
 
 #include "ipc/doorbell.h"
 #include "ipc/error.h"
+#include "ipc/ids.h"
 
 namespace sluice::daemon {
 
@@ -23,6 +24,10 @@ class LaneSession {
 
   // Runs at most `most` requests; whether there were any. Errors end the session: peer_violation.
   ipc::Result<bool> serve(int most);
+
+  // The session closed this cache: what still waits for it is dropped, and the cache's memory with
+  // it.
+  void forget_cache(ipc::CacheId cache);
 
   // See ipc::RingConsumer.
   ipc::Result<bool> prepare_to_sleep();

@@ -69,6 +69,10 @@ class Lane {
     if (Served* served = find(id); served != nullptr) served->stopped = true;
   }
 
+  void forget_cache(ipc::SessionId id, ipc::CacheId cache) {
+    if (Served* served = find(id); served != nullptr) served->requests->forget_cache(cache);
+  }
+
   void remove(ipc::SessionId id) {
     if (Served* served = find(id); served != nullptr) {
       unwatch(*served);
@@ -233,6 +237,11 @@ void Lanes::add(std::shared_ptr<Session> session, OnViolation on_violation) {
 void Lanes::stop(ipc::SessionId session) {
   Lane& lane = lane_of(session);
   lane.post([&lane, session] { lane.stop(session); });
+}
+
+void Lanes::forget_cache(ipc::SessionId session, ipc::CacheId cache) {
+  Lane& lane = lane_of(session);
+  lane.post([&lane, session, cache] { lane.forget_cache(session, cache); });
 }
 
 void Lanes::remove(ipc::SessionId session, std::function<void()> done) {

@@ -37,6 +37,9 @@ class Lanes {
   // Serves nothing more of the session; what it holds stays.
   void stop(ipc::SessionId session);
 
+  // The session closed this cache; the lane lets go of it.
+  void forget_cache(ipc::SessionId session, ipc::CacheId cache);
+
   // Lets go of the session and calls `done` on the lane's thread: from then on no lane touches it.
   void remove(ipc::SessionId session, std::function<void()> done);
 

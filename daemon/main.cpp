@@ -7,6 +7,7 @@
 
 #include "daemon/config.h"
 #include "daemon/daemon.h"
+#include "daemon/device.h"
 #include "daemon/logging.h"
 #include "daemon/version.h"
 
@@ -59,7 +60,8 @@ int main(int argc, char** argv) {
   raise_descriptor_limit();
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // an extent beyond the file size limit is an error like any other
-  auto daemon = Daemon::create(std::move(config), path);
+  auto device = make_host_device(config.hbm.huge_pages, config.dram.huge_pages);
+  auto daemon = Daemon::create(std::move(config), path, std::move(device));
   if (!daemon) {
     std::fprintf(stderr, "sluiced: %s (%s)\n", daemon.error().text.c_str(),
                  std::string(sluice::ipc::to_string(daemon.error().code)).c_str());

@@ -68,6 +68,52 @@ ipc::Layout layout_from(const wire::LayoutSpec& spec) {
   return layout;
 }
 
+ipc::Result<OpenCacheRequest> request_from(const wire::OpenCache& body) {
+  if (body.layout() == nullptr) {
+    return fail(Errc::invalid_argument, "OpenCache without a layout");
+  }
+  if (body.role_metadata()) {
+    return fail(Errc::not_supported, "metadata caches are not built yet");
+  }
+  if (body.device_type() != 0 || body.device_id() != 0) {
+    return fail(Errc::not_supported, "this daemon runs the host backend; device must be none");
+  }
+  OpenCacheRequest wanted;
+  wanted.model = ipc::text_of(body.model());
+  wanted.salt = ipc::text_of(body.salt());
+  wanted.shard_index = body.shard_index();
+  wanted.shard_count = body.shard_count();
+  wanted.kind = static_cast<std::uint8_t>(body.kind());
+  wanted.layout = layout_from(*body.layout());
+  wanted.executor = body.executor();
+  wanted.hbm_bytes = body.hbm_bytes();
+  return wanted;
+}
+
+std::vector<std::byte> opened_message(std::uint64_t request, const OpenedCache& opened,
+                                      wire::Executor executor) {
+  const CacheShape& shape = opened.memory->shape();
+  return ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
+    wire::CacheOpenedBuilder reply(builder);
+    reply.add_cache(opened.handle.bits());
+    reply.add_created(opened.created);
+    reply.add_slots(shape.table.slots);
+    reply.add_slot_extent_bytes(shape.sizes.slot_extent_bytes);
+    reply.add_slot_extents(shape.sizes.slot_extents);
+    reply.add_max_blocks(shape.table.blocks);
+    reply.add_frame_extent_bytes(shape.sizes.frame_extent_bytes);
+    reply.add_frames_per_extent(shape.sizes.frames_per_extent);
+    reply.add_max_frame_extents(shape.sizes.max_frame_extents);
+    reply.add_frame_extents(opened.memory->frame_extents());
+    reply.add_table_bytes(shape.table_bytes);
+    reply.add_table_actors(shape.table.actors);
+    reply.add_table_log_capacity(shape.table.log_capacity);
+    reply.add_table_hint_capacity(shape.table.hint_capacity);
+    reply.add_executor(executor);
+    return reply.Finish();
+  });
+}
+
 }  // namespace
 
 struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
@@ -89,6 +135,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   ipc::Status add_listener(const std::string& path, mode_t mode, std::optional<std::size_t> tenant);
   asio::awaitable<void> accept_loop(Listener& listener);
   bool is_admin(const ipc::PeerIdentity& peer) const;
+  void wake_openings() const;
 
   asio::io_context& io;
   const Config& config;
@@ -108,6 +155,7 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
              std::optional<std::size_t> its_tenant)
       : server(std::move(its_server)),
         socket(server->io, its_socket.release()),
+        opening_wake(server->io),
         tenant(its_tenant) {
     server->connections.insert(this);
   }
@@ -119,7 +167,9 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   }
   asio::awaitable<void> run();
 
-  // Reads one frame. Errors: daemon_away when the peer closed.
+  // What the socket has for us now, if anything. Errors: daemon_away when the peer closed.
+  std::optional<ipc::Result<ipc::Frame>> look();
+  // Reads one frame.
   asio::awaitable<ipc::Result<ipc::Frame>> receive();
   asio::awaitable<ipc::Status> send(std::vector<std::byte> bytes, std::vector<int> fds = {});
 
@@ -134,8 +184,11 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::awaitable<void> discard_until_closed();
 
   std::vector<std::byte> handle(const wire::Envelope& envelope, std::vector<int>& fds);
-  ipc::Result<std::vector<std::byte>> open_cache(std::uint64_t request, const wire::OpenCache& body,
-                                                 std::vector<int>& fds);
+  asio::awaitable<ipc::Status> open_cache(std::uint64_t request, const wire::OpenCache& body);
+  asio::awaitable<ipc::Result<OpenedCache>> wait_for_cache(
+      const std::shared_ptr<CacheOpening>& waiting);
+  bool leaves();
+  void wake_when_readable();
   ipc::Result<std::vector<std::byte>> fetch_extents(std::uint64_t request,
                                                     const wire::FetchExtents& body,
                                                     std::vector<int>& fds);
@@ -147,8 +200,13 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
 
   std::shared_ptr<Impl> server;
   asio::posix::stream_descriptor socket;
+  // What an opening waits on: cancelled whenever something changed that may concern it.
+  asio::steady_timer opening_wake;
+  bool opening = false;
+  bool wakes_when_readable = false;
   std::optional<std::size_t> tenant;
   ipc::FrameReader reader{ipc::FdPolicy::refuse};
+  std::optional<ipc::Result<ipc::Frame>> ahead;  // read while an opening was under way
   ipc::FrameWriter writer;
   ipc::PeerIdentity peer;
   std::unique_ptr<asio::posix::stream_descriptor> pidfd;
@@ -218,14 +276,20 @@ bool Server::Impl::is_admin(const ipc::PeerIdentity& peer) const {
 
 // ---- frames
 
+std::optional<ipc::Result<ipc::Frame>> Server::Impl::Connection::look() {
+  if (ahead) return std::exchange(ahead, std::nullopt);
+  auto progress = reader.advance(socket.native_handle());
+  if (!progress) return std::unexpected(std::move(progress.error()));
+  if (*progress == ipc::FrameReader::Progress::frame) return reader.take();
+  if (*progress == ipc::FrameReader::Progress::closed) {
+    return fail(Errc::daemon_away, "the peer closed its connection");
+  }
+  return std::nullopt;
+}
+
 asio::awaitable<ipc::Result<ipc::Frame>> Server::Impl::Connection::receive() {
   while (true) {
-    auto progress = reader.advance(socket.native_handle());
-    if (!progress) co_return std::unexpected(std::move(progress.error()));
-    if (*progress == ipc::FrameReader::Progress::frame) co_return reader.take();
-    if (*progress == ipc::FrameReader::Progress::closed) {
-      co_return fail(Errc::daemon_away, "the peer closed its connection");
-    }
+    if (auto found = look()) co_return std::move(*found);
     if (!co_await wait_for(socket, asio::posix::stream_descriptor::wait_read)) {
       co_return fail(Errc::shutting_down, "the connection was closed");
     }
@@ -437,6 +501,7 @@ asio::awaitable<void> Server::Impl::Connection::watch_process() {
   if (left_lane) co_return;
   process_gone = true;
   death = std::chrono::steady_clock::now();
+  opening_wake.cancel();
   if (end_reason.empty()) end_reason = "its process died";
   finish_if_dead();
 }
@@ -458,6 +523,7 @@ void Server::Impl::Connection::violate(const Error& reason) {
   if (writer.enqueue(bytes)) (void)writer.flush(socket.native_handle());
   shutdown(socket.native_handle(), SHUT_WR);
   socket.cancel();  // run() goes on to wait for the end
+  opening_wake.cancel();
 }
 
 // The daemon goes: its coroutines end, and with them what they hold.
@@ -471,6 +537,7 @@ void Server::Impl::Connection::stop(const std::string& why) {
   boost::system::error_code ignored;
   (void)socket.cancel(ignored);
   if (pidfd) (void)pidfd->cancel(ignored);
+  opening_wake.cancel();
 }
 
 // The lane lets go of the session once the process cannot touch it any more.
@@ -507,6 +574,9 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::serve(const ipc::Frame& f
     said_bye = true;
     co_return co_await send(ipc::make_done((*envelope)->request()));
   }
+  if (const auto* body = (*envelope)->body_as_OpenCache(); body != nullptr && !admin) {
+    co_return co_await open_cache((*envelope)->request(), *body);
+  }
   std::vector<int> fds;
   auto bytes = handle(**envelope, fds);
   co_return co_await send(std::move(bytes), std::move(fds));
@@ -540,15 +610,13 @@ ipc::Result<std::vector<std::byte>> Server::Impl::Connection::answer(const wire:
   }
   Coordinator& owner = server->coordinator;
   switch (envelope.body_type()) {
-    case wire::Body::OpenCache:
-      return open_cache(request, *envelope.body_as_OpenCache(), fds);
     case wire::Body::FetchExtents:
       return fetch_extents(request, *envelope.body_as_FetchExtents(), fds);
     case wire::Body::CloseCache: {
       const auto handle = ipc::Handle::from_bits(envelope.body_as_CloseCache()->cache());
-      if (auto ok = owner.close_cache(*session, handle); !ok) {
-        return std::unexpected(std::move(ok.error()));
-      }
+      const auto closed = owner.close_cache(*session, handle);
+      if (!closed) return std::unexpected(closed.error());
+      server->lanes.forget_cache(session->id, *closed);
       return ipc::make_done(request);
     }
     case wire::Body::OpenActor: {
@@ -572,49 +640,71 @@ ipc::Result<std::vector<std::byte>> Server::Impl::Connection::answer(const wire:
   }
 }
 
-ipc::Result<std::vector<std::byte>> Server::Impl::Connection::open_cache(
-    std::uint64_t request, const wire::OpenCache& body, std::vector<int>& fds) {
-  if (body.layout() == nullptr) {
-    return fail(Errc::invalid_argument, "OpenCache without a layout");
+// ---- opening a cache, which waits for its memory
+
+asio::awaitable<ipc::Status> Server::Impl::Connection::open_cache(std::uint64_t request,
+                                                                  const wire::OpenCache& body) {
+  auto wanted = request_from(body);
+  if (!wanted) co_return co_await send(ipc::make_failed(request, wanted.error()));
+  const wire::Executor executor = wanted->executor;
+  const auto waiting = std::make_shared<CacheOpening>();
+  waiting->request = std::move(*wanted);
+  opening = true;
+  auto opened = co_await wait_for_cache(waiting);
+  opening = false;
+  if (!opened) {
+    auto sent = co_await send(ipc::make_failed(request, opened.error()));
+    if (leaves()) co_return ipc::Status();  // who has gone misses the answer, but a Bye is heard
+    co_return sent;
   }
-  OpenCacheRequest wanted;
-  wanted.model = ipc::text_of(body.model());
-  wanted.salt = ipc::text_of(body.salt());
-  wanted.shard_index = body.shard_index();
-  wanted.shard_count = body.shard_count();
-  wanted.kind = static_cast<std::uint8_t>(body.kind());
-  wanted.layout = layout_from(*body.layout());
-  wanted.executor = body.executor();
-  wanted.hbm_bytes = body.hbm_bytes();
-  if (body.role_metadata()) {
-    return fail(Errc::not_supported, "metadata caches are not built yet");
+  std::vector<int> fds;
+  if (executor == wire::Executor::direct) fds.push_back(opened->memory->table_fd());
+  auto bytes = opened_message(request, *opened, executor);
+  co_return co_await send(std::move(bytes), std::move(fds));
+}
+
+asio::awaitable<ipc::Result<OpenedCache>> Server::Impl::Connection::wait_for_cache(
+    const std::shared_ptr<CacheOpening>& waiting) {
+  const std::chrono::milliseconds most = server->config.limits.open_deadline;
+  const auto deadline = std::chrono::steady_clock::now() + most;
+  while (true) {
+    auto opened = server->coordinator.open_cache(*session, waiting);
+    if (!opened) co_return std::unexpected(std::move(opened.error()));
+    if (*opened) co_return std::move(**opened);
+    if (leaves() || std::chrono::steady_clock::now() >= deadline) break;
+    wake_when_readable();
+    opening_wake.expires_at(deadline);
+    boost::system::error_code ignored;
+    co_await opening_wake.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
   }
-  if (body.device_type() != 0 || body.device_id() != 0) {
-    return fail(Errc::not_supported, "this daemon runs the host backend; device must be none");
-  }
-  auto opened = server->coordinator.open_cache(*session, wanted);
-  if (!opened) return std::unexpected(std::move(opened.error()));
-  const CacheShape& shape = opened->memory->shape();
-  if (wanted.executor == wire::Executor::direct) fds.push_back(opened->memory->table_fd());
-  return ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
-    wire::CacheOpenedBuilder reply(builder);
-    reply.add_cache(opened->handle.bits());
-    reply.add_created(opened->created);
-    reply.add_slots(shape.table.slots);
-    reply.add_slot_extent_bytes(shape.sizes.slot_extent_bytes);
-    reply.add_slot_extents(shape.sizes.slot_extents);
-    reply.add_max_blocks(shape.table.blocks);
-    reply.add_frame_extent_bytes(shape.sizes.frame_extent_bytes);
-    reply.add_frames_per_extent(shape.sizes.frames_per_extent);
-    reply.add_max_frame_extents(shape.sizes.max_frame_extents);
-    reply.add_frame_extents(opened->memory->frame_extents());
-    reply.add_table_bytes(shape.table_bytes);
-    reply.add_table_actors(shape.table.actors);
-    reply.add_table_log_capacity(shape.table.log_capacity);
-    reply.add_table_hint_capacity(shape.table.hint_capacity);
-    reply.add_executor(wanted.executor);
-    return reply.Finish();
-  });
+  server->coordinator.abandon_open(*session, *waiting);
+  co_return fail(Errc::busy, "the cache was not ready within limits.open_deadline (" +
+                                 std::to_string(most.count()) + " ms): " + waiting->waits_for);
+}
+
+// Whether the session ends, so that a cache for it is in vain. Reads one frame ahead to know: what
+// follows a request waits for its answer, except for a Bye and the end of the connection.
+bool Server::Impl::Connection::leaves() {
+  if (violated || process_gone || server->stopping) return true;
+  if (!ahead) ahead = look();
+  if (!ahead) return false;
+  if (!*ahead) return true;
+  const auto next = ipc::verify_envelope((*ahead)->bytes);
+  return !next || (*next)->body_type() == wire::Body::Bye;
+}
+
+void Server::Impl::Connection::wake_when_readable() {
+  if (ahead || wakes_when_readable) return;
+  wakes_when_readable = true;
+  socket.async_wait(asio::posix::stream_descriptor::wait_read,
+                    [self = shared_from_this()](boost::system::error_code) {
+                      self->wakes_when_readable = false;
+                      self->opening_wake.cancel();
+                    });
+}
+
+void Server::Impl::wake_openings() const {
+  for (Connection* connection : connections) connection->opening_wake.cancel();
 }
 
 ipc::Result<std::vector<std::byte>> Server::Impl::Connection::fetch_extents(
@@ -638,7 +728,13 @@ ipc::Result<std::vector<std::byte>> Server::Impl::Connection::fetch_extents(
 
 Server::Server(asio::io_context& io, const Config& config, Coordinator& coordinator, Lanes& lanes,
                AdminHandler admin)
-    : impl_(std::make_shared<Impl>(io, config, coordinator, lanes, std::move(admin))) {}
+    : impl_(std::make_shared<Impl>(io, config, coordinator, lanes, std::move(admin))) {
+  coordinator.on_cache_change([weak = std::weak_ptr(impl_), &io] {
+    asio::post(io, [weak] {
+      if (const auto server = weak.lock()) server->wake_openings();
+    });
+  });
+}
 
 Server::~Server() = default;
 
@@ -685,7 +781,8 @@ std::vector<Server::SessionRow> Server::sessions() const {
     row.pid = session.pid;
     row.state = connection->violated || connection->process_gone || connection->socket_closed
                     ? "quarantined"
-                    : "open";
+                : connection->opening ? "opening"
+                                      : "open";
     row.reason = connection->end_reason;
     row.requests = session.counters.requests.load(std::memory_order_relaxed);
     row.failures = session.counters.failures.load(std::memory_order_relaxed);

@@ -1,8 +1,10 @@
 // The control plane: listening sockets, who connects, requests of the control connection, deaths.
 //
-// One thread (the io_context's) does all of it. A connection reads one frame at a time and answers
-// it before the next; a peer that does not read its answers fills its own bounded queue and is
-// closed.
+// One thread (the io_context's) does all of it and never waits: a request that does (OpenCache, for
+// memory) is a coroutine of its connection. A connection reads one frame at a time and answers it
+// before the next; a peer that does not read its answers fills its own bounded queue and is closed.
+// A cache that nobody waits for any more, because its session ends or limits.open_deadline passed,
+// is freed again.
 #pragma once
 
 #include <chrono>
@@ -62,7 +64,7 @@ class Server {
     std::string tenant_name;
     std::string client_name;
     std::int64_t pid = 0;
-    std::string state;  // "open", "quarantined"
+    std::string state;  // "open", "opening" (it waits for a cache), "quarantined"
     std::string reason;
     std::uint64_t requests = 0;
     std::uint64_t failures = 0;

@@ -16,15 +16,25 @@ std::unexpected<ipc::Error> stale() {
 
 }  // namespace
 
-ipc::Result<Handle> Session::add_cache(SessionCache cache) {
-  const std::lock_guard lock(mutex_);
+ipc::Result<std::uint32_t> Session::free_slot() const {
   std::uint32_t index = 0;
   while (index < slots_.size() && slots_[index].used) ++index;
-  if (index == kMaxCachesPerSession) {
-    return fail(Errc::limit_reached, "a session has at most " +
-                                         std::to_string(kMaxCachesPerSession) +
-                                         " caches open; close one");
-  }
+  if (index < kMaxCachesPerSession) return index;
+  return fail(Errc::limit_reached, "a session has at most " + std::to_string(kMaxCachesPerSession) +
+                                       " caches open; close one");
+}
+
+ipc::Status Session::check_room() const {
+  const std::lock_guard lock(mutex_);
+  if (auto slot = free_slot(); !slot) return std::unexpected(std::move(slot.error()));
+  return {};
+}
+
+ipc::Result<Handle> Session::add_cache(SessionCache cache) {
+  const std::lock_guard lock(mutex_);
+  const auto slot = free_slot();
+  if (!slot) return std::unexpected(slot.error());
+  const std::uint32_t index = *slot;
   if (index == slots_.size()) slots_.emplace_back();
   slots_[index].used = true;
   slots_[index].cache = std::move(cache);
@@ -51,6 +61,11 @@ ipc::Result<SessionCache> Session::remove_cache(Handle handle) {
   slot.used = false;
   ++slot.generation;
   return std::move(slot.cache);
+}
+
+void Session::drop_caches() {
+  const std::lock_guard lock(mutex_);
+  slots_.clear();
 }
 
 std::vector<SessionCache> Session::caches() const {

@@ -54,12 +54,16 @@ struct Session {
 
   // ---- caches, by handle
 
+  // Whether add_cache would find room. Errors: limit_reached.
+  ipc::Status check_room() const;
   // Errors: limit_reached.
   ipc::Result<ipc::Handle> add_cache(SessionCache cache);
   // Errors: stale_handle.
   ipc::Result<SessionCache> cache(ipc::Handle handle) const;
   ipc::Result<SessionCache> remove_cache(ipc::Handle handle);
   std::vector<SessionCache> caches() const;
+  // The session is over.
+  void drop_caches();
 
  private:
   struct Slot {
@@ -68,6 +72,7 @@ struct Session {
     SessionCache cache;
   };
   const Slot* find(ipc::Handle handle) const;
+  ipc::Result<std::uint32_t> free_slot() const;
 
   mutable std::mutex mutex_;
   std::vector<Slot> slots_;

@@ -74,7 +74,7 @@ Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate
     return fail_errno("ftruncate of " + described(name, bytes));
   }
   if (populate == Populate::yes) {
-    if (auto ok = populate_memfd(fd.get(), name, bytes, huge_pages); !ok) {
+    if (auto ok = populate_memfd(fd.get(), name, 0, bytes, huge_pages); !ok) {
       return std::unexpected(std::move(ok.error()));
     }
   }
@@ -84,7 +84,8 @@ Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate
   return fd;
 }
 
-Status populate_memfd(int fd, const char* name, std::uint64_t bytes, HugePages huge_pages) {
+Status populate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes,
+                      HugePages huge_pages) {
   if (const std::uint64_t left = available_memory_bytes(); left < bytes) {
     return fail(Errc::no_memory, described(name, bytes) + ": only " + std::to_string(left) +
                                      " bytes are left on the node or in the memory cgroup; lower "
@@ -101,7 +102,7 @@ Status populate_memfd(int fd, const char* name, std::uint64_t bytes, HugePages h
     const std::uint64_t huge =
         window.data() == nullptr ? 0 : piece / kHugePageBytes * kHugePageBytes;
     if (huge != 0) {
-      if (take_huge(fd, done, huge, window.data())) {
+      if (take_huge(fd, offset + done, huge, window.data())) {
         done += huge;
         continue;
       }
@@ -114,10 +115,18 @@ Status populate_memfd(int fd, const char* name, std::uint64_t bytes, HugePages h
       }
       window = {};
     }
-    if (auto ok = take(fd, done, piece); !ok) {
+    if (auto ok = take(fd, offset + done, piece); !ok) {
       return fail(ok.error().code, "taking " + described(name, bytes) + ": " + ok.error().text);
     }
     done += piece;
+  }
+  return {};
+}
+
+Status vacate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes) {
+  if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                static_cast<off_t>(bytes)) != 0) {
+    return fail_errno("giving back " + described(name, bytes));
   }
   return {};
 }

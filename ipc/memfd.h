@@ -35,12 +35,18 @@ inline constexpr std::uint64_t kHugePageBytes = std::uint64_t{2} << 20;
 Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate,
                         HugePages huge_pages = HugePages::never);
 
-// Takes the memory of a memfd that has none (Populate::no, or holes were punched); zeroed.
+// Takes the memory of `bytes` of a memfd from `offset`, which have none (Populate::no, or vacated).
 //
 // Huge pages are made by MADV_COLLAPSE (Linux 6.1), for which one page in each 2 MiB is enough. It
 // needs no setting of the node (shmem_enabled may say "never"), and takes memory four times as fast
-// as fallocate does in 4 KiB pages (17 against 4 GB/s). Errors: no_memory, io_error.
-Status populate_memfd(int fd, const char* name, std::uint64_t bytes, HugePages huge_pages);
+// as fallocate does in 4 KiB pages (17 against 4 GB/s). `offset` is a multiple of kHugePageBytes
+// where they are wanted. Errors: no_memory, io_error; some of it may have been taken then.
+Status populate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes,
+                      HugePages huge_pages = HugePages::never);
+
+// Gives the memory of this range back to the node, whoever maps it: holders read zeros, and take
+// memory anew if they write. Errors: io_error.
+Status vacate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes);
 
 // That a descriptor from a peer really is memory of exactly `bytes` that cannot shrink. `what`
 // names it in the error. Errors: peer_violation.

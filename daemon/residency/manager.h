@@ -120,7 +120,8 @@ class Manager {
                       std::span<const std::byte> key, std::uint64_t bytes, Actions& actions);
 
   // A second sequence of the same session: sealed blocks are shared, private ones get a private
-  // copy. Handles kMaxBlocksPerTurn blocks; fork_more goes on while `complete` is false.
+  // copy. Handles kMaxBlocksPerTurn blocks; fork_more goes on while `complete` is false. Frames are
+  // asked for as many as the whole fork takes.
   Result<Forked> fork(SessionId session, Handle parent, Growth growth, Actions& actions);
   Result<Forked> fork_more(SessionId session, Handle parent, Handle child, Growth growth,
                            Actions& actions);

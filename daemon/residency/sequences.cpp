@@ -165,7 +165,10 @@ Result<Forked> fork_part(State& state, Place parent, Handle handle, Sequence* ch
   for (std::size_t i = from; i < to; ++i) {
     if (cache.blocks[parent.sequence->blocks[i].value].state == BlockState::taken) ++taken;
   }
-  auto asked = acquire_frames(state, cache, taken, growth, actions);
+  // Frames for the parts that follow too, so that they are rarely short of them half-way.
+  const std::uint32_t copied = child == nullptr ? 0 : child->taken;
+  const std::uint32_t left = parent.sequence->taken - std::min(copied, parent.sequence->taken);
+  auto asked = acquire_frames(state, cache, std::max(taken, left), growth, actions);
   if (!asked) return std::unexpected(asked.error());
   if (*asked) return Forked{true, handle, static_cast<std::uint32_t>(from), false, {}};
   if (child == nullptr) {

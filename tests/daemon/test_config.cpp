@@ -160,6 +160,7 @@ caches = 5
 sequences_per_session = 6
 actors_per_cache = 8
 step_deadline = "250ms"
+open_deadline = "2min"
 [admin]
 uids = []
 gids = [27]
@@ -178,7 +179,7 @@ dram.limit = "3GiB"
   expected.hbm = {2 * kGiB, 128 * kMiB, HugePages::require};
   expected.dram = {8 * kGiB, 256 * kMiB, HugePages::never};
   expected.rings = {64, 65536, 0};
-  expected.limits = {5, 6, 8, std::chrono::milliseconds(250)};
+  expected.limits = {5, 6, 8, std::chrono::milliseconds(250), std::chrono::minutes(2)};
   expected.admin = {{}, {27}};
   expected.tenants = {{"prod",
                        {1000, 1001},
@@ -317,6 +318,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"[rings]\nrequest_memory = \"32KiB\"", "from 64KiB to 1GiB"},
         BadValue{"[limits]\nstep_deadline = \"1us\"", "whole milliseconds from 100ms to 1h"},
         BadValue{"[limits]\nstep_deadline = \"2h\"", "whole milliseconds from 100ms to 1h"},
+        BadValue{"[limits]\nopen_deadline = \"2h\"", "whole milliseconds from 100ms to 1h"},
         BadValue{"[limits]\ncaches = 1979-05-27", "found a date or time"},
         BadValue{"[admin]\nuids = 0", "an array of at most 1024 numeric ids"},
         BadValue{"[admin]\nuids = [0, 0]", "each id once"},

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <thread>
 #include <utility>
 
 #include "daemon/coordinator.h"
@@ -47,6 +49,20 @@ std::shared_ptr<Session> new_session(Coordinator& coordinator) {
   auto bells = ipc::make_doorbell();
   session->bell = std::move(bells->daemon_end);
   return session;
+}
+
+// As the server does, but for its waits. Nothing if there is an error.
+std::optional<OpenedCache> open_cache(Coordinator& coordinator, Session& session) {
+  const auto opening = std::make_shared<CacheOpening>();
+  opening->request.model = "m";
+  opening->request.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
+  opening->request.hbm_bytes = 64 << 10;
+  while (true) {
+    auto opened = coordinator.open_cache(session, opening);
+    if (!opened) return std::nullopt;
+    if (*opened) return std::move(**opened);
+    std::this_thread::yield();
+  }
 }
 
 class Input {
@@ -96,11 +112,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static Node node;
   Input input(data, size);
   auto session = new_session(*node.coordinator);
-  OpenCacheRequest open;
-  open.model = "m";
-  open.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
-  open.hbm_bytes = 64 << 10;
-  auto cache = node.coordinator->open_cache(*session, open);
+  const auto cache = open_cache(*node.coordinator, *session);
   if (cache) (void)node.coordinator->open_actor(*session, cache->handle);
   {
     LaneSession lane(session, *node.coordinator);

@@ -542,6 +542,8 @@ TEST(Faults, ANodeWithoutMemoryRefusesAnExtentAndGoesOn) {
   const auto extended = opened.sequence.extend(1000);
   ASSERT_FALSE(extended.has_value());
   EXPECT_EQ(extended.error().code, SLUICE_NO_MEMORY) << extended.error().text;
+  EXPECT_NE(extended.error().text.find("sluice-dram"), std::string::npos)
+      << "the node's reason: " << extended.error().text;
   must(client.ping());
   EXPECT_EQ(must(opened.sequence.info()).blocks, 10U);
   EXPECT_LT(dram_used(daemon, "a"), 4U << 20);

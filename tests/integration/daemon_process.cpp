@@ -15,7 +15,7 @@ namespace sluice::test {
 
 namespace {
 
-std::string beside_this_program(const char* name) {
+std::string beside_this_program(const std::string& name) {
   return std::filesystem::read_symlink("/proc/self/exe").parent_path() / name;
 }
 
@@ -48,7 +48,7 @@ DaemonProcess::DaemonProcess(const Options& options) {
   if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
   folder_ = folder;
   write_config(options);
-  const std::string program = beside_this_program("sluiced");
+  const std::string program = beside_this_program(options.program);
   const std::string config = config_file();
   pid_ = fork();
   if (pid_ == 0) {

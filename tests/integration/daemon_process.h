@@ -27,6 +27,7 @@ class DaemonProcess {
     std::string hbm = "64MiB";
     std::string dram = "128MiB";
     int max_sessions = 1024;
+    std::string program = "sluiced";  // beside the test's own
     std::string extra;
     std::string tenant_a;  // more keys of tenant a, such as quotas
     std::string tenant_b;

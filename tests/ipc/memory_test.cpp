@@ -94,11 +94,9 @@ TEST(Memfd, HasHugePagesWhereTheKernelGivesThem) {
 TEST(Memfd, TakesMemoryAnewAfterItWasGivenBack) {
   const auto fd = create_memfd("test", kHugeBytes, Populate::yes, HugePages::attempt);
   ASSERT_OK(fd);
-  ASSERT_EQ(fallocate(fd->get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                      static_cast<off_t>(kHugeBytes)),
-            0);
+  ASSERT_OK(vacate_memfd(fd->get(), "test", 0, kHugeBytes));
   ASSERT_EQ(blocks_of(fd->get()), 0);
-  ASSERT_OK(populate_memfd(fd->get(), "test", kHugeBytes, HugePages::attempt));
+  ASSERT_OK(populate_memfd(fd->get(), "test", 0, kHugeBytes, HugePages::attempt));
   EXPECT_EQ(blocks_of(fd->get()) * 512, static_cast<blkcnt_t>(kHugeBytes));
 }
 
@@ -111,6 +109,27 @@ TEST(Memfd, SaysWhenRequiredHugePagesAreNotGivenAndElseDoesWithoutThem) {
     return attempted && blocks_of(attempted->get()) * 512 == kHugeBytes ? 0 : 3;
   });
   EXPECT_EQ(child.wait(), 0);
+}
+
+TEST(Memfd, IsPopulatedAndVacatedPieceByPiece) {
+  const auto fd = create_memfd("test", 64 * kPage, Populate::no);
+  ASSERT_OK(fd);
+  const auto taken_pages = [&] {
+    struct stat status{};
+    EXPECT_EQ(fstat(fd->get(), &status), 0);
+    return static_cast<std::uint64_t>(status.st_blocks) * 512 / kPage;
+  };
+  ASSERT_OK(populate_memfd(fd->get(), "test", 8 * kPage, 16 * kPage));
+  EXPECT_EQ(taken_pages(), 16U);
+  const auto view = Mapping::map(fd->get(), 8 * kPage, 16 * kPage, Access::read_write, "test");
+  ASSERT_OK(view);
+  std::memset(view->data(), 7, view->size());
+  ASSERT_OK(vacate_memfd(fd->get(), "test", 8 * kPage, 4 * kPage));
+  EXPECT_EQ(taken_pages(), 12U);
+  EXPECT_EQ(view->data()[0], std::byte{0}) << "holders of a mapping see zeros";
+  EXPECT_EQ(view->data()[4 * kPage], std::byte{7});
+  EXPECT_ERROR(populate_memfd(fd->get(), "test", 0, available_memory_bytes() + (64 << 20)),
+               Errc::no_memory);
 }
 
 TEST(Memfd, SaysNoMemoryBeforeTheNodeRunsOutOfIt) {

@@ -204,6 +204,28 @@ TEST(Sequences, AForkSharesSealedBlocksAndCopiesPrivateOnes) {
   node.settle();
 }
 
+TEST(Sequences, AForkOfManyTurnsAsksForAllItsExtentsAtOnce) {
+  ManagerConfig config = small_node();
+  config.dram.capacity_bytes = config.tenants[0].dram.limit_bytes = 1024 * kExtent;
+  Node node(config);
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  const Handle parent = node.open(session, cache).sequence;
+  node.extend(session, parent, kMaxBlocksPerTurn);
+  node.extend(session, parent, 400);
+  const auto asked = node.manager.fork(session, parent, Growth::allowed, node.actions);
+  ASSERT_TRUE(asked && asked->needs_extents);
+  EXPECT_EQ(Node::all<GrantDram>(node.actions).size(), (kMaxBlocksPerTurn + 400) / 4);
+  node.settle();
+  auto forked = node.manager.fork(session, parent, Growth::allowed, node.actions);
+  ASSERT_TRUE(forked && !forked->needs_extents && !forked->complete);
+  const Handle child = forked->sequence;
+  forked = node.manager.fork_more(session, parent, child, Growth::allowed, node.actions);
+  ASSERT_TRUE(forked && forked->complete) << "nothing was missing half-way";
+  EXPECT_EQ(node.manager.sequence_info(session, child)->taken, kMaxBlocksPerTurn + 400);
+  node.settle();
+}
+
 TEST(Sequences, HandlesOfOtherSessionsAndOfReleasedSequencesAreStale) {
   Node node;
   const SessionId session = node.session();

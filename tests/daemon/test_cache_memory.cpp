@@ -1,0 +1,139 @@
+// The memory of a cache, piece by piece.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/cache_memory.h"
+#include "ipc/memfd.h"
+
+namespace sluice::daemon {
+namespace {
+
+using ipc::Errc;
+using ipc::Tier;
+
+constexpr std::uint64_t kExtent = 64 << 10;
+
+std::uint64_t taken_bytes(int fd) {
+  struct stat status{};
+  EXPECT_EQ(fstat(fd, &status), 0);
+  return static_cast<std::uint64_t>(status.st_blocks) * 512;
+}
+
+// Counts, and has memory for so many extents.
+class CountingDevice final : public Device {
+ public:
+  ipc::Result<ipc::Fd> allocate_extent(Tier, std::uint64_t bytes) override {
+    if (made == most) return ipc::fail(Errc::no_memory, "that was all");
+    ++made;
+    return ipc::create_memfd("sluice-test", bytes, ipc::Populate::yes);
+  }
+  ipc::Status refill_extent(Tier, const ipc::Fd& extent, std::uint64_t bytes) override {
+    return ipc::populate_memfd(extent.get(), "sluice-test", 0, bytes);
+  }
+  ipc::Status map_extent(Tier, ipc::ReservedRange& range, std::uint64_t offset,
+                         const ipc::Fd& extent, std::uint64_t bytes) override {
+    return range.map_at(offset, extent.get(), 0, bytes, ipc::Access::read_write, "an extent");
+  }
+  int made = 0;
+  int most = 1000;
+};
+
+residency::CacheShape shape_of(std::uint32_t slot_extents) {
+  residency::CacheShape shape;
+  shape.geometry = *ipc::geometry_of({2, 1, 16, 4, 2, 2, ipc::PageKind::layer});
+  shape.slot_extent_bytes = shape.frame_extent_bytes = kExtent;
+  shape.slots_per_extent = static_cast<std::uint32_t>(kExtent / shape.geometry.page_bytes);
+  shape.slot_extents = slot_extents;
+  shape.frames_per_extent = static_cast<std::uint32_t>(kExtent / shape.geometry.frame_stride);
+  shape.max_frame_extents = 4;
+  shape.max_blocks = shape.max_frame_extents * shape.frames_per_extent;
+  return shape;
+}
+
+std::unique_ptr<CacheMemory> begun(std::uint32_t slot_extents) {
+  auto memory = CacheMemory::create(shape_of(slot_extents), 4);
+  EXPECT_TRUE(memory.has_value());
+  return std::move(*memory);
+}
+
+std::unique_ptr<CacheMemory> whole(CountingDevice& device, std::uint32_t slot_extents) {
+  auto memory = begun(slot_extents);
+  while (!memory->whole()) EXPECT_TRUE(memory->make_piece(device));
+  return memory;
+}
+
+int pieces_freed(CacheMemory& memory) {
+  int pieces = 0;
+  while (memory.free_piece()) ++pieces;
+  return pieces;
+}
+
+TEST(TheMemoryOfACache, IsMadeAnExtentAtATime) {
+  CountingDevice device;
+  const auto memory = begun(3);
+  EXPECT_EQ(taken_bytes(memory->table_fd()), 0U) << "nothing yet";
+  ASSERT_TRUE(memory->make_piece(device));
+  EXPECT_GE(taken_bytes(memory->table_fd()), memory->shape().table_bytes);
+  for (int extent = 1; extent <= 3; ++extent) {
+    EXPECT_FALSE(memory->whole());
+    ASSERT_TRUE(memory->make_piece(device));
+    EXPECT_EQ(device.made, extent);
+  }
+  EXPECT_TRUE(memory->whole());
+  EXPECT_EQ(memory->scan().free_slots, 3 * kExtent / memory->store().page_bytes);
+  memory->store().arena[3 * kExtent - 1] = std::byte{1};
+}
+
+TEST(TheMemoryOfACache, IsFreedAnExtentAtATimeAndTheTableLast) {
+  CountingDevice device;
+  const auto memory = whole(device, 3);
+  ASSERT_TRUE(memory->grant_extent(device, 0));
+  ASSERT_TRUE(memory->grant_extent(device, 1));
+  const ipc::Fd table = std::move(*ipc::duplicate(memory->table_fd()));
+  for (int extent = 0; extent < 3 + 2; ++extent) {
+    ASSERT_TRUE(memory->free_piece());
+    EXPECT_NE(taken_bytes(table.get()), 0U);
+  }
+  EXPECT_TRUE(memory->free_piece());
+  EXPECT_EQ(taken_bytes(table.get()), 0U) << "whoever has a descriptor of it";
+  EXPECT_FALSE(memory->free_piece());
+}
+
+TEST(TheMemoryOfACache, IsFreedAsFarAsItWasMade) {
+  CountingDevice device;
+  device.most = 2;
+  const auto memory = begun(5);
+  ipc::Status made;
+  while (made) made = memory->make_piece(device);
+  EXPECT_EQ(made.error().code, Errc::no_memory);
+  EXPECT_FALSE(memory->whole());
+  EXPECT_EQ(pieces_freed(*memory), 2 + 1);
+  EXPECT_EQ(pieces_freed(*begun(5)), 0);
+}
+
+TEST(TheMemoryOfACache, TakesAReleasedExtentAnewInTheSameFile) {
+  CountingDevice device;
+  const auto memory = whole(device, 1);
+  ASSERT_TRUE(memory->grant_extent(device, 0));
+  std::uint32_t total = 0;
+  const int fd = memory->extent_fds(Tier::dram, 0, 10, total).at(0);
+  EXPECT_EQ(taken_bytes(fd), kExtent);
+  const auto view = ipc::Mapping::map(fd, 0, kExtent, ipc::Access::read_write, "a client's view");
+  ASSERT_TRUE(view);
+  view->data()[100] = std::byte{9};
+  EXPECT_EQ(memory->store().frames[100], std::byte{9});
+  memory->release_extent(0);
+  EXPECT_EQ(taken_bytes(fd), 0U);
+  ASSERT_TRUE(memory->grant_extent(device, 0));
+  EXPECT_EQ(taken_bytes(fd), kExtent);
+  EXPECT_EQ(view->data()[100], std::byte{0});
+  EXPECT_EQ(memory->extent_fds(Tier::dram, 0, 10, total), std::vector<int>{fd});
+  EXPECT_EQ(device.made, 2);
+}
+
+}  // namespace
+}  // namespace sluice::daemon
