@@ -12,8 +12,13 @@ using ipc::fail;
 
 namespace {
 
-// How long a wait for request memory goes without looking again.
-constexpr std::chrono::milliseconds kMemoryLook{1};
+// How long a wait for request memory or a ticket goes without looking again. Another thread may
+// give either back, and nothing tells of that to the thread that sleeps on the ring for all.
+constexpr std::chrono::milliseconds kLookInterval{1};
+
+ipc::Deadline next_look(ipc::Deadline deadline) {
+  return std::min(deadline, ipc::deadline_in(kLookInterval));
+}
 
 }  // namespace
 
@@ -100,9 +105,7 @@ ipc::Result<ipc::RequestPiece> Channel::allocate(std::size_t bytes, ipc::Deadlin
     auto piece = requests_.allocate(std::max<std::size_t>(bytes, 1));
     if (piece || piece.error().code != Errc::busy) return piece;
     std::unique_lock lock(mutex_);
-    // Memory also comes free when another thread drops an answer, and nothing tells of that.
-    const ipc::Deadline look = std::min(deadline, ipc::deadline_in(kMemoryLook));
-    if (auto ok = pump(lock, look); !ok) return std::unexpected(ok.error());
+    if (auto ok = pump(lock, next_look(deadline)); !ok) return std::unexpected(ok.error());
     if (ipc::Clock::now() >= deadline) {
       return fail(Errc::timed_out,
                   "request memory stayed full of requests in flight; wait for "
@@ -115,7 +118,7 @@ ipc::Result<Channel::Ticket> Channel::submit(const Request& request, ipc::Reques
                                              ipc::Deadline deadline) {
   std::unique_lock lock(mutex_);
   while (free_.empty()) {
-    if (auto ok = pump(lock, deadline); !ok) return std::unexpected(ok.error());
+    if (auto ok = pump(lock, next_look(deadline)); !ok) return std::unexpected(ok.error());
     if (free_.empty() && ipc::Clock::now() >= deadline) {
       return fail(Errc::timed_out, "all " + std::to_string(pending_.size()) +
                                        " requests of the ring stayed in flight");
