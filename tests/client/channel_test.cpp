@@ -142,5 +142,52 @@ TEST_F(ChannelTest, HoldsTheMemoryOfAnAbandonedRequestUntilItIsAnswered) {
   EXPECT_TRUE(channel->allocate(1, soon()).has_value());
 }
 
+TEST_F(ChannelTest, ReleasesTheSequenceThatAnAbandonedRequestMade) {
+  for (const auto op : {wire::Op::sequence_open, wire::Op::sequence_fork}) {
+    channel->abandon(submit({.op = op}));
+    answer(take_one().user_data(), Errc::ok, 77);
+    read_answers();
+    const wire::Submission release = take_one();
+    EXPECT_EQ(release.op(), static_cast<std::uint16_t>(wire::Op::sequence_release));
+    EXPECT_EQ(release.handle(), 77u);
+    answer(release.user_data());
+    read_answers();
+  }
+}
+
+TEST_F(ChannelTest, ReleasesNothingForAbandonedRequestsThatMadeNoSequence) {
+  channel->abandon(submit({.op = wire::Op::sequence_open}));
+  answer(take_one().user_data(), Errc::limit_reached, 77);
+  channel->abandon(submit({.op = wire::Op::sequence_extend}));
+  answer(take_one().user_data(), Errc::ok, 77);
+  read_answers();
+  EXPECT_FALSE(take().has_value());
+}
+
+TEST_F(ChannelTest, AnswersToRequestsThatTheDaemonHasNotTakenEndTheSession) {
+  for (std::uint32_t i = 0; i < kCapacity; ++i) {
+    const Channel::Ticket ticket = submit();
+    answer(ticket.user_data);
+    ASSERT_OK(channel->wait(ticket, soon()));
+  }
+  EXPECT_ERROR(channel->submit({}, ipc::RequestPiece(), soon()), Errc::peer_violation);
+  EXPECT_EQ(channel->end_code(), Errc::peer_violation);
+}
+
+// The ticket would stay valid in the eyes of its owner, and be another request's soon.
+TEST_F(ChannelTest, AnAnswerThatIsATimeOutEndsTheSession) {
+  const Channel::Ticket ticket = submit();
+  answer(take_one().user_data(), Errc::timed_out);
+  EXPECT_ERROR(channel->wait(ticket, soon()), Errc::peer_violation);
+}
+
+TEST_F(ChannelTest, AnswersThatNobodyAskedForEndTheSession) {
+  const Channel::Ticket ticket = submit();
+  answer(take_one().user_data());
+  ASSERT_OK(channel->wait(ticket, soon()));
+  answer(ticket.user_data);
+  EXPECT_ERROR(channel->wait(submit(), soon()), Errc::peer_violation);
+}
+
 }  // namespace
 }  // namespace sluice::client::internal

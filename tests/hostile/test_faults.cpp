@@ -428,6 +428,23 @@ TEST(Faults, AnUnansweredStepIsPutRightByTheNextOne) {
   must(actor.end_step());
 }
 
+TEST(Faults, AnUnansweredOpenOrForkLeavesNoSequenceBehind) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a', 200'000);
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  daemon.signal(SIGSTOP);
+  EXPECT_EQ(status_of(cache.open_sequence({nullptr, 0, 0, 0})), SLUICE_TIMED_OUT);
+  EXPECT_EQ(status_of(opened.sequence.fork()), SLUICE_TIMED_OUT);
+  daemon.signal(SIGCONT);
+  must(opened.sequence.release());
+  must(client.ping());
+  const auto sequences = [&] {
+    return json::parse(daemon.admin("status"))["sequences"].get<std::uint64_t>();
+  };
+  EXPECT_TRUE(eventually([&] { return sequences() == 0; })) << sequences() << " are left";
+}
+
 TEST(Faults, ConnectionsThatVanishDuringTheGreetingLeaveNoSession) {
   const DaemonProcess daemon;
   for (int round = 0; round < 20; ++round) {

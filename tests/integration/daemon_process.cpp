@@ -76,7 +76,12 @@ DaemonProcess::~DaemonProcess() {
   std::filesystem::remove_all(folder_, ignored);
 }
 
-void DaemonProcess::signal(int number) const { kill(pid_, number); }
+void DaemonProcess::signal(int number) const {
+  kill(pid_, number);
+  if (number != SIGSTOP) return;
+  siginfo_t stopped{};
+  waitid(P_PID, static_cast<id_t>(pid_), &stopped, WSTOPPED);  // all its threads
+}
 
 int DaemonProcess::wait(std::chrono::milliseconds deadline) {
   int status = -1;
