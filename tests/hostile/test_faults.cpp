@@ -445,6 +445,24 @@ TEST(Faults, AnUnansweredOpenOrForkLeavesNoSequenceBehind) {
   EXPECT_TRUE(eventually([&] { return sequences() == 0; })) << sequences() << " are left";
 }
 
+// A time-out would ask the caller to try again, for ever.
+TEST(Faults, AStepThatStaysOpenForTooLongEndsTheSessionAndIsNoTimeOut) {
+  DaemonProcess::Options options;
+  options.extra = "[limits]\nstep_deadline = \"100ms\"";
+  const DaemonProcess daemon(options);
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  const Sequence sequence = sealed_sequence(cache, 1, "k");
+  Actor actor = must(cache.open_actor());
+  must(actor.begin_step());
+  EXPECT_TRUE(eventually([&] { return status_of(client.ping()) != SLUICE_OK; }));
+  EXPECT_EQ(status_of(client.ping()), SLUICE_LIMIT_REACHED);
+  const std::uint32_t block = 0;
+  std::int32_t slot = 0;
+  const PageList list{sequence.get(), 0, 1, &block, &slot, nullptr};
+  EXPECT_EQ(status_of(actor.resolve({&list, 1})), SLUICE_LIMIT_REACHED);
+}
+
 TEST(Faults, ConnectionsThatVanishDuringTheGreetingLeaveNoSession) {
   const DaemonProcess daemon;
   for (int round = 0; round < 20; ++round) {
