@@ -102,6 +102,7 @@ TEST_F(ChannelTest, CarriesRequestsOfMoreThreadsThanItHasTickets) {
   std::thread daemon([&] { serve(); });
   std::atomic<int> answered = 0;
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&] {
       for (int call = 0; call < kCalls; ++call) {
