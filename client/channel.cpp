@@ -12,8 +12,17 @@ using ipc::fail;
 
 namespace {
 
-// How long a wait for request memory goes without looking again.
-constexpr std::chrono::milliseconds kMemoryLook{1};
+// How long a wait for request memory or a ticket goes without looking again. Another thread may
+// give either back, and nothing tells of that to the thread that sleeps on the ring for all.
+constexpr std::chrono::milliseconds kLookInterval{1};
+
+ipc::Deadline next_look(ipc::Deadline deadline) {
+  return std::min(deadline, ipc::deadline_in(kLookInterval));
+}
+
+bool makes_a_sequence(ipc::wire::Op op) {
+  return op == ipc::wire::Op::sequence_open || op == ipc::wire::Op::sequence_fork;
+}
 
 }  // namespace
 
@@ -47,25 +56,52 @@ void Channel::free_slot(std::uint32_t slot) {
   changed_.notify_all();
 }
 
+ipc::Status Channel::check_completion(const ipc::wire::Completion& completion) const {
+  const auto slot = static_cast<std::uint32_t>(completion.user_data());
+  if (slot >= pending_.size() || pending_[slot].user_data != completion.user_data() ||
+      (pending_[slot].state != Pending::State::waiting &&
+       pending_[slot].state != Pending::State::abandoned)) {
+    return fail(Errc::peer_violation,
+                "the daemon completed a request that was never made; reconnect");
+  }
+  // The client's own word, after which a ticket stays valid.
+  if (completion.code() == static_cast<std::uint16_t>(Errc::timed_out)) {
+    return fail(Errc::peer_violation, "the daemon completed a request with a time-out; reconnect");
+  }
+  return {};
+}
+
+// The daemon answered an open or a fork that nobody waits for any more, and nobody else knows what
+// it made.
+ipc::Status Channel::release(std::uint64_t sequence) {
+  Request request;
+  request.op = ipc::wire::Op::sequence_release;
+  request.handle = sequence;
+  auto ticket = send(request, ipc::RequestPiece());
+  if (!ticket) return std::unexpected(ticket.error());
+  pending_[ticket->slot].state = Pending::State::abandoned;
+  return {};
+}
+
 ipc::Status Channel::take_completions() {
   bool some = false;
   while (true) {
     auto next = completions_.next();
     if (!next) return end(std::move(next.error()));
     if (!*next) break;
-    const auto slot = static_cast<std::uint32_t>((*next)->user_data());
-    if (slot >= pending_.size() || pending_[slot].user_data != (*next)->user_data() ||
-        (pending_[slot].state != Pending::State::waiting &&
-         pending_[slot].state != Pending::State::abandoned)) {
-      return end(Error{Errc::peer_violation,
-                       "the daemon completed a request that was never made; reconnect"});
-    }
+    const ipc::wire::Completion& completion = **next;
+    if (auto ok = check_completion(completion); !ok) return end(std::move(ok.error()));
+    const auto slot = static_cast<std::uint32_t>(completion.user_data());
+    Pending& pending = pending_[slot];
     some = true;
-    pending_[slot].answer.completion = **next;
-    if (pending_[slot].state == Pending::State::abandoned) {
-      free_slot(slot);
-    } else {
-      pending_[slot].state = Pending::State::done;
+    if (pending.state == Pending::State::waiting) {
+      pending.answer.completion = completion;
+      pending.state = Pending::State::done;
+      continue;
+    }
+    free_slot(slot);
+    if (completion.code() == 0 && makes_a_sequence(pending.op)) {
+      if (auto ok = release(completion.value0()); !ok) return ok;
     }
   }
   if (some) changed_.notify_all();
@@ -100,9 +136,7 @@ ipc::Result<ipc::RequestPiece> Channel::allocate(std::size_t bytes, ipc::Deadlin
     auto piece = requests_.allocate(std::max<std::size_t>(bytes, 1));
     if (piece || piece.error().code != Errc::busy) return piece;
     std::unique_lock lock(mutex_);
-    // Memory also comes free when another thread drops an answer, and nothing tells of that.
-    const ipc::Deadline look = std::min(deadline, ipc::deadline_in(kMemoryLook));
-    if (auto ok = pump(lock, look); !ok) return std::unexpected(ok.error());
+    if (auto ok = pump(lock, next_look(deadline)); !ok) return std::unexpected(ok.error());
     if (ipc::Clock::now() >= deadline) {
       return fail(Errc::timed_out,
                   "request memory stayed full of requests in flight; wait for "
@@ -115,13 +149,17 @@ ipc::Result<Channel::Ticket> Channel::submit(const Request& request, ipc::Reques
                                              ipc::Deadline deadline) {
   std::unique_lock lock(mutex_);
   while (free_.empty()) {
-    if (auto ok = pump(lock, deadline); !ok) return std::unexpected(ok.error());
+    if (auto ok = pump(lock, next_look(deadline)); !ok) return std::unexpected(ok.error());
     if (free_.empty() && ipc::Clock::now() >= deadline) {
       return fail(Errc::timed_out, "all " + std::to_string(pending_.size()) +
                                        " requests of the ring stayed in flight");
     }
   }
   if (ended_.code != Errc::ok) return std::unexpected(ended_);
+  return send(request, std::move(memory));
+}
+
+ipc::Result<Channel::Ticket> Channel::send(const Request& request, ipc::RequestPiece memory) {
   const std::uint32_t slot = free_.back();
   // The upper half tells uses of a slot apart.
   const std::uint64_t user_data = (std::uint64_t{++round_} << 32) | slot;
@@ -130,15 +168,19 @@ ipc::Result<Channel::Ticket> Channel::submit(const Request& request, ipc::Reques
       user_data, request.handle, request.value, static_cast<std::uint16_t>(request.op),
       request.flags, request.actor, request.count, base, request.length,
       base + request.reply_offset, request.reply_length, 0));
-  if (!pushed) {
-    return std::unexpected(end(std::move(pushed.error())).error());
+  if (!pushed) return std::unexpected(end(std::move(pushed.error())).error());
+  if (!*pushed) {
+    // There are as many tickets as ring slots, and a ticket comes back after its slot was consumed.
+    return std::unexpected(
+        end(Error{Errc::peer_violation,
+                  "the daemon completed requests that it has not taken; reconnect"})
+            .error());
   }
-  // There are as many tickets as ring slots, and a ticket comes back after its slot was consumed.
-  SLUICE_ASSERT(*pushed);
   free_.pop_back();
   Pending& pending = pending_[slot];
   pending.state = Pending::State::waiting;
   pending.user_data = user_data;
+  pending.op = request.op;
   pending.reply_offset = request.reply_offset;
   pending.reply_length = request.reply_length;
   pending.answer.memory = std::move(memory);

@@ -2,7 +2,7 @@
 //
 // Each request has a ticket from a bounded table; its request memory is given back when its
 // completion was read, also when nobody waits for it any more: the daemon may write there until
-// then.
+// then. A sequence that an abandoned request made is released.
 //
 // Thread-safety: any thread. Waiting threads elect one that reads the completion ring for all.
 #pragma once
@@ -79,6 +79,7 @@ class Channel {
   struct Pending {
     enum class State : std::uint8_t { free, waiting, abandoned, done } state = State::free;
     std::uint64_t user_data = 0;
+    ipc::wire::Op op = ipc::wire::Op::nop;
     std::uint32_t reply_offset = 0;  // inside the piece
     std::uint32_t reply_length = 0;
     Answer answer;
@@ -87,6 +88,11 @@ class Channel {
   // One look at, or one wait for, the completion ring by the elected thread; `lock` holds mutex_.
   ipc::Status pump(std::unique_lock<std::mutex>& lock, ipc::Deadline deadline);
   ipc::Status take_completions();
+  // Errors: peer_violation (a completion that no honest daemon would write).
+  ipc::Status check_completion(const ipc::wire::Completion& completion) const;
+  // submit() when a ticket is free.
+  ipc::Result<Ticket> send(const Request& request, ipc::RequestPiece memory);
+  ipc::Status release(std::uint64_t sequence);
   ipc::Status end(ipc::Error error);
   ipc::Error completion_error(const Pending& pending) const;
   void free_slot(std::uint32_t slot);

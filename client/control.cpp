@@ -6,9 +6,17 @@ using ipc::Errc;
 using ipc::Error;
 using ipc::fail;
 
+namespace {
+
+// Frames that may lie in the socket before the one that says why the session ended: late replies.
+constexpr int kMostLateFrames = 64;
+
+}  // namespace
+
 Error Control::note_end(Error error) {
   if (ended_ == Errc::ok) {
-    ended_ = error.code;
+    // Callers try again after a time-out, and an end is for good.
+    ended_ = error.code == Errc::timed_out ? Errc::daemon_away : error.code;
     end_text_ = error.text;
   }
   return Error{ended_, end_text_};
@@ -43,7 +51,10 @@ ipc::Result<Reply> Control::exchange(std::uint64_t request, const std::vector<st
   while (true) {
     auto reply = receive(deadline);
     if (!reply) return reply;
-    if (reply->envelope->request() != request) continue;  // of a request that timed out
+    if (reply->envelope->request() != request) {  // of a request that timed out
+      if (ipc::Clock::now() < deadline) continue;
+      return fail(Errc::timed_out, "no answer on the control socket, but late ones to others");
+    }
     if (const auto* failed = reply->envelope->body_as_Failed()) {
       return std::unexpected(ipc::error_from_wire(failed->code(), ipc::text_of(failed->text())));
     }
@@ -53,15 +64,12 @@ ipc::Result<Reply> Control::exchange(std::uint64_t request, const std::vector<st
 
 Error Control::end_reason() {
   const std::lock_guard lock(mutex_);
-  while (ended_ == Errc::ok) {
+  for (int frames = 0; frames < kMostLateFrames && ended_ == Errc::ok; ++frames) {
     auto reply = receive(ipc::Clock::now());
-    if (!reply && reply.error().code == Errc::timed_out) {
-      return note_end(
-          Error{Errc::daemon_away,
-                "the daemon stopped serving this session; start it again and reconnect"});
-    }
+    if (!reply && reply.error().code == Errc::timed_out) break;
   }
-  return Error{ended_, end_text_};
+  return note_end(Error{Errc::daemon_away,
+                        "the daemon stopped serving this session; start it again and reconnect"});
 }
 
 }  // namespace sluice::client::internal

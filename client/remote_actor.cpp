@@ -169,14 +169,18 @@ class RemoteActor final : public Actor {
       return std::unexpected(answer.error());
     }
     part.waiting = false;
-    take(operation, part, answer->memory.bytes());
+    if (auto ok = take(operation, part, answer->memory.bytes()); !ok) {
+      abandon(operation);
+      return ok;
+    }
     cache().stats().forecast_wasted_bytes.store(
         answer->completion.value1() * cache().geometry().page_bytes, std::memory_order_relaxed);
     return {};
   }
 
-  static void take(Operation& operation, const Operation::Part& part,
-                   std::span<const std::byte> memory) {
+  // Errors: peer_violation (a slot outside of the arena).
+  ipc::Status take(Operation& operation, const Operation::Part& part,
+                   std::span<const std::byte> memory) const {
     std::size_t pages = 0;
     for (std::size_t i = part.first; i < part.end; ++i) pages += operation.lists[i].count;
     const ResolvePlaces places(part.end - part.first, pages);
@@ -198,12 +202,27 @@ class RemoteActor final : public Actor {
       if (list.slots != nullptr) {
         std::memcpy(list.slots, memory.data() + places.slots + page * sizeof(std::int32_t),
                     list.count * sizeof(std::int32_t));
+        if (!all_slots_exist({list.slots, list.count})) return impossible_slot();
       }
       if (list.outcomes != nullptr) {
         std::memcpy(list.outcomes, memory.data() + places.outcomes + page, list.count);
       }
       page += list.count;
     }
+    return {};
+  }
+
+  // Or are -1. Looks at the copies: the daemon can still write to its reply.
+  bool all_slots_exist(std::span<const std::int32_t> slots) const {
+    std::uint32_t largest = 0;
+    for (const std::int32_t slot : slots) {
+      largest = std::max(largest, static_cast<std::uint32_t>(slot) + 1);
+    }
+    return largest <= cache().slots();
+  }
+
+  static std::unexpected<ipc::Error> impossible_slot() {
+    return fail(Errc::peer_violation, "the daemon gave a slot that does not exist");
   }
 
   ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
@@ -239,10 +258,8 @@ class RemoteActor final : public Actor {
     if (!answer) return std::unexpected(answer.error());
     std::vector<std::int32_t> slots(pages);
     std::memcpy(slots.data(), answer->memory.bytes().data(), pages * sizeof(std::int32_t));
-    for (const std::int32_t slot : slots) {
-      if (slot < 0 || static_cast<std::uint32_t>(slot) >= cache().slots()) {
-        return fail(Errc::peer_violation, "the daemon gave a slot that does not exist");
-      }
+    if (!all_slots_exist(slots) || std::ranges::find(slots, -1) != slots.end()) {
+      return impossible_slot();
     }
     return slots;
   }

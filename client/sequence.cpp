@@ -40,6 +40,10 @@ class Tries {
 
 std::uint32_t bytes_u32(std::size_t bytes) { return static_cast<std::uint32_t>(bytes); }
 
+std::unexpected<ipc::Error> impossible_frame() {
+  return fail(Errc::peer_violation, "the daemon gave a frame that does not exist");
+}
+
 }  // namespace
 
 Sequence::~Sequence() { --cache_.users(); }
@@ -256,7 +260,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
     std::byte* const to = cache_.frame(block.frame);
     if (to == nullptr) {
       (void)child->release();
-      return fail(Errc::peer_violation, "the daemon gave a frame that does not exist");
+      return impossible_frame();
     }
     if (const auto* slots = pinned(ref.index()); slots != nullptr) {
       copy_to_frame(*slots, to);
@@ -296,9 +300,7 @@ ipc::Result<std::span<std::byte>> Sequence::map(std::uint32_t index) {
                                        " are pinned slots; write there until the seal");
   }
   std::byte* const data = cache_.frame((*block)->frame);
-  if (data == nullptr) {
-    return fail(Errc::peer_violation, "the daemon gave a frame that does not exist");
-  }
+  if (data == nullptr) return impossible_frame();
   (*block)->in_frame = true;
   return std::span(data, cache_.geometry().block_bytes);
 }
@@ -342,7 +344,9 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
                                               " has pinned slots: seal it in a step of an actor of "
                                               "its cache, and name that actor");
     }
-    copy_to_frame(pins->second, cache_.frame(blocks_[index].frame));
+    std::byte* const frame = cache_.frame(blocks_[index].frame);
+    if (frame == nullptr) return impossible_frame();
+    copy_to_frame(pins->second, frame);
   }
   const std::size_t spec_bytes = sizeof(wire::KeySpec);
   const std::size_t key_area = (key.size() + 7) / 8 * 8;

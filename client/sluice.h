@@ -27,8 +27,9 @@
  * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call. When the
  * daemon goes away, calls return SLUICE_DAEMON_AWAY within a second. After SLUICE_TIMED_OUT of a
  * call that changes a sequence (open, extend, truncate, seal, fork), nobody knows whether it was
- * carried out: the sequence answers SLUICE_WRONG_STATE from then on, and is to be released. A step
- * whose begin or end timed out is put right by the next begin.
+ * carried out: the sequence answers SLUICE_WRONG_STATE from then on, and is to be released; one
+ * that an open or fork made after all is released by the library. A step whose begin or end timed
+ * out is put right by the next begin.
  *
  * Releases. sluice_sequence_release, sluice_actor_close and sluice_cache_close free the object also
  * when they return an error, except SLUICE_WRONG_STATE of sluice_cache_close. An operation of

@@ -1,4 +1,4 @@
-# How targets of Sluice are made: sluice_library, sluice_executable, sluice_test, sluice_fuzzer.
+# How targets of Sluice are made: sluice_library, sluice_executable, sluice_test, sluice_fuzzer, sluice_models.
 #
 # All of them get the language level, the warnings and the sanitizers below, and the repository root as
 # include root, so that code says `#include "ipc/ring.h"`. DEPS are targets: `sluice::ipc` for our own,
@@ -161,6 +161,20 @@ function(sluice_fuzzer name)
     sluice_register_test(${name} COMMAND $<TARGET_FILE:${name}> --random 20000 1 ${corpus}
                          LABELS fuzz asan TARGETS ${name})
   endif()
+endfunction()
+
+# sluice_models(NAME [TIMEOUT seconds])
+# Makes a ctest entry that checks the spin models of the subfolder `models`; see tests/models/run_models.
+function(sluice_models name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "")
+  sluice_check_arguments(sluice_models)
+  if(SLUICE_FUZZ OR SLUICE_SANITIZE)
+    return()
+  endif()
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  sluice_register_test(${name} LABELS models TIMEOUT ${arg_TIMEOUT} COMMAND Python3::Interpreter
+    "${CMAKE_SOURCE_DIR}/tests/models/run_models" "${CMAKE_CURRENT_SOURCE_DIR}/models")
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
 endfunction()
 
 # The one place that registers with ctest. TARGETS are what the sanitizer builds must build for it.

@@ -281,7 +281,8 @@ void CacheMemory::seal_pins(const kernels::BlockSet& blocks) {
 
 bool CacheMemory::owns_actor(ipc::SessionId session, std::uint32_t actor) const {
   return actor < shape_.table.actors && sits(session, actor) &&
-         !seats_[actor].closed.load(std::memory_order_acquire);
+         !seats_[actor].closed.load(std::memory_order_acquire) &&
+         !seats_[actor].of_lane.load(std::memory_order_relaxed);
 }
 
 bool CacheMemory::sits(ipc::SessionId session, std::uint32_t actor) const {
@@ -297,7 +298,7 @@ ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Execu
     if (!own && seat.owner.load(std::memory_order_relaxed) != 0) continue;
     const std::lock_guard lock(totals_mutex_);
     seat.executor = executor;
-    seat.of_lane = of_lane;
+    seat.of_lane.store(of_lane, std::memory_order_relaxed);
     seat.base = line_totals(i);
     seat.seen_since = {};
     seat.opened.store(++openings, std::memory_order_release);
@@ -318,7 +319,7 @@ void CacheMemory::settle_totals(std::uint32_t actor) {
 }
 
 ipc::Status CacheMemory::close_actor(ipc::SessionId session, std::uint32_t actor) {
-  if (!owns_actor(session, actor) || seats_[actor].of_lane) {
+  if (!owns_actor(session, actor)) {
     return fail(Errc::stale_handle,
                 "actor " + std::to_string(actor) + " is not one of this session");
   }
@@ -344,7 +345,7 @@ void CacheMemory::close_actors_of(ipc::SessionId session) {
 std::uint32_t CacheMemory::actors_of(ipc::SessionId session) const {
   std::uint32_t count = 0;
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
-    count += owns_actor(session, i) && !seats_[i].of_lane ? 1 : 0;
+    count += owns_actor(session, i) ? 1 : 0;
   }
   return count;
 }

@@ -96,6 +96,8 @@ class CacheMemory {
   const kernels::HotTable& table() const { return table_; }
   const kernels::PageStore& store() const { return store_; }
 
+  // Whether the session opened this actor and did not close it. Never the one of its lane: that one
+  // leaves its steps when the lane likes.
   bool owns_actor(ipc::SessionId session, std::uint32_t actor) const;
   // Which opening of the seat this is: a number that no other opening of any cache has.
   std::uint64_t opened(std::uint32_t actor) const {
@@ -153,7 +155,7 @@ class CacheMemory {
     // Given up by its session, which keeps the seat until it ends: its lane may be about to use it.
     std::atomic<bool> closed{false};
     ipc::wire::Executor executor = ipc::wire::Executor::daemon;
-    bool of_lane = false;
+    std::atomic<bool> of_lane{false};
     ResolveTotals base;  // the line's counters when it was opened
     std::uint64_t seen_entries = 0;
     std::chrono::steady_clock::time_point seen_since{};

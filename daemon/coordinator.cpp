@@ -456,7 +456,7 @@ std::vector<std::pair<ipc::SessionId, Error>> Coordinator::overdue_steps(
     if (cache.memory == nullptr) continue;
     for (const ipc::SessionId session :
          cache.memory->overdue_actors(now, config_.limits.step_deadline)) {
-      overdue.emplace_back(session, Error{Errc::timed_out,
+      overdue.emplace_back(session, Error{Errc::limit_reached,
                                           "an actor stayed in one step for longer than "
                                           "limits.step_deadline (" +
                                               std::to_string(config_.limits.step_deadline.count()) +

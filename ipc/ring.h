@@ -17,7 +17,7 @@
 // and sees the descriptors (and it does not sleep), or it comes before, and then the producer's
 // read comes after the consumer's store and sees 1 (and it rings the bell). The producer takes the
 // 1 back as it reads it, so a sleep costs one ring of the bell. A bell that rings late or twice
-// only makes the consumer look again.
+// only makes the consumer look again. tests/ipc/models/wakeups.pml checks all of this.
 //
 // The client keeps at most `capacity` requests between push() into the submission ring and next()
 // from the completion ring. So an honest client's completion ring is never full when the daemon

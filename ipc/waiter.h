@@ -104,7 +104,10 @@ Result<WaitOutcome> Waiter::wait(RingConsumer<Descriptor>& ring, const Doorbell&
     ring.awake();
     if (!outcome) return outcome;
     found = ring.ready();
-    if (found && !*found && *outcome != WaitOutcome::ready) return outcome;
+    if (!found || *found) break;
+    if (*outcome != WaitOutcome::ready) return outcome;
+    // A peer that rings for nothing, or a bell that cannot be silenced, does not hold us up.
+    if (Clock::now() >= deadline) return WaitOutcome::timed_out;
   }
   if (!found) return std::unexpected(std::move(found.error()));
   return WaitOutcome::ready;

@@ -463,6 +463,41 @@ TEST(Faults, AHugeResolveOfOneSessionLeavesOthersTheirTurns) {
   must(actor.end_step());
 }
 
+TEST(Faults, AnUnansweredOpenOrForkLeavesNoSequenceBehind) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a', 200'000);
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  daemon.signal(SIGSTOP);
+  EXPECT_EQ(status_of(cache.open_sequence({nullptr, 0, 0, 0})), SLUICE_TIMED_OUT);
+  EXPECT_EQ(status_of(opened.sequence.fork()), SLUICE_TIMED_OUT);
+  daemon.signal(SIGCONT);
+  must(opened.sequence.release());
+  must(client.ping());
+  const auto sequences = [&] {
+    return json::parse(daemon.admin("status"))["sequences"].get<std::uint64_t>();
+  };
+  EXPECT_TRUE(eventually([&] { return sequences() == 0; })) << sequences() << " are left";
+}
+
+// A time-out would ask the caller to try again, for ever.
+TEST(Faults, AStepThatStaysOpenForTooLongEndsTheSessionAndIsNoTimeOut) {
+  DaemonProcess::Options options;
+  options.extra = "[limits]\nstep_deadline = \"100ms\"";
+  const DaemonProcess daemon(options);
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
+  const Sequence sequence = sealed_sequence(cache, 1, "k");
+  Actor actor = must(cache.open_actor());
+  must(actor.begin_step());
+  EXPECT_TRUE(eventually([&] { return status_of(client.ping()) != SLUICE_OK; }));
+  EXPECT_EQ(status_of(client.ping()), SLUICE_LIMIT_REACHED);
+  const std::uint32_t block = 0;
+  std::int32_t slot = 0;
+  const PageList list{sequence.get(), 0, 1, &block, &slot, nullptr};
+  EXPECT_EQ(status_of(actor.resolve({&list, 1})), SLUICE_LIMIT_REACHED);
+}
+
 TEST(Faults, ConnectionsThatVanishDuringTheGreetingLeaveNoSession) {
   const DaemonProcess daemon;
   for (int round = 0; round < 20; ++round) {

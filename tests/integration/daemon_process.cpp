@@ -78,8 +78,9 @@ DaemonProcess::~DaemonProcess() {
 
 void DaemonProcess::signal(int number) const {
   kill(pid_, number);
-  // The process is stopped when its last thread is, some time after the call.
-  if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
+  if (number != SIGSTOP) return;
+  siginfo_t stopped{};
+  waitid(P_PID, static_cast<id_t>(pid_), &stopped, WSTOPPED);  // all its threads
 }
 
 int DaemonProcess::wait(std::chrono::milliseconds deadline) {

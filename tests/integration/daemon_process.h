@@ -44,8 +44,8 @@ class DaemonProcess {
   pid_t pid() const { return pid_; }
 
   void write_config(const Options& options) const;
-  // Sends a signal; after one that ends it, wait() reaps it. Returns after SIGSTOP when no thread
-  // of the daemon runs any more.
+  // Sends a signal; after one that ends it, wait() reaps it. SIGSTOP: when this returns, it stands
+  // still.
   void signal(int number) const;
   // The exit status as waitpid gives it, or -1 at the deadline.
   int wait(std::chrono::milliseconds deadline = kDeadline);

@@ -273,7 +273,7 @@ void stagger(std::uint64_t steps) {
 
 // The heart of the sleeping protocol, without a bell. One of its accesses weaker than sequentially
 // consistent shows here by chance only, and hardly when both threads share one processor: see the
-// argument in ring.h.
+// argument in ring.h, and the model.
 TEST(Ring, EitherTheConsumerSeesTheDescriptorOrTheProducerSeesTheSleeper) {
   constexpr std::uint64_t kRounds = 100'000;
   Ring ring(4);

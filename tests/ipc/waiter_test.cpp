@@ -1,6 +1,7 @@
 #include "ipc/waiter.h"
 
 #include <gtest/gtest.h>
+#include <sys/eventfd.h>
 
 #include <atomic>
 #include <thread>
@@ -80,6 +81,13 @@ TEST_F(WaiterTest, IsWokenByEachOfManyCompletionsFromAnotherThread) {
 TEST_F(WaiterTest, ALateRingOfTheBellIsNotTakenForACompletion) {
   bells.daemon_end.ring();
   EXPECT_EQ(wait(deadline_in(milliseconds(20))).value(), WaitOutcome::timed_out);
+}
+
+TEST_F(WaiterTest, ABellThatNeverFallsSilentDoesNotHoldItUpAfterItsDeadline) {
+  bells.client_end = Doorbell(Fd(eventfd(1, EFD_CLOEXEC)));
+  const Deadline deadline = deadline_in(milliseconds(20));
+  EXPECT_EQ(wait(deadline).value(), WaitOutcome::timed_out);
+  EXPECT_GE(Clock::now(), deadline);
 }
 
 TEST_F(WaiterTest, AMessageOnTheControlSocketDoesNotEndTheWait) {

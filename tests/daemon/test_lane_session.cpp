@@ -1,0 +1,82 @@
+// Requests that a client of ours would not make.
+#include "daemon/lane_session.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <utility>
+
+#include "daemon/coordinator.h"
+#include "daemon/session.h"
+#include "ipc/ring.h"
+#include "tests/ipc/support.h"
+
+namespace sluice::daemon {
+namespace {
+
+using ipc::Errc;
+namespace wire = ipc::wire;
+
+// A session with a cache, with the test as its client.
+class LaneSessionTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    config.hbm = {.capacity_bytes = 1 << 20, .extent_bytes = 64 << 10};
+    config.dram = {.capacity_bytes = 4 << 20, .extent_bytes = 256 << 10};
+    TenantConfig tenant;
+    tenant.name = "t";
+    tenant.hbm.limit_bytes = config.hbm.capacity_bytes;
+    tenant.dram.limit_bytes = config.dram.capacity_bytes;
+    config.tenants.push_back(tenant);
+    coordinator = std::move(
+        *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
+    session = std::make_shared<Session>();
+    session->id = *coordinator->open_session(ipc::TenantId{0});
+    session->memory = std::move(*ipc::SessionMemory::create(4, 4096));
+    session->bell = std::move(ipc::make_doorbell()->daemon_end);
+    requests = ipc::SubmissionProducer(session->memory.submission_ring());
+    completions = ipc::CompletionConsumer(session->memory.completion_ring());
+    OpenCacheRequest open;
+    open.model = "m";
+    open.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
+    open.hbm_bytes = 64 << 10;
+    cache = coordinator->open_cache(*session, open)->handle.bits();
+    lane = std::make_unique<LaneSession>(session, *coordinator);
+  }
+
+  void TearDown() override {
+    lane.reset();
+    coordinator->end_session(session, true, std::chrono::steady_clock::now());
+  }
+
+  Errc ask(wire::Op op, std::uint32_t actor) {
+    const wire::Submission request(0, cache, 0, static_cast<std::uint16_t>(op), 0, actor, 0, 0, 0,
+                                   0, 0, 0);
+    EXPECT_TRUE(requests.push(request).value());
+    (void)requests.publish();
+    EXPECT_TRUE(lane->serve(1).value());
+    return static_cast<Errc>(completions.next().value()->code());
+  }
+
+  Config config;
+  std::unique_ptr<Coordinator> coordinator;
+  std::shared_ptr<Session> session;
+  ipc::SubmissionProducer requests;
+  ipc::CompletionConsumer completions;
+  std::uint64_t cache = 0;
+  std::unique_ptr<LaneSession> lane;
+};
+
+TEST_F(LaneSessionTest, StepsAreOfActorsThatTheSessionOpenedAndNotOfItsLanesOwn) {
+  const std::uint32_t own =
+      coordinator->open_actor(*session, ipc::Handle::from_bits(cache)).value();
+  EXPECT_EQ(ask(wire::Op::forecast, own), Errc::ok);
+  EXPECT_TRUE(lane->serve(1).value()) << "runs the forecast, with an actor of its own";
+  EXPECT_EQ(ask(wire::Op::step_begin, own + 1), Errc::stale_handle);
+  EXPECT_EQ(ask(wire::Op::step_begin, own), Errc::ok);
+  EXPECT_EQ(ask(wire::Op::step_begin, own), Errc::wrong_state);
+  EXPECT_EQ(ask(wire::Op::step_end, own), Errc::ok);
+}
+
+}  // namespace
+}  // namespace sluice::daemon
