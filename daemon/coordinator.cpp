@@ -45,6 +45,7 @@ ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& conf
     wanted.tenants.push_back({tenant.name, quota_of(tenant.hbm), quota_of(tenant.dram)});
   }
   wanted.max_sessions = config.daemon.max_sessions;
+  wanted.reserved_sessions = config.daemon.reserved_sessions;
   wanted.max_caches = config.limits.caches;
   wanted.max_sequences_per_session = config.limits.sequences_per_session;
   auto seed = random_seed();

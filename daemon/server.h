@@ -3,6 +3,11 @@
 // One thread (the io_context's) does all of it. A connection reads one frame at a time and answers
 // it before the next; a peer that does not read its answers fills its own bounded queue and is
 // closed.
+//
+// No user takes the room of others: connections without a session are bounded per uid, an
+// operator's that asks nothing is closed in time, and sessions are reserved for each tenant
+// (Manager:: admits_session). Operators (AdminConfig, and the daemon's own user) are bounded by
+// their own connections only.
 #pragma once
 
 #include <chrono>

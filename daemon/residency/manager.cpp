@@ -217,18 +217,36 @@ Status Manager::set_quota(TenantId tenant, Tier tier, const Quota& quota, Action
   return {};
 }
 
-Result<SessionId> Manager::open_session(TenantId tenant) {
-  State& state = *state_;
-  ++state.now;
+Status Manager::admits_session(TenantId tenant) const {
+  const State& state = *state_;
   if (tenant.value >= state.past.size()) {
     return ipc::fail(Errc::not_found, "there is no tenant " + std::to_string(tenant.value));
   }
-  if (state.sessions.size() >= state.config.max_sessions) {
-    return ipc::fail(Errc::limit_reached,
-                     "there are " + std::to_string(state.sessions.size()) +
-                         " sessions, as many as the daemon allows; close some, or raise "
-                         "max_sessions");
+  std::vector<std::uint32_t> used(state.past.size());
+  for (const auto& [number, session] : state.sessions) ++used[session.tenant.value];
+  const std::uint64_t most = state.config.max_sessions;
+  const auto reserve = std::min<std::uint64_t>(state.config.reserved_sessions, most / used.size());
+  std::uint64_t kept = 0;  // for the others
+  for (std::uint32_t other = 0; other < used.size(); ++other) {
+    if (other != tenant.value && used[other] < reserve) kept += reserve - used[other];
   }
+  if (SLUICE_SEEDED(ignore_reserve)) kept = 0;
+  if (state.sessions.size() + kept < most) return {};
+  std::string text = "tenant " + state.dram.tenants[tenant.value].name + " has " +
+                     std::to_string(used[tenant.value]) + " of the " +
+                     std::to_string(state.sessions.size()) + " sessions that are open; " +
+                     std::to_string(most) + " are allowed (daemon.max_sessions)";
+  if (kept > 0) {
+    text += ", of which the last " + std::to_string(kept) +
+            " are kept for other tenants (daemon.reserved_sessions)";
+  }
+  return ipc::fail(Errc::limit_reached, text + "; end sessions, or raise daemon.max_sessions");
+}
+
+Result<SessionId> Manager::open_session(TenantId tenant) {
+  State& state = *state_;
+  ++state.now;
+  if (auto ok = admits_session(tenant); !ok) return std::unexpected(std::move(ok.error()));
   Session session;
   session.id = SessionId{state.next_session++};
   session.tenant = tenant;

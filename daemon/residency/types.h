@@ -55,6 +55,8 @@ struct ManagerConfig {
   std::vector<TenantSpec> tenants;           // TenantId is the index
   std::array<std::uint64_t, 2> hash_seed{};  // secret and random: clients choose the keys
   std::uint32_t max_sessions = 1024;
+  // Of max_sessions, what each tenant can always have, as far as max_sessions / tenants goes.
+  std::uint32_t reserved_sessions = 0;
   std::uint32_t max_caches = 256;
   std::uint32_t max_sequences_per_session = 65536;
 };
