@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "daemon/version.h"
 
@@ -71,6 +72,14 @@ json resolve_json(const ResolveTotals& totals) {
           {"bytes_filled", totals.bytes_filled},
           {"hit_ratio",
            pages == 0 ? 0.0 : static_cast<double>(totals.hits) / static_cast<double>(pages)}};
+}
+
+json violations_json(const ViolationCounts& counts) {
+  json by_reason = json::object();
+  for (std::size_t i = 0; i < kViolations; ++i) {
+    by_reason[std::string(to_string(static_cast<Violation>(i)))] = counts[i];
+  }
+  return by_reason;
 }
 
 std::string key_hex(const std::vector<std::byte>& key) {
@@ -172,7 +181,9 @@ ipc::Result<json> tenants_of(const Request& request) {
                     {"forecasts", forecasts_json(row.forecasts)},
                     {"evicted_bytes", row.evicted_bytes},
                     {"session_deaths", counted.session_deaths},
-                    {"violations", counted.violations},
+                    {"violations", std::accumulate(counted.violations.begin(),
+                                                   counted.violations.end(), std::uint64_t{0})},
+                    {"violations_by_reason", violations_json(counted.violations)},
                     {"last_reclaim_seconds", counted.last_reclaim_seconds}});
   }
   return list;
@@ -561,8 +572,8 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     if (auto ok = only_operators(); !ok) return std::unexpected(ok.error());
     auto session = request.number("session", 0);
     if (!session) return std::unexpected(session.error());
-    auto ended = hooks_.end_session(ipc::SessionId{*session},
-                                    {Errc::permission_denied, "an operator ended this session"});
+    const SessionEnd why{{Errc::permission_denied, "an operator ended this session"}, std::nullopt};
+    auto ended = hooks_.end_session(ipc::SessionId{*session}, why);
     if (!ended) return std::unexpected(ended.error());
     return dump(document("sluice.kill"));
   }

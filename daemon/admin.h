@@ -22,7 +22,7 @@ namespace sluice::daemon {
 // What the admin interface needs of the process around it.
 struct AdminHooks {
   std::function<std::vector<Server::SessionRow>()> sessions;
-  std::function<ipc::Status(ipc::SessionId, const ipc::Error&)> end_session;
+  std::function<ipc::Status(ipc::SessionId, const SessionEnd&)> end_session;
   std::function<void(bool on)> drain;
   std::function<bool()> draining;
   // Re-reads the configuration file: what was applied and what was not.

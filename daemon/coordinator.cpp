@@ -236,9 +236,9 @@ void Coordinator::end_session(const std::shared_ptr<Session>& session, bool died
   }
 }
 
-void Coordinator::count_violation(ipc::TenantId tenant, const Error&) {
+void Coordinator::count_violation(ipc::TenantId tenant, Violation kind) {
   const std::lock_guard lock(mutex_);
-  ++counters_[tenant.value].violations;
+  ++counters_[tenant.value].violations[static_cast<std::size_t>(kind)];
 }
 
 ipc::Result<OpenedCache> Coordinator::open_cache(Session& session,
@@ -441,19 +441,19 @@ void Coordinator::forecast(ipc::CacheId cache, residency::ForecastEvent event,
 
 // ---- operators
 
-std::vector<std::pair<ipc::SessionId, Error>> Coordinator::overdue_steps(
+std::vector<std::pair<ipc::SessionId, SessionEnd>> Coordinator::overdue_steps(
     std::chrono::steady_clock::time_point now) {
   const std::lock_guard lock(mutex_);
-  std::vector<std::pair<ipc::SessionId, Error>> overdue;
+  const Error late{Errc::timed_out,
+                   "an actor stayed in one step for longer than limits.step_deadline (" +
+                       std::to_string(config_.limits.step_deadline.count()) +
+                       " ms); end a step when its stream has passed it"};
+  std::vector<std::pair<ipc::SessionId, SessionEnd>> overdue;
   for (const Cache& cache : caches_) {
     if (cache.memory == nullptr) continue;
     for (const ipc::SessionId session :
          cache.memory->overdue_actors(now, config_.limits.step_deadline)) {
-      overdue.emplace_back(session, Error{Errc::timed_out,
-                                          "an actor stayed in one step for longer than "
-                                          "limits.step_deadline (" +
-                                              std::to_string(config_.limits.step_deadline.count()) +
-                                              " ms); end a step when its stream has passed it"});
+      overdue.emplace_back(session, SessionEnd{late, Violation::step_deadline});
     }
   }
   return overdue;

@@ -23,6 +23,7 @@
 #include "daemon/metrics.h"
 #include "daemon/residency/manager.h"
 #include "daemon/session.h"
+#include "daemon/session_end.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 
@@ -60,7 +61,7 @@ class Coordinator {
   void end_session(const std::shared_ptr<Session>& session, bool died,
                    std::chrono::steady_clock::time_point death);
 
-  void count_violation(ipc::TenantId tenant, const ipc::Error& reason);
+  void count_violation(ipc::TenantId tenant, Violation kind);
 
   ipc::Result<OpenedCache> open_cache(Session& session, const OpenCacheRequest& request);
   // Errors: wrong_state (sequences or actors are open), stale_handle.
@@ -104,7 +105,7 @@ class Coordinator {
   std::chrono::milliseconds tick();
 
   // Actors that stayed in one step for longer than the configured deadline: their sessions.
-  std::vector<std::pair<ipc::SessionId, ipc::Error>> overdue_steps(
+  std::vector<std::pair<ipc::SessionId, SessionEnd>> overdue_steps(
       std::chrono::steady_clock::time_point now);
 
   // ---- operators
@@ -122,7 +123,7 @@ class Coordinator {
   // Counted since start, per tenant.
   struct TenantCounters {
     std::uint64_t session_deaths = 0;
-    std::uint64_t violations = 0;
+    ViolationCounts violations{};
     std::uint64_t extents_failed = 0;
     double last_reclaim_seconds = 0;
   };

@@ -93,7 +93,7 @@ ipc::Status Daemon::Impl::start() {
       std::make_unique<Admin>(config, *coordinator,
                               AdminHooks{.sessions = [this] { return server->sessions(); },
                                          .end_session =
-                                             [this](ipc::SessionId session, const ipc::Error& why) {
+                                             [this](ipc::SessionId session, const SessionEnd& why) {
                                                return server->end_session(session, why);
                                              },
                                          .drain =
@@ -196,9 +196,9 @@ void Daemon::Impl::schedule_step_look() {
   step_timer.expires_after(kStepLookInterval);
   step_timer.async_wait([this](boost::system::error_code error) {
     if (error) return;
-    for (const auto& [session, reason] :
+    for (const auto& [session, why] :
          coordinator->overdue_steps(std::chrono::steady_clock::now())) {
-      (void)server->end_session(session, reason);
+      (void)server->end_session(session, why);
     }
     schedule_step_look();
   });

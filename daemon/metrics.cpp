@@ -149,14 +149,10 @@ void add_sessions(std::vector<MetricFamily>& out, const std::vector<TenantMetric
     sequences.add(labels, tenant.sequences);
     deaths.add(labels, tenant.session_deaths);
     reclaim.add(labels, tenant.session_reclaim);
-    const auto violation = [&](std::string_view reason, std::uint64_t count) {
-      violations.add({{"tenant", tenant.name}, {"reason", reason}}, count);
-    };
-    violation("cursor", tenant.client_violations.cursor);
-    violation("descriptor", tenant.client_violations.descriptor);
-    violation("message", tenant.client_violations.message);
-    violation("flood", tenant.client_violations.flood);
-    violation("step_deadline", tenant.client_violations.step_deadline);
+    for (std::size_t i = 0; i < kViolations; ++i) {
+      violations.add({{"tenant", tenant.name}, {"reason", to_string(static_cast<Violation>(i))}},
+                     tenant.client_violations[i]);
+    }
   }
 }
 

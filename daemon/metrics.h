@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/session_end.h"
 #include "ipc/error.h"
 
 namespace sluice::daemon {
@@ -95,13 +96,7 @@ struct TenantMetrics {
     std::uint64_t dropped = 0;
   } forecast_bytes;
   std::uint64_t session_deaths = 0;
-  struct {
-    std::uint64_t cursor = 0;         // a ring cursor that cannot be
-    std::uint64_t descriptor = 0;     // an unknown operation, or a range outside of request memory
-    std::uint64_t message = 0;        // a control frame that does not verify
-    std::uint64_t flood = 0;          // more than a bound allows, or completions nobody takes
-    std::uint64_t step_deadline = 0;  // an actor stayed in one step too long
-  } client_violations;
+  ViolationCounts client_violations{};
   HistogramCounts resolve_duration;  // of the daemon's executor
   HistogramCounts session_reclaim;   // from the death of a session to the last byte back
 };

@@ -67,7 +67,7 @@ MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator) 
     tenant.forecast_bytes.wasted = row.forecasts.wasted.bytes;
     tenant.forecast_bytes.dropped = row.forecasts.dropped.bytes;
     tenant.session_deaths = counters[row.tenant.value].session_deaths;
-    tenant.client_violations.descriptor = counters[row.tenant.value].violations;
+    tenant.client_violations = counters[row.tenant.value].violations;
     tenant.resolve_duration = coordinator.resolve_histogram(row.tenant).counts();
     tenant.session_reclaim = coordinator.reclaim_histogram(row.tenant).counts();
     for (const auto& cache : caches) {

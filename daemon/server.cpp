@@ -163,7 +163,7 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::awaitable<ipc::Status> refuse(std::uint64_t request, Error error);
   asio::awaitable<ipc::Status> welcome_session(std::uint64_t request, const wire::Hello& hello);
   asio::awaitable<ipc::Status> welcome_admin(std::uint64_t request);
-  asio::awaitable<ipc::Status> serve(const ipc::Frame& frame);
+  asio::awaitable<std::expected<void, SessionEnd>> serve(const ipc::Frame& frame);
   // An operator's connection ends if no whole request comes in time, and the answer is not taken.
   void await_admin_request();
   asio::awaitable<void> watch_process();
@@ -177,7 +177,8 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
                                                     std::vector<int>& fds);
   ipc::Result<std::vector<std::byte>> answer(const wire::Envelope& envelope, std::vector<int>& fds);
 
-  void violate(const Error& reason);
+  // Nothing more of the session is served; it is over when its process and sockets are gone.
+  void end(const SessionEnd& why);
   // Ends the connection unless it is put off, or called off with time_point::max(), before then.
   void end_at(std::chrono::steady_clock::time_point time, const Error& why);
   // Says why and ends the connection, whose coroutine ends with it.
@@ -203,7 +204,7 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   bool process_gone = false;
   bool socket_closed = false;
   bool left_lane = false;
-  bool violated = false;
+  bool ended = false;
   std::string end_reason;
   std::chrono::steady_clock::time_point death{};
 };
@@ -356,26 +357,26 @@ asio::awaitable<void> Server::Impl::Connection::run() {
     if (session == nullptr) co_return;
     // The welcome did not reach the peer: the session is there, and ends like any other.
     socket_closed = greeted.error().code == Errc::daemon_away;
-    if (!socket_closed) violate(greeted.error());
+    if (!socket_closed) end(end_by(greeted.error(), Violation::flood));
   }
   int frames = 0;
-  while (!said_bye && !violated && !socket_closed) {
+  while (!said_bye && !ended && !socket_closed) {
     if (++frames % kFramesPerTurn == 0) co_await asio::post(server->io, asio::use_awaitable);
     if (admin) await_admin_request();
     auto frame = co_await receive();
     if (!frame) {
       if (frame.error().code == Errc::daemon_away) {
         socket_closed = true;
-      } else if (session != nullptr && !violated) {
-        violate(frame.error());
+      } else if (session != nullptr && !dismissed) {
+        end(end_by(frame.error(), Violation::message));
       }
       break;
     }
     if (auto served = co_await serve(*frame); !served) {
-      if (served.error().code == Errc::daemon_away) {
+      if (served.error().error.code == Errc::daemon_away) {
         socket_closed = true;
       } else if (session != nullptr) {
-        violate(served.error());
+        end(served.error());
       }
       break;
     }
@@ -510,9 +511,9 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::welcome_session(std::uint
   leave_sessionless();
   server->sessions.emplace(id->value, shared_from_this());
 
-  server->lanes.add(session, [weak = weak_from_this(), io = &server->io](const Error& reason) {
-    asio::post(*io, [weak, reason] {
-      if (const auto connection = weak.lock()) connection->violate(reason);
+  server->lanes.add(session, [weak = weak_from_this(), io = &server->io](const SessionEnd& why) {
+    asio::post(*io, [weak, why] {
+      if (const auto connection = weak.lock()) connection->end(why);
     });
   });
   pidfd = std::make_unique<asio::posix::stream_descriptor>(server->io, peer.pidfd.release());
@@ -543,17 +544,19 @@ asio::awaitable<void> Server::Impl::Connection::watch_process() {
   finish_if_dead();
 }
 
-void Server::Impl::Connection::violate(const Error& reason) {
-  if (violated || left_lane) return;
-  violated = true;
-  end_reason = reason.text;
-  log_warn("session ended", {{"session", session->id.value},
-                             {"tenant", session->tenant_name},
-                             {"code", ipc::to_string(reason.code)},
-                             {"reason", reason.text}});
-  server->coordinator.count_violation(session->tenant, reason);
+void Server::Impl::Connection::end(const SessionEnd& why) {
+  if (ended || left_lane) return;
+  ended = true;
+  end_reason = why.error.text;
+  log_warn("session ended",
+           {{"session", session->id.value},
+            {"tenant", session->tenant_name},
+            {"code", ipc::to_string(why.error.code)},
+            {"violation", why.violation ? to_string(*why.violation) : std::string_view("none")},
+            {"reason", why.error.text}});
+  if (why.violation) server->coordinator.count_violation(session->tenant, *why.violation);
   server->lanes.stop(session->id);
-  say_closing(writer, socket.native_handle(), reason);
+  say_closing(writer, socket.native_handle(), why.error);
   shutdown(socket.native_handle(), SHUT_WR);
   socket.cancel();  // run() goes on to wait for the end
 }
@@ -602,16 +605,23 @@ void Server::Impl::Connection::finish_if_dead() {
 
 // ---- requests
 
-asio::awaitable<ipc::Status> Server::Impl::Connection::serve(const ipc::Frame& frame) {
+asio::awaitable<std::expected<void, SessionEnd>> Server::Impl::Connection::serve(
+    const ipc::Frame& frame) {
   auto envelope = ipc::verify_envelope(frame.bytes);
-  if (!envelope) co_return std::unexpected(std::move(envelope.error()));
-  if ((*envelope)->body_type() == wire::Body::Bye) {
-    said_bye = true;
-    co_return co_await send(ipc::make_done((*envelope)->request()));
+  if (!envelope) {
+    co_return std::unexpected(end_by(std::move(envelope.error()), Violation::message));
   }
   std::vector<int> fds;
-  auto bytes = handle(**envelope, fds);
-  co_return co_await send(std::move(bytes), std::move(fds));
+  std::vector<std::byte> bytes;
+  if ((*envelope)->body_type() == wire::Body::Bye) {
+    said_bye = true;
+    bytes = ipc::make_done((*envelope)->request());
+  } else {
+    bytes = handle(**envelope, fds);
+  }
+  ipc::Status sent = co_await send(std::move(bytes), std::move(fds));
+  if (!sent) co_return std::unexpected(end_by(std::move(sent.error()), Violation::flood));
+  co_return std::expected<void, SessionEnd>();
 }
 
 std::vector<std::byte> Server::Impl::Connection::handle(const wire::Envelope& envelope,
@@ -766,12 +776,12 @@ void Server::stop(const std::string& why) {
   impl_->sessions.clear();
 }
 
-ipc::Status Server::end_session(ipc::SessionId session, const Error& reason) {
+ipc::Status Server::end_session(ipc::SessionId session, const SessionEnd& why) {
   const auto found = impl_->sessions.find(session.value);
   if (found == impl_->sessions.end()) {
     return fail(Errc::not_found, "no session " + std::to_string(session.value));
   }
-  found->second->violate(reason);
+  found->second->end(why);
   return {};
 }
 
@@ -785,7 +795,7 @@ std::vector<Server::SessionRow> Server::sessions() const {
     row.tenant_name = session.tenant_name;
     row.client_name = session.client_name;
     row.pid = session.pid;
-    row.state = connection->violated || connection->process_gone || connection->socket_closed
+    row.state = connection->ended || connection->process_gone || connection->socket_closed
                     ? "quarantined"
                     : "open";
     row.reason = connection->end_reason;

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "daemon/config.h"
+#include "daemon/session_end.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 
@@ -58,8 +59,8 @@ class Server {
   // Tells every session that the daemon stops, and closes the listeners.
   void stop(const std::string& why);
 
-  // Ends one session with a typed reason; from the io thread.
-  ipc::Status end_session(ipc::SessionId session, const ipc::Error& reason);
+  // Ends one session with a typed reason; from the io thread. Errors: not_found.
+  ipc::Status end_session(ipc::SessionId session, const SessionEnd& why);
 
   struct SessionRow {
     std::uint64_t session = 0;

@@ -61,7 +61,7 @@ ipc::Error RawPeer::end() {
   }
 }
 
-ipc::SessionMemory RawPeer::open_session() {
+RawPeer::Session RawPeer::open_session() {
   if (!hello(false)) throw std::runtime_error("the daemon does not take a Hello");
   auto frame = receive();
   if (!frame) throw std::runtime_error(frame.error().text);
@@ -72,7 +72,7 @@ ipc::SessionMemory RawPeer::open_session() {
   auto memory = ipc::SessionMemory::attach(std::move(frame->fds[0]), welcome->ring_capacity(),
                                            welcome->request_bytes());
   if (!memory) throw std::runtime_error(memory.error().text);
-  return std::move(*memory);
+  return {std::move(*memory), ipc::Doorbell(std::move(frame->fds[1]))};
 }
 
 std::optional<RawPeer> connect_as(uid_t uid, const std::string& path) {

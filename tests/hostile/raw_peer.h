@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "ipc/doorbell.h"
 #include "ipc/error.h"
 #include "ipc/fd.h"
 #include "ipc/frame.h"
@@ -36,8 +37,12 @@ class RawPeer {
   // Reads on until the daemon says why it ends this, or ends it.
   ipc::Error end();
 
-  // Hello, and the rings of the session that it gives.
-  ipc::SessionMemory open_session();
+  // Hello, and what the welcome brings.
+  struct Session {
+    ipc::SessionMemory memory;
+    ipc::Doorbell bell;
+  };
+  Session open_session();
 
  private:
   ipc::Fd socket_;

@@ -199,7 +199,8 @@ TEST(Sessions, ATenantLeavesTheOthersTheirs) {
   for (int i = 0; i < 3; ++i) a.push_back(daemon.connect('a'));
   const auto refused = try_connect(daemon.socket('a'));
   ASSERT_EQ(status_of(refused), SLUICE_LIMIT_REACHED);
-  for (const char* part : {"tenant a has 3 of the 3", "daemon.reserved_sessions", "daemon.max_sessions"}) {
+  for (const char* part :
+       {"tenant a has 3 of the 3", "daemon.reserved_sessions", "daemon.max_sessions"}) {
     EXPECT_TRUE(has(refused.error().text, part)) << refused.error().text;
   }
   std::vector<Client> b;
