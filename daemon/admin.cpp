@@ -179,7 +179,7 @@ ipc::Result<json> tenants_of(const Request& request) {
                     {"blocks", blocks_json(row.blocks)},
                     {"sharing", sharing_json(row.sharing)},
                     {"forecasts", forecasts_json(row.forecasts)},
-                    {"evicted_bytes", row.evicted_bytes},
+                    {"evicted_bytes", residency::sum_of(row.evicted_bytes)},
                     {"session_deaths", counted.session_deaths},
                     {"violations", std::accumulate(counted.violations.begin(),
                                                    counted.violations.end(), std::uint64_t{0})},
@@ -439,14 +439,12 @@ json sessions_of(const Request& request, const std::vector<Server::SessionRow>& 
   return list;
 }
 
-ipc::Result<json> status_of(const Request& request, bool draining, double uptime_s) {
+ipc::Result<json> status_of(const Request& request, const AdminHooks& hooks, double uptime_s) {
   json out = document("sluice.status");
   const auto node = request.coordinator().with_manager([](auto& m) { return m.status(); });
-  out["daemon"] = {{"version", kVersion},
-                   {"pid", getpid()},
-                   {"uptime_seconds", uptime_s},
-                   {"draining", draining},
-                   {"backend", "host"}};
+  out["daemon"] = {{"version", kVersion},        {"pid", getpid()},
+                   {"uptime_seconds", uptime_s}, {"draining", hooks.draining()},
+                   {"backend", "host"},          {"metrics_address", hooks.metrics_address()}};
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
   auto tenants = tenants_of(request);
   if (!tenants) return std::unexpected(tenants.error());
@@ -535,7 +533,7 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
   };
 
   if (verb == "ping") return rendered(document("sluice.ping"));
-  if (verb == "status") return rendered(status_of(request, hooks_.draining(), uptime_s));
+  if (verb == "status") return rendered(status_of(request, hooks_, uptime_s));
   if (verb == "tenants") {
     json out = document("sluice.tenants");
     auto list = tenants_of(request);

@@ -25,6 +25,8 @@ struct AdminHooks {
   std::function<ipc::Status(ipc::SessionId, const SessionEnd&)> end_session;
   std::function<void(bool on)> drain;
   std::function<bool()> draining;
+  // Where metrics are served; empty: nowhere.
+  std::function<std::string()> metrics_address;
   // Re-reads the configuration file: what was applied and what was not.
   std::function<ipc::Result<Reload>()> reload;
 };

@@ -117,7 +117,6 @@ void Coordinator::execute(const residency::GrantDram& action) {
     told = manager_.extent_granted(action.cache, action.extent);
   } else {
     grant_failure_ = std::move(granted.error());
-    ++counters_[caches_[action.cache.value].tenant.value].extents_failed;
     log_warn("the node has no memory for a DRAM extent",
              {{"bytes", action.bytes}, {"reason", grant_failure_->text}});
     told = manager_.extent_failed(action.cache, action.extent);
@@ -152,7 +151,10 @@ void Coordinator::execute(const residency::ActorsIdle& action) {
 
 void Coordinator::execute(const residency::DestroyCache& action) {
   std::erase_if(retiring_, [&](const auto& pending) { return pending.cache == action.cache; });
-  caches_[action.cache.value] = {};
+  account_forecasts(action.cache);
+  Cache& cache = caches_[action.cache.value];
+  counters_[cache.tenant.value].resolved_before += cache.memory->totals();
+  cache = {};
   const auto told = manager_.cache_destroyed(action.cache, follow_up_);
   SLUICE_ASSERT(told.has_value());
 }
@@ -177,20 +179,17 @@ bool Coordinator::settle() {
   return some;
 }
 
-void Coordinator::account_forecasts() {
-  for (std::uint32_t i = 0; i < caches_.size(); ++i) {
-    Cache& cache = caches_[i];
-    if (cache.memory == nullptr) continue;
-    const ResolveTotals totals = cache.memory->totals();
-    const auto tell = [&](residency::ForecastEvent event, std::uint64_t& told, std::uint64_t now) {
-      if (now <= told) return;
-      (void)manager_.forecast(ipc::CacheId{i}, event, now - told);
-      told = now;
-    };
-    tell(residency::ForecastEvent::issued, cache.forecast_issued, totals.forecast_issued);
-    tell(residency::ForecastEvent::used, cache.forecast_used, totals.forecast_used);
-    tell(residency::ForecastEvent::wasted, cache.forecast_wasted, cache.memory->forecast_wasted());
-  }
+void Coordinator::account_forecasts(ipc::CacheId id) {
+  Cache& cache = caches_[id.value];
+  const ResolveTotals totals = cache.memory->totals();
+  const auto tell = [&](residency::ForecastEvent event, std::uint64_t& told, std::uint64_t now) {
+    if (now <= told) return;
+    (void)manager_.forecast(id, event, now - told);
+    told = now;
+  };
+  tell(residency::ForecastEvent::issued, cache.forecast_issued, totals.forecast_issued);
+  tell(residency::ForecastEvent::used, cache.forecast_used, totals.forecast_used);
+  tell(residency::ForecastEvent::wasted, cache.forecast_wasted, cache.memory->forecast_wasted());
 }
 
 std::chrono::milliseconds Coordinator::tick() {
@@ -202,7 +201,9 @@ std::chrono::milliseconds Coordinator::tick() {
     execute(actions);
   }
   if (retiring_.empty() && !manager_.pending_work()) {
-    account_forecasts();
+    for (std::uint32_t i = 0; i < caches_.size(); ++i) {
+      if (caches_[i].memory != nullptr) account_forecasts(ipc::CacheId{i});
+    }
     const auto now = std::chrono::steady_clock::now();
     for (const Reclaim& reclaim : reclaims_) {
       const double seconds = std::chrono::duration<double>(now - reclaim.death).count();
@@ -484,6 +485,21 @@ std::shared_ptr<CacheMemory> Coordinator::cache_memory(ipc::CacheId cache) const
 std::vector<Coordinator::TenantCounters> Coordinator::tenant_counters() const {
   const std::lock_guard lock(mutex_);
   return counters_;
+}
+
+std::vector<ResolveTotals> Coordinator::resolve_totals() const {
+  std::vector<ResolveTotals> totals;
+  std::vector<std::pair<ipc::TenantId, std::shared_ptr<CacheMemory>>> open;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const TenantCounters& tenant : counters_) totals.push_back(tenant.resolved_before);
+    for (const Cache& cache : caches_) {
+      if (cache.memory != nullptr) open.emplace_back(cache.tenant, cache.memory);
+    }
+  }
+  // Reading the counters of every actor takes time, and lanes need the lock.
+  for (const auto& [tenant, memory] : open) totals[tenant.value] += memory->totals();
+  return totals;
 }
 
 }  // namespace sluice::daemon

@@ -124,10 +124,12 @@ class Coordinator {
   struct TenantCounters {
     std::uint64_t session_deaths = 0;
     ViolationCounts violations{};
-    std::uint64_t extents_failed = 0;
     double last_reclaim_seconds = 0;
+    ResolveTotals resolved_before;  // in caches that are gone
   };
   std::vector<TenantCounters> tenant_counters() const;
+  // Pages resolved since start, per tenant, in the caches that are there and those that were.
+  std::vector<ResolveTotals> resolve_totals() const;
   Histogram& reclaim_histogram(ipc::TenantId tenant) { return *reclaim_[tenant.value]; }
   Histogram& resolve_histogram(ipc::TenantId tenant) { return *resolve_[tenant.value]; }
 
@@ -160,8 +162,8 @@ class Coordinator {
   void execute(const residency::DropPins& action);
   void execute(const residency::ActorsIdle& action);
   void execute(const residency::DestroyCache& action);
-  // Tells the ledger what the tables counted since the last time.
-  void account_forecasts();
+  // Tells the ledger what the cache's table counted since the last time.
+  void account_forecasts(ipc::CacheId id);
   // Ends what waits and can end; whether something did.
   bool settle();
   // Runs `attempt` (which may answer busy or ask for extents) until it neither can.

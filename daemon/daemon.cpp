@@ -102,6 +102,7 @@ ipc::Status Daemon::Impl::start() {
                                                server->drain(on);
                                              },
                                          .draining = [this] { return draining; },
+                                         .metrics_address = [this] { return metrics->address(); },
                                          .reload = [this] { return reload(); }});
   server = std::make_unique<Server>(
       io, config, *coordinator, *lanes,

@@ -66,12 +66,10 @@ struct TierMetrics {
     std::uint64_t pressure = 0;
     std::uint64_t quota = 0;
     std::uint64_t admin = 0;
-    std::uint64_t death = 0;
-    std::uint64_t scan = 0;
   } evicted_bytes;
   struct {
-    std::uint64_t quota = 0;   // the tenant's limit
-    std::uint64_t memory = 0;  // the node had none
+    std::uint64_t quota = 0;   // requests that the tenant's quota refused
+    std::uint64_t memory = 0;  // extents, or arenas, that the node could not make
   } allocation_failures;
 };
 
@@ -88,7 +86,6 @@ struct TenantMetrics {
   TierMetrics hbm;
   TierMetrics dram;
   MovedBytes host_to_device;
-  MovedBytes device_to_host;
   struct {
     std::uint64_t used = 0;
     std::uint64_t late = 0;
@@ -117,7 +114,6 @@ struct CacheMetrics {
     std::uint64_t leased = 0;
     std::uint64_t quarantined = 0;
   } blocks;
-  std::uint64_t shared_saved_hbm_bytes = 0;
   std::uint64_t shared_saved_dram_bytes = 0;
   ResolvePages resolved_by_daemon;
   ResolvePages resolved_direct;

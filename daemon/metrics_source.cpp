@@ -11,6 +11,7 @@ void fill_tier(TierMetrics& to, const residency::TenantTierStatus& from) {
   to.used_bytes = from.used_bytes;
   to.guaranteed_bytes = from.quota.guaranteed_bytes;
   to.limit_bytes = from.quota.limit_bytes;
+  to.allocation_failures = {from.refused, from.failed};
 }
 
 ResolvePages pages_of(const ResolveTotals& totals) {
@@ -53,6 +54,7 @@ MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator) 
   const auto [tenants, caches] =
       coordinator.with_manager([](auto& m) { return std::pair(m.tenants(), m.caches()); });
   const auto counters = coordinator.tenant_counters();
+  const auto resolved = coordinator.resolve_totals();
   for (const auto& row : tenants) {
     TenantMetrics tenant;
     tenant.name = row.name;
@@ -60,8 +62,15 @@ MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator) 
     tenant.sequences = row.sequences;
     fill_tier(tenant.hbm, row.hbm);
     fill_tier(tenant.dram, row.dram);
-    tenant.dram.evicted_bytes.pressure = row.evicted_bytes;
-    tenant.dram.allocation_failures.memory = counters[row.tenant.value].extents_failed;
+    const auto evicted = [&](residency::EvictReason reason) {
+      return row.evicted_bytes[static_cast<std::size_t>(reason)];
+    };
+    tenant.dram.evicted_bytes = {evicted(residency::EvictReason::pressure),
+                                 evicted(residency::EvictReason::quota),
+                                 evicted(residency::EvictReason::admin)};
+    tenant.hbm.evicted_bytes.pressure = resolved[row.tenant.value].bytes_swept;
+    tenant.host_to_device.must = resolved[row.tenant.value].bytes_filled;
+    tenant.host_to_device.forecast = resolved[row.tenant.value].forecast_bytes;
     tenant.forecast_bytes.used = row.forecasts.used.bytes;
     tenant.forecast_bytes.late = row.forecasts.late.bytes;
     tenant.forecast_bytes.wasted = row.forecasts.wasted.bytes;
@@ -73,7 +82,6 @@ MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator) 
     for (const auto& cache : caches) {
       if (cache.tenant != row.tenant) continue;
       const auto memory = coordinator.cache_memory(cache.cache);
-      if (memory != nullptr) tenant.host_to_device.must += memory->totals().bytes_filled;
       snapshot.caches.push_back(cache_metrics(cache, row.name, memory.get()));
     }
     snapshot.tenants.push_back(std::move(tenant));

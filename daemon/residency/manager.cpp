@@ -42,7 +42,7 @@ Status fill_book(TierBook& book, Tier tier, const TierSpec& spec,
   book.tier = tier;
   book.capacity = spec.capacity_bytes;
   book.extent_bytes = spec.extent_bytes;
-  for (const TenantSpec& tenant : tenants) book.tenants.push_back(TenantUse{tenant.name, {}, 0, 0});
+  for (const TenantSpec& tenant : tenants) book.tenants.emplace_back().name = tenant.name;
   for (std::uint32_t i = 0; i < tenants.size(); ++i) {
     const Quota& quota = tier == Tier::hbm ? tenants[i].hbm : tenants[i].dram;
     if (auto ok = check_quota(book, TenantId{i}, quota); !ok) return ok;
@@ -77,7 +77,8 @@ std::uint32_t evict_some(State& state, Eviction& eviction, std::uint32_t budget)
   const std::uint64_t stride = oldest->shape.geometry.frame_stride;
   const std::uint64_t blocks = (eviction.bytes_left + stride - 1) / stride;
   const auto most = static_cast<std::uint32_t>(std::min<std::uint64_t>({blocks, budget, kRun}));
-  const std::uint32_t evicted = evict_oldest(*oldest, state.config.hash_seed, most);
+  const std::uint32_t evicted =
+      evict_oldest(*oldest, state.config.hash_seed, most, EvictReason::admin);
   eviction.bytes_left -= std::min(eviction.bytes_left, evicted * stride);
   return evicted;
 }
@@ -313,7 +314,7 @@ Result<EvictOrdered> Manager::evict(const EvictRequest& request, Actions& action
   for (const auto& cache : state.caches) {
     if (!cache || !meant(*cache) || cache->state == CacheState::destroying) continue;
     if (request.drop_idle_caches && may_destroy(*cache)) {
-      destroy_cache(state, *cache, actions);
+      destroy_cache(state, *cache, EvictReason::admin, actions);
       ++ordered.caches_dropped;
       continue;
     }

@@ -34,8 +34,9 @@ class Misconduct : public testing::Test {
  protected:
   // How often each reason is counted once `reason` is: nothing else may be.
   void expect_counted(const std::string& reason, int count) {
-    EXPECT_TRUE(eventually([&] { return tenant_a(daemon)["violations_by_reason"][reason] == count; }))
-        << tenant_a(daemon);
+    EXPECT_TRUE(eventually([&] {
+      return tenant_a(daemon)["violations_by_reason"][reason] == count;
+    })) << tenant_a(daemon);
     const json tenant = tenant_a(daemon);
     EXPECT_EQ(tenant["violations"], count) << tenant;
     must(bystander.ping());

@@ -76,6 +76,7 @@ TEST(Caches, AnIdleCacheMakesRoomForTheArenaOfANewOne) {
   next.model = "second";
   EXPECT_EQ(node.manager.open_cache(session, next, node.actions).error().code,
             Errc::quota_exceeded);
+  EXPECT_EQ(node.manager.tenants()[0].hbm.refused, 1u);
   ASSERT_TRUE(node.manager.close_cache(session, first, node.actions));
   EXPECT_EQ(node.manager.open_cache(session, next, node.actions).error().code, Errc::busy);
   EXPECT_EQ(node.actions.back(), Action(DestroyCache{first}));
@@ -94,6 +95,7 @@ TEST(Caches, ACacheThatCannotBeMadeIsGone) {
   EXPECT_EQ(node.manager.open_cache(other, small_cache(), node.actions).error().code, Errc::busy);
   ASSERT_TRUE(node.manager.cache_failed(opened->cache, node.actions));
   EXPECT_EQ(node.manager.status().hbm.used_bytes, 0u);
+  EXPECT_EQ(node.manager.tenants()[0].hbm.failed, 1u);
   EXPECT_EQ(node.manager.open_sequence(session, opened->cache, {}).error().code,
             Errc::stale_handle);
   node.actions.clear();

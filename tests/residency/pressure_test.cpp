@@ -23,6 +23,8 @@ TEST(Pressure, ATenantAtItsLimitGetsATypedErrorThatNamesIt) {
   for (const char* part : {"'red'", "dram", "limit is 32768", "has 32768", "release sequences"}) {
     EXPECT_NE(refused.error().text.find(part), std::string::npos) << refused.error().text;
   }
+  EXPECT_EQ(node.manager.tenants()[0].dram.refused, 1u);
+  EXPECT_EQ(node.manager.tenants()[0].dram.failed, 0u);
 }
 
 TEST(Pressure, AnExtentThatCannotBeMadeIsNoMemoryAndLeaksNothing) {
@@ -39,6 +41,8 @@ TEST(Pressure, AnExtentThatCannotBeMadeIsNoMemoryAndLeaksNothing) {
   const auto refused = node.manager.extend(session, sequence, 5, Growth::refused, node.actions);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Errc::no_memory);
+  EXPECT_EQ(node.manager.tenants()[0].dram.failed, 1u);
+  EXPECT_EQ(node.manager.tenants()[0].dram.refused, 0u) << "it is the node that had none";
   EXPECT_EQ(node.manager.sequence_info(session, sequence)->blocks, 0u);
   EXPECT_EQ(node.status(cache).dram_bytes, kExtent);
   EXPECT_TRUE(node.manager.extend(session, sequence, 4, Growth::refused, node.actions));
@@ -156,6 +160,47 @@ TEST(Pressure, ALoweredLimitGivesMemoryBackAsReferencesGo) {
   node.settle();
   EXPECT_EQ(node.manager.tenants()[0].dram.over_limit_bytes, 0u);
   EXPECT_LE(node.status(cache).dram_bytes, kExtent);
+}
+
+TEST(Pressure, WhatWasEvictedIsCountedByReason) {
+  Node node(with_dram(0, 2, 0, 16));
+  const auto evicted = [&](EvictReason reason) {
+    return node.manager.tenants()[0].evicted_bytes[static_cast<std::size_t>(reason)] / kBlock;
+  };
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  node.release(session, node.sealed_sequence(session, cache, Keys("a", 8)));
+  node.settle();
+  const Handle taking = node.open(session, cache).sequence;
+  node.extend(session, taking, 1);
+  node.settle();
+  const std::uint64_t by_pressure = evicted(EvictReason::pressure);
+  EXPECT_GE(by_pressure, 1u);
+  EXPECT_EQ(evicted(EvictReason::quota) + evicted(EvictReason::admin), 0u);
+
+  EvictRequest one;
+  one.bytes = kBlock;
+  ASSERT_TRUE(node.manager.evict(one, node.actions));
+  node.settle();
+  EXPECT_EQ(evicted(EvictReason::admin), 1u);
+
+  node.release(session, taking);
+  ASSERT_TRUE(node.manager.set_quota(TenantId{0}, Tier::dram, {0, kExtent, 1.0}, node.actions));
+  node.settle();
+  EXPECT_GE(evicted(EvictReason::quota), 1u);
+  EXPECT_EQ(evicted(EvictReason::pressure), by_pressure);
+  EXPECT_EQ(evicted(EvictReason::admin), 1u);
+
+  // What a cache counted stays when it goes.
+  const EvictedCounts before = node.manager.tenants()[0].evicted_bytes;
+  const std::uint64_t left = node.status(cache).blocks.sealed;
+  ASSERT_TRUE(node.manager.close_cache(session, cache, node.actions));
+  EvictRequest drain;
+  drain.drop_idle_caches = true;
+  ASSERT_TRUE(node.manager.evict(drain, node.actions));
+  node.settle();
+  EXPECT_EQ(evicted(EvictReason::admin), 1 + left);
+  EXPECT_EQ(sum_of(node.manager.tenants()[0].evicted_bytes), sum_of(before) + left * kBlock);
 }
 
 TEST(Pressure, QuotasThatCannotBeHonouredAreRefused) {
