@@ -64,14 +64,15 @@ json quota_json(const residency::TenantTierStatus& tier) {
 }
 
 json resolve_json(const ResolveTotals& totals) {
-  const std::uint64_t pages = totals.hits + totals.misses + totals.no_slot + totals.absent;
+  // A client's counters may be anything: their sum fits into no integer.
+  const double pages = static_cast<double>(totals.hits) + static_cast<double>(totals.misses) +
+                       static_cast<double>(totals.no_slot) + static_cast<double>(totals.absent);
   return {{"hits", totals.hits},
           {"misses", totals.misses},
           {"no_slot", totals.no_slot},
           {"absent", totals.absent},
           {"bytes_filled", totals.bytes_filled},
-          {"hit_ratio",
-           pages == 0 ? 0.0 : static_cast<double>(totals.hits) / static_cast<double>(pages)}};
+          {"hit_ratio", pages == 0 ? 0.0 : static_cast<double>(totals.hits) / pages}};
 }
 
 json violations_json(const ViolationCounts& counts) {
@@ -163,7 +164,7 @@ class Request {
   std::optional<ipc::TenantId> only_tenant_;
 };
 
-ipc::Result<json> tenants_of(const Request& request) {
+ipc::Result<json> tenants_of(const Request& request, const std::vector<ResolveTotals>& resolved) {
   const auto rows = request.coordinator().with_manager([](auto& m) { return m.tenants(); });
   const auto counters = request.coordinator().tenant_counters();
   json list = json::array();
@@ -179,6 +180,7 @@ ipc::Result<json> tenants_of(const Request& request) {
                     {"blocks", blocks_json(row.blocks)},
                     {"sharing", sharing_json(row.sharing)},
                     {"forecasts", forecasts_json(row.forecasts)},
+                    {"resolve", resolve_json(resolved[row.tenant.value])},
                     {"evicted_bytes", residency::sum_of(row.evicted_bytes)},
                     {"session_deaths", counted.session_deaths},
                     {"violations", std::accumulate(counted.violations.begin(),
@@ -348,7 +350,7 @@ ipc::Result<json> residency_of(const Request& request) {
   if (request.everything() && !request.only_tenant()) {
     out["node"] = {{"blocks", blocks_json(node.blocks)}, {"sharing", sharing_json(node.sharing)}};
   }
-  auto tenants = tenants_of(request);
+  auto tenants = tenants_of(request, request.coordinator().resolve_totals());
   if (!tenants) return std::unexpected(tenants.error());
   std::uint64_t shared = 0;
   std::uint64_t saved = 0;
@@ -439,6 +441,20 @@ json sessions_of(const Request& request, const std::vector<Server::SessionRow>& 
   return list;
 }
 
+json health_json(const Request& request, const std::vector<HealthFinding>& findings) {
+  json list = json::array();
+  for (const HealthFinding& finding : findings) {
+    if (finding.tenant && !request.sees(*finding.tenant)) continue;
+    json row = {{"code", std::string(to_string(finding.code))},
+                {"level", std::string(to_string(finding.level))},
+                {"what", finding.what},
+                {"todo", finding.todo}};
+    if (finding.tenant) row["tenant"] = request.tenant_name(*finding.tenant);
+    list.push_back(std::move(row));
+  }
+  return list;
+}
+
 ipc::Result<json> status_of(const Request& request, const AdminHooks& hooks, double uptime_s) {
   json out = document("sluice.status");
   const auto node = request.coordinator().with_manager([](auto& m) { return m.status(); });
@@ -446,18 +462,16 @@ ipc::Result<json> status_of(const Request& request, const AdminHooks& hooks, dou
                    {"uptime_seconds", uptime_s}, {"draining", hooks.draining()},
                    {"backend", "host"},          {"metrics_address", hooks.metrics_address()}};
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
-  auto tenants = tenants_of(request);
+  const auto resolved = request.coordinator().resolve_totals();
+  auto tenants = tenants_of(request, resolved);
   if (!tenants) return std::unexpected(tenants.error());
   ResolveTotals totals;
-  const auto caches = request.coordinator().with_manager([](auto& m) { return m.caches(); });
-  for (const auto& cache : caches) {
-    if (!request.sees(cache.tenant)) continue;
-    if (const auto memory = request.coordinator().cache_memory(cache.cache)) {
-      totals += memory->totals();
-    }
+  for (std::uint32_t tenant = 0; tenant < resolved.size(); ++tenant) {
+    if (request.sees(ipc::TenantId{tenant})) totals += resolved[tenant];
   }
   out["tenants"] = std::move(*tenants);
   out["resolve"] = resolve_json(totals);
+  out["health"] = health_json(request, hooks.health());
   if (request.everything()) {
     out["sessions"] = node.sessions;
     out["caches"] = node.caches;
@@ -536,7 +550,7 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
   if (verb == "status") return rendered(status_of(request, hooks_, uptime_s));
   if (verb == "tenants") {
     json out = document("sluice.tenants");
-    auto list = tenants_of(request);
+    auto list = tenants_of(request, coordinator_.resolve_totals());
     if (!list) return std::unexpected(list.error());
     out["tenants"] = std::move(*list);
     return dump(out);

@@ -103,6 +103,11 @@ void add_info(std::vector<MetricFamily>& out, const MetricsSnapshot& snapshot) {
   Family capacity(out, "sluice_tier_capacity_bytes", "Memory of a tier.", MetricType::Gauge);
   capacity.add({{"tier", "device"}}, snapshot.hbm_capacity_bytes);
   capacity.add({{"tier", "host"}}, snapshot.dram_capacity_bytes);
+  Family health(out, "sluice_health",
+                "What an operator should act on: 0 well, 1 warning, 2 error; `sluicectl status` "
+                "says more.",
+                MetricType::Gauge);
+  for (const HealthMetrics& one : snapshot.health) health.add({{"code", one.code}}, one.level);
 }
 
 void add_tiers(std::vector<MetricFamily>& out, const std::vector<TenantMetrics>& tenants) {

@@ -16,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "daemon/session_end.h"
@@ -122,11 +123,17 @@ struct CacheMetrics {
 inline constexpr std::size_t kMaxNamedCaches = 64;
 inline constexpr std::size_t kMaxLabelBytes = 128;
 
+struct HealthMetrics {
+  std::string_view code;
+  std::uint64_t level = 0;  // 0 well, 1 warning, 2 error
+};
+
 struct MetricsSnapshot {
   std::string version;
   std::string commit;
   std::uint64_t hbm_capacity_bytes = 0;
   std::uint64_t dram_capacity_bytes = 0;
+  std::vector<HealthMetrics> health;
   std::vector<TenantMetrics> tenants;
   std::vector<CacheMetrics> caches;
 };

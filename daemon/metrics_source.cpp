@@ -1,6 +1,9 @@
 #include "daemon/metrics_source.h"
 
+#include <algorithm>
+
 #include "daemon/coordinator.h"
+#include "daemon/health_watch.h"
 #include "daemon/version.h"
 
 namespace sluice::daemon {
@@ -44,13 +47,28 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
   return cache;
 }
 
+// The worst of each code.
+std::vector<HealthMetrics> health_metrics(const std::vector<HealthFinding>& findings) {
+  std::vector<HealthMetrics> all;
+  for (std::size_t i = 0; i < kHealthCodes; ++i) {
+    all.push_back({to_string(static_cast<HealthCode>(i)), 0});
+  }
+  for (const HealthFinding& finding : findings) {
+    std::uint64_t& level = all[static_cast<std::size_t>(finding.code)].level;
+    level = std::max(level, static_cast<std::uint64_t>(finding.level));
+  }
+  return all;
+}
+
 }  // namespace
 
-MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator) {
+MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator,
+                                HealthWatch& health) {
   MetricsSnapshot snapshot;
   snapshot.version = kVersion;
   snapshot.hbm_capacity_bytes = config.hbm.capacity_bytes;
   snapshot.dram_capacity_bytes = config.dram.capacity_bytes;
+  snapshot.health = health_metrics(health.look());
   const auto [tenants, caches] =
       coordinator.with_manager([](auto& m) { return std::pair(m.tenants(), m.caches()); });
   const auto counters = coordinator.tenant_counters();

@@ -32,6 +32,7 @@ MetricsSnapshot one_of_each() {
   snapshot.commit = "abc";
   snapshot.hbm_capacity_bytes = 1;
   snapshot.dram_capacity_bytes = 2;
+  snapshot.health = {{"DRAINING", 1}, {"EXTENTS_FAILED", 2}};
   TenantMetrics& tenant = snapshot.tenants.emplace_back();
   tenant.name = "prod";
   tenant.sessions = 3;
@@ -87,6 +88,8 @@ TEST(AScrape, HasEveryNumberUnderItsNameAndLabels) {
                "model_name=\"meta/llama\",shard=\"0/2\",layout=\"32x8x128\",kind=\"attention\"} 1",
            "sluice_tier_capacity_bytes{tier=\"device\"} 1",
            "sluice_tier_capacity_bytes{tier=\"host\"} 2",
+           "sluice_health{code=\"DRAINING\"} 1",
+           "sluice_health{code=\"EXTENTS_FAILED\"} 2",
            "sluice_sessions{tenant=\"prod\"} 3",
            "sluice_sequences{tenant=\"prod\"} 4",
            "sluice_tier_used_bytes{tenant=\"prod\",tier=\"device\"} 5",

@@ -206,9 +206,9 @@ TEST_P(Executors, ForecastsMoveBytesOfTheirOwnClass) {
   must(actor.begin_step());
   must(actor.forecast(Lists(sequence, 10, 1), 1'000'000, 100));
   const auto moved = [&](const char* priority) {
-    return scrape(daemon)[with("sluice_moved_bytes_total",
-                               std::string("tenant=\"a\",direction=\"host_to_device\",class=\"") +
-                                   priority + "\"")];
+    return scrape(daemon)[with(
+        "sluice_moved_bytes_total",
+        std::string("tenant=\"a\",direction=\"host_to_device\",class=\"") + priority + "\"")];
   };
   EXPECT_TRUE(eventually([&] { return moved("forecast") == 10.0 * kPageBytes; }));
   const ResolveCounts counts = must(actor.resolve(Lists(sequence, 10, 1)));
@@ -242,9 +242,8 @@ TEST_P(Executors, ADeathIsCountedWithTheTimeUntilItsMemoryWasBack) {
   EXPECT_EQ(before["sluice_blocks{tenant=\"a\",cache=\"model\",state=\"private\"}"], 50);
   kill(engine, SIGKILL);
   waitpid(engine, nullptr, 0);
-  EXPECT_TRUE(eventually([&] {
-    return scrape(daemon)["sluice_session_reclaim_seconds_count{tenant=\"a\"}"] == 1;
-  }));
+  EXPECT_TRUE(eventually(
+      [&] { return scrape(daemon)["sluice_session_reclaim_seconds_count{tenant=\"a\"}"] == 1; }));
   const Scrape now = scrape(daemon);
   EXPECT_EQ(now["sluice_session_deaths_total{tenant=\"a\"}"], 1);
   EXPECT_EQ(now["sluice_session_deaths_total{tenant=\"b\"}"], 0);
@@ -255,9 +254,9 @@ TEST_P(Executors, ADeathIsCountedWithTheTimeUntilItsMemoryWasBack) {
 }
 
 double failures(const DaemonProcess& daemon, char tenant, const char* tier, const char* reason) {
-  return scrape(daemon)[with("sluice_allocation_failures_total",
-                             std::string("tenant=\"") + tenant + "\",tier=\"" + tier +
-                                 "\",reason=\"" + reason + "\"")];
+  return scrape(daemon)[with(
+      "sluice_allocation_failures_total",
+      std::string("tenant=\"") + tenant + "\",tier=\"" + tier + "\",reason=\"" + reason + "\"")];
 }
 
 TEST(AllocationFailures, OfTheNodeAndOfAQuotaAreToldApart) {
@@ -301,8 +300,8 @@ TEST(Violations, HaveTheirReason) {
   for (const char* reason : {"cursor", "descriptor", "message", "flood", "step_deadline"}) {
     for (const char* tenant : {"a", "b"}) {
       const bool it = std::string(reason) == "cursor" && std::string(tenant) == "b";
-      EXPECT_EQ(now[with("sluice_client_violations_total", std::string("tenant=\"") + tenant +
-                                                               "\",reason=\"" + reason + "\"")],
+      EXPECT_EQ(now[with("sluice_client_violations_total",
+                         std::string("tenant=\"") + tenant + "\",reason=\"" + reason + "\"")],
                 it ? 1 : 0)
           << tenant << " " << reason;
     }
@@ -313,11 +312,12 @@ TEST(Violations, HaveTheirReason) {
 class OwnTable {
  public:
   explicit OwnTable(RawPeer& peer) {
-    ipc::Frame opened = ask(peer, ipc::make_message(2, [](auto& builder) {
-      const auto layout = wire::CreateLayoutSpec(builder, kLayers, 2, 16, 16, 2, 2, 0);
-      return wire::CreateOpenCacheDirect(builder, "model", "", 0, 1, wire::CacheKind::attention,
-                                         layout, wire::Executor::direct, 1 << 20);
-    }));
+    ipc::Frame opened = ask(
+        peer, ipc::make_message(2, [](auto& builder) {
+          const auto layout = wire::CreateLayoutSpec(builder, kLayers, 2, 16, 16, 2, 2, 0);
+          return wire::CreateOpenCacheDirect(builder, "model", "", 0, 1, wire::CacheKind::attention,
+                                             layout, wire::Executor::direct, 1 << 20);
+        }));
     const auto* shape = (*ipc::verify_envelope(opened.bytes))->body_as_CacheOpened();
     sizes_.slots = shape->slots();
     sizes_.blocks = shape->max_blocks();
@@ -328,8 +328,8 @@ class OwnTable {
     memory_ = std::move(*ipc::Mapping::map(opened.fds.at(0).get(), 0, shape->table_bytes(),
                                            ipc::Access::read_write, "a table"));
     const ipc::Frame actor = ask(peer, ipc::make_message(3, [&](auto& builder) {
-      return wire::CreateOpenActor(builder, shape->cache());
-    }));
+                                   return wire::CreateOpenActor(builder, shape->cache());
+                                 }));
     actor_ = (*ipc::verify_envelope(actor.bytes))->body_as_ActorOpened()->actor();
   }
   kernels::ActorCounters& counters() {

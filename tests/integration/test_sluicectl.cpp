@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -163,6 +164,63 @@ TEST_F(Sluicectl, StatusTellsWhoHoldsWhat) {
   EXPECT_EQ(status["daemon"]["pid"], daemon.pid());
   EXPECT_EQ(run({"status", "--check"}).exit_code, 0);
   EXPECT_EQ(ask({"status", "--tenant", "b"})["tenants"].size(), 1u);
+}
+
+TEST_F(Sluicectl, TenantsHaveTheirResolvesAlsoOfCachesThatAreGone) {
+  const auto resolve_all = [&] {
+    client::Actor actor = must(first_cache->open_actor());
+    must(actor.begin_step());
+    std::array<std::uint32_t, kBlocks> blocks = {0, 1, 2};
+    std::array<std::int32_t, kBlocks> slots{};
+    const client::PageList list{first_sequence->get(), 0,      kBlocks, blocks.data(),
+                                slots.data(),          nullptr};
+    for (int i = 0; i < 4; ++i) must(actor.resolve({&list, 1}));
+    must(actor.end_step());
+  };
+  resolve_all();
+  const json tenants = ask({"tenants"})["tenants"];
+  EXPECT_EQ(tenants[0]["resolve"]["hits"], 9);
+  EXPECT_EQ(tenants[0]["resolve"]["misses"], 3);
+  EXPECT_EQ(tenants[0]["resolve"]["hit_ratio"], 0.75);
+  EXPECT_EQ(tenants[0]["resolve"]["bytes_filled"], kBlocks * 2048);
+  EXPECT_EQ(tenants[1]["resolve"]["hits"], 0);
+  EXPECT_THAT(run({"tenants"}).out, HasSubstr("75.0%"));
+  EXPECT_EQ(ask({"status", "--tenant", "b"})["resolve"]["hits"], 0);
+
+  let_engines_go();
+  ask({"evict", "--all", "--drop-idle-caches", "--yes"});
+  ASSERT_TRUE(eventually([&] { return ask({"caches"})["caches"].empty(); }));
+  EXPECT_EQ(ask({"tenants"})["tenants"][0]["resolve"]["hits"], 9);
+  EXPECT_EQ(ask({"status"})["resolve"]["misses"], 3);
+}
+
+TEST_F(Sluicectl, HealthNamesWhatFailedLatelyAndForWhom) {
+  EXPECT_THAT(run({"status"}).out, HasSubstr("health OK"));
+  // The daemon may not make files larger than this, which stands for a full /dev/shm.
+  const rlimit small{512 << 10, 512 << 10};
+  ASSERT_EQ(prlimit(daemon.pid(), RLIMIT_FSIZE, &small, nullptr), 0);
+  EXPECT_FALSE(first_sequence->extend(1000));
+  const Outcome status = run({"status", "--check"});
+  EXPECT_EQ(status.exit_code, 6);
+  EXPECT_THAT(status.out, HasSubstr("health ERROR\n  EXTENTS_FAILED the node had no memory"));
+  const json health = ask({"status"})["health"];
+  ASSERT_EQ(health.size(), 1u) << health;
+  EXPECT_EQ(health[0]["code"], "EXTENTS_FAILED");
+  EXPECT_EQ(health[0]["level"], "error");
+  EXPECT_EQ(health[0]["tenant"], "a");
+  EXPECT_TRUE(ask({"status", "--tenant", "b"})["health"].empty()) << "it is not b's affair";
+}
+
+TEST_F(Sluicectl, SessionsAreFilteredByState) {
+  EXPECT_EQ(ask({"sessions", "--state", "open"})["sessions"].size(), 2u);
+  EXPECT_EQ(ask({"sessions", "--state", "quarantined"})["sessions"].size(), 0u);
+  EXPECT_EQ(ask({"sessions", "--tenant", "b", "--state", "open"})["sessions"].size(), 0u);
+  // An ended session whose process lives is quarantined.
+  const std::uint64_t ended = session_of(*second_engine);
+  ASSERT_EQ(run({"sessions", "kill", std::to_string(ended), "--yes"}).exit_code, 0);
+  const json quarantined = ask({"sessions", "--tenant", "a", "--state", "quarantined"});
+  ASSERT_EQ(quarantined["sessions"].size(), 1u);
+  EXPECT_EQ(quarantined["sessions"][0]["session"], ended);
 }
 
 TEST_F(Sluicectl, ResidencySaysWhatIsSharedAndWhatItSaves) {

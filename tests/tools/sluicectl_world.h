@@ -32,10 +32,12 @@ inline constexpr const char* kSampleStatus = R"({
                  "deduplicated_blocks": 1, "deduplicated_bytes": 2097152},
      "forecasts": {"issued_pages": 0, "used_pages": 0, "late_pages": 0, "wasted_pages": 0,
                    "dropped_pages": 0, "wasted_bytes": 0},
+     "resolve": {"hits": 9000, "misses": 1000, "no_slot": 2, "absent": 1, "bytes_filled": 65536000,
+                 "hit_ratio": 0.9},
      "evicted_bytes": 0, "session_deaths": 1, "violations": 0, "last_reclaim_seconds": 0.04}],
   "resolve": {"hits": 9000, "misses": 1000, "no_slot": 2, "absent": 1, "bytes_filled": 65536000,
               "hit_ratio": 0.9},
-  "sessions": 2, "caches": 1, "sequences": 3,
+  "health": [], "sessions": 2, "caches": 1, "sequences": 3,
   "blocks": {"private": 8, "sealed": 1200, "shared": 96, "unreferenced": 40, "retiring": 0},
   "sharing": {"saved_bytes": 201326592},
   "pending_work": false})";

@@ -13,6 +13,12 @@ using testing::StartsWith;
 std::string drained(bool draining, int sessions) {
   Json status = Json::parse(kSampleStatus);
   status["daemon"]["draining"] = draining;
+  if (draining) {
+    status["health"] = {{{"code", "DRAINING"},
+                         {"level", "warn"},
+                         {"what", "the daemon takes no new sessions"},
+                         {"todo", "`sluicectl drain --off`"}}};
+  }
   status["sessions"] = sessions;
   return status.dump();
 }
@@ -120,6 +126,13 @@ TEST(SluicectlCommands, OnlyStatusCheckIsUnhealthy) {
   World healthy;
   healthy.answer("status", kSampleStatus);
   EXPECT_EQ(healthy.sluicectl({"status", "--check"}), kExitDone);
+  Json silent = Json::parse(kSampleStatus);
+  silent.erase("health");
+  World unknown;
+  unknown.answer("status", silent.dump());
+  EXPECT_EQ(unknown.sluicectl({"status"}), kExitDone);
+  EXPECT_EQ(unknown.sluicectl({"status", "--check"}), kExitUnhealthy);
+  EXPECT_THAT(unknown.err, HasSubstr("tells no health"));
 }
 
 TEST(SluicectlCommands, SelectorsHoldForRowsThatTheDaemonSentAnyway) {
@@ -129,6 +142,19 @@ TEST(SluicectlCommands, SelectorsHoldForRowsThatTheDaemonSentAnyway) {
   ASSERT_EQ(world.document()["sessions"].size(), 1u);
   EXPECT_EQ(world.document()["sessions"][0]["session"], 4);
   EXPECT_EQ(world.sluicectl({"sessions", "--session", "99"}), kExitNoSuchObject);
+}
+
+TEST(SluicectlCommands, SessionsAreFilteredByTenantAndState) {
+  World world;
+  world.answer("sessions", kSampleSessions);
+  EXPECT_EQ(world.sluicectl({"sessions", "--tenant", "prod", "--state", "quarantined", "--json"}),
+            kExitDone);
+  EXPECT_EQ(world.asked[0].arguments, Json({{"tenant", "prod"}}));
+  ASSERT_EQ(world.document()["sessions"].size(), 1u);
+  EXPECT_EQ(world.document()["sessions"][0]["session"], 4);
+  EXPECT_EQ(world.sluicectl({"sessions", "--state", "open"}), kExitDone);
+  EXPECT_THAT(world.out, HasSubstr("engine-a"));
+  EXPECT_THAT(world.out, testing::Not(HasSubstr("engine-b")));
 }
 
 TEST(SluicectlCommands, ListingsSayHowToGoOn) {

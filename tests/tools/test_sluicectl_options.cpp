@@ -34,6 +34,7 @@ INSTANTIATE_TEST_SUITE_P(
                     UsageCase{{"config"}, "check, show and reload"},
                     UsageCase{{"config", "check"}, "FILE"},
                     UsageCase{{"sessions", "kill"}, "SESSION"},
+                    UsageCase{{"sessions", "--state", "dead"}, "--state"},
                     UsageCase{{"sessions", "kill", "x"}, "'x' is not a number"},
                     UsageCase{{"caches", "--cache", "-1"}, "'-1' is not a number"},
                     UsageCase{{"caches", "--cache", "0x10"}, "is not a number"},

@@ -170,6 +170,13 @@ class CommandLine {
         add(app_, "sessions", "connected processes; `sessions kill S` ends one", Command::sessions);
     add_tenant(sessions);
     add_number(sessions, "--session", options_.session, "only this session");
+    sessions
+        ->add_option(
+            "--state", options_.state,
+            "only those in this state; quarantined: ended, but its process could still use "
+            "what it holds")
+        ->type_name("open|quarantined")
+        ->check(CLI::IsMember({"open", "quarantined"}));
     CLI::App* const kill = add(*sessions, "kill", "end a session: its process loses what it holds",
                                Command::kill_session);
     add_number(kill, "SESSION", options_.session, "the session's number")->required();
