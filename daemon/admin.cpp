@@ -483,7 +483,7 @@ ipc::Result<json> status_of(const Request& request, const AdminHooks& hooks, dou
   return out;
 }
 
-ipc::Result<json> evict(const Request& request) {
+ipc::Result<EvictRequest> evict_request(const Request& request) {
   if (!request.everything()) {
     return fail(Errc::permission_denied,
                 "evicting needs an operator (see [admin] in the "
@@ -500,7 +500,47 @@ ipc::Result<json> evict(const Request& request) {
   auto drop = request.flag("drop_idle_caches");
   if (!drop) return std::unexpected(drop.error());
   wanted.drop_idle_caches = *drop;
-  auto ordered = request.coordinator().evict(wanted);
+  return wanted;
+}
+
+// What an evict with the same arguments would do.
+ipc::Result<json> evict_plan(const Request& request) {
+  auto wanted = evict_request(request);
+  if (!wanted) return std::unexpected(wanted.error());
+  auto plan =
+      request.coordinator().with_manager([&](const auto& m) { return m.evict_plan(*wanted); });
+  if (!plan) return std::unexpected(plan.error());
+  json out = document("sluice.evict_plan");
+  std::uint64_t evictable_blocks = 0;
+  std::uint64_t evictable_bytes = 0;
+  json list = json::array();
+  for (const auto& row : plan->caches) {
+    evictable_blocks += row.evictable_blocks;
+    evictable_bytes += row.evictable_bytes;
+    list.push_back({{"cache", row.cache.value},
+                    {"tenant", request.tenant_name(row.tenant)},
+                    {"evictable_blocks", row.evictable_blocks},
+                    {"evictable_bytes", row.evictable_bytes},
+                    {"retiring_blocks", row.retiring_blocks},
+                    {"blocks", row.blocks},
+                    {"bytes", row.bytes},
+                    {"would_be_dropped", row.dropped}});
+  }
+  out["evictable_blocks"] = evictable_blocks;
+  out["evictable_bytes"] = evictable_bytes;
+  out["wanted_bytes"] = wanted->bytes == EvictRequest::kAll ? json(nullptr) : json(wanted->bytes);
+  out["blocks"] = plan->ordered.blocks;
+  out["bytes"] = plan->ordered.bytes;
+  out["caches_dropped"] = plan->ordered.caches_dropped;
+  out["exact"] = plan->exact;
+  out["caches"] = std::move(list);
+  return out;
+}
+
+ipc::Result<json> evict(const Request& request) {
+  auto wanted = evict_request(request);
+  if (!wanted) return std::unexpected(wanted.error());
+  auto ordered = request.coordinator().evict(*wanted);
   if (!ordered) return std::unexpected(ordered.error());
   json out = document("sluice.evict");
   out["blocks"] = ordered->blocks;
@@ -569,6 +609,7 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
   }
   if (verb == "sequences") return rendered(sequences_of(request));
   if (verb == "residency") return rendered(residency_of(request));
+  if (verb == "evict_plan") return rendered(evict_plan(request));
   if (verb == "evict") return rendered(evict(request));
   if (verb == "drain") {
     if (auto ok = only_operators(); !ok) return std::unexpected(ok.error());
@@ -606,11 +647,10 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     out["deferred"] = changes_json(reload->deferred);
     return dump(out);
   }
-  return fail(
-      Errc::not_supported,
-      "no admin request is named \"" + std::string(verb.substr(0, 64)) +
-          "\"; known: ping, status, tenants, sessions, caches, sequences, residency, evict, "
-          "drain, kill, config, reload");
+  return fail(Errc::not_supported,
+              "no admin request is named \"" + std::string(verb.substr(0, 64)) +
+                  "\"; known: ping, status, tenants, sessions, caches, sequences, residency, "
+                  "evict_plan, evict, drain, kill, config, reload");
 }
 
 }  // namespace sluice::daemon

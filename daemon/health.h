@@ -1,7 +1,7 @@
 // What an operator should act on: named findings, each with its cause and what to do about it.
 //
-// Codes are a closed set and stable, for alerts. Pure: the input is what the daemon counted, and time
-// is given.
+// Codes are a closed set and stable, for alerts. Pure: the input is what the daemon counted, and
+// time is given.
 #pragma once
 
 #include <array>

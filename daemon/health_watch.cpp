@@ -26,9 +26,9 @@ std::pair<std::uint64_t, std::uint64_t> reclaimable(
     const bool whole = cache.state == residency::CacheState::idle ||
                        cache.state == residency::CacheState::destroying;
     hbm += whole ? cache.hbm_bytes : 0;
-    dram += whole ? cache.dram_bytes
-                  : (cache.blocks.unreferenced + cache.free_frames) *
-                        cache.shape.geometry.frame_stride;
+    dram +=
+        whole ? cache.dram_bytes
+              : (cache.blocks.unreferenced + cache.free_frames) * cache.shape.geometry.frame_stride;
   }
   return {hbm, dram};
 }

@@ -148,7 +148,10 @@ class Manager {
 
   // ---- operators
 
+  // not_found: no such tenant or cache. busy: kMaxEvictions are under way.
   Result<EvictOrdered> evict(const EvictRequest& request, Actions& actions);
+  // What evict would order now. not_found: as there.
+  Result<EvictPlan> evict_plan(const EvictRequest& request) const;
 
   // not_found: no such cache.
   Status forecast(CacheId id, ForecastEvent event, std::uint64_t pages);

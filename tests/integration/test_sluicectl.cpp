@@ -296,12 +296,21 @@ TEST_F(Sluicectl, ConfigShowsWhatRunsAndReloadsWhatChanged) {
 
 TEST_F(Sluicectl, EvictGivesUpWhatNobodyRefersTo) {
   EXPECT_EQ(run({"evict", "--all"}).exit_code, 2);
+  EXPECT_EQ(run({"evict", "--yes"}).exit_code, 2) << "everything of everybody must be named";
   EXPECT_THAT(run({"evict", "--all", "--yes"}).out, HasSubstr("Nothing to evict"));
   second_sequence.reset();
   first_sequence.reset();
   ASSERT_TRUE(eventually(
       [&] { return ask({"residency"})["caches"][0]["blocks"]["unreferenced"] == kBlocks; }));
-  EXPECT_EQ(ask({"evict", "--all", "--dry-run"})["evictable_blocks"], kBlocks);
+  const json plan = ask({"evict", "--dry-run"});
+  EXPECT_EQ(plan["evictable_blocks"], kBlocks);
+  EXPECT_EQ(plan["blocks"], kBlocks);
+  EXPECT_EQ(plan["caches"][0]["blocks"], kBlocks);
+  const json part = ask({"evict", "--all", "--dry-run", "--bytes", "10KiB"});
+  EXPECT_EQ(part["blocks"], 2) << "blocks of 8 KiB go whole";
+  EXPECT_EQ(part["bytes"], 16 << 10);
+  EXPECT_EQ(part["wanted_bytes"], 10 << 10);
+  EXPECT_EQ(ask({"residency"})["caches"][0]["blocks"]["unreferenced"], kBlocks) << "a dry run";
   EXPECT_EQ(ask({"evict", "--tenant", "a", "--yes"})["blocks"], kBlocks);
   const json blocks = ask({"residency"})["caches"][0]["blocks"];
   EXPECT_EQ(blocks["sealed"], 0);

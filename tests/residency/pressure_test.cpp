@@ -162,6 +162,142 @@ TEST(Pressure, ALoweredLimitGivesMemoryBackAsReferencesGo) {
   EXPECT_LE(node.status(cache).dram_bytes, kExtent);
 }
 
+// Two caches of red and one of blue with unreferenced blocks; 4, 40 and 4 of them, in this order of
+// use.
+struct ThreeCaches {
+  ThreeCaches() {
+    first = filled(red, "first", 4);
+    second = filled(red, "second", 40);
+    third = filled(blue, "third", 4);
+  }
+  CacheId filled(SessionId session, const char* model, std::uint32_t blocks) {
+    const CacheId cache = node.cache(session, small_cache(model));
+    node.release(session, node.sealed_sequence(session, cache, Keys(model, blocks)));
+    node.settle();
+    return cache;
+  }
+  std::uint64_t sealed(CacheId cache) const { return node.status(cache).blocks.sealed; }
+
+  Node node{[] {
+    ManagerConfig config = small_node();
+    config.dram.capacity_bytes = 64 * kExtent;
+    for (TenantSpec& tenant : config.tenants) tenant.dram.limit_bytes = 64 * kExtent;
+    return config;
+  }()};
+  SessionId red = node.session(0);
+  SessionId blue = node.session(1);
+  CacheId first, second, third;
+};
+
+// What a plan says is what an evict does, cache by cache.
+void expect_plan_to_hold(ThreeCaches& world, const EvictRequest& request) {
+  const auto plan = world.node.manager.evict_plan(request);
+  ASSERT_TRUE(plan);
+  EXPECT_TRUE(plan->exact);
+  std::vector<std::uint64_t> before;
+  for (const auto& row : plan->caches) before.push_back(world.sealed(row.cache));
+  const auto ordered = world.node.manager.evict(request, world.node.actions);
+  ASSERT_TRUE(ordered);
+  EXPECT_EQ(ordered->blocks, plan->ordered.blocks);
+  EXPECT_EQ(ordered->bytes, plan->ordered.bytes);
+  EXPECT_EQ(ordered->caches_dropped, plan->ordered.caches_dropped);
+  world.node.settle();
+  for (std::size_t i = 0; i < plan->caches.size(); ++i) {
+    if (plan->caches[i].dropped) continue;
+    EXPECT_EQ(before[i] - world.sealed(plan->caches[i].cache), plan->caches[i].blocks) << i;
+  }
+}
+
+TEST(EvictPlan, ChangesNothingAndSaysWhatEachCacheWouldLose) {
+  const ThreeCaches world;
+  const auto plan = world.node.manager.evict_plan(EvictRequest{});
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->ordered.blocks, 48u);
+  EXPECT_EQ(plan->ordered.bytes, 48 * kBlock);
+  EXPECT_EQ(plan->ordered.caches_dropped, 0u);
+  ASSERT_EQ(plan->caches.size(), 3u);
+  EXPECT_EQ(plan->caches[1].cache, world.second);
+  EXPECT_EQ(plan->caches[1].blocks, 40u);
+  EXPECT_EQ(plan->caches[2].tenant, TenantId{1});
+  EXPECT_EQ(world.sealed(world.second), 40u);
+  EXPECT_FALSE(world.node.manager.pending_work());
+}
+
+TEST(EvictPlan, FollowsTheOrderOfUseThatTheEvictTakes) {
+  for (const std::uint64_t blocks : {0u, 1u, 4u, 5u, 36u, 37u, 44u, 45u, 48u, 100u}) {
+    ThreeCaches world;
+    EvictRequest request;
+    request.bytes = blocks * kBlock;
+    expect_plan_to_hold(world, request);
+    EXPECT_EQ(world.sealed(world.first) + world.sealed(world.second) + world.sealed(world.third),
+              48 - std::min<std::uint64_t>(blocks, 48));
+  }
+}
+
+TEST(EvictPlan, CountsWholeBlocks) {
+  ThreeCaches world;
+  EvictRequest request;
+  request.bytes = kBlock + 1;
+  EXPECT_EQ(world.node.manager.evict_plan(request)->ordered.bytes, 2 * kBlock);
+  expect_plan_to_hold(world, request);
+}
+
+TEST(EvictPlan, HoldsTheSelectors) {
+  ThreeCaches world;
+  EvictRequest request;
+  request.tenant = 1;
+  EXPECT_EQ(world.node.manager.evict_plan(request)->caches.size(), 1u);
+  expect_plan_to_hold(world, request);
+  EXPECT_EQ(world.sealed(world.second), 40u);
+  request = {};
+  request.cache = world.second.value;
+  request.bytes = 3 * kBlock;
+  expect_plan_to_hold(world, request);
+  EXPECT_EQ(world.sealed(world.second), 37u);
+  request.cache = 99;
+  EXPECT_EQ(world.node.manager.evict_plan(request).error().code, Errc::not_found);
+  request = {};
+  request.tenant = 9;
+  EXPECT_EQ(world.node.manager.evict_plan(request).error().code, Errc::not_found);
+}
+
+TEST(EvictPlan, TellsCachesThatWouldGoWhole) {
+  ThreeCaches world;
+  ASSERT_TRUE(world.node.manager.close_cache(world.red, world.second, world.node.actions));
+  EvictRequest request;
+  request.drop_idle_caches = true;
+  request.bytes = kBlock;
+  const auto plan = world.node.manager.evict_plan(request);
+  ASSERT_TRUE(plan);
+  EXPECT_TRUE(plan->caches[1].dropped);
+  EXPECT_EQ(plan->caches[1].blocks, 40u) << "whatever the bytes that were asked for";
+  EXPECT_EQ(plan->ordered.blocks, 41u);
+  EXPECT_EQ(plan->ordered.caches_dropped, 1u);
+  expect_plan_to_hold(world, request);
+  EXPECT_EQ(world.sealed(world.first), 3u);
+}
+
+TEST(EvictPlan, EstimatesWhatLiesBeyondItsBound) {
+  ManagerConfig config = small_node();
+  config.dram.capacity_bytes = 16384 * kExtent;
+  for (TenantSpec& tenant : config.tenants) tenant.dram.limit_bytes = 16384 * kExtent;
+  Node node(config);
+  const SessionId session = node.session();
+  const CacheId cache = node.cache(session);
+  constexpr std::uint32_t kEach = 1000;
+  for (std::uint32_t i = 0; i < 20; ++i) {
+    node.release(session,
+                 node.sealed_sequence(session, cache, Keys("k" + std::to_string(i) + "-", kEach)));
+    node.settle();
+  }
+  EvictRequest request;
+  request.bytes = 18'000 * kBlock;
+  const auto plan = node.manager.evict_plan(request);
+  ASSERT_TRUE(plan);
+  EXPECT_FALSE(plan->exact);
+  EXPECT_NEAR(static_cast<double>(plan->ordered.blocks), 18'000, 1);
+}
+
 TEST(Pressure, WhatWasEvictedIsCountedByReason) {
   Node node(with_dram(0, 2, 0, 16));
   const auto evicted = [&](EvictReason reason) {

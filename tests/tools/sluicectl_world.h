@@ -62,6 +62,14 @@ inline constexpr const char* kSampleCaches = R"({
      "resolve": {"hits": 9000, "misses": 1000, "no_slot": 2, "absent": 1, "bytes_filled": 65536000},
      "hbm_pages": {"cached": 2048, "pinned": 256, "free": 1792}, "hbm_used_bytes": 150994944}]})";
 
+inline constexpr const char* kSamplePlan = R"({
+  "schema": "sluice.evict_plan", "version": 1,
+  "evictable_blocks": 40, "evictable_bytes": 83886080, "wanted_bytes": null,
+  "blocks": 40, "bytes": 83886080, "caches_dropped": 0, "exact": true,
+  "caches": [
+    {"cache": 0, "tenant": "prod", "evictable_blocks": 40, "evictable_bytes": 83886080,
+     "retiring_blocks": 0, "blocks": 40, "bytes": 83886080, "would_be_dropped": false}]})";
+
 inline constexpr const char* kSampleResidency = R"({
   "schema": "sluice.residency", "version": 1, "shared_blocks": 96, "saved_bytes": 201326592,
   "tenants": [
