@@ -145,8 +145,8 @@ std::uint32_t evict_some(State& state, Eviction& eviction, std::uint32_t budget)
     return 0;
   }
   const std::uint64_t stride = stride_of(*oldest);
-  const auto most = static_cast<std::uint32_t>(std::min<std::uint64_t>(
-      {blocks_for(eviction.bytes_left, stride), budget, kEvictRun}));
+  const auto most = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>({blocks_for(eviction.bytes_left, stride), budget, kEvictRun}));
   const std::uint32_t evicted =
       evict_oldest(*oldest, state.config.hash_seed, most, EvictReason::admin);
   eviction.bytes_left -= std::min(eviction.bytes_left, evicted * stride);

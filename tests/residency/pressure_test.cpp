@@ -234,6 +234,21 @@ TEST(EvictPlan, FollowsTheOrderOfUseThatTheEvictTakes) {
   }
 }
 
+TEST(EvictPlan, GoesFromCacheToCacheAsTheAgesDo) {
+  ThreeCaches world;
+  // Younger than the blocks of the third cache, and in the list of the second.
+  const SessionId session = world.red;
+  world.node.release(session, world.node.sealed_sequence(session, world.second, Keys("young", 40)));
+  world.node.settle();
+  EvictRequest request;
+  request.bytes = (4 + 64 + 4 + 1) * kBlock;  // two runs of the second cache, and then the third
+  const auto plan = world.node.manager.evict_plan(request);
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->caches[1].blocks, 65u);
+  EXPECT_EQ(plan->caches[2].blocks, 4u);
+  expect_plan_to_hold(world, request);
+}
+
 TEST(EvictPlan, CountsWholeBlocks) {
   ThreeCaches world;
   EvictRequest request;
