@@ -6,6 +6,13 @@ using ipc::Errc;
 using ipc::Error;
 using ipc::fail;
 
+namespace {
+
+// Replies to requests that timed out, in the socket before the daemon's last word.
+constexpr int kMostLateReplies = 1024;
+
+}  // namespace
+
 Error Control::note_end(Error error) {
   if (ended_ == Errc::ok) {
     ended_ = error.code;
@@ -43,7 +50,12 @@ ipc::Result<Reply> Control::exchange(std::uint64_t request, const std::vector<st
   while (true) {
     auto reply = receive(deadline);
     if (!reply) return reply;
-    if (reply->envelope->request() != request) continue;  // of a request that timed out
+    if (reply->envelope->request() != request) {  // of a request that timed out
+      if (ipc::Clock::now() >= deadline) {
+        return fail(Errc::timed_out, "only answers to other requests came on the control socket");
+      }
+      continue;
+    }
     if (const auto* failed = reply->envelope->body_as_Failed()) {
       return std::unexpected(ipc::error_from_wire(failed->code(), ipc::text_of(failed->text())));
     }
@@ -53,9 +65,10 @@ ipc::Result<Reply> Control::exchange(std::uint64_t request, const std::vector<st
 
 Error Control::end_reason() {
   const std::lock_guard lock(mutex_);
-  while (ended_ == Errc::ok) {
+  for (int late_replies = 0; ended_ == Errc::ok; ++late_replies) {
     auto reply = receive(ipc::Clock::now());
-    if (!reply && reply.error().code == Errc::timed_out) {
+    const bool nothing = !reply && reply.error().code == Errc::timed_out;
+    if (nothing || late_replies == kMostLateReplies) {
       return note_end(
           Error{Errc::daemon_away,
                 "the daemon stopped serving this session; start it again and reconnect"});

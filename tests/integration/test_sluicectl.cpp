@@ -1,23 +1,17 @@
 // sluicectl as an operator runs it: a program, its output and its exit code, against a daemon with
 // engines.
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 
 #include "tests/integration/daemon_process.h"
+#include "tests/integration/program.h"
 
 namespace sluice::test {
 namespace {
@@ -25,61 +19,6 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-std::string content_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-// A running sluicectl, its streams in files. What it inherits as stdin is empty: nobody can be
-// asked.
-class Program {
- public:
-  Program(const std::string& folder, std::vector<std::string> arguments)
-      : out_(folder + "/ctl.out"), err_(folder + "/ctl.err") {
-    const std::string path =
-        std::filesystem::read_symlink("/proc/self/exe").parent_path() / "sluicectl";
-    pid_ = fork();
-    if (pid_ != 0) return;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
-    dup2(open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
-    dup2(open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
-    arguments.insert(arguments.begin(), "sluicectl");
-    std::vector<char*> pointers;
-    pointers.reserve(arguments.size() + 1);
-    for (std::string& argument : arguments) pointers.push_back(argument.data());
-    pointers.push_back(nullptr);
-    execv(path.c_str(), pointers.data());
-    _exit(127);
-  }
-  ~Program() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  Program(const Program&) = delete;
-  Program& operator=(const Program&) = delete;
-
-  std::string out() const { return content_of(out_); }
-  std::string err() const { return content_of(err_); }
-  void interrupt() const { kill(pid_, SIGINT); }
-  // The exit code; -1 if it does not end in time, or was ended by a signal.
-  int wait() {
-    int status = -1;
-    const bool ended = eventually([&] { return waitpid(pid_, &status, WNOHANG) == pid_; });
-    if (!ended) return -1;
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  }
-
- private:
-  std::string out_;
-  std::string err_;
-  pid_t pid_ = -1;
-};
 
 struct Outcome {
   int exit_code = -1;

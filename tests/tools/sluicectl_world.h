@@ -110,7 +110,11 @@ class World {
       checked_file = file;
       return check_result;
     };
-    around.out = [this](std::string_view text) { out += text; };
+    around.out = [this](std::string_view text) {
+      if (reader_is_gone) return false;
+      out += text;
+      return true;
+    };
     around.err = [this](std::string_view text) { err += text; };
     around.read_line = [this] { return typed; };
     around.now = [this] { return clock; };
@@ -126,8 +130,9 @@ class World {
   void answer(const std::string& verb, const std::string& document) {
     answers_[verb].emplace_back(document);
   }
-  void refuse(const std::string& verb, ipc::Errc code) {
-    answers_[verb].emplace_back(ipc::fail(code, "because"));
+  void refuse(const std::string& verb, ipc::Errc code) { refuse_with(verb, {code, "because"}); }
+  void refuse_with(const std::string& verb, const ipc::Error& error) {
+    answers_[verb].emplace_back(std::unexpected(error));
   }
 
   // The whole program but main.
@@ -147,6 +152,7 @@ class World {
   ipc::Result<ProgramResult> check_result{ProgramResult{}};
   std::string checked_file;
   std::string typed;
+  bool reader_is_gone = false;
   std::string out;
   std::string err;
   std::vector<Asked> asked;

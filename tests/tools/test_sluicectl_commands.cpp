@@ -69,7 +69,9 @@ TEST(SluicectlCommands, ErrorsGoToBothStreamsAndHaveTheirExitCode) {
 }
 
 TEST(SluicectlCommands, AnAnswerThatIsNoDocumentIsAnError) {
-  for (const char* answer : {"", "[]", "{\"cut\": ", "null"}) {
+  const std::string deep = "{\"a\": " + std::string(200'000, '[') + std::string(200'000, ']') + "}";
+  for (const std::string& answer : {std::string(), std::string("[]"), std::string("{\"cut\": "),
+                                    std::string("null"), std::string("\xff\xfe"), deep}) {
     World world;
     world.answer("tenants", answer);
     EXPECT_EQ(world.sluicectl({"tenants"}), kExitFailed);
@@ -211,6 +213,26 @@ TEST(SluicectlWatch, IsOneShotInAPipeAndEndsWithTheDaemon) {
   terminal.answer("status", kSampleStatus);
   terminal.refuse("status", Errc::daemon_away);
   EXPECT_EQ(terminal.sluicectl({"watch"}), kExitNotReachable);
+}
+
+TEST(SluicectlCommands, NothingThatAnErrorQuotesReachesTheTerminalRaw) {
+  World world;
+  world.refuse_with("caches", {Errc::not_found, "no tenant is named \033]0;owned\007\nline two"});
+  EXPECT_EQ(world.sluicectl({"caches"}), kExitNoSuchObject);
+  EXPECT_EQ(world.err, "sluicectl: no tenant is named ?]0;owned?\nline two (not_found)\n");
+}
+
+TEST(SluicectlWatch, EndsWhenNobodyReadsIt) {
+  for (const bool json : {false, true}) {
+    World world;
+    world.reader_is_gone = true;
+    world.answer("status", kSampleStatus);
+    std::vector<std::string> arguments = {"watch", "--every", "1s"};
+    if (json) arguments.emplace_back("--json");
+    EXPECT_EQ(world.sluicectl(arguments), kExitFailed);
+    EXPECT_THAT(world.err, HasSubstr("could not be written"));
+    EXPECT_EQ(world.asked.size(), 1u);
+  }
 }
 
 TEST(SluicectlWatch, JsonIsALinePerSample) {

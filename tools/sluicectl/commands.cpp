@@ -42,7 +42,7 @@ int version(const Request& request) {
   std::string text = "sluicectl " + request.around.client_version + "\n";
   if (!status) {
     if (request.options.json) return request.fail(status.error());
-    request.around.out(text);
+    (void)request.around.out(text);
     return request.fail(status.error());
   }
   if (const Json* daemon = value_at(*status, {"daemon", "version"}))
