@@ -73,13 +73,12 @@ class Garbage : public testing::Test {
   }
   // Commands that look, that change, and that would go on for ever: all of them end alike.
   void expect_everywhere(int exit_code, const char* text) const {
-    const std::vector<std::vector<std::string>> commands = {
-        {"status"},
-        {"tenants", "--json"},
-        {"evict", "--all", "--yes"},
-        {"sessions", "kill", "1", "--yes"},
-        {"drain"},
-        {"watch", "--every", "1s", "--json"}};
+    const std::vector<std::vector<std::string>> commands = {{"status"},
+                                                            {"tenants", "--json"},
+                                                            {"evict", "--all", "--yes"},
+                                                            {"sessions", "kill", "1", "--yes"},
+                                                            {"drain"},
+                                                            {"watch", "--every", "1s", "--json"}};
     for (const auto& command : commands) {
       const Outcome outcome = run(command);
       EXPECT_EQ(outcome.exit_code, exit_code) << command[0] << ": " << outcome.err;
@@ -188,8 +187,9 @@ std::uint64_t welcome_and_read(int fd) {
     return envelope ? (*envelope)->request() : 0;
   };
   say_frame(fd, ipc::make_message(next(), [](auto& builder) {
-    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures, 0, "a");
-  }));
+              return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures,
+                                               0, "a");
+            }));
   return next();
 }
 
@@ -252,8 +252,8 @@ TEST_F(Garbage, ADaemonThatAnswersWithNoDocument) {
     const Impostor server(socket(), [&](int fd) {
       const std::uint64_t request = welcome_and_read(fd);
       say_frame(fd, ipc::make_message(request, [&](auto& builder) {
-        return wire::CreateAdminReplyDirect(builder, answer.c_str());
-      }));
+                  return wire::CreateAdminReplyDirect(builder, answer.c_str());
+                }));
       read_all(fd);
     });
     for (const char* command : {"status", "tenants", "watch"}) {
@@ -347,14 +347,14 @@ class Output : public Names {
     return {exit_code, "", program.err()};
   }
   void expect_unwritten(Stdout to) {
-    for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
-             {"status"},
-             {"status", "--json"},
-             {"completion", "bash"},
-             {"--help"},
-             {"evict", "--all", "--yes", "--json"},
-             {"watch", "--json", "--every", "100ms"},
-             {"watch", "--every", "100ms"}}) {
+    for (const std::vector<std::string>& command :
+         std::vector<std::vector<std::string>>{{"status"},
+                                               {"status", "--json"},
+                                               {"completion", "bash"},
+                                               {"--help"},
+                                               {"evict", "--all", "--yes", "--json"},
+                                               {"watch", "--json", "--every", "100ms"},
+                                               {"watch", "--every", "100ms"}}) {
       const Outcome outcome = run_into(to, command);
       EXPECT_EQ(outcome.exit_code, kFailed) << command[0];
       EXPECT_THAT(outcome.err, HasSubstr("could not be written")) << command[0];
@@ -378,9 +378,8 @@ TEST_F(Output, ToAFullDiskIsAnError) {
   expect_unwritten({Stdout::Kind::descriptor, full.get()});
 }
 
-TEST_F(Output, ToADescriptorThatWasNeverOpenIsAnErrorAndGoesNowhereElse) {
+TEST_F(Output, ToADescriptorThatIsNotOpenIsAnError) {
   expect_unwritten({Stdout::Kind::closed, -1});
-  EXPECT_EQ(run({"ping"}).exit_code, 0);
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
 // sluicectl: see options.cpp for what it does and takes.
-#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -62,14 +61,6 @@ bool write_to(std::FILE* file, std::string_view text) {
   return std::fflush(file) == 0 && written;
 }
 
-// A descriptor that was closed for us would be given to the next file or socket that is opened, and
-// what is printed would go there. Reading is all that these allow, so that printing still fails.
-void occupy_standard_descriptors() {
-  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDONLY) != fd) ::_exit(kExitFailed);
-  }
-}
-
 std::size_t terminal_width() {
   winsize size{};
   if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
@@ -127,7 +118,6 @@ int with_output_written(int exit_code) {
 
 int main(int argc, char** argv) {
   using namespace sluice::tools;  // NOLINT(google-build-using-namespace): the entry of its program
-  occupy_standard_descriptors();
   std::signal(SIGINT, end_at_interrupt);
   std::signal(SIGPIPE, SIG_IGN);  // a reader that is gone is an output that could not be written
   const Parsed parsed = parse_options({argv + 1, argv + argc}, sluice_version());
