@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "daemon/version.h"
 
@@ -63,14 +64,23 @@ json quota_json(const residency::TenantTierStatus& tier) {
 }
 
 json resolve_json(const ResolveTotals& totals) {
-  const std::uint64_t pages = totals.hits + totals.misses + totals.no_slot + totals.absent;
+  // A client's counters may be anything: their sum fits into no integer.
+  const double pages = static_cast<double>(totals.hits) + static_cast<double>(totals.misses) +
+                       static_cast<double>(totals.no_slot) + static_cast<double>(totals.absent);
   return {{"hits", totals.hits},
           {"misses", totals.misses},
           {"no_slot", totals.no_slot},
           {"absent", totals.absent},
           {"bytes_filled", totals.bytes_filled},
-          {"hit_ratio",
-           pages == 0 ? 0.0 : static_cast<double>(totals.hits) / static_cast<double>(pages)}};
+          {"hit_ratio", pages == 0 ? 0.0 : static_cast<double>(totals.hits) / pages}};
+}
+
+json violations_json(const ViolationCounts& counts) {
+  json by_reason = json::object();
+  for (std::size_t i = 0; i < kViolations; ++i) {
+    by_reason[std::string(to_string(static_cast<Violation>(i)))] = counts[i];
+  }
+  return by_reason;
 }
 
 std::string key_hex(const std::vector<std::byte>& key) {
@@ -154,7 +164,7 @@ class Request {
   std::optional<ipc::TenantId> only_tenant_;
 };
 
-ipc::Result<json> tenants_of(const Request& request) {
+ipc::Result<json> tenants_of(const Request& request, const std::vector<ResolveTotals>& resolved) {
   const auto rows = request.coordinator().with_manager([](auto& m) { return m.tenants(); });
   const auto counters = request.coordinator().tenant_counters();
   json list = json::array();
@@ -170,9 +180,12 @@ ipc::Result<json> tenants_of(const Request& request) {
                     {"blocks", blocks_json(row.blocks)},
                     {"sharing", sharing_json(row.sharing)},
                     {"forecasts", forecasts_json(row.forecasts)},
-                    {"evicted_bytes", row.evicted_bytes},
+                    {"resolve", resolve_json(resolved[row.tenant.value])},
+                    {"evicted_bytes", residency::sum_of(row.evicted_bytes)},
                     {"session_deaths", counted.session_deaths},
-                    {"violations", counted.violations},
+                    {"violations", std::accumulate(counted.violations.begin(),
+                                                   counted.violations.end(), std::uint64_t{0})},
+                    {"violations_by_reason", violations_json(counted.violations)},
                     {"last_reclaim_seconds", counted.last_reclaim_seconds}});
   }
   return list;
@@ -337,7 +350,7 @@ ipc::Result<json> residency_of(const Request& request) {
   if (request.everything() && !request.only_tenant()) {
     out["node"] = {{"blocks", blocks_json(node.blocks)}, {"sharing", sharing_json(node.sharing)}};
   }
-  auto tenants = tenants_of(request);
+  auto tenants = tenants_of(request, request.coordinator().resolve_totals());
   if (!tenants) return std::unexpected(tenants.error());
   std::uint64_t shared = 0;
   std::uint64_t saved = 0;
@@ -428,27 +441,37 @@ json sessions_of(const Request& request, const std::vector<Server::SessionRow>& 
   return list;
 }
 
-ipc::Result<json> status_of(const Request& request, bool draining, double uptime_s) {
+json health_json(const Request& request, const std::vector<HealthFinding>& findings) {
+  json list = json::array();
+  for (const HealthFinding& finding : findings) {
+    if (finding.tenant && !request.sees(*finding.tenant)) continue;
+    json row = {{"code", std::string(to_string(finding.code))},
+                {"level", std::string(to_string(finding.level))},
+                {"what", finding.what},
+                {"todo", finding.todo}};
+    if (finding.tenant) row["tenant"] = request.tenant_name(*finding.tenant);
+    list.push_back(std::move(row));
+  }
+  return list;
+}
+
+ipc::Result<json> status_of(const Request& request, const AdminHooks& hooks, double uptime_s) {
   json out = document("sluice.status");
   const auto node = request.coordinator().with_manager([](auto& m) { return m.status(); });
-  out["daemon"] = {{"version", kVersion},
-                   {"pid", getpid()},
-                   {"uptime_seconds", uptime_s},
-                   {"draining", draining},
-                   {"backend", "host"}};
+  out["daemon"] = {{"version", kVersion},        {"pid", getpid()},
+                   {"uptime_seconds", uptime_s}, {"draining", hooks.draining()},
+                   {"backend", "host"},          {"metrics_address", hooks.metrics_address()}};
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
-  auto tenants = tenants_of(request);
+  const auto resolved = request.coordinator().resolve_totals();
+  auto tenants = tenants_of(request, resolved);
   if (!tenants) return std::unexpected(tenants.error());
   ResolveTotals totals;
-  const auto caches = request.coordinator().with_manager([](auto& m) { return m.caches(); });
-  for (const auto& cache : caches) {
-    if (!request.sees(cache.tenant)) continue;
-    if (const auto memory = request.coordinator().cache_memory(cache.cache)) {
-      totals += memory->totals();
-    }
+  for (std::uint32_t tenant = 0; tenant < resolved.size(); ++tenant) {
+    if (request.sees(ipc::TenantId{tenant})) totals += resolved[tenant];
   }
   out["tenants"] = std::move(*tenants);
   out["resolve"] = resolve_json(totals);
+  out["health"] = health_json(request, hooks.health());
   if (request.everything()) {
     out["sessions"] = node.sessions;
     out["caches"] = node.caches;
@@ -460,7 +483,7 @@ ipc::Result<json> status_of(const Request& request, bool draining, double uptime
   return out;
 }
 
-ipc::Result<json> evict(const Request& request) {
+ipc::Result<EvictRequest> evict_request(const Request& request) {
   if (!request.everything()) {
     return fail(Errc::permission_denied,
                 "evicting needs an operator (see [admin] in the "
@@ -477,7 +500,47 @@ ipc::Result<json> evict(const Request& request) {
   auto drop = request.flag("drop_idle_caches");
   if (!drop) return std::unexpected(drop.error());
   wanted.drop_idle_caches = *drop;
-  auto ordered = request.coordinator().evict(wanted);
+  return wanted;
+}
+
+// What an evict with the same arguments would do.
+ipc::Result<json> evict_plan(const Request& request) {
+  auto wanted = evict_request(request);
+  if (!wanted) return std::unexpected(wanted.error());
+  auto plan =
+      request.coordinator().with_manager([&](const auto& m) { return m.evict_plan(*wanted); });
+  if (!plan) return std::unexpected(plan.error());
+  json out = document("sluice.evict_plan");
+  std::uint64_t evictable_blocks = 0;
+  std::uint64_t evictable_bytes = 0;
+  json list = json::array();
+  for (const auto& row : plan->caches) {
+    evictable_blocks += row.evictable_blocks;
+    evictable_bytes += row.evictable_bytes;
+    list.push_back({{"cache", row.cache.value},
+                    {"tenant", request.tenant_name(row.tenant)},
+                    {"evictable_blocks", row.evictable_blocks},
+                    {"evictable_bytes", row.evictable_bytes},
+                    {"retiring_blocks", row.retiring_blocks},
+                    {"blocks", row.blocks},
+                    {"bytes", row.bytes},
+                    {"would_be_dropped", row.dropped}});
+  }
+  out["evictable_blocks"] = evictable_blocks;
+  out["evictable_bytes"] = evictable_bytes;
+  out["wanted_bytes"] = wanted->bytes == EvictRequest::kAll ? json(nullptr) : json(wanted->bytes);
+  out["blocks"] = plan->ordered.blocks;
+  out["bytes"] = plan->ordered.bytes;
+  out["caches_dropped"] = plan->ordered.caches_dropped;
+  out["exact"] = plan->exact;
+  out["caches"] = std::move(list);
+  return out;
+}
+
+ipc::Result<json> evict(const Request& request) {
+  auto wanted = evict_request(request);
+  if (!wanted) return std::unexpected(wanted.error());
+  auto ordered = request.coordinator().evict(*wanted);
   if (!ordered) return std::unexpected(ordered.error());
   json out = document("sluice.evict");
   out["blocks"] = ordered->blocks;
@@ -524,10 +587,10 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
   };
 
   if (verb == "ping") return rendered(document("sluice.ping"));
-  if (verb == "status") return rendered(status_of(request, hooks_.draining(), uptime_s));
+  if (verb == "status") return rendered(status_of(request, hooks_, uptime_s));
   if (verb == "tenants") {
     json out = document("sluice.tenants");
-    auto list = tenants_of(request);
+    auto list = tenants_of(request, coordinator_.resolve_totals());
     if (!list) return std::unexpected(list.error());
     out["tenants"] = std::move(*list);
     return dump(out);
@@ -546,6 +609,7 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
   }
   if (verb == "sequences") return rendered(sequences_of(request));
   if (verb == "residency") return rendered(residency_of(request));
+  if (verb == "evict_plan") return rendered(evict_plan(request));
   if (verb == "evict") return rendered(evict(request));
   if (verb == "drain") {
     if (auto ok = only_operators(); !ok) return std::unexpected(ok.error());
@@ -561,8 +625,8 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     if (auto ok = only_operators(); !ok) return std::unexpected(ok.error());
     auto session = request.number("session", 0);
     if (!session) return std::unexpected(session.error());
-    auto ended = hooks_.end_session(ipc::SessionId{*session},
-                                    {Errc::permission_denied, "an operator ended this session"});
+    const SessionEnd why{{Errc::permission_denied, "an operator ended this session"}, std::nullopt};
+    auto ended = hooks_.end_session(ipc::SessionId{*session}, why);
     if (!ended) return std::unexpected(ended.error());
     return dump(document("sluice.kill"));
   }
@@ -583,11 +647,10 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     out["deferred"] = changes_json(reload->deferred);
     return dump(out);
   }
-  return fail(
-      Errc::not_supported,
-      "no admin request is named \"" + std::string(verb.substr(0, 64)) +
-          "\"; known: ping, status, tenants, sessions, caches, sequences, residency, evict, "
-          "drain, kill, config, reload");
+  return fail(Errc::not_supported,
+              "no admin request is named \"" + std::string(verb.substr(0, 64)) +
+                  "\"; known: ping, status, tenants, sessions, caches, sequences, residency, "
+                  "evict_plan, evict, drain, kill, config, reload");
 }
 
 }  // namespace sluice::daemon

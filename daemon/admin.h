@@ -14,6 +14,7 @@
 
 #include "daemon/config.h"
 #include "daemon/coordinator.h"
+#include "daemon/health.h"
 #include "daemon/server.h"
 #include "ipc/error.h"
 
@@ -22,9 +23,12 @@ namespace sluice::daemon {
 // What the admin interface needs of the process around it.
 struct AdminHooks {
   std::function<std::vector<Server::SessionRow>()> sessions;
-  std::function<ipc::Status(ipc::SessionId, const ipc::Error&)> end_session;
+  std::function<ipc::Status(ipc::SessionId, const SessionEnd&)> end_session;
   std::function<void(bool on)> drain;
   std::function<bool()> draining;
+  std::function<std::vector<HealthFinding>()> health;
+  // Where metrics are served; empty: nowhere.
+  std::function<std::string()> metrics_address;
   // Re-reads the configuration file: what was applied and what was not.
   std::function<ipc::Result<Reload>()> reload;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <string>
 
 #include "daemon/logging.h"
@@ -56,28 +57,39 @@ ipc::Result<kernels::TableSizes> table_sizes(const residency::CacheShape& sizes,
 
 }  // namespace
 
+namespace {
+
+// Each number of `a` with that of `b`.
+template <class Combine>
+ResolveTotals combined(const ResolveTotals& a, const ResolveTotals& b, Combine combine) {
+  return {combine(a.hits, b.hits),
+          combine(a.misses, b.misses),
+          combine(a.no_slot, b.no_slot),
+          combine(a.absent, b.absent),
+          combine(a.bytes_filled, b.bytes_filled),
+          combine(a.forecast_issued, b.forecast_issued),
+          combine(a.forecast_used, b.forecast_used),
+          combine(a.forecast_bytes, b.forecast_bytes),
+          combine(a.bytes_swept, b.bytes_swept)};
+}
+
+}  // namespace
+
 ResolveTotals& ResolveTotals::operator+=(const ResolveTotals& other) {
-  hits += other.hits;
-  misses += other.misses;
-  no_slot += other.no_slot;
-  absent += other.absent;
-  bytes_filled += other.bytes_filled;
-  forecast_issued += other.forecast_issued;
-  forecast_used += other.forecast_used;
+  *this = combined(*this, other, [](std::uint64_t a, std::uint64_t b) {
+    return a + std::min(b, std::numeric_limits<std::uint64_t>::max() - a);
+  });
   return *this;
 }
 
 ResolveTotals ResolveTotals::since(const ResolveTotals& then) const {
-  const auto gained = [](std::uint64_t now, std::uint64_t before) {
+  return combined(*this, then, [](std::uint64_t now, std::uint64_t before) {
     return now - std::min(now, before);
-  };
-  return {gained(hits, then.hits),
-          gained(misses, then.misses),
-          gained(no_slot, then.no_slot),
-          gained(absent, then.absent),
-          gained(bytes_filled, then.bytes_filled),
-          gained(forecast_issued, then.forecast_issued),
-          gained(forecast_used, then.forecast_used)};
+  });
+}
+
+void ResolveTotals::raise_to(const ResolveTotals& other) {
+  *this = combined(*this, other, [](std::uint64_t a, std::uint64_t b) { return std::max(a, b); });
 }
 
 ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::CacheShape& sizes,
@@ -300,6 +312,7 @@ ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Execu
     seat.executor = executor;
     seat.of_lane.store(of_lane, std::memory_order_relaxed);
     seat.base = line_totals(i);
+    seat.most = {};
     seat.seen_since = {};
     seat.opened.store(++openings, std::memory_order_release);
     seat.closed.store(false, std::memory_order_release);
@@ -313,9 +326,16 @@ ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Execu
 void CacheMemory::settle_totals(std::uint32_t actor) {
   ActorSeat& seat = seats_[actor];
   const std::lock_guard lock(totals_mutex_);
-  const ResolveTotals now = line_totals(actor);
-  closed_[static_cast<int>(seat.executor)] += now.since(seat.base);
-  seat.base = now;
+  closed_[static_cast<int>(seat.executor)] += seat_totals(actor);
+  seat.base = line_totals(actor);
+  seat.most = {};
+}
+
+// Under totals_mutex_. What was seen once stays counted, so that no total ever goes back.
+const ResolveTotals& CacheMemory::seat_totals(std::uint32_t actor) const {
+  ActorSeat& seat = seats_[actor];
+  seat.most.raise_to(line_totals(actor).since(seat.base));
+  return seat.most;
 }
 
 ipc::Status CacheMemory::close_actor(ipc::SessionId session, std::uint32_t actor) {
@@ -382,6 +402,7 @@ ResolveTotals CacheMemory::line_totals(std::uint32_t actor) const {
   totals.bytes_filled = kernels::load_relaxed(&from.filled_bytes);
   totals.forecast_issued = kernels::load_relaxed(&from.forecast_issued);
   totals.forecast_used = kernels::load_relaxed(&from.forecast_used);
+  totals.forecast_bytes = kernels::load_relaxed(&from.forecast_bytes);
   return totals;
 }
 
@@ -391,7 +412,7 @@ ResolveTotals CacheMemory::totals(Executor executor) const {
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
     const ActorSeat& seat = seats_[i];
     if (seat.owner.load(std::memory_order_acquire) == 0 || seat.executor != executor) continue;
-    totals += line_totals(i).since(seat.base);
+    totals += seat_totals(i);
   }
   return totals;
 }
@@ -399,6 +420,12 @@ ResolveTotals CacheMemory::totals(Executor executor) const {
 ResolveTotals CacheMemory::totals() const {
   ResolveTotals all = totals(Executor::daemon);
   all += totals(Executor::direct);
+  ResolveTotals swept;
+  swept.bytes_swept =
+      kernels::load_relaxed(&table_.header->freed) * shape_.sizes.geometry.page_bytes;
+  const std::lock_guard lock(totals_mutex_);
+  swept_.raise_to(swept);
+  all += swept_;
   return all;
 }
 

@@ -36,14 +36,18 @@ struct CacheShape {
   std::uint64_t table_bytes = 0;
 };
 
-// Pages resolved since the cache was made.
+// Pages resolved since the cache was made. Sums saturate: some of these numbers are a client's.
 struct ResolveTotals {
   std::uint64_t hits = 0, misses = 0, no_slot = 0, absent = 0, bytes_filled = 0;
-  std::uint64_t forecast_issued = 0, forecast_used = 0;
+  std::uint64_t forecast_issued = 0, forecast_used = 0, forecast_bytes = 0;
+  std::uint64_t bytes_swept = 0;  // out of HBM to make room; of the whole cache, by no executor
 
   ResolveTotals& operator+=(const ResolveTotals& other);
   // What came since `then`; 0 for a counter that went back, as a client's may.
   ResolveTotals since(const ResolveTotals& then) const;
+  // The greater one of each.
+  void raise_to(const ResolveTotals& other);
+  friend bool operator==(const ResolveTotals&, const ResolveTotals&) = default;
 };
 
 // What the arena holds at one look; a moving picture while resolves run.
@@ -157,6 +161,7 @@ class CacheMemory {
     ipc::wire::Executor executor = ipc::wire::Executor::daemon;
     std::atomic<bool> of_lane{false};
     ResolveTotals base;  // the line's counters when it was opened
+    ResolveTotals most;  // counted since then, as far as anybody has looked
     std::uint64_t seen_entries = 0;
     std::chrono::steady_clock::time_point seen_since{};
   };
@@ -164,6 +169,7 @@ class CacheMemory {
   CacheMemory() = default;
   ipc::Status make_table_piece();
   ResolveTotals line_totals(std::uint32_t actor) const;
+  const ResolveTotals& seat_totals(std::uint32_t actor) const;
   bool sits(ipc::SessionId session, std::uint32_t actor) const;
   void settle_totals(std::uint32_t actor);
   void seal_pins(const kernels::BlockSet& blocks);
@@ -186,8 +192,9 @@ class CacheMemory {
   kernels::HotTable table_{};   // with the daemon's own
   kernels::PageStore store_{};
   std::unique_ptr<ActorSeat[]> seats_;
-  mutable std::mutex totals_mutex_;   // for closed_ and the seats' base and executor
+  mutable std::mutex totals_mutex_;   // closed_, swept_; the seats' base, most, executor
   ResolveTotals closed_[2];           // of actors that are gone, by executor
+  mutable ResolveTotals swept_;       // the table's own counter, as far as anybody has looked
   std::vector<std::uint64_t> marks_;  // bitmap over ids, clear between calls
 };
 

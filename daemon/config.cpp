@@ -410,6 +410,7 @@ void read_daemon(Reader& reader, DaemonConfig& daemon) {
   reader.read("log_format", daemon.log_format, one_of(kLogFormats));
   reader.read("lanes", daemon.lanes, integer<std::uint32_t>(1, 16));
   reader.read("max_sessions", daemon.max_sessions, integer<std::uint32_t>(1, 65536));
+  reader.read("reserved_sessions", daemon.reserved_sessions, integer<std::uint32_t>(0, 65536));
 }
 
 void read_rings(Reader& reader, RingsConfig& rings) {
@@ -427,6 +428,9 @@ void read_limits(Reader& reader, LimitsConfig& limits) {
   reader.read("step_deadline", limits.step_deadline,
               duration(milliseconds(100), milliseconds(3'600'000)));
   reader.read("open_deadline", limits.open_deadline,
+              duration(milliseconds(100), milliseconds(3'600'000)));
+  reader.read("connections_per_user", limits.connections_per_user, integer<std::uint32_t>(1, 4096));
+  reader.read("admin_idle", limits.admin_idle,
               duration(milliseconds(100), milliseconds(3'600'000)));
 }
 
@@ -853,6 +857,7 @@ std::vector<ConfigValue> list_config(const Config& config) {
   list.add("daemon.log_format", word_for(kLogFormats, config.daemon.log_format));
   list.add("daemon.lanes", config.daemon.lanes);
   list.add("daemon.max_sessions", config.daemon.max_sessions);
+  list.add("daemon.reserved_sessions", config.daemon.reserved_sessions);
   list.add_text("metrics.address", config.metrics.address);
   list.add("backend.kind", "\"host\"");
   list.add_tier("tiers.hbm", config.hbm);
@@ -865,6 +870,8 @@ std::vector<ConfigValue> list_config(const Config& config) {
   list.add("limits.actors_per_cache", config.limits.actors_per_cache);
   list.add("limits.step_deadline", quoted(format_duration(config.limits.step_deadline)));
   list.add("limits.open_deadline", quoted(format_duration(config.limits.open_deadline)));
+  list.add("limits.connections_per_user", config.limits.connections_per_user);
+  list.add("limits.admin_idle", quoted(format_duration(config.limits.admin_idle)));
   list.add_ids("admin.uids", config.admin.uids);
   list.add_ids("admin.gids", config.admin.gids);
   for (const TenantConfig& tenant : config.tenants) {

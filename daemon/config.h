@@ -41,6 +41,7 @@ struct DaemonConfig {
   LogFormat log_format = LogFormat::text;
   std::uint32_t lanes = 1;
   std::uint32_t max_sessions = 1024;
+  std::uint32_t reserved_sessions = 2;  // of these, for each tenant, as far as they go round
   bool operator==(const DaemonConfig&) const = default;
 };
 
@@ -69,6 +70,8 @@ struct LimitsConfig {
   std::uint32_t actors_per_cache = 256;
   std::chrono::milliseconds step_deadline{30'000};
   std::chrono::milliseconds open_deadline{600'000};  // for the memory of a cache to be made
+  std::uint32_t connections_per_user = 64;  // without a session: operators, and before the greeting
+  std::chrono::milliseconds admin_idle{60'000};  // an operator's connection that asks nothing
   bool operator==(const LimitsConfig&) const = default;
 };
 

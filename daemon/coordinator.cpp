@@ -70,6 +70,7 @@ ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& conf
     wanted.tenants.push_back({tenant.name, quota_of(tenant.hbm), quota_of(tenant.dram)});
   }
   wanted.max_sessions = config.daemon.max_sessions;
+  wanted.reserved_sessions = config.daemon.reserved_sessions;
   wanted.max_caches = config.limits.caches;
   wanted.max_sequences_per_session = config.limits.sequences_per_session;
   auto seed = random_seed();
@@ -211,9 +212,9 @@ void Coordinator::end_session(const std::shared_ptr<Session>& session, bool died
   }
 }
 
-void Coordinator::count_violation(ipc::TenantId tenant, const Error&) {
+void Coordinator::count_violation(ipc::TenantId tenant, Violation kind) {
   const std::lock_guard lock(mutex_);
-  ++counters_[tenant.value].violations;
+  ++counters_[tenant.value].violations[static_cast<std::size_t>(kind)];
 }
 
 ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
@@ -448,19 +449,19 @@ void Coordinator::forecast(ipc::CacheId cache, residency::ForecastEvent event,
 
 // ---- operators
 
-std::vector<std::pair<ipc::SessionId, Error>> Coordinator::overdue_steps(
+std::vector<std::pair<ipc::SessionId, SessionEnd>> Coordinator::overdue_steps(
     std::chrono::steady_clock::time_point now) {
   const std::lock_guard lock(mutex_);
-  std::vector<std::pair<ipc::SessionId, Error>> overdue;
+  const Error late{Errc::limit_reached,
+                   "an actor stayed in one step for longer than limits.step_deadline (" +
+                       std::to_string(config_.limits.step_deadline.count()) +
+                       " ms); end a step when its stream has passed it"};
+  std::vector<std::pair<ipc::SessionId, SessionEnd>> overdue;
   for (const Cache& cache : caches_) {
     if (cache.memory == nullptr) continue;
     for (const ipc::SessionId session :
          cache.memory->overdue_actors(now, config_.limits.step_deadline)) {
-      overdue.emplace_back(session, Error{Errc::limit_reached,
-                                          "an actor stayed in one step for longer than "
-                                          "limits.step_deadline (" +
-                                              std::to_string(config_.limits.step_deadline.count()) +
-                                              " ms); end a step when its stream has passed it"});
+      overdue.emplace_back(session, SessionEnd{late, Violation::step_deadline});
     }
   }
   return overdue;
@@ -491,6 +492,21 @@ std::shared_ptr<CacheMemory> Coordinator::cache_memory(ipc::CacheId cache) const
 std::vector<Coordinator::TenantCounters> Coordinator::tenant_counters() const {
   const std::lock_guard lock(mutex_);
   return counters_;
+}
+
+std::vector<ResolveTotals> Coordinator::resolve_totals() const {
+  std::vector<ResolveTotals> totals;
+  std::vector<std::pair<ipc::TenantId, std::shared_ptr<CacheMemory>>> open;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const TenantCounters& tenant : counters_) totals.push_back(tenant.resolved_before);
+    for (const Cache& cache : caches_) {
+      if (cache.memory != nullptr) open.emplace_back(cache.tenant, cache.memory);
+    }
+  }
+  // Reading the counters of every actor takes time, and lanes need the lock.
+  for (const auto& [tenant, memory] : open) totals[tenant.value] += memory->totals();
+  return totals;
 }
 
 }  // namespace sluice::daemon

@@ -26,6 +26,7 @@
 #include "daemon/metrics.h"
 #include "daemon/residency/manager.h"
 #include "daemon/session.h"
+#include "daemon/session_end.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 
@@ -75,7 +76,7 @@ class Coordinator {
   void end_session(const std::shared_ptr<Session>& session, bool died,
                    std::chrono::steady_clock::time_point death);
 
-  void count_violation(ipc::TenantId tenant, const ipc::Error& reason);
+  void count_violation(ipc::TenantId tenant, Violation kind);
 
   // Nothing yet: the cache is being made, by this opening or another one, or memory for it is on
   // its way back. To be called again after each change that on_cache_change tells of, until there
@@ -131,7 +132,7 @@ class Coordinator {
   std::chrono::milliseconds tick();
 
   // Actors that stayed in one step for longer than the configured deadline: their sessions.
-  std::vector<std::pair<ipc::SessionId, ipc::Error>> overdue_steps(
+  std::vector<std::pair<ipc::SessionId, SessionEnd>> overdue_steps(
       std::chrono::steady_clock::time_point now);
 
   // ---- operators
@@ -149,11 +150,13 @@ class Coordinator {
   // Counted since start, per tenant.
   struct TenantCounters {
     std::uint64_t session_deaths = 0;
-    std::uint64_t violations = 0;
-    std::uint64_t extents_failed = 0;
+    ViolationCounts violations{};
     double last_reclaim_seconds = 0;
+    ResolveTotals resolved_before;  // in caches that are gone
   };
   std::vector<TenantCounters> tenant_counters() const;
+  // Pages resolved since start, per tenant, in the caches that are there and those that were.
+  std::vector<ResolveTotals> resolve_totals() const;
   Histogram& reclaim_histogram(ipc::TenantId tenant) { return *reclaim_[tenant.value]; }
   Histogram& resolve_histogram(ipc::TenantId tenant) { return *resolve_[tenant.value]; }
 

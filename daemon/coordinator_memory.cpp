@@ -106,7 +106,9 @@ std::shared_ptr<CacheMemory> Coordinator::share(ipc::CacheId id,
 // Whoever looks at the memory at this moment keeps it; it is freed when all have let go of it.
 void Coordinator::execute(const residency::DestroyCache& action) {
   std::erase_if(retiring_, [&](const auto& pending) { return pending.cache == action.cache; });
-  caches_[action.cache.value].memory.reset();
+  Cache& cache = caches_[action.cache.value];
+  counters_[cache.tenant.value].resolved_before += cache.memory->totals();
+  cache.memory.reset();
 }
 
 MemoryWorker::Step Coordinator::free_cache(Freeing& freeing) {
@@ -161,7 +163,6 @@ MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, CacheMemory& memory)
     const auto told = manager_.extent_failed(id, each);
     SLUICE_ASSERT(told.has_value());
   }
-  ++counters_[cache.tenant.value].extents_failed;
   cache.grant_failure = GrantFailure{std::move(granted.error()), std::chrono::steady_clock::now()};
   return Step::last;
 }

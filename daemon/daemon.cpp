@@ -13,6 +13,7 @@
 
 #include "daemon/admin.h"
 #include "daemon/coordinator.h"
+#include "daemon/health_watch.h"
 #include "daemon/lanes.h"
 #include "daemon/logging.h"
 #include "daemon/metrics.h"
@@ -46,6 +47,7 @@ struct Daemon::Impl {
   void await_signal();
   void schedule_tick(std::chrono::milliseconds in);
   void schedule_step_look();
+  void schedule_health_sample();
   void schedule_watchdog();
 
   Config config;
@@ -54,14 +56,15 @@ struct Daemon::Impl {
   asio::signal_set signals{io};
   asio::steady_timer tick_timer{io};
   asio::steady_timer step_timer{io};
+  asio::steady_timer health_timer{io};
   asio::steady_timer watchdog_timer{io};
   SystemdNotifier systemd;
   std::unique_ptr<Coordinator> coordinator;
+  std::unique_ptr<HealthWatch> health;
   std::unique_ptr<Lanes> lanes;
   std::unique_ptr<Admin> admin;
   std::unique_ptr<Server> server;
   std::optional<Metrics> metrics;
-  bool draining = false;
 };
 
 // The folder of the socket, where it is not there yet: for root for all to enter, otherwise the
@@ -87,30 +90,33 @@ ipc::Status Daemon::Impl::start(std::unique_ptr<Device> device) {
   auto made = Coordinator::create(config, std::move(device));
   if (!made) return std::unexpected(std::move(made.error()));
   coordinator = std::move(*made);
+  health = std::make_unique<HealthWatch>(*coordinator, config.tenants.size());
   lanes = std::make_unique<Lanes>(*coordinator, config.rings, config.daemon.lanes);
   admin =
       std::make_unique<Admin>(config, *coordinator,
                               AdminHooks{.sessions = [this] { return server->sessions(); },
                                          .end_session =
-                                             [this](ipc::SessionId session, const ipc::Error& why) {
+                                             [this](ipc::SessionId session, const SessionEnd& why) {
                                                return server->end_session(session, why);
                                              },
                                          .drain =
                                              [this](bool on) {
-                                               draining = on;
+                                               health->drain(on);
                                                server->drain(on);
                                              },
-                                         .draining = [this] { return draining; },
+                                         .draining = [this] { return health->draining(); },
+                                         .health = [this] { return health->look(); },
+                                         .metrics_address = [this] { return metrics->address(); },
                                          .reload = [this] { return reload(); }});
   server = std::make_unique<Server>(
       io, config, *coordinator, *lanes,
       [this](const AdminScope& scope, std::string_view verb, std::string_view arguments) {
         return admin->run(scope, verb, arguments);
       });
-  auto exposer =
-      Metrics::start(config.metrics.address,
-                     // A copy: the server's thread reads it while a reload may write ours.
-                     [this, copy = config] { return collect_metrics(copy, *coordinator); });
+  auto exposer = Metrics::start(
+      config.metrics.address,
+      // A copy: the server's thread reads it while a reload may write ours.
+      [this, copy = config] { return collect_metrics(copy, *coordinator, *health); });
   if (!exposer) return std::unexpected(std::move(exposer.error()));
   metrics = std::move(*exposer);
   if (!metrics->address().empty()) {
@@ -169,6 +175,7 @@ void Daemon::Impl::on_stop(int number) {
   // What is left ends by itself, and the loop runs out of work.
   tick_timer.cancel();
   step_timer.cancel();
+  health_timer.cancel();
   watchdog_timer.cancel();
 }
 
@@ -195,11 +202,20 @@ void Daemon::Impl::schedule_step_look() {
   step_timer.expires_after(kStepLookInterval);
   step_timer.async_wait([this](boost::system::error_code error) {
     if (error) return;
-    for (const auto& [session, reason] :
+    for (const auto& [session, why] :
          coordinator->overdue_steps(std::chrono::steady_clock::now())) {
-      (void)server->end_session(session, reason);
+      (void)server->end_session(session, why);
     }
     schedule_step_look();
+  });
+}
+
+void Daemon::Impl::schedule_health_sample() {
+  health_timer.expires_after(RecentCounts::kSampleInterval);
+  health_timer.async_wait([this](boost::system::error_code error) {
+    if (error) return;
+    health->sample();
+    schedule_health_sample();
   });
 }
 
@@ -232,6 +248,7 @@ void Daemon::run() {
   impl_->await_signal();
   impl_->schedule_tick(std::chrono::milliseconds(0));
   impl_->schedule_step_look();
+  impl_->schedule_health_sample();
   impl_->schedule_watchdog();
   tell(impl_->systemd.ready("serving"));
   log_info("serving", {{"version", kVersion}, {"socket", impl_->config.daemon.socket}});

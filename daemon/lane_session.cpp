@@ -106,11 +106,12 @@ struct LaneSession::Impl {
         copier(session->memory.request_memory()),
         resolve_time(coordinator.resolve_histogram(session->tenant)) {}
 
-  ipc::Status run(const wire::Submission& request);
+  using Ran = std::expected<void, SessionEnd>;
+  Ran run(const wire::Submission& request);
   // A slice of the resolve that is running.
-  ipc::Status go_on();
-  ipc::Status answer(const wire::Submission& request, std::span<std::byte> area,
-                     const ipc::Result<Reply>& done);
+  Ran go_on();
+  Ran answer(const wire::Submission& request, std::span<std::byte> area,
+             const ipc::Result<Reply>& done);
   ipc::Result<Reply> execute(const wire::Submission& request, std::span<std::byte> reply);
 
   ipc::Result<Reply> open(const wire::Submission& request, std::span<std::byte> reply, bool more);
@@ -183,17 +184,17 @@ std::unexpected<Error> small_reply(std::size_t need, std::size_t have) {
 
 }  // namespace
 
-ipc::Status LaneSession::Impl::run(const wire::Submission& request) {
+std::expected<void, SessionEnd> LaneSession::Impl::run(const wire::Submission& request) {
   session->counters.requests.fetch_add(1, std::memory_order_relaxed);
   // A range outside of request memory can only be a bug or an attack: the session ends.
   auto area =
       copier.reply_area(Untrusted(request.reply_offset()), Untrusted(request.reply_length()));
-  if (!area) return std::unexpected(std::move(area.error()));
+  if (!area) return std::unexpected(end_by(std::move(area.error()), Violation::descriptor));
   const auto done = execute(request, *area);
   return running ? go_on() : answer(request, *area, done);
 }
 
-ipc::Status LaneSession::Impl::go_on() {
+std::expected<void, SessionEnd> LaneSession::Impl::go_on() {
   const CacheMemory& memory = *running->cache.memory;
   const std::uint64_t slice =
       std::max<std::uint64_t>(1, kResolveSliceBytes / memory.store().page_bytes);
@@ -207,14 +208,17 @@ ipc::Status LaneSession::Impl::go_on() {
   return answer(done.request, done.reply, reply);
 }
 
-ipc::Status LaneSession::Impl::answer(const wire::Submission& request, std::span<std::byte> area,
-                                      const ipc::Result<Reply>& done) {
+std::expected<void, SessionEnd> LaneSession::Impl::answer(const wire::Submission& request,
+                                                          std::span<std::byte> area,
+                                                          const ipc::Result<Reply>& done) {
   Reply reply;
   Errc code = Errc::ok;
   if (done) {
     reply = *done;
   } else {
-    if (done.error().code == Errc::peer_violation) return std::unexpected(done.error());
+    if (done.error().code == Errc::peer_violation) {
+      return std::unexpected(end_by(done.error(), Violation::descriptor));
+    }
     session->counters.failures.fetch_add(1, std::memory_order_relaxed);
     code = done.error().code;
     const std::size_t bytes = std::min({done.error().text.size(), area.size(), ipc::kMaxErrorText});
@@ -224,11 +228,12 @@ ipc::Status LaneSession::Impl::answer(const wire::Submission& request, std::span
   auto pushed =
       completions.push(wire::Completion(request.user_data(), reply.value0, reply.value1,
                                         static_cast<std::uint16_t>(code), 0, reply.frame_extents));
-  if (!pushed) return std::unexpected(std::move(pushed.error()));
+  if (!pushed) return std::unexpected(end_by(std::move(pushed.error()), Violation::cursor));
   if (!*pushed) {
-    return fail(Errc::peer_violation,
-                "the completion ring is full: the client made more requests than it has room for "
-                "answers, or does not read them");
+    Error full{Errc::peer_violation,
+               "the completion ring is full: the client made more requests than it has room for "
+               "answers, or does not read them"};
+    return std::unexpected(end_by(std::move(full), Violation::flood));
   }
   return {};
 }
@@ -730,31 +735,24 @@ LaneSession::LaneSession(std::shared_ptr<Session> session, Coordinator& coordina
 
 LaneSession::~LaneSession() = default;
 
-ipc::Result<bool> LaneSession::serve(int most) {
+std::expected<bool, SessionEnd> LaneSession::serve(int most) {
   bool some = false;
-  ipc::Status failed;
   // After a slice of a long resolve it is the others' turn.
   for (int i = 0; i < most && (i == 0 || !impl_->running); ++i) {
     if (impl_->running) {
       some = true;
-      failed = impl_->go_on();
-      if (!failed) break;
+      if (auto ran = impl_->go_on(); !ran) return std::unexpected(std::move(ran.error()));
       if (impl_->completions.publish()) impl_->session->bell.ring();
       continue;
     }
     auto request = impl_->requests.next();
-    if (!request) {
-      failed = std::unexpected(std::move(request.error()));
-      break;
-    }
+    if (!request) return std::unexpected(end_by(std::move(request.error()), Violation::cursor));
     if (!*request) break;
     some = true;
-    failed = impl_->run(**request);
-    if (!failed) break;
+    if (auto ran = impl_->run(**request); !ran) return std::unexpected(std::move(ran.error()));
     // One at a time: a long request must not hold back the answers before it.
     if (impl_->completions.publish()) impl_->session->bell.ring();
   }
-  if (!failed) return std::unexpected(std::move(failed.error()));
   return some || impl_->run_forecast();
 }
 
@@ -766,7 +764,11 @@ void LaneSession::forget_cache(ipc::CacheId cache) {
   });
 }
 
-ipc::Result<bool> LaneSession::prepare_to_sleep() { return impl_->requests.prepare_to_sleep(); }
+std::expected<bool, SessionEnd> LaneSession::prepare_to_sleep() {
+  auto empty = impl_->requests.prepare_to_sleep();
+  if (!empty) return std::unexpected(end_by(std::move(empty.error()), Violation::cursor));
+  return *empty;
+}
 void LaneSession::awake() { impl_->requests.awake(); }
 ipc::Doorbell::Drained LaneSession::drain_bell() { return impl_->session->bell.drain(); }
 

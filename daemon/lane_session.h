@@ -6,8 +6,10 @@
 // Thread-safety: the lane's thread only.
 #pragma once
 
+#include <expected>
 #include <memory>
 
+#include "daemon/session_end.h"
 #include "ipc/doorbell.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
@@ -22,15 +24,15 @@ class LaneSession {
   LaneSession(std::shared_ptr<Session> session, Coordinator& coordinator);
   ~LaneSession();
 
-  // Runs at most `most` requests; whether there were any. Errors end the session: peer_violation.
-  ipc::Result<bool> serve(int most);
+  // Runs at most `most` requests; whether there were any. An error ends the session.
+  std::expected<bool, SessionEnd> serve(int most);
 
   // The session closed this cache: what still waits for it is dropped, and the cache's memory with
   // it.
   void forget_cache(ipc::CacheId cache);
 
   // See ipc::RingConsumer.
-  ipc::Result<bool> prepare_to_sleep();
+  std::expected<bool, SessionEnd> prepare_to_sleep();
   void awake();
   ipc::Doorbell::Drained drain_bell();
 

@@ -55,10 +55,10 @@ class Lane {
     wake();
   }
 
-  void add(std::shared_ptr<Session> session, Lanes::OnViolation on_violation) {
+  void add(std::shared_ptr<Session> session, Lanes::OnEnd on_end) {
     auto served = std::make_unique<Served>();
     served->id = session->id;
-    served->on_violation = std::move(on_violation);
+    served->on_end = std::move(on_end);
     served->bell_fd = session->bell.fd();
     served->requests = std::make_unique<LaneSession>(std::move(session), coordinator_);
     watch(served->bell_fd, served.get());
@@ -83,7 +83,7 @@ class Lane {
  private:
   struct Served {
     ipc::SessionId id;
-    Lanes::OnViolation on_violation;
+    Lanes::OnEnd on_end;
     std::unique_ptr<LaneSession> requests;
     int bell_fd = -1;
     bool watched = true;
@@ -158,18 +158,19 @@ class Lane {
     return worked;
   }
 
-  static ipc::Result<bool> serve(Served& served) {
+  static std::expected<bool, SessionEnd> serve(Served& served) {
     try {
       return served.requests->serve(Lanes::kBurst);
     } catch (const std::bad_alloc&) {
-      return ipc::fail(ipc::Errc::no_memory,
-                       "the daemon had no memory for a request of this session");
+      ipc::Error error{ipc::Errc::no_memory,
+                       "the daemon had no memory for a request of this session"};
+      return std::unexpected(SessionEnd{std::move(error), std::nullopt});
     }
   }
 
-  void end(Served& served, const ipc::Error& reason) const {
+  static void end(Served& served, const SessionEnd& why) {
     served.stopped = true;
-    served.on_violation(reason);
+    served.on_end(why);
   }
 
   // Sleeps until a doorbell rings, unless a request came while we went to sleep.
@@ -226,12 +227,11 @@ Lanes::~Lanes() = default;
 
 Lane& Lanes::lane_of(ipc::SessionId session) { return *lanes_[session.value % lanes_.size()]; }
 
-void Lanes::add(std::shared_ptr<Session> session, OnViolation on_violation) {
+void Lanes::add(std::shared_ptr<Session> session, OnEnd on_end) {
   Lane& lane = lane_of(session->id);
-  lane.post(
-      [&lane, session = std::move(session), on_violation = std::move(on_violation)]() mutable {
-        lane.add(std::move(session), std::move(on_violation));
-      });
+  lane.post([&lane, session = std::move(session), on_end = std::move(on_end)]() mutable {
+    lane.add(std::move(session), std::move(on_end));
+  });
 }
 
 void Lanes::stop(ipc::SessionId session) {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "daemon/config.h"
-#include "ipc/error.h"
+#include "daemon/session_end.h"
 #include "ipc/ids.h"
 
 namespace sluice::daemon {
@@ -23,8 +23,8 @@ struct Session;
 
 class Lanes {
  public:
-  // Called on the lane's thread when the session broke the protocol; nothing more of it is served.
-  using OnViolation = std::function<void(const ipc::Error& reason)>;
+  // Called on the lane's thread when the session cannot go on; nothing more of it is served.
+  using OnEnd = std::function<void(const SessionEnd& end)>;
 
   // Requests of one session that a lane runs before it looks at the next.
   static constexpr int kBurst = 32;
@@ -32,7 +32,7 @@ class Lanes {
   Lanes(Coordinator& coordinator, const RingsConfig& rings, std::uint32_t count);
   ~Lanes();
 
-  void add(std::shared_ptr<Session> session, OnViolation on_violation);
+  void add(std::shared_ptr<Session> session, OnEnd on_end);
 
   // Serves nothing more of the session; what it holds stays.
   void stop(ipc::SessionId session);

@@ -103,6 +103,11 @@ void add_info(std::vector<MetricFamily>& out, const MetricsSnapshot& snapshot) {
   Family capacity(out, "sluice_tier_capacity_bytes", "Memory of a tier.", MetricType::Gauge);
   capacity.add({{"tier", "device"}}, snapshot.hbm_capacity_bytes);
   capacity.add({{"tier", "host"}}, snapshot.dram_capacity_bytes);
+  Family health(out, "sluice_health",
+                "What an operator should act on: 0 well, 1 warning, 2 error; `sluicectl status` "
+                "says more.",
+                MetricType::Gauge);
+  for (const HealthMetrics& one : snapshot.health) health.add({{"code", one.code}}, one.level);
 }
 
 void add_tiers(std::vector<MetricFamily>& out, const std::vector<TenantMetrics>& tenants) {
@@ -111,7 +116,8 @@ void add_tiers(std::vector<MetricFamily>& out, const std::vector<TenantMetrics>&
                MetricType::Gauge);
   Family evicted(out, "sluice_evicted_bytes_total", "Bytes that lost their place in a tier.",
                  MetricType::Counter);
-  Family failures(out, "sluice_allocation_failures_total", "Extents that could not be had.",
+  Family failures(out, "sluice_allocation_failures_total",
+                  "Requests that a quota refused, and extents that the node could not make.",
                   MetricType::Counter);
   const auto add = [&](std::string_view tenant, std::string_view tier, const TierMetrics& m) {
     const auto with = [&](const char* key, std::string_view value) {
@@ -123,8 +129,6 @@ void add_tiers(std::vector<MetricFamily>& out, const std::vector<TenantMetrics>&
     evicted.add(with("reason", "pressure"), m.evicted_bytes.pressure);
     evicted.add(with("reason", "quota"), m.evicted_bytes.quota);
     evicted.add(with("reason", "admin"), m.evicted_bytes.admin);
-    evicted.add(with("reason", "death"), m.evicted_bytes.death);
-    evicted.add(with("reason", "scan"), m.evicted_bytes.scan);
     failures.add(with("reason", "quota"), m.allocation_failures.quota);
     failures.add(with("reason", "memory"), m.allocation_failures.memory);
   };
@@ -149,34 +153,29 @@ void add_sessions(std::vector<MetricFamily>& out, const std::vector<TenantMetric
     sequences.add(labels, tenant.sequences);
     deaths.add(labels, tenant.session_deaths);
     reclaim.add(labels, tenant.session_reclaim);
-    const auto violation = [&](std::string_view reason, std::uint64_t count) {
-      violations.add({{"tenant", tenant.name}, {"reason", reason}}, count);
-    };
-    violation("cursor", tenant.client_violations.cursor);
-    violation("descriptor", tenant.client_violations.descriptor);
-    violation("message", tenant.client_violations.message);
-    violation("flood", tenant.client_violations.flood);
-    violation("step_deadline", tenant.client_violations.step_deadline);
+    for (std::size_t i = 0; i < kViolations; ++i) {
+      violations.add({{"tenant", tenant.name}, {"reason", to_string(static_cast<Violation>(i))}},
+                     tenant.client_violations[i]);
+    }
   }
 }
 
 void add_traffic(std::vector<MetricFamily>& out, const std::vector<TenantMetrics>& tenants) {
-  Family moved(out, "sluice_moved_bytes_total", "Bytes copied between tiers.", MetricType::Counter);
+  Family moved(out, "sluice_moved_bytes_total",
+               "Bytes that resolves (must) and forecasts copied between tiers.",
+               MetricType::Counter);
   Family forecast(out, "sluice_forecast_bytes_total", "What became of forecast bytes.",
                   MetricType::Counter);
   Family resolve(out, "sluice_resolve_duration_seconds", "One resolve, whole list.",
                  MetricType::Histogram);
   for (const TenantMetrics& tenant : tenants) {
-    const auto add_moved = [&](std::string_view direction, const MovedBytes& bytes) {
-      const auto labels = [&](std::string_view priority) {
-        return Labels{{"tenant", tenant.name}, {"direction", direction}, {"class", priority}};
-      };
-      moved.add(labels("must"), bytes.must);
-      moved.add(labels("forecast"), bytes.forecast);
-      moved.add(labels("bulk"), bytes.bulk);
+    const auto add_moved = [&](std::string_view priority, std::uint64_t bytes) {
+      moved.add({{"tenant", tenant.name}, {"direction", "host_to_device"}, {"class", priority}},
+                bytes);
     };
-    add_moved("host_to_device", tenant.host_to_device);
-    add_moved("device_to_host", tenant.device_to_host);
+    add_moved("must", tenant.host_to_device.must);
+    add_moved("forecast", tenant.host_to_device.forecast);
+    add_moved("bulk", tenant.host_to_device.bulk);
     const auto add_forecast = [&](std::string_view outcome, std::uint64_t bytes) {
       forecast.add({{"tenant", tenant.name}, {"outcome", outcome}}, bytes);
     };
@@ -192,8 +191,9 @@ void add_caches(std::vector<MetricFamily>& out, const std::vector<CacheMetrics>&
   Family info(out, "sluice_cache_info", "What a cache holds.", MetricType::Gauge);
   Family blocks(out, "sluice_blocks", "Blocks in DRAM or HBM.", MetricType::Gauge);
   Family saved(out, "sluice_shared_saved_bytes",
-               "What the shared blocks would take if every user had its own.", MetricType::Gauge);
-  Family resolved(out, "sluice_resolve_pages_total", "Pages asked for, by what was found.",
+               "What shared blocks would take more if every user had its own.", MetricType::Gauge);
+  Family resolved(out, "sluice_resolve_pages_total",
+                  "Pages looked up, by what was found; a session knows its own pinned ones.",
                   MetricType::Counter);
   for (const CacheMetrics& cache : caches) {
     const auto with = [&](std::initializer_list<Label> more) {
@@ -213,7 +213,6 @@ void add_caches(std::vector<MetricFamily>& out, const std::vector<CacheMetrics>&
     blocks.add(with({{"state", "shared"}}), cache.blocks.shared);
     blocks.add(with({{"state", "leased"}}), cache.blocks.leased);
     blocks.add(with({{"state", "quarantined"}}), cache.blocks.quarantined);
-    saved.add(with({{"tier", "device"}}), cache.shared_saved_hbm_bytes);
     saved.add(with({{"tier", "host"}}), cache.shared_saved_dram_bytes);
     const auto add_resolved = [&](std::string_view executor, const ResolvePages& pages) {
       const auto result = [&](std::string_view name) {
@@ -251,7 +250,6 @@ void add_up_gauges(CacheMetrics& to, const CacheMetrics& from) {
   to.blocks.shared += from.blocks.shared;
   to.blocks.leased += from.blocks.leased;
   to.blocks.quarantined += from.blocks.quarantined;
-  to.shared_saved_hbm_bytes += from.shared_saved_hbm_bytes;
   to.shared_saved_dram_bytes += from.shared_saved_dram_bytes;
 }
 

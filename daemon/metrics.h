@@ -16,8 +16,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "daemon/session_end.h"
 #include "ipc/error.h"
 
 namespace sluice::daemon {
@@ -65,12 +67,10 @@ struct TierMetrics {
     std::uint64_t pressure = 0;
     std::uint64_t quota = 0;
     std::uint64_t admin = 0;
-    std::uint64_t death = 0;
-    std::uint64_t scan = 0;
   } evicted_bytes;
   struct {
-    std::uint64_t quota = 0;   // the tenant's limit
-    std::uint64_t memory = 0;  // the node had none
+    std::uint64_t quota = 0;   // requests that the tenant's quota refused
+    std::uint64_t memory = 0;  // extents, or arenas, that the node could not make
   } allocation_failures;
 };
 
@@ -87,7 +87,6 @@ struct TenantMetrics {
   TierMetrics hbm;
   TierMetrics dram;
   MovedBytes host_to_device;
-  MovedBytes device_to_host;
   struct {
     std::uint64_t used = 0;
     std::uint64_t late = 0;
@@ -95,13 +94,7 @@ struct TenantMetrics {
     std::uint64_t dropped = 0;
   } forecast_bytes;
   std::uint64_t session_deaths = 0;
-  struct {
-    std::uint64_t cursor = 0;         // a ring cursor that cannot be
-    std::uint64_t descriptor = 0;     // an unknown operation, or a range outside of request memory
-    std::uint64_t message = 0;        // a control frame that does not verify
-    std::uint64_t flood = 0;          // more than a bound allows, or completions nobody takes
-    std::uint64_t step_deadline = 0;  // an actor stayed in one step too long
-  } client_violations;
+  ViolationCounts client_violations{};
   HistogramCounts resolve_duration;  // of the daemon's executor
   HistogramCounts session_reclaim;   // from the death of a session to the last byte back
 };
@@ -122,7 +115,6 @@ struct CacheMetrics {
     std::uint64_t leased = 0;
     std::uint64_t quarantined = 0;
   } blocks;
-  std::uint64_t shared_saved_hbm_bytes = 0;
   std::uint64_t shared_saved_dram_bytes = 0;
   ResolvePages resolved_by_daemon;
   ResolvePages resolved_direct;
@@ -131,11 +123,17 @@ struct CacheMetrics {
 inline constexpr std::size_t kMaxNamedCaches = 64;
 inline constexpr std::size_t kMaxLabelBytes = 128;
 
+struct HealthMetrics {
+  std::string_view code;
+  std::uint64_t level = 0;  // 0 well, 1 warning, 2 error
+};
+
 struct MetricsSnapshot {
   std::string version;
   std::string commit;
   std::uint64_t hbm_capacity_bytes = 0;
   std::uint64_t dram_capacity_bytes = 0;
+  std::vector<HealthMetrics> health;
   std::vector<TenantMetrics> tenants;
   std::vector<CacheMetrics> caches;
 };

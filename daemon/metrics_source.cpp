@@ -1,6 +1,9 @@
 #include "daemon/metrics_source.h"
 
+#include <algorithm>
+
 #include "daemon/coordinator.h"
+#include "daemon/health_watch.h"
 #include "daemon/version.h"
 
 namespace sluice::daemon {
@@ -11,6 +14,7 @@ void fill_tier(TierMetrics& to, const residency::TenantTierStatus& from) {
   to.used_bytes = from.used_bytes;
   to.guaranteed_bytes = from.quota.guaranteed_bytes;
   to.limit_bytes = from.quota.limit_bytes;
+  to.allocation_failures = {from.refused, from.failed};
 }
 
 ResolvePages pages_of(const ResolveTotals& totals) {
@@ -43,16 +47,32 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
   return cache;
 }
 
+// The worst of each code.
+std::vector<HealthMetrics> health_metrics(const std::vector<HealthFinding>& findings) {
+  std::vector<HealthMetrics> all;
+  for (std::size_t i = 0; i < kHealthCodes; ++i) {
+    all.push_back({to_string(static_cast<HealthCode>(i)), 0});
+  }
+  for (const HealthFinding& finding : findings) {
+    std::uint64_t& level = all[static_cast<std::size_t>(finding.code)].level;
+    level = std::max(level, static_cast<std::uint64_t>(finding.level));
+  }
+  return all;
+}
+
 }  // namespace
 
-MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator) {
+MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator,
+                                HealthWatch& health) {
   MetricsSnapshot snapshot;
   snapshot.version = kVersion;
   snapshot.hbm_capacity_bytes = config.hbm.capacity_bytes;
   snapshot.dram_capacity_bytes = config.dram.capacity_bytes;
+  snapshot.health = health_metrics(health.look());
   const auto [tenants, caches] =
       coordinator.with_manager([](auto& m) { return std::pair(m.tenants(), m.caches()); });
   const auto counters = coordinator.tenant_counters();
+  const auto resolved = coordinator.resolve_totals();
   for (const auto& row : tenants) {
     TenantMetrics tenant;
     tenant.name = row.name;
@@ -60,20 +80,26 @@ MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator) 
     tenant.sequences = row.sequences;
     fill_tier(tenant.hbm, row.hbm);
     fill_tier(tenant.dram, row.dram);
-    tenant.dram.evicted_bytes.pressure = row.evicted_bytes;
-    tenant.dram.allocation_failures.memory = counters[row.tenant.value].extents_failed;
+    const auto evicted = [&](residency::EvictReason reason) {
+      return row.evicted_bytes[static_cast<std::size_t>(reason)];
+    };
+    tenant.dram.evicted_bytes = {evicted(residency::EvictReason::pressure),
+                                 evicted(residency::EvictReason::quota),
+                                 evicted(residency::EvictReason::admin)};
+    tenant.hbm.evicted_bytes.pressure = resolved[row.tenant.value].bytes_swept;
+    tenant.host_to_device.must = resolved[row.tenant.value].bytes_filled;
+    tenant.host_to_device.forecast = resolved[row.tenant.value].forecast_bytes;
     tenant.forecast_bytes.used = row.forecasts.used.bytes;
     tenant.forecast_bytes.late = row.forecasts.late.bytes;
     tenant.forecast_bytes.wasted = row.forecasts.wasted.bytes;
     tenant.forecast_bytes.dropped = row.forecasts.dropped.bytes;
     tenant.session_deaths = counters[row.tenant.value].session_deaths;
-    tenant.client_violations.descriptor = counters[row.tenant.value].violations;
+    tenant.client_violations = counters[row.tenant.value].violations;
     tenant.resolve_duration = coordinator.resolve_histogram(row.tenant).counts();
     tenant.session_reclaim = coordinator.reclaim_histogram(row.tenant).counts();
     for (const auto& cache : caches) {
       if (cache.tenant != row.tenant) continue;
       const auto memory = coordinator.cache_memory(cache.cache);
-      if (memory != nullptr) tenant.host_to_device.must += memory->totals().bytes_filled;
       snapshot.caches.push_back(cache_metrics(cache, row.name, memory.get()));
     }
     snapshot.tenants.push_back(std::move(tenant));

@@ -10,7 +10,9 @@
 namespace sluice::daemon {
 
 class Coordinator;
+class HealthWatch;
 
-MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator);
+MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator,
+                                HealthWatch& health);
 
 }  // namespace sluice::daemon

@@ -15,6 +15,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
+#include <list>
 #include <map>
 #include <set>
 #include <vector>
@@ -44,9 +45,15 @@ namespace {
 constexpr std::uint32_t kBothExecutors = 0b11;
 // Requests of one connection before others get their turn.
 constexpr int kFramesPerTurn = 16;
-// Connections without a session: operators, and peers that have not said hello yet.
-constexpr std::size_t kSpareConnections = 256;
+// Connections without a session (peers that have not said hello yet, and admin connections), of all
+// users that are no operators together. A user alone has limits.connections_per_user; this bounds
+// one who commands many uids. Beyond it the connection that came first gives way: an honest peer is
+// greeted long before its turn comes, so nobody is locked out.
+constexpr std::size_t kMaxSessionless = 1024;
 constexpr std::chrono::milliseconds kAcceptPause{100};  // after the process ran out of descriptors
+// Refused connections in between are counted and told together: whoever is refused must not be able
+// to fill the log.
+constexpr std::chrono::seconds kRefusalLogInterval{1};
 
 // Waits until a descriptor is readable (or writable); false on an error of the loop.
 asio::awaitable<bool> wait_for(asio::posix::stream_descriptor& fd,
@@ -54,6 +61,15 @@ asio::awaitable<bool> wait_for(asio::posix::stream_descriptor& fd,
   boost::system::error_code error;
   co_await fd.async_wait(type, asio::redirect_error(asio::use_awaitable, error));
   co_return !error;
+}
+
+// The last word on a connection: as much of it as the socket takes at once.
+void say_closing(ipc::FrameWriter& writer, int socket, const Error& reason) {
+  const auto bytes = ipc::make_message(0, [&](flatbuffers::FlatBufferBuilder& builder) {
+    return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(reason.code),
+                                     reason.text.c_str());
+  });
+  if (writer.enqueue(bytes)) (void)writer.flush(socket);
 }
 
 ipc::Layout layout_from(const wire::LayoutSpec& spec) {
@@ -134,8 +150,12 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
 
   ipc::Status add_listener(const std::string& path, mode_t mode, std::optional<std::size_t> tenant);
   asio::awaitable<void> accept_loop(Listener& listener);
+  void take_up(ipc::Fd socket, std::optional<std::size_t> tenant);
+  // Room for one more connection without a session. Errors: limit_reached.
+  ipc::Status make_room(const ipc::PeerIdentity& peer, bool trusted);
   bool is_admin(const ipc::PeerIdentity& peer) const;
   void wake_openings() const;
+  void note_refusal(const ipc::PeerIdentity* peer, const Error& reason);
 
   asio::io_context& io;
   const Config& config;
@@ -144,22 +164,36 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   AdminHandler admin;
   std::vector<std::unique_ptr<Listener>> listeners;
   std::map<std::uint64_t, std::shared_ptr<Connection>> sessions;
-  std::set<Connection*> connections;  // all of them, with or without a session
+  std::set<Connection*> connections;   // all of them, with or without a session
+  std::list<Connection*> sessionless;  // of these, the ones without, as they came
+  std::uint64_t refusals = 0;          // since the last that was logged
+  std::chrono::steady_clock::time_point refusal_logged{};
   bool draining = false;
   bool stopping = false;
 };
 
 // One control connection, from accept to the end of its session.
 struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
-  Connection(std::shared_ptr<Impl> its_server, ipc::Fd its_socket,
-             std::optional<std::size_t> its_tenant)
+  // `is_trusted`: an operator, whose connections others cannot push out.
+  Connection(std::shared_ptr<Impl> its_server, ipc::Fd its_socket, ipc::PeerIdentity its_peer,
+             bool is_trusted, std::optional<std::size_t> its_tenant)
       : server(std::move(its_server)),
         socket(server->io, its_socket.release()),
         opening_wake(server->io),
-        tenant(its_tenant) {
+        deadline(server->io),
+        tenant(its_tenant),
+        peer(std::move(its_peer)),
+        trusted(is_trusted) {
     server->connections.insert(this);
+    place = server->sessionless.insert(server->sessionless.end(), this);
   }
-  ~Connection() { server->connections.erase(this); }
+  ~Connection() {
+    leave_sessionless();
+    server->connections.erase(this);
+  }
+  void leave_sessionless() {
+    if (const auto at = std::exchange(place, std::nullopt)) server->sessionless.erase(*at);
+  }
 
   // Keeps the connection alive from before the first step of run().
   static asio::awaitable<void> live(std::shared_ptr<Connection> connection) {
@@ -179,7 +213,9 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::awaitable<ipc::Status> refuse(std::uint64_t request, Error error);
   asio::awaitable<ipc::Status> welcome_session(std::uint64_t request, const wire::Hello& hello);
   asio::awaitable<ipc::Status> welcome_admin(std::uint64_t request);
-  asio::awaitable<ipc::Status> serve(const ipc::Frame& frame);
+  asio::awaitable<std::expected<void, SessionEnd>> serve(const ipc::Frame& frame);
+  // An operator's connection ends if no whole request comes in time, and the answer is not taken.
+  void await_admin_request();
   asio::awaitable<void> watch_process();
   asio::awaitable<void> discard_until_closed();
 
@@ -194,7 +230,12 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
                                                     std::vector<int>& fds);
   ipc::Result<std::vector<std::byte>> answer(const wire::Envelope& envelope, std::vector<int>& fds);
 
-  void violate(const Error& reason);
+  // Nothing more of the session is served; it is over when its process and sockets are gone.
+  void end(const SessionEnd& why);
+  // Ends the connection unless it is put off, or called off with time_point::max(), before then.
+  void end_at(std::chrono::steady_clock::time_point time, const Error& why);
+  // Says why and ends the connection, whose coroutine ends with it.
+  void dismiss(const Error& why);
   void stop(const std::string& why);
   void finish_if_dead();
 
@@ -204,11 +245,15 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::steady_timer opening_wake;
   bool opening = false;
   bool wakes_when_readable = false;
+  asio::steady_timer deadline;
   std::optional<std::size_t> tenant;
   ipc::FrameReader reader{ipc::FdPolicy::refuse};
   std::optional<ipc::Result<ipc::Frame>> ahead;  // read while an opening was under way
   ipc::FrameWriter writer;
   ipc::PeerIdentity peer;
+  bool trusted = false;
+  std::optional<std::list<Connection*>::iterator> place;  // in the server's list
+  std::optional<Error> dismissed;
   std::unique_ptr<asio::posix::stream_descriptor> pidfd;
   std::shared_ptr<Session> session;
   AdminScope scope;
@@ -217,7 +262,7 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   bool process_gone = false;
   bool socket_closed = false;
   bool left_lane = false;
-  bool violated = false;
+  bool ended = false;
   std::string end_reason;
   std::chrono::steady_clock::time_point death{};
 };
@@ -254,14 +299,59 @@ asio::awaitable<void> Server::Impl::accept_loop(Listener& listener) {
       co_await pause.async_wait(asio::use_awaitable);
       continue;
     }
-    if (!*socket) continue;
-    if (connections.size() >= config.daemon.max_sessions + kSpareConnections) {
-      log_warn("a connection was refused: too many", {{"connections", connections.size()}});
-      continue;
-    }
-    auto connection = std::make_shared<Connection>(self, std::move(**socket), listener.tenant);
-    asio::co_spawn(io, Connection::live(std::move(connection)), asio::detached);
+    if (*socket) take_up(std::move(**socket), listener.tenant);
   }
+}
+
+void Server::Impl::take_up(ipc::Fd socket, std::optional<std::size_t> tenant) {
+  auto peer = ipc::peer_identity(socket.get());
+  const bool trusted = peer && is_admin(*peer);
+  const ipc::Status room = peer ? make_room(*peer, trusted) : std::unexpected(peer.error());
+  if (!room) {
+    note_refusal(peer ? &*peer : nullptr, room.error());
+    ipc::FrameWriter writer;
+    say_closing(writer, socket.get(), room.error());
+    return;
+  }
+  auto connection = std::make_shared<Connection>(shared_from_this(), std::move(socket),
+                                                 std::move(*peer), trusted, tenant);
+  asio::co_spawn(io, Connection::live(std::move(connection)), asio::detached);
+}
+
+ipc::Status Server::Impl::make_room(const ipc::PeerIdentity& peer, bool trusted) {
+  std::size_t own = 0;
+  std::size_t strangers = 0;
+  Connection* oldest = nullptr;
+  for (Connection* connection : sessionless) {
+    if (connection->peer.uid == peer.uid) ++own;
+    if (connection->trusted) continue;
+    if (oldest == nullptr) oldest = connection;
+    ++strangers;
+  }
+  if (own >= config.limits.connections_per_user) {
+    return fail(Errc::limit_reached,
+                "uid " + std::to_string(peer.uid) + " has " + std::to_string(own) +
+                    " connections without a session, as many as one user may have "
+                    "(limits.connections_per_user); close some, or wait until they time out");
+  }
+  if (!trusted && strangers >= kMaxSessionless) {
+    oldest->dismiss(Error{Errc::busy, "there are " + std::to_string(strangers) +
+                                          " connections without a session, and this was the "
+                                          "oldest; connect again"});
+  }
+  return {};
+}
+
+void Server::Impl::note_refusal(const ipc::PeerIdentity* peer, const Error& reason) {
+  ++refusals;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - refusal_logged < kRefusalLogInterval) return;
+  refusal_logged = now;
+  log_info("a connection was refused", {{"pid", std::int64_t{peer != nullptr ? peer->pid : 0}},
+                                        {"uid", std::int64_t{peer != nullptr ? peer->uid : -1}},
+                                        {"code", ipc::to_string(reason.code)},
+                                        {"reason", reason.text},
+                                        {"refused_since_last", std::exchange(refusals, 0)}});
 }
 
 bool Server::Impl::is_admin(const ipc::PeerIdentity& peer) const {
@@ -318,46 +408,39 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::send(std::vector<std::byt
 
 asio::awaitable<void> Server::Impl::Connection::run() {
   const auto self = shared_from_this();
-  auto identity = ipc::peer_identity(socket.native_handle());
-  if (!identity) co_return;
-  peer = std::move(*identity);
-
-  asio::steady_timer hello_deadline(server->io, kHelloDeadline);
-  hello_deadline.async_wait([weak = weak_from_this()](boost::system::error_code error) {
-    const auto connection = weak.lock();
-    if (!error && connection) connection->socket.cancel();
-  });
+  const Error silent{Errc::timed_out, "nothing that can be greeted came within " +
+                                          std::to_string(kHelloDeadline.count()) +
+                                          " s; a client says Hello as soon as it is connected"};
+  end_at(std::chrono::steady_clock::now() + kHelloDeadline, silent);
   const ipc::Status greeted = co_await greet();
-  hello_deadline.cancel();
+  deadline.expires_at(std::chrono::steady_clock::time_point::max());
   if (!greeted) {
-    if (greeted.error().code != Errc::daemon_away) {
-      log_info("a connection was refused", {{"pid", std::int64_t{peer.pid}},
-                                            {"uid", std::uint64_t{peer.uid}},
-                                            {"code", ipc::to_string(greeted.error().code)},
-                                            {"reason", greeted.error().text}});
+    if (dismissed || greeted.error().code != Errc::daemon_away) {
+      server->note_refusal(&peer, dismissed ? *dismissed : greeted.error());
     }
     if (session == nullptr) co_return;
     // The welcome did not reach the peer: the session is there, and ends like any other.
     socket_closed = greeted.error().code == Errc::daemon_away;
-    if (!socket_closed) violate(greeted.error());
+    if (!socket_closed) end(end_by(greeted.error(), Violation::flood));
   }
   int frames = 0;
-  while (!said_bye && !violated && !socket_closed) {
+  while (!said_bye && !ended && !socket_closed) {
     if (++frames % kFramesPerTurn == 0) co_await asio::post(server->io, asio::use_awaitable);
+    if (admin) await_admin_request();
     auto frame = co_await receive();
     if (!frame) {
       if (frame.error().code == Errc::daemon_away) {
         socket_closed = true;
-      } else if (session != nullptr && !violated) {
-        violate(frame.error());
+      } else if (session != nullptr && !dismissed) {
+        end(end_by(frame.error(), Violation::message));
       }
       break;
     }
     if (auto served = co_await serve(*frame); !served) {
-      if (served.error().code == Errc::daemon_away) {
+      if (served.error().error.code == Errc::daemon_away) {
         socket_closed = true;
       } else if (session != nullptr) {
-        violate(served.error());
+        end(served.error());
       }
       break;
     }
@@ -365,6 +448,26 @@ asio::awaitable<void> Server::Impl::Connection::run() {
   if (session == nullptr) co_return;
   if (!socket_closed && !said_bye) co_await discard_until_closed();
   finish_if_dead();
+}
+
+void Server::Impl::Connection::await_admin_request() {
+  const std::chrono::milliseconds idle = server->config.limits.admin_idle;
+  const Error why{Errc::timed_out, "an operator's connection that asks nothing for " +
+                                       std::to_string(idle.count()) +
+                                       " ms (limits.admin_idle) is closed; connect again"};
+  end_at(std::chrono::steady_clock::now() + idle, why);
+}
+
+void Server::Impl::Connection::end_at(std::chrono::steady_clock::time_point time,
+                                      const Error& why) {
+  deadline.expires_at(time);
+  deadline.async_wait([weak = weak_from_this(), why](boost::system::error_code error) {
+    const auto connection = weak.lock();
+    if (error || !connection) return;
+    // It was put off when this was on its way already.
+    if (connection->deadline.expiry() > std::chrono::steady_clock::now()) return;
+    connection->dismiss(why);
+  });
 }
 
 // A session that was ended for misconduct is over when its process and every copy of its socket are
@@ -427,12 +530,11 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::greet() {
         "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"};
     co_return co_await refuse(request, why);
   }
-  if (server->sessions.size() >= server->config.daemon.max_sessions) {
-    const Error why{Errc::limit_reached, "all " +
-                                             std::to_string(server->config.daemon.max_sessions) +
-                                             " sessions are in use (daemon.max_sessions)"};
-    co_return co_await refuse(request, why);
-  }
+  // Before any memory is made for it.
+  const ipc::TenantId its_tenant{static_cast<std::uint32_t>(*tenant)};
+  const ipc::Status admitted = server->coordinator.with_manager(
+      [&](const auto& manager) { return manager.admits_session(its_tenant); });
+  if (!admitted) co_return co_await refuse(request, admitted.error());
   ipc::Status welcomed = co_await welcome_session(request, *hello);
   if (!welcomed && session == nullptr && welcomed.error().code != Errc::daemon_away) {
     co_return co_await refuse(request, welcomed.error());
@@ -470,11 +572,12 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::welcome_session(std::uint
   made->memory = std::move(*memory);
   made->bell = std::move(bells->daemon_end);
   session = made;
+  leave_sessionless();
   server->sessions.emplace(id->value, shared_from_this());
 
-  server->lanes.add(session, [weak = weak_from_this(), io = &server->io](const Error& reason) {
-    asio::post(*io, [weak, reason] {
-      if (const auto connection = weak.lock()) connection->violate(reason);
+  server->lanes.add(session, [weak = weak_from_this(), io = &server->io](const SessionEnd& why) {
+    asio::post(*io, [weak, why] {
+      if (const auto connection = weak.lock()) connection->end(why);
     });
   });
   pidfd = std::make_unique<asio::posix::stream_descriptor>(server->io, peer.pidfd.release());
@@ -506,36 +609,38 @@ asio::awaitable<void> Server::Impl::Connection::watch_process() {
   finish_if_dead();
 }
 
-void Server::Impl::Connection::violate(const Error& reason) {
-  if (violated || left_lane) return;
-  violated = true;
-  end_reason = reason.text;
-  log_warn("session ended", {{"session", session->id.value},
-                             {"tenant", session->tenant_name},
-                             {"code", ipc::to_string(reason.code)},
-                             {"reason", reason.text}});
-  server->coordinator.count_violation(session->tenant, reason);
+void Server::Impl::Connection::end(const SessionEnd& why) {
+  if (ended || left_lane) return;
+  ended = true;
+  end_reason = why.error.text;
+  log_warn("session ended",
+           {{"session", session->id.value},
+            {"tenant", session->tenant_name},
+            {"code", ipc::to_string(why.error.code)},
+            {"violation", why.violation ? to_string(*why.violation) : std::string_view("none")},
+            {"reason", why.error.text}});
+  if (why.violation) server->coordinator.count_violation(session->tenant, *why.violation);
   server->lanes.stop(session->id);
-  auto bytes = ipc::make_message(0, [&](flatbuffers::FlatBufferBuilder& builder) {
-    return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(reason.code),
-                                     reason.text.c_str());
-  });
-  if (writer.enqueue(bytes)) (void)writer.flush(socket.native_handle());
+  say_closing(writer, socket.native_handle(), why.error);
   shutdown(socket.native_handle(), SHUT_WR);
   socket.cancel();  // run() goes on to wait for the end
   opening_wake.cancel();
 }
 
-// The daemon goes: its coroutines end, and with them what they hold.
-void Server::Impl::Connection::stop(const std::string& why) {
-  auto bytes = ipc::make_message(0, [&](flatbuffers::FlatBufferBuilder& builder) {
-    return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(Errc::shutting_down),
-                                     why.c_str());
-  });
-  if (writer.enqueue(bytes)) (void)writer.flush(socket.native_handle());
+void Server::Impl::Connection::dismiss(const Error& why) {
+  leave_sessionless();
+  dismissed = why;
+  say_closing(writer, socket.native_handle(), why);
   shutdown(socket.native_handle(), SHUT_RDWR);
   boost::system::error_code ignored;
   (void)socket.cancel(ignored);
+}
+
+// The daemon goes: its coroutines end, and with them what they hold.
+void Server::Impl::Connection::stop(const std::string& why) {
+  dismiss(Error{Errc::shutting_down, why});
+  deadline.cancel();
+  boost::system::error_code ignored;
   if (pidfd) (void)pidfd->cancel(ignored);
   opening_wake.cancel();
 }
@@ -567,19 +672,28 @@ void Server::Impl::Connection::finish_if_dead() {
 
 // ---- requests
 
-asio::awaitable<ipc::Status> Server::Impl::Connection::serve(const ipc::Frame& frame) {
+asio::awaitable<std::expected<void, SessionEnd>> Server::Impl::Connection::serve(
+    const ipc::Frame& frame) {
   auto envelope = ipc::verify_envelope(frame.bytes);
-  if (!envelope) co_return std::unexpected(std::move(envelope.error()));
-  if ((*envelope)->body_type() == wire::Body::Bye) {
-    said_bye = true;
-    co_return co_await send(ipc::make_done((*envelope)->request()));
+  if (!envelope) {
+    co_return std::unexpected(end_by(std::move(envelope.error()), Violation::message));
   }
   if (const auto* body = (*envelope)->body_as_OpenCache(); body != nullptr && !admin) {
-    co_return co_await open_cache((*envelope)->request(), *body);
+    ipc::Status opened = co_await open_cache((*envelope)->request(), *body);
+    if (!opened) co_return std::unexpected(end_by(std::move(opened.error()), Violation::flood));
+    co_return std::expected<void, SessionEnd>();
   }
   std::vector<int> fds;
-  auto bytes = handle(**envelope, fds);
-  co_return co_await send(std::move(bytes), std::move(fds));
+  std::vector<std::byte> bytes;
+  if ((*envelope)->body_type() == wire::Body::Bye) {
+    said_bye = true;
+    bytes = ipc::make_done((*envelope)->request());
+  } else {
+    bytes = handle(**envelope, fds);
+  }
+  ipc::Status sent = co_await send(std::move(bytes), std::move(fds));
+  if (!sent) co_return std::unexpected(end_by(std::move(sent.error()), Violation::flood));
+  co_return std::expected<void, SessionEnd>();
 }
 
 std::vector<std::byte> Server::Impl::Connection::handle(const wire::Envelope& envelope,
@@ -666,14 +780,14 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::open_cache(std::uint64_t 
 asio::awaitable<ipc::Result<OpenedCache>> Server::Impl::Connection::wait_for_cache(
     const std::shared_ptr<CacheOpening>& waiting) {
   const std::chrono::milliseconds most = server->config.limits.open_deadline;
-  const auto deadline = std::chrono::steady_clock::now() + most;
+  const auto until = std::chrono::steady_clock::now() + most;
   while (true) {
     auto opened = server->coordinator.open_cache(*session, waiting);
     if (!opened) co_return std::unexpected(std::move(opened.error()));
     if (*opened) co_return std::move(**opened);
-    if (leaves() || std::chrono::steady_clock::now() >= deadline) break;
+    if (leaves() || std::chrono::steady_clock::now() >= until) break;
     wake_when_readable();
-    opening_wake.expires_at(deadline);
+    opening_wake.expires_at(until);
     boost::system::error_code ignored;
     co_await opening_wake.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
   }
@@ -685,7 +799,7 @@ asio::awaitable<ipc::Result<OpenedCache>> Server::Impl::Connection::wait_for_cac
 // Whether the session ends, so that a cache for it is in vain. Reads one frame ahead to know: what
 // follows a request waits for its answer, except for a Bye and the end of the connection.
 bool Server::Impl::Connection::leaves() {
-  if (violated || process_gone || server->stopping) return true;
+  if (ended || process_gone || server->stopping) return true;
   if (!ahead) ahead = look();
   if (!ahead) return false;
   if (!*ahead) return true;
@@ -760,12 +874,12 @@ void Server::stop(const std::string& why) {
   impl_->sessions.clear();
 }
 
-ipc::Status Server::end_session(ipc::SessionId session, const Error& reason) {
+ipc::Status Server::end_session(ipc::SessionId session, const SessionEnd& why) {
   const auto found = impl_->sessions.find(session.value);
   if (found == impl_->sessions.end()) {
     return fail(Errc::not_found, "no session " + std::to_string(session.value));
   }
-  found->second->violate(reason);
+  found->second->end(why);
   return {};
 }
 
@@ -779,7 +893,7 @@ std::vector<Server::SessionRow> Server::sessions() const {
     row.tenant_name = session.tenant_name;
     row.client_name = session.client_name;
     row.pid = session.pid;
-    row.state = connection->violated || connection->process_gone || connection->socket_closed
+    row.state = connection->ended || connection->process_gone || connection->socket_closed
                     ? "quarantined"
                 : connection->opening ? "opening"
                                       : "open";

@@ -5,6 +5,11 @@
 // before the next; a peer that does not read its answers fills its own bounded queue and is closed.
 // A cache that nobody waits for any more, because its session ends or limits.open_deadline passed,
 // is freed again.
+//
+// No user takes the room of others: connections without a session are bounded per uid, an
+// operator's that asks nothing is closed in time, and sessions are reserved for each tenant
+// (Manager:: admits_session). Operators (AdminConfig, and the daemon's own user) are bounded by
+// their own connections only.
 #pragma once
 
 #include <chrono>
@@ -14,6 +19,7 @@
 #include <string>
 
 #include "daemon/config.h"
+#include "daemon/session_end.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 
@@ -55,8 +61,8 @@ class Server {
   // Tells every session that the daemon stops, and closes the listeners.
   void stop(const std::string& why);
 
-  // Ends one session with a typed reason; from the io thread.
-  ipc::Status end_session(ipc::SessionId session, const ipc::Error& reason);
+  // Ends one session with a typed reason; from the io thread. Errors: not_found.
+  ipc::Status end_session(ipc::SessionId session, const SessionEnd& why);
 
   struct SessionRow {
     std::uint64_t session = 0;

@@ -141,7 +141,10 @@ Status send_frame(int socket, std::span<const std::byte> bytes, std::span<const 
     pollfd wait{socket, POLLOUT, 0};
     const auto events = poll_until(&wait, 1, deadline);
     if (!events) return std::unexpected(events.error());
-    if (*events == 0) return fail(Errc::timed_out, "the peer does not read its control socket");
+    // Also of a peer that reads a little all the time.
+    if (*events == 0 || Clock::now() >= deadline) {
+      return fail(Errc::timed_out, "the peer does not read its control socket");
+    }
   }
 }
 
@@ -153,10 +156,12 @@ Result<Frame> receive_frame(FrameReader& reader, int socket, Deadline deadline) 
     if (*progress == FrameReader::Progress::closed) {
       return fail(Errc::daemon_away, "the control connection was closed");
     }
+    // Also of a peer that sends a little all the time. After a look, so that a deadline that is
+    // over takes what is there.
+    if (Clock::now() >= deadline) return fail(Errc::timed_out, "no answer on the control socket");
     pollfd wait{socket, POLLIN, 0};
     const auto events = poll_until(&wait, 1, deadline);
     if (!events) return std::unexpected(events.error());
-    if (*events == 0) return fail(Errc::timed_out, "no answer on the control socket");
   }
 }
 

@@ -97,7 +97,15 @@ std::unexpected<Error> fail_connect(const std::string& path) {
     case ENOTDIR:
       return fail(Errc::daemon_away,
                   "no socket at " + path + ": start sluiced, or give the path that it listens on");
+    case EPROTOTYPE:
+      return fail(Errc::daemon_away, path +
+                                         " is a socket of another program, not of sluiced: give "
+                                         "the path that sluiced listens on");
     case ECONNREFUSED:
+      if (struct stat status{}; stat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode)) {
+        return fail(Errc::daemon_away,
+                    path + " is not a socket: give the path that sluiced listens on");
+      }
       return fail(Errc::daemon_away, "nobody listens at " + path +
                                          ": the daemon ended without removing its socket; start it "
                                          "again");

@@ -221,10 +221,15 @@ void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId
   cache.frames.unhold(block.frame);
   append_newest(cache, id);
   ++cache.counts.unreferenced;
-  if (cache.frames.is_vacating(block.frame)) evict(cache, seed, id);
+  if (cache.frames.is_vacating(block.frame)) evict_vacating(cache, seed, id);
 }
 
-void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id) {
+void evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id) {
+  const bool forced = cache.frames.is_forced(cache.blocks[id.value].frame);
+  evict(cache, seed, id, forced ? EvictReason::quota : EvictReason::pressure);
+}
+
+void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::sealed && block.references == 0);
   if (!SLUICE_SEEDED(stay_in_directory)) {
@@ -233,17 +238,23 @@ void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id) {
   unlink(cache, id);
   --cache.counts.unreferenced;
   --cache.counts.sealed;
-  ++cache.evicted_blocks;
+  ++cache.evicted_blocks[static_cast<std::size_t>(reason)];
   retire(cache, id);
 }
 
 std::uint32_t evict_oldest(Cache& cache, const std::array<std::uint64_t, 2>& seed,
-                           std::uint32_t most) {
+                           std::uint32_t most, EvictReason reason) {
   std::uint32_t evicted = 0;
   for (; evicted < most && cache.unreferenced.count > 0; ++evicted) {
-    evict(cache, seed, cache.unreferenced.oldest);
+    evict(cache, seed, cache.unreferenced.oldest, reason);
   }
   return evicted;
+}
+
+void add_evicted_bytes(EvictedCounts& to, const Cache& cache) {
+  for (std::size_t i = 0; i < kEvictReasons; ++i) {
+    to[i] += cache.evicted_blocks[i] * cache.shape.geometry.frame_stride;
+  }
 }
 
 void order_batches(Cache& cache, std::uint64_t& next_batch, Actions& actions) {

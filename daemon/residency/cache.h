@@ -96,7 +96,7 @@ struct Cache {
   std::uint64_t saved_references = 0;  // sum over sealed blocks of max(0, references - 1)
   SharingCounts sharing;               // saved_bytes is computed in snapshots
   ForecastLedger forecasts;
-  std::uint64_t evicted_blocks = 0;
+  EvictedCounts evicted_blocks{};
 
   std::uint64_t block_bytes() const { return shape.geometry.block_bytes; }
   std::uint64_t extent_bytes() const { return shape.frame_extent_bytes; }
@@ -138,9 +138,14 @@ void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId
 
 // Evicts up to `most` of the blocks that nobody refers to, oldest first; how many it were.
 std::uint32_t evict_oldest(Cache& cache, const std::array<std::uint64_t, 2>& seed,
-                           std::uint32_t most);
+                           std::uint32_t most, EvictReason reason);
 // Evicts a sealed block without references.
-void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id);
+void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason);
+// The same because its extent is vacating.
+void evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id);
+
+// What the cache evicted, added in bytes.
+void add_evicted_bytes(EvictedCounts& to, const Cache& cache);
 
 // Orders Retire for what waits, as far as kMaxRetireBatches allows.
 void order_batches(Cache& cache, std::uint64_t& next_batch, Actions& actions);

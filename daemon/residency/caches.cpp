@@ -75,7 +75,7 @@ std::unexpected<Error> layout_differs(const ipc::Layout& has, const ipc::Layout&
 }
 
 // The sizes that do not depend on the arena.
-Result<CacheShape> shape_of(const State& state, TenantId tenant, const CacheSpec& spec) {
+Result<CacheShape> shape_of(State& state, TenantId tenant, const CacheSpec& spec) {
   const auto geometry = ipc::geometry_of(spec.layout);
   if (!geometry) return std::unexpected(geometry.error());
   CacheShape shape;
@@ -100,6 +100,7 @@ Result<CacheShape> shape_of(const State& state, TenantId tenant, const CacheSpec
   const Quota& quota = state.dram.tenants[tenant.value].quota;
   const std::uint64_t by_limit = quota.limit_bytes / shape.frame_extent_bytes;
   if (by_limit == 0) {
+    ++state.dram.tenants[tenant.value].refused;
     return ipc::fail(Errc::quota_exceeded,
                      "a DRAM extent of this cache takes " +
                          std::to_string(shape.frame_extent_bytes) + " bytes; " +
@@ -136,6 +137,7 @@ Result<std::uint32_t> size_arena(State& state, TenantId tenant, const CacheSpec&
       make_arena_room(state, tenant, extents * extent, actions)) {
     return ipc::fail(Errc::busy, asked + "idle caches are being destroyed to make room; try again");
   }
+  ++state.hbm.tenants[tenant.value].refused;
   return ipc::fail(
       Errc::quota_exceeded,
       asked + describe(state.hbm, tenant, state.now) +
@@ -153,7 +155,7 @@ Result<CacheId> free_number(State& state, TenantId tenant, Actions& actions) {
       state.caches, [](const auto& cache) { return cache->state == CacheState::destroying; });
   Cache* idle = longest_idle(state, tenant.value);
   if (idle == nullptr) idle = longest_idle(state, EvictRequest::kAny);
-  if (!going && idle != nullptr) destroy_cache(state, *idle, actions);
+  if (!going && idle != nullptr) destroy_cache(state, *idle, EvictReason::pressure, actions);
   if (going || idle != nullptr) {
     return ipc::fail(Errc::busy, "an idle cache is being destroyed to make room; try again");
   }
@@ -194,8 +196,8 @@ void forget_cache(State& state, Cache& cache) {
   past.sharing.deduplicated_blocks += cache.sharing.deduplicated_blocks;
   past.sharing.deduplicated_bytes += cache.sharing.deduplicated_bytes;
   past.forecasts += cache.forecasts;
-  past.evicted_blocks += cache.evicted_blocks;
-  past.evicted_bytes += cache.evicted_blocks * cache.shape.geometry.frame_stride;
+  past.evicted_blocks += sum_of(cache.evicted_blocks);
+  add_evicted_bytes(past.evicted_bytes, cache);
   state.caches[cache.id.value].reset();
 }
 
@@ -206,10 +208,10 @@ bool may_destroy(const Cache& cache) {
 }
 
 // Its blocks go at once: their memory is not given to anyone before cache_destroyed.
-void destroy_cache(State& state, Cache& cache, Actions& actions) {
+void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& actions) {
   SLUICE_ASSERT(may_destroy(cache) && cache.counts.taken == 0 && cache.sequences == 0);
   cache.state = CacheState::destroying;
-  cache.evicted_blocks += cache.counts.sealed;
+  cache.evicted_blocks[static_cast<std::size_t>(reason)] += cache.counts.sealed;
   cache.counts = BlockCounts{};
   cache.unreferenced = UseOrder{};
   cache.directory = Directory{};
@@ -252,7 +254,8 @@ Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& s
       return std::unexpected(absurd.error());
     }
     if (!may_destroy(*cache)) return layout_differs(cache->spec.layout, spec.layout);
-    destroy_cache(state, *cache, actions);  // nobody has it open: an engine that changed its layout
+    // Nobody has it open: an engine that changed its layout.
+    destroy_cache(state, *cache, EvictReason::pressure, actions);
     cache = nullptr;
   }
   if (cache != nullptr) {
@@ -298,6 +301,7 @@ Status Manager::cache_failed(CacheId id, Actions&) {
   for (auto& [number, session] : state.sessions) {
     std::erase_if(session.caches, [&](const SessionCache& open) { return open.cache == id; });
   }
+  ++state.hbm.tenants[(*cache)->tenant.value].failed;
   forget_cache(state, **cache);
   return {};
 }
@@ -360,6 +364,7 @@ Status Manager::extent_failed(CacheId id, std::uint32_t extent) {
   auto cache = find_extent(state, id, extent, ExtentState::granting);
   if (!cache) return std::unexpected(cache.error());
   (*cache)->frames.grant_failed(extent);
+  ++state.dram.tenants[(*cache)->tenant.value].failed;
   uncharge(state.dram, (*cache)->tenant, (*cache)->extent_bytes());
   return {};
 }

@@ -40,6 +40,7 @@ class FramePool {
 
   std::uint32_t extent_of(FrameId frame) const { return frame.value / frames_per_extent_; }
   bool is_vacating(FrameId frame) const { return extents_[extent_of(frame)].vacating; }
+  bool is_forced(FrameId frame) const { return extents_[extent_of(frame)].forced; }
 
   void hold(FrameId frame) {
     Extent& extent = extents_[extent_of(frame)];

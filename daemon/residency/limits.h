@@ -57,6 +57,10 @@ inline constexpr std::uint32_t kMaxCaches = 1u << 12;    // bound of ManagerConf
 // Bound of ManagerConfig::max_sequences_per_session.
 inline constexpr std::uint32_t kMaxSequencesPerSession = 1u << 20;
 inline constexpr std::uint32_t kMaxEvictions = 64;  // by operators, under way at the same time
+// Blocks of one cache that an operator's evict takes before it looks at the ages of the others'.
+inline constexpr std::uint32_t kEvictRun = 32;
+// Blocks that a plan of an evict follows in their order; it estimates the rest.
+inline constexpr std::uint64_t kMaxPlannedBlocks = std::uint64_t{16} * kMaxBlocksPerTurn;
 
 // Rows that a listing returns at most; the cursor goes on from there.
 inline constexpr std::uint32_t kMaxListedRows = 1024;

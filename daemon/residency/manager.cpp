@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "daemon/residency/eviction.h"
 #include "daemon/residency/pressure.h"
 #include "daemon/residency/seeded.h"
 #include "daemon/residency/state.h"
@@ -42,7 +43,7 @@ Status fill_book(TierBook& book, Tier tier, const TierSpec& spec,
   book.tier = tier;
   book.capacity = spec.capacity_bytes;
   book.extent_bytes = spec.extent_bytes;
-  for (const TenantSpec& tenant : tenants) book.tenants.push_back(TenantUse{tenant.name, {}, 0, 0});
+  for (const TenantSpec& tenant : tenants) book.tenants.emplace_back().name = tenant.name;
   for (std::uint32_t i = 0; i < tenants.size(); ++i) {
     const Quota& quota = tier == Tier::hbm ? tenants[i].hbm : tenants[i].dram;
     if (auto ok = check_quota(book, TenantId{i}, quota); !ok) return ok;
@@ -53,33 +54,6 @@ Status fill_book(TierBook& book, Tier tier, const TierSpec& spec,
 
 bool is_over_limit(const State& state, TenantId tenant) {
   return over_limit(state.hbm, tenant) > 0 || over_limit(state.dram, tenant) > 0;
-}
-
-// One block of the cache of `eviction` with the oldest block, and those that follow it closely.
-std::uint32_t evict_some(State& state, Eviction& eviction, std::uint32_t budget) {
-  constexpr std::uint32_t kRun = 32;  // blocks of one cache before the others' ages are looked at
-  Cache* oldest = nullptr;
-  std::uint64_t age = 0;
-  for (const auto& cache : state.caches) {
-    if (!cache || cache->unreferenced.count == 0) continue;
-    if (eviction.cache != EvictRequest::kAny && cache->id.value != eviction.cache) continue;
-    if (eviction.tenant != EvictRequest::kAny && cache->tenant.value != eviction.tenant) continue;
-    const std::uint64_t use = cache->blocks[cache->unreferenced.oldest.value].last_use;
-    if (oldest == nullptr || use < age) {
-      oldest = cache.get();
-      age = use;
-    }
-  }
-  if (oldest == nullptr) {
-    eviction.bytes_left = 0;
-    return 0;
-  }
-  const std::uint64_t stride = oldest->shape.geometry.frame_stride;
-  const std::uint64_t blocks = (eviction.bytes_left + stride - 1) / stride;
-  const auto most = static_cast<std::uint32_t>(std::min<std::uint64_t>({blocks, budget, kRun}));
-  const std::uint32_t evicted = evict_oldest(*oldest, state.config.hash_seed, most);
-  eviction.bytes_left -= std::min(eviction.bytes_left, evicted * stride);
-  return evicted;
 }
 
 // The tail of a list of references; the whole list over several turns.
@@ -217,18 +191,36 @@ Status Manager::set_quota(TenantId tenant, Tier tier, const Quota& quota, Action
   return {};
 }
 
-Result<SessionId> Manager::open_session(TenantId tenant) {
-  State& state = *state_;
-  ++state.now;
+Status Manager::admits_session(TenantId tenant) const {
+  const State& state = *state_;
   if (tenant.value >= state.past.size()) {
     return ipc::fail(Errc::not_found, "there is no tenant " + std::to_string(tenant.value));
   }
-  if (state.sessions.size() >= state.config.max_sessions) {
-    return ipc::fail(Errc::limit_reached,
-                     "there are " + std::to_string(state.sessions.size()) +
-                         " sessions, as many as the daemon allows; close some, or raise "
-                         "max_sessions");
+  std::vector<std::uint32_t> used(state.past.size());
+  for (const auto& [number, session] : state.sessions) ++used[session.tenant.value];
+  const std::uint64_t most = state.config.max_sessions;
+  const auto reserve = std::min<std::uint64_t>(state.config.reserved_sessions, most / used.size());
+  std::uint64_t kept = 0;  // for the others
+  for (std::uint32_t other = 0; other < used.size(); ++other) {
+    if (other != tenant.value && used[other] < reserve) kept += reserve - used[other];
   }
+  if (SLUICE_SEEDED(ignore_reserve)) kept = 0;
+  if (state.sessions.size() + kept < most) return {};
+  std::string text = "tenant " + state.dram.tenants[tenant.value].name + " has " +
+                     std::to_string(used[tenant.value]) + " of the " +
+                     std::to_string(state.sessions.size()) + " sessions that are open; " +
+                     std::to_string(most) + " are allowed (daemon.max_sessions)";
+  if (kept > 0) {
+    text += ", of which the last " + std::to_string(kept) +
+            " are kept for other tenants (daemon.reserved_sessions)";
+  }
+  return ipc::fail(Errc::limit_reached, text + "; end sessions, or raise daemon.max_sessions");
+}
+
+Result<SessionId> Manager::open_session(TenantId tenant) {
+  State& state = *state_;
+  ++state.now;
+  if (auto ok = admits_session(tenant); !ok) return std::unexpected(std::move(ok.error()));
   Session session;
   session.id = SessionId{state.next_session++};
   session.tenant = tenant;
@@ -273,46 +265,34 @@ void Manager::turn(Actions& actions) {
   work(*state_, actions);
 }
 
+Result<EvictPlan> Manager::evict_plan(const EvictRequest& request) const {
+  return plan_eviction(*state_, request);
+}
+
 Result<EvictOrdered> Manager::evict(const EvictRequest& request, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  const auto meant = [&](const Cache& cache) {
-    return (request.cache == EvictRequest::kAny || cache.id.value == request.cache) &&
-           (request.tenant == EvictRequest::kAny || cache.tenant.value == request.tenant);
-  };
-  if (request.tenant != EvictRequest::kAny && request.tenant >= state.past.size()) {
-    return ipc::fail(Errc::not_found, "there is no tenant " + std::to_string(request.tenant));
-  }
-  if (request.cache != EvictRequest::kAny &&
-      (request.cache >= state.caches.size() || !state.caches[request.cache])) {
-    return ipc::fail(Errc::not_found, "there is no cache " + std::to_string(request.cache));
-  }
+  const auto plan = plan_eviction(state, request);
+  if (!plan) return std::unexpected(plan.error());
   if (state.evictions.size() >= kMaxEvictions) {
     return ipc::fail(Errc::busy, std::to_string(state.evictions.size()) +
                                      " evictions are still at work; try again when they are done");
   }
-  EvictOrdered ordered;
-  for (const auto& cache : state.caches) {
-    if (!cache || !meant(*cache) || cache->state == CacheState::destroying) continue;
-    if (request.drop_idle_caches && may_destroy(*cache)) {
-      destroy_cache(state, *cache, actions);
-      ++ordered.caches_dropped;
+  std::uint64_t evictable = 0;
+  for (const EvictPlan::Row& row : plan->caches) {
+    Cache& cache = *state.caches[row.cache.value];
+    if (row.dropped) {
+      destroy_cache(state, cache, EvictReason::admin, actions);
       continue;
     }
-    if (request.bytes == EvictRequest::kAll) release_empty_extents(*cache, actions);
-    ordered.blocks += cache->unreferenced.count;
-    ordered.bytes += cache->unreferenced.count * cache->shape.geometry.frame_stride;
+    if (request.bytes == EvictRequest::kAll) release_empty_extents(cache, actions);
+    evictable += row.evictable_bytes;
   }
-  if (request.bytes < ordered.bytes) {
-    const double part = static_cast<double>(request.bytes) / static_cast<double>(ordered.bytes);
-    ordered.blocks = static_cast<std::uint64_t>(static_cast<double>(ordered.blocks) * part);
-    ordered.bytes = request.bytes;
-  }
-  if (ordered.bytes > 0) {
-    state.evictions.push_back(Eviction{request.tenant, request.cache, ordered.bytes});
+  if (const std::uint64_t bytes = std::min(request.bytes, evictable); bytes > 0) {
+    state.evictions.push_back(Eviction{request.tenant, request.cache, bytes});
     work(state, actions);
   }
-  return ordered;
+  return plan->ordered;
 }
 
 Status Manager::forecast(CacheId id, ForecastEvent event, std::uint64_t pages) {

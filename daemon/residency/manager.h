@@ -72,7 +72,11 @@ class Manager {
   // bad_config: as in create. not_found: no such tenant.
   Status set_quota(TenantId tenant, Tier tier, const Quota& quota, Actions& actions);
 
-  // limit_reached: ManagerConfig::max_sessions.
+  // Whether open_session would give the tenant another session. A session counts until all that it
+  // held is given up. limit_reached: ManagerConfig::max_sessions, less what is reserved for the
+  // other tenants and not used by them. not_found: no such tenant.
+  Status admits_session(TenantId tenant) const;
+  // Errors: those of admits_session.
   Result<SessionId> open_session(TenantId tenant);
 
   // The session is dead by rule 8, or said good-bye with nothing in flight. Its handles are stale
@@ -145,7 +149,10 @@ class Manager {
 
   // ---- operators
 
+  // not_found: no such tenant or cache. busy: kMaxEvictions are under way.
   Result<EvictOrdered> evict(const EvictRequest& request, Actions& actions);
+  // What evict would order now. not_found: as there.
+  Result<EvictPlan> evict_plan(const EvictRequest& request) const;
 
   // not_found: no such cache.
   Status forecast(CacheId id, ForecastEvent event, std::uint64_t pages);

@@ -132,7 +132,7 @@ void grant_extents(State& state, Cache& cache, std::uint32_t count, Actions& act
   cache.keep_spare = true;
 }
 
-std::unexpected<Error> no_frames(const State& state, const Cache& cache, std::uint32_t count,
+std::unexpected<Error> no_frames(State& state, const Cache& cache, std::uint32_t count,
                                  Growth growth) {
   const std::string asked =
       std::to_string(count) + " blocks of " + std::to_string(cache.shape.geometry.frame_stride) +
@@ -145,6 +145,7 @@ std::unexpected<Error> no_frames(const State& state, const Cache& cache, std::ui
                                           "; release sequences, or make the tier smaller than the "
                                           "memory that the node really has");
   }
+  ++state.dram.tenants[cache.tenant.value].refused;
   const std::uint64_t growable =
       std::uint64_t{cache.frames.absent()} * cache.shape.frames_per_extent;
   if (cache.frames.available() + cache.counts.unreferenced + growable < count) {
@@ -196,7 +197,8 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Gro
   if (missing > granting + coming) {
     const std::uint64_t need = missing - granting - coming + stock_target(cache);
     evict_oldest(cache, state.config.hash_seed,
-                 static_cast<std::uint32_t>(std::min<std::uint64_t>(need, kMaxBlocksPerTurn)));
+                 static_cast<std::uint32_t>(std::min<std::uint64_t>(need, kMaxBlocksPerTurn)),
+                 EvictReason::pressure);
   }
   order_batches(cache, state.next_batch, actions);
   return busy("blocks that nobody uses are being given up to make room");
@@ -209,7 +211,8 @@ void keep_stock(State& state, Cache& cache) {
   const bool can_grow = cache.frames.absent() > 0 &&
                         room_for(state.dram, cache.tenant, state.now).bytes >= cache.extent_bytes();
   if (can_grow) return;
-  evict_oldest(cache, state.config.hash_seed, static_cast<std::uint32_t>(target - ahead));
+  evict_oldest(cache, state.config.hash_seed, static_cast<std::uint32_t>(target - ahead),
+               EvictReason::pressure);
 }
 
 Cache* longest_idle(State& state, std::uint32_t tenant) {
@@ -237,7 +240,7 @@ bool make_arena_room(State& state, TenantId tenant, std::uint64_t bytes, Actions
       if (donor != EvictRequest::kAny) idle = longest_idle(state, donor);
     }
     if (idle == nullptr) return false;
-    destroy_cache(state, *idle, actions);
+    destroy_cache(state, *idle, EvictReason::pressure, actions);
   }
   return true;
 }
@@ -261,7 +264,7 @@ void shrink_tenant(State& state, TenantId tenant, Actions& actions) {
     const bool over_dram = over(state.dram);
     if (!over_dram && !over(state.hbm)) break;
     if (Cache* idle = longest_idle(state, tenant.value); idle != nullptr) {
-      destroy_cache(state, *idle, actions);
+      destroy_cache(state, *idle, EvictReason::quota, actions);
       continue;
     }
     Cache* from = nullptr;
@@ -311,7 +314,7 @@ std::uint32_t scan_vacating(State& state, Cache& cache, std::uint32_t most, Acti
     if (id == ipc::kNoBlock) continue;
     const Block& block = cache.blocks[id.value];
     if (block.state == BlockState::sealed && block.references == 0) {
-      evict(cache, state.config.hash_seed, id);
+      evict_vacating(cache, state.config.hash_seed, id);
     }
   }
   order_batches(cache, state.next_batch, actions);

@@ -30,6 +30,8 @@ struct TenantUse {
   Quota quota;
   std::uint64_t used = 0;        // bytes granted, until their memory is really back
   std::uint64_t want_until = 0;  // event count until which this tenant counts as wanting
+  std::uint64_t refused = 0;     // requests that failed by quota_exceeded, since start
+  std::uint64_t failed = 0;      // extents, or arenas, that were granted and could not be made
 };
 
 struct TierBook {

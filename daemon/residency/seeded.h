@@ -18,6 +18,7 @@ enum class SeededBug : std::uint8_t {
   leak_on_death,        // private blocks of a dead session stay
   dedup_keeps_private,  // the sequence keeps the duplicate
   forget_uncharge,      // a released extent stays charged
+  ignore_reserve,       // a tenant may take the sessions that are kept for others
 };
 inline SeededBug seeded_bug = SeededBug::none;
 

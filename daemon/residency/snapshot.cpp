@@ -30,10 +30,6 @@ SharingCounts sharing_of(const Cache& cache) {
   return sharing;
 }
 
-std::uint64_t evicted_bytes(const Cache& cache) {
-  return cache.evicted_blocks * cache.shape.geometry.frame_stride;
-}
-
 TierStatus status_of(const TierBook& book) {
   TierStatus status;
   status.capacity_bytes = book.capacity;
@@ -48,7 +44,8 @@ TierStatus status_of(const TierBook& book) {
 
 TenantTierStatus status_of(const TierBook& book, std::uint32_t tenant, std::uint64_t now) {
   const TenantUse& use = book.tenants[tenant];
-  return {use.quota, use.used, over_limit(book, TenantId{tenant}), use.want_until > now};
+  return {use.quota,   use.used,  over_limit(book, TenantId{tenant}), use.want_until > now,
+          use.refused, use.failed};
 }
 
 CacheStatus status_of(const Cache& cache) {
@@ -67,8 +64,8 @@ CacheStatus status_of(const Cache& cache) {
   status.blocks = cache.counts;
   status.sharing = sharing_of(cache);
   status.forecasts = cache.forecasts;
-  status.evicted_blocks = cache.evicted_blocks;
-  status.evicted_bytes = evicted_bytes(cache);
+  status.evicted_blocks = sum_of(cache.evicted_blocks);
+  status.evicted_bytes = status.evicted_blocks * cache.shape.geometry.frame_stride;
   return status;
 }
 
@@ -109,7 +106,7 @@ NodeStatus Manager::status() const {
     add(status.blocks, tenant.blocks);
     add(status.sharing, tenant.sharing);
     status.evicted_blocks += tenant.evicted_blocks;
-    status.evicted_bytes += tenant.evicted_bytes;
+    status.evicted_bytes += sum_of(tenant.evicted_bytes);
   }
   return status;
 }
@@ -138,8 +135,8 @@ std::vector<TenantStatus> Manager::tenants() const {
     add(row.blocks, cache->counts);
     add(row.sharing, sharing_of(*cache));
     row.forecasts += cache->forecasts;
-    row.evicted_blocks += cache->evicted_blocks;
-    row.evicted_bytes += evicted_bytes(*cache);
+    row.evicted_blocks += sum_of(cache->evicted_blocks);
+    add_evicted_bytes(row.evicted_bytes, *cache);
   }
   return rows;
 }

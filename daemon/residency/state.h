@@ -57,7 +57,7 @@ struct TenantPast {
   SharingCounts sharing;
   ForecastLedger forecasts;
   std::uint64_t evicted_blocks = 0;
-  std::uint64_t evicted_bytes = 0;
+  EvictedCounts evicted_bytes{};
 };
 
 struct State {
@@ -100,7 +100,7 @@ std::uint64_t returning_bytes(const State& state, Tier tier, TenantId tenant);
 
 // No session has it open and nothing of it is under way: it may be destroyed whole.
 bool may_destroy(const Cache& cache);
-void destroy_cache(State& state, Cache& cache, Actions& actions);
+void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& actions);
 // A session closes it `opens` times, the last of its own.
 void leave_cache(State& state, Cache& cache, std::uint32_t opens);
 

@@ -1,7 +1,10 @@
 // Snapshots for operators and metrics. Plain copies; listings are bounded and go on from a cursor.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -30,6 +33,19 @@ struct SharingCounts {
   friend bool operator==(const SharingCounts&, const SharingCounts&) = default;
 };
 
+// Why a sealed block lost its place in DRAM.
+enum class EvictReason : std::uint8_t {
+  pressure,  // its memory was needed, by whomever
+  quota,     // its tenant's limit was lowered
+  admin,     // an operator's wish
+};
+inline constexpr std::size_t kEvictReasons = 3;
+using EvictedCounts = std::array<std::uint64_t, kEvictReasons>;  // by EvictReason
+
+inline std::uint64_t sum_of(const EvictedCounts& counts) {
+  return std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
+}
+
 struct TierStatus {
   std::uint64_t capacity_bytes = 0;
   std::uint64_t used_bytes = 0;        // granted in extents, until their memory is back
@@ -54,6 +70,8 @@ struct TenantTierStatus {
   std::uint64_t used_bytes = 0;
   std::uint64_t over_limit_bytes = 0;  // held above a limit that was lowered
   bool wanting = false;                // was refused recently
+  std::uint64_t refused = 0;           // requests refused by quota, since start
+  std::uint64_t failed = 0;  // extents (HBM: arenas) that the node could not make, since start
 };
 
 struct TenantStatus {
@@ -67,7 +85,7 @@ struct TenantStatus {
   SharingCounts sharing;
   ForecastLedger forecasts;
   std::uint64_t evicted_blocks = 0;
-  std::uint64_t evicted_bytes = 0;
+  EvictedCounts evicted_bytes{};
 };
 
 struct SessionStatus {

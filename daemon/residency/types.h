@@ -55,6 +55,8 @@ struct ManagerConfig {
   std::vector<TenantSpec> tenants;           // TenantId is the index
   std::array<std::uint64_t, 2> hash_seed{};  // secret and random: clients choose the keys
   std::uint32_t max_sessions = 1024;
+  // Of max_sessions, what each tenant can always have, as far as max_sessions / tenants goes.
+  std::uint32_t reserved_sessions = 0;
   std::uint32_t max_caches = 256;
   std::uint32_t max_sequences_per_session = 65536;
 };
@@ -188,11 +190,30 @@ struct EvictRequest {
   static constexpr std::uint64_t kAll = ~std::uint64_t{0};
 };
 
-// What was ordered, as it stands now; it happens batch by batch, in turn().
+// What was ordered, as it stands now; it happens batch by batch, in turn(). Blocks are evicted
+// whole: `bytes` may be more than was asked for, by less than a block. Those of dropped caches
+// count too.
 struct EvictOrdered {
   std::uint64_t blocks = 0;
   std::uint64_t bytes = 0;
   std::uint32_t caches_dropped = 0;
+};
+
+// What an evict would order, cache by cache.
+struct EvictPlan {
+  struct Row {
+    CacheId cache;
+    TenantId tenant;
+    std::uint64_t evictable_blocks = 0;  // that no sequence refers to
+    std::uint64_t evictable_bytes = 0;
+    std::uint64_t retiring_blocks = 0;  // given up already, waiting for their grace period
+    std::uint64_t blocks = 0;           // of these the evict would take
+    std::uint64_t bytes = 0;
+    bool dropped = false;  // the whole cache goes
+  };
+  EvictOrdered ordered;
+  bool exact = true;  // false: which caches the last blocks come from is an estimate
+  std::vector<Row> caches;
 };
 
 }  // namespace sluice::residency

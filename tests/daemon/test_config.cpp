@@ -139,6 +139,7 @@ log_level = "debug"
 log_format = "json"
 lanes = 3
 max_sessions = 7
+reserved_sessions = 4
 [metrics]
 address = "[::1]:9464"
 [backend]
@@ -161,6 +162,8 @@ sequences_per_session = 6
 actors_per_cache = 8
 step_deadline = "250ms"
 open_deadline = "2min"
+connections_per_user = 9
+admin_idle = "5s"
 [admin]
 uids = []
 gids = [27]
@@ -174,12 +177,13 @@ hbm = {guaranteed = "1GiB", limit = "1.5GiB", weight = 2}
 dram.limit = "3GiB"
 )");
   Config expected;
-  expected.daemon = {"/tmp/a.sock", 0600, LogLevel::debug, LogFormat::json, 3, 7};
+  expected.daemon = {"/tmp/a.sock", 0600, LogLevel::debug, LogFormat::json, 3, 7, 4};
   expected.metrics.address = "[::1]:9464";
   expected.hbm = {2 * kGiB, 128 * kMiB, HugePages::require};
   expected.dram = {8 * kGiB, 256 * kMiB, HugePages::never};
   expected.rings = {64, 65536, 0};
-  expected.limits = {5, 6, 8, std::chrono::milliseconds(250), std::chrono::minutes(2)};
+  expected.limits = {
+      5, 6, 8, std::chrono::milliseconds(250), std::chrono::minutes(2), 9, std::chrono::seconds(5)};
   expected.admin = {{}, {27}};
   expected.tenants = {{"prod",
                        {1000, 1001},

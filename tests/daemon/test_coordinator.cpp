@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "daemon/coordinator.h"
+#include "daemon/health_watch.h"
 #include "daemon/lane_session.h"
 #include "daemon/metrics_source.h"
 #include "ipc/memfd.h"
@@ -194,6 +195,9 @@ class ACoordinator : public ::testing::Test {
       return tier == Tier::hbm ? row.hbm.used_bytes : row.dram.used_bytes;
     });
   }
+  std::uint64_t extents_failed() {
+    return coordinator_->with_manager([](auto& m) { return m.tenants()[0].dram.failed; });
+  }
   std::size_t caches() {
     return coordinator_->with_manager([](auto& m) { return m.caches().size(); });
   }
@@ -319,9 +323,10 @@ TEST_F(ACoordinator, SaysOnceThatTheNodeHasNoExtent) {
   EXPECT_THAT(failed.error().text, HasSubstr("the test took it"));
   EXPECT_EQ(device_->asked(Tier::dram), 3);
   EXPECT_EQ(used(Tier::dram), 2 * kExtent);
-  EXPECT_EQ(coordinator_->tenant_counters()[0].extents_failed, 1U);
-  const MetricsSnapshot metrics = collect_metrics(config_, *coordinator_);
-  EXPECT_EQ(metrics.tenants[0].dram.allocation_failures.memory, 1U);
+  EXPECT_EQ(extents_failed(), 3U) << "of the four";
+  HealthWatch health(*coordinator_, config_.tenants.size());
+  const MetricsSnapshot metrics = collect_metrics(config_, *coordinator_, health);
+  EXPECT_EQ(metrics.tenants[0].dram.allocation_failures.memory, 3U);
 
   EXPECT_TRUE(extend(*one, cache, grows, 4 * kFramesPerExtent)) << "and then tries again";
   const auto memory = coordinator_->cache_memory(cache);
@@ -352,7 +357,7 @@ TEST_F(ACoordinator, TellsNobodyOfAFailureThatIsLongPast) {
   const ipc::Handle grows = sequence(*one, cache);
   device_->fails_when([](Tier tier, int) { return tier == Tier::dram; });
   (void)coordinator_->extend(one->id, cache, grows, 1, blocks_);
-  ASSERT_TRUE(eventually([&] { return coordinator_->tenant_counters()[0].extents_failed == 1; }));
+  ASSERT_TRUE(eventually([&] { return extents_failed() == 1; }));
   const auto past = std::chrono::steady_clock::now() + std::chrono::milliseconds(1100);
   device_->fails_when(nullptr);
   eventually([&] { return std::chrono::steady_clock::now() > past; });

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include "daemon/coordinator.h"
@@ -36,17 +37,30 @@ class LaneSessionTest : public testing::Test {
     session->bell = std::move(ipc::make_doorbell()->daemon_end);
     requests = ipc::SubmissionProducer(session->memory.submission_ring());
     completions = ipc::CompletionConsumer(session->memory.completion_ring());
-    OpenCacheRequest open;
-    open.model = "m";
-    open.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
-    open.hbm_bytes = 64 << 10;
-    cache = coordinator->open_cache(*session, open)->handle.bits();
+    cache = open_cache();
     lane = std::make_unique<LaneSession>(session, *coordinator);
   }
 
   void TearDown() override {
     lane.reset();
     coordinator->end_session(session, true, std::chrono::steady_clock::now());
+  }
+
+  // The memory worker makes it meanwhile.
+  std::uint64_t open_cache() {
+    const auto opening = std::make_shared<CacheOpening>();
+    opening->request.model = "m";
+    opening->request.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
+    opening->request.hbm_bytes = 64 << 10;
+    const auto deadline = ipc::soon();
+    while (ipc::Clock::now() < deadline) {
+      const auto opened = coordinator->open_cache(*session, opening);
+      if (!opened) break;
+      if (opened->has_value()) return (*opened)->handle.bits();
+      std::this_thread::yield();
+    }
+    ADD_FAILURE() << "no cache";
+    return 0;
   }
 
   Errc ask(wire::Op op, std::uint32_t actor) {

@@ -1,11 +1,7 @@
 #include "daemon/metrics.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -15,9 +11,12 @@
 #include <thread>
 #include <vector>
 
+#include "tests/integration/scrape.h"
+
 namespace sluice::daemon {
 namespace {
 
+using test::http_get;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -25,32 +24,7 @@ using ::testing::StartsWith;
 
 constexpr const char* kAnyPort = "127.0.0.1:0";
 
-// The whole answer of the server, headers and all.
-std::string get(const std::string& address, const std::string& path) {
-  sockaddr_in to{};
-  to.sin_family = AF_INET;
-  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  to.sin_port =
-      htons(static_cast<std::uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  std::string answer;
-  if (::connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0) {
-    const std::string request =
-        "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    EXPECT_EQ(::send(fd, request.data(), request.size(), MSG_NOSIGNAL),
-              static_cast<ssize_t>(request.size()));
-    char buffer[4096];
-    while (true) {
-      const ssize_t n = ::recv(fd, buffer, sizeof buffer, 0);
-      if (n <= 0) break;
-      answer.append(buffer, static_cast<std::size_t>(n));
-    }
-  }
-  ::close(fd);
-  return answer;
-}
-
-std::string scrape(const Metrics& metrics) { return get(metrics.address(), "/metrics"); }
+std::string scrape(const Metrics& metrics) { return http_get(metrics.address(), "/metrics"); }
 
 MetricsSnapshot one_of_each() {
   MetricsSnapshot snapshot;
@@ -58,6 +32,7 @@ MetricsSnapshot one_of_each() {
   snapshot.commit = "abc";
   snapshot.hbm_capacity_bytes = 1;
   snapshot.dram_capacity_bytes = 2;
+  snapshot.health = {{"DRAINING", 1}, {"EXTENTS_FAILED", 2}};
   TenantMetrics& tenant = snapshot.tenants.emplace_back();
   tenant.name = "prod";
   tenant.sessions = 3;
@@ -65,11 +40,10 @@ MetricsSnapshot one_of_each() {
   tenant.hbm.used_bytes = 5;
   tenant.hbm.guaranteed_bytes = 6;
   tenant.hbm.limit_bytes = 7;
-  tenant.hbm.evicted_bytes = {8, 9, 10, 11, 12};
+  tenant.hbm.evicted_bytes = {8, 9, 10};
   tenant.dram.used_bytes = 13;
   tenant.dram.allocation_failures = {14, 15};
   tenant.host_to_device = {16, 17, 18};
-  tenant.device_to_host.must = 19;
   tenant.forecast_bytes = {20, 21, 22, 23};
   tenant.session_deaths = 24;
   tenant.client_violations = {25, 26, 27, 28, 29};
@@ -81,7 +55,6 @@ MetricsSnapshot one_of_each() {
   cache.layout = "32x8x128";
   cache.kind = "attention";
   cache.blocks = {30, 31, 32, 33, 34};
-  cache.shared_saved_hbm_bytes = 35;
   cache.shared_saved_dram_bytes = 36;
   cache.resolved_by_daemon = {37, 38, 39, 40};
   cache.resolved_direct = {41, 42, 43, 44};
@@ -115,6 +88,8 @@ TEST(AScrape, HasEveryNumberUnderItsNameAndLabels) {
                "model_name=\"meta/llama\",shard=\"0/2\",layout=\"32x8x128\",kind=\"attention\"} 1",
            "sluice_tier_capacity_bytes{tier=\"device\"} 1",
            "sluice_tier_capacity_bytes{tier=\"host\"} 2",
+           "sluice_health{code=\"DRAINING\"} 1",
+           "sluice_health{code=\"EXTENTS_FAILED\"} 2",
            "sluice_sessions{tenant=\"prod\"} 3",
            "sluice_sequences{tenant=\"prod\"} 4",
            "sluice_tier_used_bytes{tenant=\"prod\",tier=\"device\"} 5",
@@ -123,15 +98,12 @@ TEST(AScrape, HasEveryNumberUnderItsNameAndLabels) {
            "sluice_evicted_bytes_total{tenant=\"prod\",tier=\"device\",reason=\"pressure\"} 8",
            "sluice_evicted_bytes_total{tenant=\"prod\",tier=\"device\",reason=\"quota\"} 9",
            "sluice_evicted_bytes_total{tenant=\"prod\",tier=\"device\",reason=\"admin\"} 10",
-           "sluice_evicted_bytes_total{tenant=\"prod\",tier=\"device\",reason=\"death\"} 11",
-           "sluice_evicted_bytes_total{tenant=\"prod\",tier=\"device\",reason=\"scan\"} 12",
            "sluice_tier_used_bytes{tenant=\"prod\",tier=\"host\"} 13",
            "sluice_allocation_failures_total{tenant=\"prod\",tier=\"host\",reason=\"quota\"} 14",
            "sluice_allocation_failures_total{tenant=\"prod\",tier=\"host\",reason=\"memory\"} 15",
            moved + "direction=\"host_to_device\",class=\"must\"} 16",
            moved + "direction=\"host_to_device\",class=\"forecast\"} 17",
            moved + "direction=\"host_to_device\",class=\"bulk\"} 18",
-           moved + "direction=\"device_to_host\",class=\"must\"} 19",
            "sluice_forecast_bytes_total{tenant=\"prod\",outcome=\"used\"} 20",
            "sluice_forecast_bytes_total{tenant=\"prod\",outcome=\"late\"} 21",
            "sluice_forecast_bytes_total{tenant=\"prod\",outcome=\"wasted\"} 22",
@@ -147,7 +119,6 @@ TEST(AScrape, HasEveryNumberUnderItsNameAndLabels) {
            "sluice_blocks" + cache + "state=\"shared\"} 32",
            "sluice_blocks" + cache + "state=\"leased\"} 33",
            "sluice_blocks" + cache + "state=\"quarantined\"} 34",
-           "sluice_shared_saved_bytes" + cache + "tier=\"device\"} 35",
            "sluice_shared_saved_bytes" + cache + "tier=\"host\"} 36",
            "sluice_resolve_pages_total" + cache + "executor=\"daemon\",result=\"hit\"} 37",
            "sluice_resolve_pages_total" + cache + "executor=\"daemon\",result=\"miss\"} 38",
@@ -265,7 +236,7 @@ TEST(TheServer, KnowsNoOtherPath) {
   ASSERT_TRUE(metrics);
   for (const char* path :
        {"/", "/metric", "/etc/passwd", "/../../etc/passwd", "/ARCHITECTURE.md"}) {
-    EXPECT_THAT(get(metrics->address(), path), StartsWith("HTTP/1.1 404 ")) << path;
+    EXPECT_THAT(http_get(metrics->address(), path), StartsWith("HTTP/1.1 404 ")) << path;
   }
 }
 
@@ -300,9 +271,9 @@ TEST(TheServer, GivesItsPortBackWhenItEnds) {
     ASSERT_TRUE(metrics);
     const Metrics moved = std::move(*metrics);
     address = moved.address();
-    EXPECT_THAT(get(address, "/metrics"), HasSubstr("sluice_build_info"));
+    EXPECT_THAT(http_get(address, "/metrics"), HasSubstr("sluice_build_info"));
   }
-  EXPECT_EQ(get(address, "/metrics"), "");
+  EXPECT_EQ(http_get(address, "/metrics"), "");
   EXPECT_TRUE(Metrics::start(address, one_of_each));
 }
 

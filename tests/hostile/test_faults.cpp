@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,9 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "ipc/frame.h"
-#include "ipc/message.h"
-#include "ipc/protocol.h"
+#include "tests/hostile/raw_peer.h"
 #include "tests/integration/daemon_process.h"
 
 namespace sluice::test {
@@ -357,27 +354,18 @@ TEST(Faults, GarbageOnTheControlSocketEndsThatConnectionOnly) {
   const DaemonProcess daemon;
   Client honest = daemon.connect('a');
   for (int round = 0; round < 50; ++round) {
-    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, daemon.socket('a').c_str(), sizeof(address.sun_path) - 1);
-    ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-    std::vector<unsigned char> garbage(64 + static_cast<std::size_t>(round) * 7);
+    RawPeer peer(daemon.socket('a'));
+    std::vector<std::byte> garbage(64 + static_cast<std::size_t>(round) * 7);
     for (std::size_t i = 0; i < garbage.size(); ++i) {
-      garbage[i] = static_cast<unsigned char>(i * 131 + static_cast<std::size_t>(round) * 17);
+      garbage[i] = static_cast<std::byte>(i * 131 + static_cast<std::size_t>(round) * 17);
     }
     if (round % 2 == 0) {  // a plausible length, then garbage
       const std::uint32_t length = 60;
       std::memcpy(garbage.data(), &length, sizeof(length));
     }
-    (void)!send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL);
-    shutdown(fd, SHUT_WR);
-    char answer[4096];
-    timeval patience{10, 0};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    while (recv(fd, answer, sizeof(answer), 0) > 0) {
-    }
-    close(fd);
+    (void)peer.send_raw(garbage);
+    shutdown(peer.fd(), SHUT_WR);
+    EXPECT_NE(peer.end().code, ipc::Errc::timed_out);
   }
   must(honest.ping());
   EXPECT_EQ(sessions_of(daemon), 1U);
@@ -503,15 +491,7 @@ TEST(Faults, ConnectionsThatVanishDuringTheGreetingLeaveNoSession) {
   for (int round = 0; round < 20; ++round) {
     const pid_t child = fork();
     if (child == 0) {
-      const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-      sockaddr_un address{};
-      address.sun_family = AF_UNIX;
-      std::strncpy(address.sun_path, daemon.socket('a').c_str(), sizeof(address.sun_path) - 1);
-      if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) _exit(1);
-      const auto hello = ipc::make_message(1, [](auto& builder) {
-        return ipc::wire::CreateHello(builder, ipc::kProtocolMajor, ipc::kProtocolMinor);
-      });
-      (void)ipc::send_frame(fd, hello, {}, ipc::deadline_in(std::chrono::seconds(5)));
+      RawPeer(daemon.socket('a')).hello(false);
       _exit(0);
     }
     waitpid(child, nullptr, 0);

@@ -34,6 +34,7 @@ void DaemonProcess::write_config(const Options& options) const {
   std::ofstream file(config_file());
   file << "[daemon]\nsocket = \"" << admin_socket() << "\"\nlog_level = \"warn\"\n"
        << "max_sessions = " << options.max_sessions << "\n"
+       << options.daemon << "\n"
        << "[tiers.hbm]\ncapacity = \"" << options.hbm << "\"\nextent = \"1MiB\"\n"
        << "[tiers.dram]\ncapacity = \"" << options.dram << "\"\nextent = \"1MiB\"\n"
        << options.extra << "\n";

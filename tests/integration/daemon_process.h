@@ -21,13 +21,13 @@ bool eventually(const std::function<bool()>& condition,
 
 class DaemonProcess {
  public:
-  // Two tenants, "a" and "b", each with a socket; `extra` goes to the end of the file, tiers as
-  // given.
+  // Two tenants, "a" and "b", each with a socket; `extra` are further tables, tiers as given.
   struct Options {
     std::string hbm = "64MiB";
     std::string dram = "128MiB";
     int max_sessions = 1024;
     std::string program = "sluiced";  // beside the test's own
+    std::string daemon;               // more keys of [daemon]
     std::string extra;
     std::string tenant_a;  // more keys of tenant a, such as quotas
     std::string tenant_b;

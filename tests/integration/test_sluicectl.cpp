@@ -1,22 +1,17 @@
 // sluicectl as an operator runs it: a program, its output and its exit code, against a daemon with
 // engines.
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 
 #include "tests/integration/daemon_process.h"
+#include "tests/integration/program.h"
 
 namespace sluice::test {
 namespace {
@@ -24,61 +19,6 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-std::string content_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-// A running sluicectl, its streams in files. What it inherits as stdin is empty: nobody can be
-// asked.
-class Program {
- public:
-  Program(const std::string& folder, std::vector<std::string> arguments)
-      : out_(folder + "/ctl.out"), err_(folder + "/ctl.err") {
-    const std::string path =
-        std::filesystem::read_symlink("/proc/self/exe").parent_path() / "sluicectl";
-    pid_ = fork();
-    if (pid_ != 0) return;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
-    dup2(open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
-    dup2(open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
-    arguments.insert(arguments.begin(), "sluicectl");
-    std::vector<char*> pointers;
-    pointers.reserve(arguments.size() + 1);
-    for (std::string& argument : arguments) pointers.push_back(argument.data());
-    pointers.push_back(nullptr);
-    execv(path.c_str(), pointers.data());
-    _exit(127);
-  }
-  ~Program() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  Program(const Program&) = delete;
-  Program& operator=(const Program&) = delete;
-
-  std::string out() const { return content_of(out_); }
-  std::string err() const { return content_of(err_); }
-  void interrupt() const { kill(pid_, SIGINT); }
-  // The exit code; -1 if it does not end in time, or was ended by a signal.
-  int wait() {
-    int status = -1;
-    const bool ended = eventually([&] { return waitpid(pid_, &status, WNOHANG) == pid_; });
-    if (!ended) return -1;
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  }
-
- private:
-  std::string out_;
-  std::string err_;
-  pid_t pid_ = -1;
-};
 
 struct Outcome {
   int exit_code = -1;
@@ -165,6 +105,63 @@ TEST_F(Sluicectl, StatusTellsWhoHoldsWhat) {
   EXPECT_EQ(ask({"status", "--tenant", "b"})["tenants"].size(), 1u);
 }
 
+TEST_F(Sluicectl, TenantsHaveTheirResolvesAlsoOfCachesThatAreGone) {
+  const auto resolve_all = [&] {
+    client::Actor actor = must(first_cache->open_actor());
+    must(actor.begin_step());
+    std::array<std::uint32_t, kBlocks> blocks = {0, 1, 2};
+    std::array<std::int32_t, kBlocks> slots{};
+    const client::PageList list{first_sequence->get(), 0,      kBlocks, blocks.data(),
+                                slots.data(),          nullptr};
+    for (int i = 0; i < 4; ++i) must(actor.resolve({&list, 1}));
+    must(actor.end_step());
+  };
+  resolve_all();
+  const json tenants = ask({"tenants"})["tenants"];
+  EXPECT_EQ(tenants[0]["resolve"]["hits"], 9);
+  EXPECT_EQ(tenants[0]["resolve"]["misses"], 3);
+  EXPECT_EQ(tenants[0]["resolve"]["hit_ratio"], 0.75);
+  EXPECT_EQ(tenants[0]["resolve"]["bytes_filled"], kBlocks * 2048);
+  EXPECT_EQ(tenants[1]["resolve"]["hits"], 0);
+  EXPECT_THAT(run({"tenants"}).out, HasSubstr("75.0%"));
+  EXPECT_EQ(ask({"status", "--tenant", "b"})["resolve"]["hits"], 0);
+
+  let_engines_go();
+  ask({"evict", "--all", "--drop-idle-caches", "--yes"});
+  ASSERT_TRUE(eventually([&] { return ask({"caches"})["caches"].empty(); }));
+  EXPECT_EQ(ask({"tenants"})["tenants"][0]["resolve"]["hits"], 9);
+  EXPECT_EQ(ask({"status"})["resolve"]["misses"], 3);
+}
+
+TEST_F(Sluicectl, HealthNamesWhatFailedLatelyAndForWhom) {
+  EXPECT_THAT(run({"status"}).out, HasSubstr("health OK"));
+  // The daemon may not make files larger than this, which stands for a full /dev/shm.
+  const rlimit small{512 << 10, 512 << 10};
+  ASSERT_EQ(prlimit(daemon.pid(), RLIMIT_FSIZE, &small, nullptr), 0);
+  EXPECT_FALSE(first_sequence->extend(1000));
+  const Outcome status = run({"status", "--check"});
+  EXPECT_EQ(status.exit_code, 6);
+  EXPECT_THAT(status.out, HasSubstr("health ERROR\n  EXTENTS_FAILED the node had no memory"));
+  const json health = ask({"status"})["health"];
+  ASSERT_EQ(health.size(), 1u) << health;
+  EXPECT_EQ(health[0]["code"], "EXTENTS_FAILED");
+  EXPECT_EQ(health[0]["level"], "error");
+  EXPECT_EQ(health[0]["tenant"], "a");
+  EXPECT_TRUE(ask({"status", "--tenant", "b"})["health"].empty()) << "it is not b's affair";
+}
+
+TEST_F(Sluicectl, SessionsAreFilteredByState) {
+  EXPECT_EQ(ask({"sessions", "--state", "open"})["sessions"].size(), 2u);
+  EXPECT_EQ(ask({"sessions", "--state", "quarantined"})["sessions"].size(), 0u);
+  EXPECT_EQ(ask({"sessions", "--tenant", "b", "--state", "open"})["sessions"].size(), 0u);
+  // An ended session whose process lives is quarantined.
+  const std::uint64_t ended = session_of(*second_engine);
+  ASSERT_EQ(run({"sessions", "kill", std::to_string(ended), "--yes"}).exit_code, 0);
+  const json quarantined = ask({"sessions", "--tenant", "a", "--state", "quarantined"});
+  ASSERT_EQ(quarantined["sessions"].size(), 1u);
+  EXPECT_EQ(quarantined["sessions"][0]["session"], ended);
+}
+
 TEST_F(Sluicectl, ResidencySaysWhatIsSharedAndWhatItSaves) {
   const json residency = ask({"residency"});
   EXPECT_EQ(residency["shared_blocks"], kBlocks);
@@ -238,12 +235,21 @@ TEST_F(Sluicectl, ConfigShowsWhatRunsAndReloadsWhatChanged) {
 
 TEST_F(Sluicectl, EvictGivesUpWhatNobodyRefersTo) {
   EXPECT_EQ(run({"evict", "--all"}).exit_code, 2);
+  EXPECT_EQ(run({"evict", "--yes"}).exit_code, 2) << "everything of everybody must be named";
   EXPECT_THAT(run({"evict", "--all", "--yes"}).out, HasSubstr("Nothing to evict"));
   second_sequence.reset();
   first_sequence.reset();
   ASSERT_TRUE(eventually(
       [&] { return ask({"residency"})["caches"][0]["blocks"]["unreferenced"] == kBlocks; }));
-  EXPECT_EQ(ask({"evict", "--all", "--dry-run"})["evictable_blocks"], kBlocks);
+  const json plan = ask({"evict", "--dry-run"});
+  EXPECT_EQ(plan["evictable_blocks"], kBlocks);
+  EXPECT_EQ(plan["blocks"], kBlocks);
+  EXPECT_EQ(plan["caches"][0]["blocks"], kBlocks);
+  const json part = ask({"evict", "--all", "--dry-run", "--bytes", "10KiB"});
+  EXPECT_EQ(part["blocks"], 2) << "blocks of 8 KiB go whole";
+  EXPECT_EQ(part["bytes"], 16 << 10);
+  EXPECT_EQ(part["wanted_bytes"], 10 << 10);
+  EXPECT_EQ(ask({"residency"})["caches"][0]["blocks"]["unreferenced"], kBlocks) << "a dry run";
   EXPECT_EQ(ask({"evict", "--tenant", "a", "--yes"})["blocks"], kBlocks);
   const json blocks = ask({"residency"})["caches"][0]["blocks"];
   EXPECT_EQ(blocks["sealed"], 0);

@@ -213,6 +213,19 @@ TEST_F(FrameTest, WaitingForAFrameEndsAtTheDeadlineAndCanGoOn) {
   EXPECT_EQ(got->bytes, body);
 }
 
+TEST_F(FrameTest, WaitingEndsAtTheDeadlineAlsoWhileThePeerSendsByteByByte) {
+  const auto whole = framed(pattern(kMaxFrameBytes, 1));
+  std::thread peer([&] {
+    std::size_t at = 0;
+    while (at < whole.size() && send(from(), whole.data() + at, 1, MSG_NOSIGNAL) == 1) ++at;
+  });
+  FrameReader reader(FdPolicy::accept);
+  EXPECT_ERROR(receive_frame(reader, to(), deadline_in(std::chrono::milliseconds(20))),
+               Errc::timed_out);
+  shutdown(to(), SHUT_RDWR);  // ends the peer
+  peer.join();
+}
+
 TEST_F(FrameTest, TheLargestFrameGoesThroughASmallSocketInManyPieces) {
   const int small = 4096;
   ASSERT_EQ(setsockopt(from(), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);

@@ -117,6 +117,26 @@ TEST(ConnectUnix, SaysWhatToDoWhenThereIsNoDaemon) {
   EXPECT_ERROR(connect_unix(std::string(108, 'x'), soon()), Errc::invalid_argument);
 }
 
+TEST(ConnectUnix, SaysWhatIsThereInstead) {
+  const TempFolder folder;
+  std::ofstream(folder.file("file")) << "text";
+  for (const std::string& path : {folder.file("file"), folder.path()}) {
+    const auto refused = connect_unix(path, soon());
+    EXPECT_ERROR(refused, Errc::daemon_away);
+    EXPECT_NE(refused.error().text.find("is not a socket"), std::string::npos)
+        << refused.error().text;
+  }
+  const Fd other(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, folder.file("other").c_str());
+  ASSERT_EQ(bind(other.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  const auto refused = connect_unix(folder.file("other"), soon());
+  EXPECT_ERROR(refused, Errc::daemon_away);
+  EXPECT_NE(refused.error().text.find("another program"), std::string::npos)
+      << refused.error().text;
+}
+
 TEST(ConnectUnix, SaysWhenTheUserMayNot) {
   if (getuid() != 0) GTEST_SKIP() << "needs root to become somebody else";
   const TempFolder folder;

@@ -76,6 +76,7 @@ TEST(Caches, AnIdleCacheMakesRoomForTheArenaOfANewOne) {
   next.model = "second";
   EXPECT_EQ(node.manager.open_cache(session, next, node.actions).error().code,
             Errc::quota_exceeded);
+  EXPECT_EQ(node.manager.tenants()[0].hbm.refused, 1u);
   ASSERT_TRUE(node.manager.close_cache(session, first, node.actions));
   EXPECT_EQ(node.manager.open_cache(session, next, node.actions).error().code, Errc::busy);
   EXPECT_EQ(node.actions.back(), Action(DestroyCache{first}));
@@ -94,6 +95,7 @@ TEST(Caches, ACacheThatCannotBeMadeIsGone) {
   EXPECT_EQ(node.manager.open_cache(other, small_cache(), node.actions).error().code, Errc::busy);
   ASSERT_TRUE(node.manager.cache_failed(opened->cache, node.actions));
   EXPECT_EQ(node.manager.status().hbm.used_bytes, 0u);
+  EXPECT_EQ(node.manager.tenants()[0].hbm.failed, 1u);
   EXPECT_EQ(node.manager.open_sequence(session, opened->cache, {}).error().code,
             Errc::stale_handle);
   node.actions.clear();
@@ -164,6 +166,65 @@ TEST(Limits, SessionsCachesAndSequencesAreBounded) {
   EXPECT_EQ(node.manager.open_sequence(session, cache, {}).error().code, Errc::limit_reached);
   EXPECT_EQ(node.manager.fork(session, sequence, Growth::allowed, node.actions).error().code,
             Errc::limit_reached);
+}
+
+TEST(Limits, ATenantCannotTakeTheLastSessionsOfTheOthers) {
+  ManagerConfig config = small_node();
+  config.max_sessions = 6;
+  config.reserved_sessions = 2;
+  Node node(config);
+  std::vector<SessionId> red;
+  while (node.manager.admits_session(TenantId{0})) red.push_back(node.session(0));
+  EXPECT_EQ(red.size(), 4u);
+  const Error refused = node.manager.open_session(TenantId{0}).error();
+  EXPECT_EQ(refused.code, Errc::limit_reached);
+  EXPECT_NE(refused.text.find("tenant red has 4 of the 4 sessions"), std::string::npos)
+      << refused.text;
+  EXPECT_NE(refused.text.find("the last 2 are kept for other tenants (daemon.reserved_sessions)"),
+            std::string::npos)
+      << refused.text;
+  const SessionId blue = node.session(1);
+  node.session(1);
+  EXPECT_FALSE(node.manager.admits_session(TenantId{1})) << "all are taken";
+  ASSERT_TRUE(node.manager.session_dead(blue, node.actions));
+  node.settle();
+  EXPECT_FALSE(node.manager.admits_session(TenantId{0})) << "it is blue's again";
+  ASSERT_TRUE(node.manager.session_dead(red.back(), node.actions));
+  node.settle();
+  EXPECT_TRUE(node.manager.admits_session(TenantId{0}));
+}
+
+TEST(Limits, ASessionThatIsStillEndingCountsForItsOwnTenant) {
+  ManagerConfig config = small_node();
+  config.dram.capacity_bytes = 1024 * kExtent;
+  for (TenantSpec& tenant : config.tenants) tenant.dram.limit_bytes = 1024 * kExtent;
+  config.max_sessions = 2;
+  config.reserved_sessions = 1;
+  Node node(config);
+  const SessionId session = node.session(0);
+  const CacheId cache = node.cache(session);
+  for (int i = 0; i < 3; ++i) node.extend(session, node.open(session, cache).sequence, 1000);
+  node.settle();
+  ASSERT_TRUE(node.manager.session_dead(session, node.actions));
+  ASSERT_TRUE(node.manager.pending_work());
+  EXPECT_FALSE(node.manager.admits_session(TenantId{0}));
+  EXPECT_TRUE(node.manager.admits_session(TenantId{1}));
+  node.settle();
+  EXPECT_TRUE(node.manager.admits_session(TenantId{0}));
+}
+
+TEST(Limits, ReservesShrinkToWhatThereIsAndOneTenantHasNone) {
+  ManagerConfig config = small_node();
+  config.reserved_sessions = 8;
+  config.max_sessions = 1;  // too few to keep one for each
+  Node tight(config);
+  tight.session(0);
+  EXPECT_FALSE(tight.manager.admits_session(TenantId{1}));
+  config.tenants.resize(1);
+  config.max_sessions = 3;
+  Node alone(config);
+  for (int i = 0; i < 3; ++i) alone.session(0);
+  EXPECT_FALSE(alone.manager.admits_session(TenantId{0}));
 }
 
 TEST(Ledger, CountsForecastsByWhatBecameOfThem) {

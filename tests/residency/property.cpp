@@ -213,6 +213,7 @@ constexpr struct {
     {"leak_on_death", SeededBug::leak_on_death},
     {"dedup_keeps_private", SeededBug::dedup_keeps_private},
     {"forget_uncharge", SeededBug::forget_uncharge},
+    {"ignore_reserve", SeededBug::ignore_reserve},
 };
 
 bool seed_bug(std::string_view name) {

@@ -1,6 +1,7 @@
 #include "tests/residency/world.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "tests/residency/world_tools.h"
@@ -19,6 +20,7 @@ ManagerConfig config() {
   };
   config.hash_seed = {11, 22};
   config.max_sessions = kMostSessions;
+  config.reserved_sessions = kReservedSessions;
   config.max_caches = 6;
   config.max_sequences_per_session = 16;
   return config;
@@ -329,7 +331,17 @@ void World::open_session(const Event& event) {
   const auto session = manager_.open_session(tenant);
   if (!session) {
     hold_error(session.error(), {Errc::limit_reached}, "open_session");
-    hold(sessions_.size() == kMostSessions || manager_.pending_work(), "a session was refused");
+    const std::vector<SessionStatus> rows = manager_.sessions();  // with those that are ending
+    std::array<std::uint32_t, kTenants> used{};
+    for (const SessionStatus& row : rows) ++used[row.tenant.value];
+    std::uint32_t kept = 0;
+    for (std::uint32_t other = 0; other < kTenants; ++other) {
+      if (other != tenant.value)
+        kept += kReservedSessions - std::min(used[other], kReservedSessions);
+    }
+    hold(rows.size() + kept >= kMostSessions, "a session was refused although there was room");
+    hold(used[tenant.value] >= kReservedSessions, "a tenant was refused what is reserved for it");
+    count("session refused");
     return;
   }
   for (const OracleSession& other : sessions_) hold(other.id != *session, "a session id twice");

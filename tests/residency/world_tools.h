@@ -22,6 +22,7 @@ inline constexpr std::uint32_t kTenants = 3;
 inline constexpr std::uint32_t kFamilies = 6;
 inline constexpr std::uint32_t kMostExtended = 48;  // blocks of one extend
 inline constexpr std::size_t kMostSessions = 12;
+inline constexpr std::uint32_t kReservedSessions = 2;  // for each tenant
 inline constexpr std::size_t kMostSequences = 48;
 
 inline void hold(bool condition, const std::string& what) {

@@ -32,10 +32,12 @@ inline constexpr const char* kSampleStatus = R"({
                  "deduplicated_blocks": 1, "deduplicated_bytes": 2097152},
      "forecasts": {"issued_pages": 0, "used_pages": 0, "late_pages": 0, "wasted_pages": 0,
                    "dropped_pages": 0, "wasted_bytes": 0},
+     "resolve": {"hits": 9000, "misses": 1000, "no_slot": 2, "absent": 1, "bytes_filled": 65536000,
+                 "hit_ratio": 0.9},
      "evicted_bytes": 0, "session_deaths": 1, "violations": 0, "last_reclaim_seconds": 0.04}],
   "resolve": {"hits": 9000, "misses": 1000, "no_slot": 2, "absent": 1, "bytes_filled": 65536000,
               "hit_ratio": 0.9},
-  "sessions": 2, "caches": 1, "sequences": 3,
+  "health": [], "sessions": 2, "caches": 1, "sequences": 3,
   "blocks": {"private": 8, "sealed": 1200, "shared": 96, "unreferenced": 40, "retiring": 0},
   "sharing": {"saved_bytes": 201326592},
   "pending_work": false})";
@@ -59,6 +61,14 @@ inline constexpr const char* kSampleCaches = R"({
      "sharing": {"saved_bytes": 201326592}, "forecasts": {}, "evicted_bytes": 4194304,
      "resolve": {"hits": 9000, "misses": 1000, "no_slot": 2, "absent": 1, "bytes_filled": 65536000},
      "hbm_pages": {"cached": 2048, "pinned": 256, "free": 1792}, "hbm_used_bytes": 150994944}]})";
+
+inline constexpr const char* kSamplePlan = R"({
+  "schema": "sluice.evict_plan", "version": 1,
+  "evictable_blocks": 40, "evictable_bytes": 83886080, "wanted_bytes": null,
+  "blocks": 40, "bytes": 83886080, "caches_dropped": 0, "exact": true,
+  "caches": [
+    {"cache": 0, "tenant": "prod", "evictable_blocks": 40, "evictable_bytes": 83886080,
+     "retiring_blocks": 0, "blocks": 40, "bytes": 83886080, "would_be_dropped": false}]})";
 
 inline constexpr const char* kSampleResidency = R"({
   "schema": "sluice.residency", "version": 1, "shared_blocks": 96, "saved_bytes": 201326592,
@@ -100,7 +110,11 @@ class World {
       checked_file = file;
       return check_result;
     };
-    around.out = [this](std::string_view text) { out += text; };
+    around.out = [this](std::string_view text) {
+      if (reader_is_gone) return false;
+      out += text;
+      return true;
+    };
     around.err = [this](std::string_view text) { err += text; };
     around.read_line = [this] { return typed; };
     around.now = [this] { return clock; };
@@ -116,8 +130,9 @@ class World {
   void answer(const std::string& verb, const std::string& document) {
     answers_[verb].emplace_back(document);
   }
-  void refuse(const std::string& verb, ipc::Errc code) {
-    answers_[verb].emplace_back(ipc::fail(code, "because"));
+  void refuse(const std::string& verb, ipc::Errc code) { refuse_with(verb, {code, "because"}); }
+  void refuse_with(const std::string& verb, const ipc::Error& error) {
+    answers_[verb].emplace_back(std::unexpected(error));
   }
 
   // The whole program but main.
@@ -137,6 +152,7 @@ class World {
   ipc::Result<ProgramResult> check_result{ProgramResult{}};
   std::string checked_file;
   std::string typed;
+  bool reader_is_gone = false;
   std::string out;
   std::string err;
   std::vector<Asked> asked;

@@ -13,6 +13,12 @@ using testing::StartsWith;
 std::string drained(bool draining, int sessions) {
   Json status = Json::parse(kSampleStatus);
   status["daemon"]["draining"] = draining;
+  if (draining) {
+    status["health"] = {{{"code", "DRAINING"},
+                         {"level", "warn"},
+                         {"what", "the daemon takes no new sessions"},
+                         {"todo", "`sluicectl drain --off`"}}};
+  }
   status["sessions"] = sessions;
   return status.dump();
 }
@@ -22,11 +28,10 @@ const std::string kNoSessions = R"({"schema": "sluice.sessions", "version": 1, "
 const std::string kEvict =
     R"({"schema": "sluice.evict", "version": 1, "blocks": 40, "bytes": 83886080, "caches_dropped": 0})";
 
-std::string caches_with(int unreferenced, int retiring) {
-  Json caches = Json::parse(kSampleCaches);
-  caches["caches"][0]["blocks"]["unreferenced"] = unreferenced;
-  caches["caches"][0]["blocks"]["retiring"] = retiring;
-  return caches.dump();
+std::string plan_with(int retiring) {
+  Json plan = Json::parse(kSamplePlan);
+  plan["caches"][0]["retiring_blocks"] = retiring;
+  return plan.dump();
 }
 
 TEST(SluicectlCommands, JsonIsTheDaemonsDocumentInItsOrder) {
@@ -64,7 +69,9 @@ TEST(SluicectlCommands, ErrorsGoToBothStreamsAndHaveTheirExitCode) {
 }
 
 TEST(SluicectlCommands, AnAnswerThatIsNoDocumentIsAnError) {
-  for (const char* answer : {"", "[]", "{\"cut\": ", "null"}) {
+  const std::string deep = "{\"a\": " + std::string(200'000, '[') + std::string(200'000, ']') + "}";
+  for (const std::string& answer : {std::string(), std::string("[]"), std::string("{\"cut\": "),
+                                    std::string("null"), std::string("\xff\xfe"), deep}) {
     World world;
     world.answer("tenants", answer);
     EXPECT_EQ(world.sluicectl({"tenants"}), kExitFailed);
@@ -120,6 +127,13 @@ TEST(SluicectlCommands, OnlyStatusCheckIsUnhealthy) {
   World healthy;
   healthy.answer("status", kSampleStatus);
   EXPECT_EQ(healthy.sluicectl({"status", "--check"}), kExitDone);
+  Json silent = Json::parse(kSampleStatus);
+  silent.erase("health");
+  World unknown;
+  unknown.answer("status", silent.dump());
+  EXPECT_EQ(unknown.sluicectl({"status"}), kExitDone);
+  EXPECT_EQ(unknown.sluicectl({"status", "--check"}), kExitUnhealthy);
+  EXPECT_THAT(unknown.err, HasSubstr("tells no health"));
 }
 
 TEST(SluicectlCommands, SelectorsHoldForRowsThatTheDaemonSentAnyway) {
@@ -129,6 +143,19 @@ TEST(SluicectlCommands, SelectorsHoldForRowsThatTheDaemonSentAnyway) {
   ASSERT_EQ(world.document()["sessions"].size(), 1u);
   EXPECT_EQ(world.document()["sessions"][0]["session"], 4);
   EXPECT_EQ(world.sluicectl({"sessions", "--session", "99"}), kExitNoSuchObject);
+}
+
+TEST(SluicectlCommands, SessionsAreFilteredByTenantAndState) {
+  World world;
+  world.answer("sessions", kSampleSessions);
+  EXPECT_EQ(world.sluicectl({"sessions", "--tenant", "prod", "--state", "quarantined", "--json"}),
+            kExitDone);
+  EXPECT_EQ(world.asked[0].arguments, Json({{"tenant", "prod"}}));
+  ASSERT_EQ(world.document()["sessions"].size(), 1u);
+  EXPECT_EQ(world.document()["sessions"][0]["session"], 4);
+  EXPECT_EQ(world.sluicectl({"sessions", "--state", "open"}), kExitDone);
+  EXPECT_THAT(world.out, HasSubstr("engine-a"));
+  EXPECT_THAT(world.out, testing::Not(HasSubstr("engine-b")));
 }
 
 TEST(SluicectlCommands, ListingsSayHowToGoOn) {
@@ -188,6 +215,26 @@ TEST(SluicectlWatch, IsOneShotInAPipeAndEndsWithTheDaemon) {
   EXPECT_EQ(terminal.sluicectl({"watch"}), kExitNotReachable);
 }
 
+TEST(SluicectlCommands, NothingThatAnErrorQuotesReachesTheTerminalRaw) {
+  World world;
+  world.refuse_with("caches", {Errc::not_found, "no tenant is named \033]0;owned\007\nline two"});
+  EXPECT_EQ(world.sluicectl({"caches"}), kExitNoSuchObject);
+  EXPECT_EQ(world.err, "sluicectl: no tenant is named ?]0;owned?\nline two (not_found)\n");
+}
+
+TEST(SluicectlWatch, EndsWhenNobodyReadsIt) {
+  for (const bool json : {false, true}) {
+    World world;
+    world.reader_is_gone = true;
+    world.answer("status", kSampleStatus);
+    std::vector<std::string> arguments = {"watch", "--every", "1s"};
+    if (json) arguments.emplace_back("--json");
+    EXPECT_EQ(world.sluicectl(arguments), kExitFailed);
+    EXPECT_THAT(world.err, HasSubstr("could not be written"));
+    EXPECT_EQ(world.asked.size(), 1u);
+  }
+}
+
 TEST(SluicectlWatch, JsonIsALinePerSample) {
   World world;
   world.answer("status", kSampleStatus);
@@ -207,32 +254,74 @@ TEST(SluicectlWatch, ACounterThatWentDownHasNoRate) {
   EXPECT_THAT(world.out.substr(world.out.rfind("14:03:07")), HasSubstr("  -  "));
 }
 
-TEST(SluicectlEvict, ADryRunChangesNothing) {
+TEST(SluicectlEvict, ADryRunAsksForThePlanAndChangesNothing) {
   World world;
-  world.answer("caches", kSampleCaches);
+  world.answer("evict_plan", kSamplePlan);
   EXPECT_EQ(world.sluicectl({"evict", "--all", "--dry-run"}), kExitDone);
-  EXPECT_THAT(world.out, StartsWith("Would give up 40 blocks (80.0 MiB)"));
-  EXPECT_EQ(world.asked.size(), 1u);
-  EXPECT_EQ(world.sluicectl({"evict", "--all", "--dry-run", "--json", "--bytes", "1MiB"}),
+  EXPECT_EQ(world.out,
+            "Would give up 40 blocks (80.0 MiB) that no sequence refers to. Nothing was changed.\n"
+            "CACHE  TENANT  EVICTABLE     BYTES  WOULD GO     BYTES  DROPPED\n"
+            "    0  prod           40  80.0 MiB        40  80.0 MiB  no\n");
+  ASSERT_EQ(world.asked.size(), 1u);
+  EXPECT_EQ(world.asked[0].arguments, Json::object());
+  EXPECT_EQ(world.sluicectl({"evict", "--tenant", "prod", "--dry-run", "--json", "--bytes", "1MiB",
+                             "--drop-idle-caches"}),
             kExitDone);
-  EXPECT_EQ(world.document()["schema"], "sluice.evict_plan");
-  EXPECT_EQ(world.document()["evictable_blocks"], 40);
-  EXPECT_EQ(world.document()["wanted_bytes"], 1048576);
-  EXPECT_EQ(world.asked.size(), 1u);
+  EXPECT_EQ(world.document(), Json::parse(kSamplePlan));
+  ASSERT_EQ(world.asked.size(), 1u);
+  EXPECT_EQ(world.asked[0].arguments,
+            Json({{"tenant", "prod"}, {"bytes", 1048576}, {"drop_idle_caches", true}}));
+}
+
+TEST(SluicectlEvict, ADryRunSaysWhenItIsAnEstimateAndWhatWouldBeDropped) {
+  Json plan = Json::parse(kSamplePlan);
+  plan["exact"] = false;
+  plan["caches_dropped"] = 1;
+  plan["caches"][0]["would_be_dropped"] = true;
+  World world;
+  world.answer("evict_plan", plan.dump());
+  EXPECT_EQ(world.sluicectl({"evict", "--dry-run", "--drop-idle-caches"}), kExitDone)
+      << "nothing is changed, so nothing need be named";
+  EXPECT_THAT(world.out, HasSubstr("and 1 cache that no session has open"));
+  EXPECT_THAT(world.out, HasSubstr("an estimate"));
+  EXPECT_THAT(world.out, HasSubstr("yes\n"));
 }
 
 TEST(SluicectlEvict, NeedsYesWhereNobodyCanBeAsked) {
   World world;
-  world.answer("caches", kSampleCaches);
+  world.answer("evict_plan", kSamplePlan);
   EXPECT_EQ(world.sluicectl({"evict", "--all"}), kExitUsage);
   EXPECT_THAT(world.err, HasSubstr("--yes"));
-  EXPECT_EQ(world.asked.size(), 1u);
+  EXPECT_EQ(world.asked.size(), 1u) << "only the plan";
+}
+
+TEST(SluicectlEvict, OfEverythingIsNamedByScriptsAndConfirmedByPeople) {
+  World script;
+  script.answer("evict_plan", kSamplePlan);
+  script.answer("evict", kEvict);
+  script.answer("status", kSampleStatus);
+  EXPECT_EQ(script.sluicectl({"evict"}), kExitUsage);
+  EXPECT_EQ(script.sluicectl({"evict", "--yes"}), kExitUsage) << "an empty variable, perhaps";
+  EXPECT_THAT(script.err, HasSubstr("--all"));
+  EXPECT_EQ(script.asked.size(), 1u) << "only the plan";
+  EXPECT_EQ(script.sluicectl({"evict", "--all", "--yes"}), kExitDone);
+
+  World person;
+  person.around.can_ask = true;
+  person.answer("evict_plan", kSamplePlan);
+  person.answer("evict", kEvict);
+  person.answer("status", kSampleStatus);
+  EXPECT_EQ(person.sluicectl({"evict", "--yes"}), kExitUsage);
+  EXPECT_EQ(person.sluicectl({"evict"}), kExitRefused);
+  EXPECT_THAT(person.err, HasSubstr("of ALL tenants. Go on? [y/N]"));
+  person.typed = "yes";
+  EXPECT_EQ(person.sluicectl({"evict"}), kExitDone);
 }
 
 TEST(SluicectlEvict, APersonIsAskedAndMaySayNo) {
   World world;
   world.around.can_ask = true;
-  world.answer("caches", kSampleCaches);
+  world.answer("evict_plan", kSamplePlan);
   world.answer("evict", kEvict);
   world.answer("status", kSampleStatus);
   EXPECT_EQ(world.sluicectl({"evict", "--all"}), kExitRefused);  // just Enter
@@ -245,11 +334,10 @@ TEST(SluicectlEvict, APersonIsAskedAndMaySayNo) {
 
 TEST(SluicectlEvict, WaitsUntilTheMemoryIsBack) {
   World world;
-  world.answer("caches", caches_with(40, 1));
-  world.answer("caches", caches_with(0, 41));
-  world.answer("caches", caches_with(0, 20));
-  world.answer("caches",
-               caches_with(0, 1));  // as many as before: others' evictions are not waited for
+  world.answer("evict_plan", plan_with(1));
+  world.answer("evict_plan", plan_with(41));
+  world.answer("evict_plan", plan_with(20));
+  world.answer("evict_plan", plan_with(1));  // as before: others' evictions are not waited for
   world.answer("evict", kEvict);
   world.answer("status", kSampleStatus);
   EXPECT_EQ(world.sluicectl({"evict", "--cache", "0", "--bytes", "1MiB", "--yes"}), kExitDone);
@@ -260,8 +348,8 @@ TEST(SluicectlEvict, WaitsUntilTheMemoryIsBack) {
 
 TEST(SluicectlEvict, SaysWhenOnlyPartIsDoneInTime) {
   World world;
-  world.answer("caches", caches_with(40, 0));
-  world.answer("caches", caches_with(0, 40));
+  world.answer("evict_plan", plan_with(0));
+  world.answer("evict_plan", plan_with(40));
   world.answer("evict", kEvict);
   world.answer("status", kSampleStatus);
   EXPECT_EQ(world.sluicectl({"evict", "--all", "--yes", "--timeout", "1s"}), kExitTimedOut);

@@ -34,11 +34,11 @@ INSTANTIATE_TEST_SUITE_P(
                     UsageCase{{"config"}, "check, show and reload"},
                     UsageCase{{"config", "check"}, "FILE"},
                     UsageCase{{"sessions", "kill"}, "SESSION"},
+                    UsageCase{{"sessions", "--state", "dead"}, "--state"},
                     UsageCase{{"sessions", "kill", "x"}, "'x' is not a number"},
                     UsageCase{{"caches", "--cache", "-1"}, "'-1' is not a number"},
                     UsageCase{{"caches", "--cache", "0x10"}, "is not a number"},
-                    UsageCase{{"evict"}, "exactly one of"},
-                    UsageCase{{"evict", "--all", "--cache", "1"}, "exactly one of"},
+                    UsageCase{{"evict", "--all", "--cache", "1"}, "one of"},
                     UsageCase{{"evict", "--all", "--bytes", "many"}, "is not a size"},
                     UsageCase{{"watch", "--every", "1"}, "is not a duration"},
                     UsageCase{{"watch", "--every", "1ms"}, "less than 100ms"},
@@ -55,12 +55,12 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(SluicectlOptions, UsageErrorsAreDocumentsWithJson) {
   World world;
-  EXPECT_EQ(world.sluicectl({"--json", "evict"}), kExitUsage);
+  EXPECT_EQ(world.sluicectl({"--json", "evict", "--all", "--tenant", "a"}), kExitUsage);
   EXPECT_EQ(world.document()["schema"], "sluice.error");
   EXPECT_EQ(world.document()["version"], 1);
   EXPECT_EQ(world.document()["code"], "invalid_argument");
-  EXPECT_THAT(world.document()["text"].get<std::string>(), HasSubstr("exactly one of"));
-  EXPECT_THAT(world.err, HasSubstr("exactly one of"));
+  EXPECT_THAT(world.document()["text"].get<std::string>(), HasSubstr("evict takes one of"));
+  EXPECT_THAT(world.err, HasSubstr("evict takes one of"));
 }
 
 TEST(SluicectlOptions, CommonOptionsStandBeforeOrAfterTheCommand) {

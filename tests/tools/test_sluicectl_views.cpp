@@ -21,9 +21,9 @@ TEST(SluicectlViews, StatusShowsTiersTenantsAndTotals) {
       "HBM    1.0 GiB  256.0 MiB  25.0%  768.0 MiB         0 B  256.0 MiB\n"
       "DRAM   4.0 GiB    2.0 GiB  50.0%    2.0 GiB     1.0 GiB    1.0 GiB\n"
       "TENANT  SESSIONS  SEQUENCES     HBM used / limit  DRAM used / limit  BLOCKS  SHARED      "
-      "SAVED  DEATHS\n"
+      "SAVED    HIT  DEATHS\n"
       "prod           2          3  256.0 MiB / 1.0 GiB  2.0 GiB / 4.0 GiB   1,208      96  192.0 "
-      "MiB       1\n"
+      "MiB  90.0%       1\n"
       "resolve: hit rate 90.0%, 9,000 hits, 1,000 misses, 62.5 MiB filled, 2 without a slot, 1 "
       "absent\n"
       "shared 96 blocks, 192.0 MiB saved | caches 1 | blocks nobody refers to 40, retiring 0\n");
@@ -115,31 +115,43 @@ TEST(SluicectlViews, NothingAClientChoseReachesTheTerminalRaw) {
   EXPECT_THAT(sessions_view(sessions, {}), Not(HasSubstr("\033")));
 }
 
-TEST(SluicectlHealth, ATenantThatWasRefusedMemoryIsNamed) {
-  Json status = Json::parse(kSampleStatus);
-  EXPECT_TRUE(findings_in(status).empty());
-  status["tenants"][0]["dram"]["wanting"] = true;
-  status["tenants"][0]["hbm"]["over_limit_bytes"] = 1048576;
-  status["daemon"]["draining"] = true;
-  const auto findings = findings_in(status);
-  ASSERT_EQ(findings.size(), 3u);
-  EXPECT_EQ(findings[0].code, "DRAINING");
-  EXPECT_EQ(findings[1].code, "TENANT_OVER_LIMIT");
-  EXPECT_THAT(findings[1].text, HasSubstr("1.0 MiB of HBM"));
-  EXPECT_EQ(findings[2].code, "TENANT_WANTING");
-  EXPECT_THAT(findings[2].text, HasSubstr("prod was refused DRAM"));
-  EXPECT_THAT(status_view(status, {}), HasSubstr("WARN (3)"));
+TEST(SluicectlViews, TenantsShowTheirHitRate) {
+  EXPECT_EQ(
+      tenants_view(Json::parse(kSampleStatus), {}),
+      "TENANT  SESSIONS  CACHES  SEQUENCES     HBM used / limit  guaranteed  DRAM used / limit "
+      " guaranteed  PRIVATE  SEALED  SHARED      SAVED    HIT  EVICTED  FORECAST used  DEATHS "
+      " VIOLATIONS\n"
+      "prod           2       1          3  256.0 MiB / 1.0 GiB         0 B  2.0 GiB / 4.0 GiB "
+      "    1.0 GiB        8   1,200      96  192.0 MiB  90.0%      0 B              -       1 "
+      "          0\n");
 }
 
-TEST(SluicectlHealth, AForecasterIsJudgedByEnoughPages) {
+Json finding(const char* code, const char* level) {
+  return {{"code", code}, {"level", level}, {"what", "it is so"}, {"todo", "do that"}};
+}
+
+TEST(SluicectlHealth, FindingsAreShownWithWhatToDo) {
   Json status = Json::parse(kSampleStatus);
-  status["tenants"][0]["forecasts"] = {{"issued_pages", 100}, {"wasted_pages", 99}};
-  EXPECT_TRUE(findings_in(status).empty());
-  status["tenants"][0]["forecasts"] = {{"issued_pages", 100'000}, {"wasted_pages", 61'000}};
-  const auto findings = findings_in(status);
-  ASSERT_EQ(findings.size(), 1u);
-  EXPECT_EQ(findings[0].code, "FORECAST_WASTE");
-  EXPECT_THAT(findings[0].text, HasSubstr("61.0%"));
+  status["health"] = {finding("TENANT_WANTING", "warn")};
+  EXPECT_THAT(status_view(status, {}),
+              HasSubstr("health WARN\n  TENANT_WANTING it is so; do that\nTIER"));
+  EXPECT_THAT(status_view(status, {.colour = true}), HasSubstr("\033[33mTENANT_WANTING\033[0m"));
+  status["health"].push_back(finding("EXTENTS_FAILED", "error"));
+  EXPECT_THAT(status_view(status, {}), HasSubstr("health ERROR\n"));
+  status.erase("health");
+  EXPECT_THAT(status_view(status, {}), HasSubstr("health -\n"));
+}
+
+TEST(SluicectlHealth, AnInfoIsNothingToActOnAndAnUnknownLevelIs) {
+  Json status = Json::parse(kSampleStatus);
+  EXPECT_EQ(verdict_of(*findings_in(status)), "OK");
+  status["health"] = {finding("TIER_NEARLY_FULL", "info")};
+  EXPECT_EQ(verdict_of(*findings_in(status)), "OK");
+  EXPECT_THAT(status_view(status, {}), HasSubstr("health OK\n  TIER_NEARLY_FULL"));
+  status["health"] = {finding("NEW", "critical")};
+  EXPECT_EQ(verdict_of(*findings_in(status)), "WARN");
+  status["health"] = "nonsense";
+  EXPECT_EQ(verdict_of(*findings_in(status)), "OK");
 }
 
 }  // namespace

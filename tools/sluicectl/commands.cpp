@@ -42,7 +42,7 @@ int version(const Request& request) {
   std::string text = "sluicectl " + request.around.client_version + "\n";
   if (!status) {
     if (request.options.json) return request.fail(status.error());
-    request.around.out(text);
+    (void)request.around.out(text);
     return request.fail(status.error());
   }
   if (const Json* daemon = value_at(*status, {"daemon", "version"}))
@@ -58,21 +58,27 @@ int status(const Request& request) {
   request.show(*document, status_view(*document, request.view()));
   if (!request.options.check) return kExitDone;
   const auto findings = findings_in(*document);
+  if (!findings) {
+    request.note("the daemon tells no health; is it another version? See `sluicectl version`");
+    return kExitUnhealthy;
+  }
   if (request.options.json) {  // the text has them already
-    for (const Finding& finding : findings) {
+    for (const Finding& finding : *findings) {
       request.note(finding.code + ": " + finding.text + "; " + finding.remedy);
     }
   }
-  return findings.empty() ? kExitDone : kExitUnhealthy;
+  return verdict_of(*findings) == "OK" ? kExitDone : kExitUnhealthy;
 }
 
 // Drops the rows of `list` that a selector leaves out, for verbs that leave them in.
+template <class Value>
 void keep_rows(Json& document, const char* list, const char* field,
-               std::optional<std::uint64_t> wanted) {
+               const std::optional<Value>& wanted) {
   if (!wanted || rows_at(document, {list}).empty()) return;
   Json kept = Json::array();
   for (const Json& row : rows_at(document, {list})) {
-    if (number_at(row, {field}) == wanted) kept.push_back(row);
+    const Json* value = value_at(row, {field});
+    if (value != nullptr && *value == *wanted) kept.push_back(row);
   }
   document[list] = std::move(kept);
 }
@@ -87,6 +93,7 @@ int sessions(const Request& request) {
   auto document = request.ask("sessions", request.selectors());
   if (!document) return request.fail(document.error());
   keep_rows(*document, "sessions", "session", request.options.session);
+  keep_rows(*document, "sessions", "state", request.options.state);
   if (request.options.session && rows_at(*document, {"sessions"}).empty()) {
     return request.fail({Errc::not_found, "no session " + std::to_string(*request.options.session) +
                                               " that you may see"});

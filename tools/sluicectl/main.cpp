@@ -45,15 +45,20 @@ ipc::Result<std::string> ask_daemon(const std::string& socket, const std::string
   char* reply = nullptr;
   const std::string text = arguments.dump(-1, ' ', false, Json::error_handler_t::replace);
   const sluice_status status = sluice_admin(&desc, verb.c_str(), text.c_str(), &reply, &error);
+  if (status == SLUICE_PEER_VIOLATION) {
+    return ipc::fail(ipc::Errc::peer_violation,
+                     "what answers at " + socket + " does not speak sluiced's protocol (" +
+                         error.text + "); give the path that sluiced listens on");
+  }
   if (status != SLUICE_OK) return ipc::fail(static_cast<ipc::Errc>(status), error.text);
   std::string document = reply;
   sluice_admin_free(reply);
   return document;
 }
 
-void write_to(std::FILE* file, std::string_view text) {
-  (void)std::fwrite(text.data(), 1, text.size(), file);
-  (void)std::fflush(file);
+bool write_to(std::FILE* file, std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  return std::fflush(file) == 0 && written;
 }
 
 std::size_t terminal_width() {
@@ -87,8 +92,8 @@ Surroundings real_surroundings(const Options& options) {
   around.check_config = [](const std::string& file) {
     return check_config_with(beside_this_program("sluiced"), file);
   };
-  around.out = [](std::string_view text) { write_to(stdout, text); };
-  around.err = [](std::string_view text) { write_to(stderr, text); };
+  around.out = [](std::string_view text) { return write_to(stdout, text); };
+  around.err = [](std::string_view text) { (void)write_to(stderr, text); };
   around.read_line = read_line;
   around.now = std::chrono::steady_clock::now;
   around.sleep_for = [](std::chrono::milliseconds time) { std::this_thread::sleep_for(time); };
@@ -114,10 +119,11 @@ int with_output_written(int exit_code) {
 int main(int argc, char** argv) {
   using namespace sluice::tools;  // NOLINT(google-build-using-namespace): the entry of its program
   std::signal(SIGINT, end_at_interrupt);
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that is gone is an output that could not be written
   const Parsed parsed = parse_options({argv + 1, argv + argc}, sluice_version());
   if (!parsed.options) {
-    write_to(stdout, parsed.out);
-    write_to(stderr, parsed.err);
+    (void)write_to(stdout, parsed.out);
+    (void)write_to(stderr, parsed.err);
     return with_output_written(parsed.exit_code);
   }
   return with_output_written(run(*parsed.options, real_surroundings(*parsed.options)));

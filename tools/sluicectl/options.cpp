@@ -24,7 +24,7 @@ constexpr const char* kFooter =
     "  1    failed\n"
     "  2    usage: the command line, or an argument that can never be right\n"
     "  3    the daemon is not reachable\n"
-    "  4    refused: not permitted, in use, or over a limit\n"
+    "  4    refused: not permitted, not confirmed, in use, or over a limit\n"
     "  5    no such object\n"
     "  6    unhealthy (ping and status --check only)\n"
     "  7    timed out, or only partly done\n"
@@ -170,6 +170,13 @@ class CommandLine {
         add(app_, "sessions", "connected processes; `sessions kill S` ends one", Command::sessions);
     add_tenant(sessions);
     add_number(sessions, "--session", options_.session, "only this session");
+    sessions
+        ->add_option(
+            "--state", options_.state,
+            "only those in this state; quarantined: ended, but its process could still use "
+            "what it holds")
+        ->type_name("open|quarantined")
+        ->check(CLI::IsMember({"open", "quarantined"}));
     CLI::App* const kill = add(*sessions, "kill", "end a session: its process loses what it holds",
                                Command::kill_session);
     add_number(kill, "SESSION", options_.session, "the session's number")->required();
@@ -202,7 +209,10 @@ class CommandLine {
 
   void add_changes() {
     CLI::App* const evict = add(
-        app_, "evict", "give up blocks that no sequence refers to, oldest first", Command::evict);
+        app_, "evict",
+        "give up blocks that no sequence refers to, oldest first; asks unless --yes is given. A "
+        "script names --tenant, --cache or --all",
+        Command::evict);
     add_tenant(evict);
     add_number(evict, "--cache", options_.cache, "only of this cache");
     evict->add_flag("--all", options_.everything, "of all tenants");
@@ -245,7 +255,7 @@ class CommandLine {
     if (o.command == Command::watch && o.count && *o.count == 0) return "--count must be 1 or more";
     if (o.command == Command::evict) {
       const int chosen = (o.tenant ? 1 : 0) + (o.cache ? 1 : 0) + (o.everything ? 1 : 0);
-      if (chosen != 1) return "evict needs exactly one of --tenant, --cache and --all";
+      if (chosen > 1) return "evict takes one of --tenant, --cache and --all";
     }
     if (o.command == Command::residency) {
       if (o.session.has_value() != o.sequence.has_value()) {

@@ -49,6 +49,7 @@ struct Options {
   std::optional<std::uint64_t> cache;
   std::optional<std::uint64_t> session;
   std::optional<std::uint64_t> sequence;
+  std::optional<std::string> state;
   // Listings.
   std::optional<std::uint64_t> limit;
   std::uint64_t after = 0;

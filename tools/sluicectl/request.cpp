@@ -1,8 +1,26 @@
 #include "tools/sluicectl/request.h"
 
+#include "tools/sluicectl/document.h"
 #include "tools/sluicectl/exit_codes.h"
 
 namespace sluice::tools {
+namespace {
+
+constexpr int kDeepestDocument = 32;
+
+// An error may quote what tenants chose, over several lines.
+std::string printable_lines(std::string_view text) {
+  std::string safe;
+  while (true) {
+    const std::size_t end = text.find('\n');
+    safe += printable(text.substr(0, end));
+    if (end == std::string_view::npos) return safe;
+    safe += '\n';
+    text.remove_prefix(end + 1);
+  }
+}
+
+}  // namespace
 
 std::string json_text(const Json& document, bool one_line) {
   return document.dump(one_line ? -1 : 2, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -16,8 +34,14 @@ ipc::Result<Json> Request::ask(const std::string& verb, const Json& arguments,
                                Timeout bound) const {
   const auto answer = around.ask(verb, arguments, bound);
   if (!answer) return std::unexpected(answer.error());
-  Json document = Json::parse(*answer, nullptr, false);
-  if (!document.is_object()) {
+  // Deeper documents than any that we know would exhaust the stack where they are printed.
+  bool too_deep = false;
+  const auto look = [&](int depth, Json::parse_event_t, const Json&) {
+    too_deep |= depth > kDeepestDocument;
+    return !too_deep;
+  };
+  Json document = Json::parse(*answer, look, false);
+  if (too_deep || !document.is_object()) {
     return ipc::fail(ipc::Errc::internal, "the daemon's answer to \"" + verb +
                                               "\" is no JSON object; is it another version? See "
                                               "`sluicectl version`");
@@ -34,7 +58,7 @@ Json Request::selectors() const {
 }
 
 int Request::show(const Json& document, const std::string& text) const {
-  around.out(options.json ? json_text(document) : text);
+  (void)around.out(options.json ? json_text(document) : text);  // main looks whether it could
   return kExitDone;
 }
 
@@ -43,13 +67,13 @@ void Request::note(std::string_view text) const {
 }
 
 int Request::fail(const ipc::Error& error, int exit_code) const {
-  note(error.text + " (" + std::string(ipc::to_string(error.code)) + ")");
+  note(printable_lines(error.text) + " (" + std::string(ipc::to_string(error.code)) + ")");
   if (options.json) {
     const Json document = {{"schema", "sluice.error"},
                            {"version", 1},
                            {"code", std::string(ipc::to_string(error.code))},
                            {"text", error.text}};
-    around.out(json_text(document, options.command == Command::watch));
+    (void)around.out(json_text(document, options.command == Command::watch));
   }
   return exit_code;
 }

@@ -34,7 +34,7 @@ struct Surroundings {
   Ask ask;
   // Runs `sluiced --config FILE --check`. Errors: not_found (no such program), internal, io_error.
   std::function<ipc::Result<ProgramResult>(const std::string& config_file)> check_config;
-  std::function<void(std::string_view)> out;  // results
+  std::function<bool(std::string_view)> out;  // results; whether they could be written
   std::function<void(std::string_view)> err;  // errors, progress, questions
   std::function<std::string()> read_line;     // an answer; empty at the end of input
   std::function<TimePoint()> now;

@@ -25,6 +25,19 @@ std::string hit_text(const Json& row) {
   return percent_text(real_at(row, {"resolve", "hits"}).value_or(0), pages);
 }
 
+std::string upper(std::string text) {
+  for (char& c : text) {
+    if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+  }
+  return text;
+}
+
+Colour colour_of(const std::string& verdict) {
+  if (verdict == "ERROR") return Colour::red;
+  if (verdict == "WARN") return Colour::yellow;
+  return verdict == "OK" ? Colour::green : Colour::bold;
+}
+
 std::string head_of(const Json& status, const View& view) {
   std::string line =
       painted("sluiced " + text_at(status, {"daemon", "version"}), Colour::bold, view.colour);
@@ -32,23 +45,14 @@ std::string head_of(const Json& status, const View& view) {
   line += "  pid " + id_text(status, {"daemon", "pid"});
   line += "  up " + uptime_text(real_at(status, {"daemon", "uptime_seconds"}).value_or(-1));
   const auto findings = findings_in(status);
-  if (findings.empty())
-    return line + "  health " + painted("OK", Colour::green, view.colour) + "\n";
-  line += "  health " +
-          painted("WARN (" + std::to_string(findings.size()) + ")", Colour::yellow, view.colour) +
-          "\n";
-  for (const Finding& finding : findings) {
-    line += "  " + painted(finding.code, Colour::yellow, view.colour) + " " + finding.text + "; " +
-            finding.remedy + "\n";
+  if (!findings) return line + "  health -\n";
+  const std::string verdict = verdict_of(*findings);
+  line += "  health " + painted(verdict, colour_of(verdict), view.colour) + "\n";
+  for (const Finding& finding : *findings) {
+    line += "  " + painted(finding.code, colour_of(upper(finding.level)), view.colour) + " " +
+            finding.text + "; " + finding.remedy + "\n";
   }
   return line;
-}
-
-std::string upper(std::string text) {
-  for (char& c : text) {
-    if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
-  }
-  return text;
 }
 
 std::string tiers_of(const Json& status, const View& view) {
@@ -74,6 +78,7 @@ std::string short_tenants_of(const Json& status, const View& view) {
                {"BLOCKS"},
                {"SHARED"},
                {"SAVED"},
+               {"HIT"},
                {"DEATHS"}});
   for (const Json& row : rows_at(status, {"tenants"})) {
     const std::uint64_t blocks = number_at(row, {"blocks", "private"}).value_or(0) +
@@ -81,7 +86,8 @@ std::string short_tenants_of(const Json& status, const View& view) {
     table.add({text_at(row, {"tenant"}), count_text(row, {"sessions"}),
                count_text(row, {"sequences"}), quota_text(row, "hbm"), quota_text(row, "dram"),
                human_count(blocks), count_text(row, {"blocks", "shared"}),
-               bytes_text(row, {"sharing", "saved_bytes"}), count_text(row, {"session_deaths"})});
+               bytes_text(row, {"sharing", "saved_bytes"}), hit_text(row),
+               count_text(row, {"session_deaths"})});
   }
   return table.empty() ? "No tenants that you may see.\n" : table.text(view.colour);
 }
@@ -131,6 +137,7 @@ std::string tenants_view(const Json& document, const View& view) {
                {"SEALED"},
                {"SHARED"},
                {"SAVED"},
+               {"HIT"},
                {"EVICTED"},
                {"FORECAST used"},
                {"DEATHS"},
@@ -142,7 +149,7 @@ std::string tenants_view(const Json& document, const View& view) {
                bytes_text(row, {"dram", "guaranteed_bytes"}),
                count_text(row, {"blocks", "private"}), count_text(row, {"blocks", "sealed"}),
                count_text(row, {"blocks", "shared"}), bytes_text(row, {"sharing", "saved_bytes"}),
-               bytes_text(row, {"evicted_bytes"}),
+               hit_text(row), bytes_text(row, {"evicted_bytes"}),
                percent_text(real_at(row, {"forecasts", "used_pages"}).value_or(0),
                             real_at(row, {"forecasts", "issued_pages"}).value_or(0)),
                count_text(row, {"session_deaths"}), count_text(row, {"violations"})});

@@ -84,6 +84,15 @@ std::vector<std::string> row_of(const std::string& time, const Json& status, con
           rate(before.absent, now.absent, false)};
 }
 
+// Before every kRowsPerHeading rows.
+std::string headings_of(const Request& request, std::uint64_t row) {
+  if (row % kRowsPerHeading != 0) return {};
+  std::vector<std::string> headings;
+  for (const Column& column : columns()) headings.push_back(column.heading);
+  return painted(Table::line(columns(), kWidths, headings), Colour::bold, request.around.colour) +
+         "\n";
+}
+
 }  // namespace
 
 int watch(const Request& request) {
@@ -101,20 +110,16 @@ int watch(const Request& request) {
     }
     const auto status = request.ask("status", request.selectors());
     if (!status) return request.fail(status.error());
-    if (options.json) {
-      request.around.out(json_text(*status, true));
-      continue;
+    const std::string text =
+        options.json ? json_text(*status, true)
+                     : headings_of(request, row) +
+                           Table::line(columns(), kWidths,
+                                       row_of(request.around.wall_clock(), *status, before)) +
+                           "\n";
+    if (!request.around.out(text)) {
+      request.note("the output could not be written");
+      return kExitFailed;
     }
-    if (row % kRowsPerHeading == 0) {
-      std::vector<std::string> headings;
-      for (const Column& column : columns()) headings.push_back(column.heading);
-      request.around.out(
-          painted(Table::line(columns(), kWidths, headings), Colour::bold, request.around.colour) +
-          "\n");
-    }
-    request.around.out(
-        Table::line(columns(), kWidths, row_of(request.around.wall_clock(), *status, before)) +
-        "\n");
     before = sample_of(*status);
   }
   return kExitDone;

@@ -1,0 +1,34 @@
+// The daemon's health as it stands: asks the coordinator, and remembers what was counted lately.
+//
+// Thread-safety: any thread.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <vector>
+
+#include "daemon/health.h"
+
+namespace sluice::daemon {
+
+class Coordinator;
+
+class HealthWatch {
+ public:
+  HealthWatch(Coordinator& coordinator, std::size_t tenants);
+
+  // To be called every RecentCounts::kSampleInterval.
+  void sample();
+  void drain(bool on) { draining_.store(on, std::memory_order_relaxed); }
+  bool draining() const { return draining_.load(std::memory_order_relaxed); }
+
+  std::vector<HealthFinding> look();
+
+ private:
+  Coordinator& coordinator_;
+  std::atomic<bool> draining_{false};
+  std::mutex mutex_;  // for recent_
+  RecentCounts recent_;
+};
+
+}  // namespace sluice::daemon
