@@ -82,8 +82,7 @@ ipc::Status Cache::accept(const wire::CacheOpened& opened, std::vector<ipc::Fd>&
         check_product("slots", sizes_.slots, geometry_.page_bytes)}) {
     if (!ok) return ok;
   }
-  if (sizes_.slots > kernels::kMaxSlots ||
-      std::uint64_t{sizes_.slots} * geometry_.page_bytes > arena_bytes ||
+  if (std::uint64_t{sizes_.slots} * geometry_.page_bytes > arena_bytes ||
       std::uint64_t{frames_per_extent_} * geometry_.frame_stride != frame_extent_bytes_) {
     return fail(Errc::peer_violation, "the daemon's extents do not fit the layout of the cache");
   }

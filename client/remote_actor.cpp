@@ -214,11 +214,8 @@ class RemoteActor final : public Actor {
 
   // Or are -1. Looks at the copies: the daemon can still write to its reply.
   bool all_slots_exist(std::span<const std::int32_t> slots) const {
-    std::uint32_t largest = 0;
-    for (const std::int32_t slot : slots) {
-      largest = std::max(largest, static_cast<std::uint32_t>(slot) + 1);
-    }
-    return largest <= cache().slots();
+    const auto end = std::int64_t{cache().slots()};
+    return std::ranges::all_of(slots, [&](std::int32_t slot) { return slot >= -1 && slot < end; });
   }
 
   static std::unexpected<ipc::Error> impossible_slot() {
