@@ -109,7 +109,7 @@ TEST_F(Misconduct, AStepThatNeverEndsIsAStepDeadline) {
   client::Actor actor = must(cache.open_actor());
   must(actor.begin_step());
   EXPECT_TRUE(eventually([&] { return !client.ping(); }));
-  EXPECT_EQ(client.ping().error().code, SLUICE_TIMED_OUT);
+  EXPECT_EQ(client.ping().error().code, SLUICE_LIMIT_REACHED);
   expect_counted("step_deadline", 1);
 }
 
