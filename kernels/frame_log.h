@@ -43,6 +43,7 @@ namespace detail {
 SLUICE_HD inline void raise_frame_entry(std::uint64_t* at, Frame frame, std::uint32_t version,
                                         std::uint32_t max_tries) {
   if constexpr (kSeededBug == SeededBug::plain_log) {
+    seeded_window<SeededBug::plain_log>();
     store_release(at, make_frame_entry(frame, version));
     return;
   }

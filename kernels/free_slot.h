@@ -14,6 +14,7 @@ namespace sluice::kernels {
 // (everybody who used the page has left) passes to the next claim.
 SLUICE_HD inline bool free_slot(const HotTable& table, Slot slot, Word seen) {
   if constexpr (kSeededBug == SeededBug::blind_evict) {
+    seeded_window<SeededBug::blind_evict>();
     store_release(&table.words[slot], kFreeWord);
   } else if (!cas(&table.words[slot], seen, kFreeWord)) {
     return false;

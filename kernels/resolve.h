@@ -90,6 +90,7 @@ SLUICE_HD inline Met meet(const HotTable& table, Slot slot, Word word, Page page
   for (int i = 0; i < kMaxWordTries; ++i) {
     if (page_of(word) != page && kSeededBug != SeededBug::trust_hint) return Met::elsewhere;
     if (is_pinned(word) && !own.contains(block_of(table, page))) return Met::pinned;
+    seeded_window<SeededBug::stamp_back>();
     const bool newer = kSeededBug == SeededBug::stamp_back ? step_of(word) != step
                                                            : step_before(step_of(word), step);
     if (!newer || cas(at, word, with_step(word, step))) {
@@ -311,7 +312,10 @@ SLUICE_HD inline void fill(const HotTable& table, const PageStore& store, const 
                            FillBatch& batch, ResolveCounts& counts) {
   for (std::uint32_t j = 0; j < batch.count; ++j) {
     const Fill& f = batch.fills[j];
-    if constexpr (kSeededBug == SeededBug::early_ready) set_ready(table, f.slot, f.page);
+    if constexpr (kSeededBug == SeededBug::early_ready) {
+      set_ready(table, f.slot, f.page);
+      seeded_window<SeededBug::early_ready>();
+    }
     copy_page(slot_bytes(store, f.slot), f.from, store.page_bytes);
     set_ready(table, f.slot, f.page);
     finish(list, f.item, f.slot, Outcome::filled);

@@ -4,6 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#ifdef SLUICE_SEEDED_BUG
+#include <thread>
+#endif
 
 namespace sluice::kernels {
 
@@ -24,5 +27,19 @@ inline constexpr SeededBug kSeededBug = SeededBug::SLUICE_SEEDED_BUG;
 #else
 inline constexpr SeededBug kSeededBug = SeededBug::none;
 #endif
+
+// The place where a fault lets others come in between. In a build with that fault, threads give up
+// the processor there now and then, so that it is not left to chance and to the machine whether
+// they do.
+template <SeededBug kBug>
+inline void seeded_window() {
+#ifdef SLUICE_SEEDED_BUG
+  if constexpr (kBug == kSeededBug) {
+    constexpr unsigned kCallsPerYield = 8;
+    thread_local unsigned calls = 0;
+    if (++calls % kCallsPerYield == 0) std::this_thread::yield();
+  }
+#endif
+}
 
 }  // namespace sluice::kernels

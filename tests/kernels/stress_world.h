@@ -94,7 +94,10 @@ class StressActor {
     for (std::uint32_t round = 1 + below(3); round != 0; --round) {
       resolve_some(step);
       // A reference may go in mid-step: what was resolved stays until the step is left.
-      if (below(8) == 0) release(below(kHeld));
+      if (below(8) == 0) {
+        release(below(kHeld));
+        seeded_window<SeededBug::no_id_grace>();
+      }
       verify();
     }
     leave_step(pool_.table, actor_);
