@@ -55,10 +55,6 @@ ipc::Result<kernels::TableSizes> table_sizes(const residency::CacheShape& sizes,
   return table;
 }
 
-}  // namespace
-
-namespace {
-
 // Each number of `a` with that of `b`.
 template <class Combine>
 ResolveTotals combined(const ResolveTotals& a, const ResolveTotals& b, Combine combine) {

@@ -11,6 +11,7 @@ namespace {
 std::vector<HealthCounts> counts_of(const std::vector<residency::TenantStatus>& tenants,
                                     const std::vector<ResolveTotals>& resolved) {
   std::vector<HealthCounts> counts;
+  counts.reserve(tenants.size());
   for (const auto& tenant : tenants) {
     counts.push_back({resolved[tenant.tenant.value], tenant.hbm.failed, tenant.dram.failed});
   }

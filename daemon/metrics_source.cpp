@@ -49,10 +49,8 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
 
 // The worst of each code.
 std::vector<HealthMetrics> health_metrics(const std::vector<HealthFinding>& findings) {
-  std::vector<HealthMetrics> all;
-  for (std::size_t i = 0; i < kHealthCodes; ++i) {
-    all.push_back({to_string(static_cast<HealthCode>(i)), 0});
-  }
+  std::vector<HealthMetrics> all(kHealthCodes);
+  for (std::size_t i = 0; i < all.size(); ++i) all[i].code = to_string(static_cast<HealthCode>(i));
   for (const HealthFinding& finding : findings) {
     std::uint64_t& level = all[static_cast<std::size_t>(finding.code)].level;
     level = std::max(level, static_cast<std::uint64_t>(finding.level));

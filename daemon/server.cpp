@@ -214,7 +214,7 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::awaitable<ipc::Status> welcome_session(std::uint64_t request, const wire::Hello& hello);
   asio::awaitable<ipc::Status> welcome_admin(std::uint64_t request);
   asio::awaitable<std::expected<void, SessionEnd>> serve(const ipc::Frame& frame);
-  // An operator's connection ends if no whole request comes in time, and the answer is not taken.
+  // An operator's connection ends unless its next request comes in time, and the answer is taken.
   void await_admin_request();
   asio::awaitable<void> watch_process();
   asio::awaitable<void> discard_until_closed();
@@ -342,13 +342,16 @@ ipc::Status Server::Impl::make_room(const ipc::PeerIdentity& peer, bool trusted)
   return {};
 }
 
+// `peer`: null if nobody knows who it was.
 void Server::Impl::note_refusal(const ipc::PeerIdentity* peer, const Error& reason) {
   ++refusals;
   const auto now = std::chrono::steady_clock::now();
   if (now - refusal_logged < kRefusalLogInterval) return;
   refusal_logged = now;
-  log_info("a connection was refused", {{"pid", std::int64_t{peer != nullptr ? peer->pid : 0}},
-                                        {"uid", std::int64_t{peer != nullptr ? peer->uid : -1}},
+  const std::int64_t pid = peer != nullptr ? std::int64_t{peer->pid} : -1;
+  const std::int64_t uid = peer != nullptr ? std::int64_t{peer->uid} : -1;
+  log_info("a connection was refused", {{"pid", pid},
+                                        {"uid", uid},
                                         {"code", ipc::to_string(reason.code)},
                                         {"reason", reason.text},
                                         {"refused_since_last", std::exchange(refusals, 0)}});

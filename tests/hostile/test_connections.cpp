@@ -66,6 +66,7 @@ TEST(Connections, AUserHasSoManyWithoutASession) {
   options.extra = "[limits]\nconnections_per_user = 3\nadmin_idle = \"1h\"";
   const DaemonProcess daemon(options);
   std::vector<RawPeer> peers;
+  peers.reserve(3);
   for (int i = 0; i < 3; ++i) peers.push_back(operator_at(daemon));
   const ipc::Error refused = RawPeer(daemon.admin_socket()).end();
   EXPECT_EQ(refused.code, Errc::limit_reached);
@@ -77,6 +78,7 @@ TEST(Connections, AUserHasSoManyWithoutASession) {
   peers.pop_back();
   ASSERT_TRUE(eventually([&] { return try_connect(daemon.socket('a')).has_value(); }));
   std::vector<Client> engines;
+  engines.reserve(5);
   for (int i = 0; i < 5; ++i) engines.push_back(daemon.connect('a'));
   EXPECT_EQ(sessions_of(daemon), 5U);
 }
@@ -196,6 +198,7 @@ TEST(Sessions, ATenantLeavesTheOthersTheirs) {
   options.daemon = "reserved_sessions = 2";
   const DaemonProcess daemon(options);
   std::vector<Client> a;
+  a.reserve(3);
   for (int i = 0; i < 3; ++i) a.push_back(daemon.connect('a'));
   const auto refused = try_connect(daemon.socket('a'));
   ASSERT_EQ(status_of(refused), SLUICE_LIMIT_REACHED);
@@ -204,6 +207,7 @@ TEST(Sessions, ATenantLeavesTheOthersTheirs) {
     EXPECT_TRUE(has(refused.error().text, part)) << refused.error().text;
   }
   std::vector<Client> b;
+  b.reserve(2);
   for (int i = 0; i < 2; ++i) b.push_back(daemon.connect('b'));
   EXPECT_EQ(status_of(try_connect(daemon.socket('b'))), SLUICE_LIMIT_REACHED) << "all are taken";
   b.pop_back();

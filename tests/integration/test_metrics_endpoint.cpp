@@ -71,6 +71,7 @@ class Lists {
                         slots_.data() + std::size_t{layer} * blocks, nullptr});
     }
   }
+  // NOLINTNEXTLINE(google-explicit-constructor): lists are given wherever a view of them is taken
   operator std::span<const PageList>() const { return lists_; }
 
  private:

@@ -52,12 +52,11 @@ struct Outcome {
 
 class Garbage : public testing::Test {
  protected:
-  Garbage() {
-    std::string name = std::filesystem::temp_directory_path() / "sluice-garbage.XXXXXX";
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    folder = name;
+  void SetUp() override {
+    folder = std::filesystem::temp_directory_path() / "sluice-garbage.XXXXXX";
+    ASSERT_NE(mkdtemp(folder.data()), nullptr);
   }
-  ~Garbage() override { std::filesystem::remove_all(folder); }
+  void TearDown() override { std::filesystem::remove_all(folder); }
 
   std::string socket() const { return folder + "/s.sock"; }
   Outcome run(std::vector<std::string> arguments, Stdout to = {}) const {
