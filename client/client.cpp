@@ -2,10 +2,8 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <unistd.h>
 
-#include <cstdlib>
-
+#include "client/default_socket.h"
 #include "ipc/protocol.h"
 #include "ipc/unix_socket.h"
 
@@ -20,23 +18,7 @@ namespace {
 constexpr std::chrono::milliseconds kLookInterval{100};
 
 std::string socket_of(const ConnectOptions& options) {
-  if (!options.socket_path.empty()) return options.socket_path;
-  if (const char* path = std::getenv("SLUICE_SOCKET"); path != nullptr && *path != '\0')
-    return path;
-  // Where a daemon listens that runs as root, or as this user; see packaging/sluiced.toml.
-  const auto variable = [](const char* name) {
-    const char* value = std::getenv(name);
-    return value == nullptr ? std::string() : std::string(value);
-  };
-  const std::string run_time = variable("XDG_RUNTIME_DIR");
-  const std::string own = "/tmp/sluice-" + std::to_string(geteuid());
-  for (const std::string& path :
-       {std::string(kDefaultSocket),
-        run_time.empty() ? std::string() : run_time + "/sluice/sluice.sock",
-        own + "/sluice.sock"}) {
-    if (!path.empty() && access(path.c_str(), F_OK) == 0) return path;
-  }
-  return kDefaultSocket;
+  return options.socket_path.empty() ? default_socket() : options.socket_path;
 }
 
 std::string name_of(const ConnectOptions& options) {

@@ -19,13 +19,12 @@
 namespace sluice::client::internal {
 
 struct ConnectOptions {
-  std::string socket_path;               // empty: $SLUICE_SOCKET, else kDefaultSocket
+  std::string socket_path;               // empty: default_socket()
   std::string client_name;               // empty: the process's name
   std::chrono::microseconds timeout{0};  // 0: kDefaultTimeout
   bool admin = false;                    // no rings
 };
 
-inline constexpr const char* kDefaultSocket = "/run/sluice/sluice.sock";
 inline constexpr std::chrono::seconds kDefaultTimeout{10};
 inline constexpr std::size_t kMaxClientName = 64;
 

@@ -9,9 +9,11 @@
  * Executors. `daemon`: the daemon looks pages up and copies misses. `direct`: this library does so,
  * in the calling thread, on tables shared with the daemon. The calls are the same.
  *
- * Structs. Every struct that a caller fills begins with `struct_size`; set it to sizeof. Zero what
- * you do not use: reserved fields and unknown flags that are not zero are refused
- * (SLUICE_INVALID_ARGUMENT), so that they can be given a meaning later. *_INIT macros do both.
+ * Structs. A struct that describes (_desc) or informs (_info, _view, _stats, _result) begins with
+ * `struct_size`; set it to sizeof, also where the call fills the rest. Zero what you do not use:
+ * reserved fields and unknown flags that are not zero are refused (SLUICE_INVALID_ARGUMENT), so
+ * that they can be given a meaning later. The *_INIT macros of the _desc structs do both.
+ * sluice_error, sluice_keys, sluice_page_list and sluice_resolve_counts carry no size.
  *
  * Errors. Each call returns a status. `sluice_error*` may be NULL; otherwise it takes the code and
  * a sentence that says what, why and what to do. There are no globals and no thread-local state.
@@ -117,8 +119,9 @@ typedef struct sluice_connect_desc {
 } sluice_connect_desc;
 #define SLUICE_CONNECT_DESC_INIT {sizeof(sluice_connect_desc), NULL, NULL, 0, 0, 0, {0, 0, 0, 0}}
 
-/* DAEMON_AWAY: nothing listens there (the text says what to do). UNKNOWN_TENANT: the configuration
- * names no tenant for this user. VERSION_MISMATCH: client and daemon share no protocol version. */
+/* `desc`: NULL for all defaults. DAEMON_AWAY: nothing listens there (the text says what to do).
+ * UNKNOWN_TENANT: the configuration names no tenant for this user. VERSION_MISMATCH: client and
+ * daemon share no protocol version. */
 SLUICE_API sluice_status sluice_connect(const sluice_connect_desc* desc, sluice_client** out,
                                         sluice_error* error);
 
@@ -189,7 +192,8 @@ typedef struct sluice_cache_desc {
    {0, 0, 0, 0, 0, 0, 0, 0}}
 
 /* The first session of a tenant that opens a namespace creates the cache; later ones join it, with
- * the same layout (else INVALID_LAYOUT). QUOTA_EXCEEDED: the arena does not fit the tenant's limit
+ * the same layout (else INVALID_LAYOUT), and get its arena, whatever hbm_bytes they ask for;
+ * the executors of sessions may differ. QUOTA_EXCEEDED: the arena does not fit the tenant's limit
  * or what the node can grant. BUSY: its memory was not there within the daemon's
  * limits.open_deadline; nothing is left of the attempt.
  *
@@ -347,7 +351,7 @@ typedef struct sluice_page_list {
   uint32_t page; /* page index inside a block */
   uint32_t count;
   const uint32_t* blocks; /* indices in the sequence; any order, duplicates allowed */
-  int32_t* slots;         /* out, count entries; -1: none */
+  int32_t* slots;         /* out, count entries; -1: none. Or NULL: only bring them in */
   uint8_t* outcomes;      /* out, count entries of sluice_outcome, or NULL */
 } sluice_page_list;
 

@@ -236,8 +236,12 @@ class Cache {
     if (!status) return std::unexpected(status.error());
     return result;
   }
+  // SLUICE_WRONG_STATE: sequences or actors are open; the cache stays, close it again after them.
   Status close() {
-    return detail::checked([&](sluice_error* e) { return sluice_cache_close(raw_.release(), e); });
+    auto status =
+        detail::checked([&](sluice_error* e) { return sluice_cache_close(raw_.get(), e); });
+    if (status || status.error().code != SLUICE_WRONG_STATE) (void)raw_.release();
+    return status;
   }
 
  private:

@@ -34,7 +34,11 @@ int main(int argc, char** argv) {
   app.add_option("--config", path, "TOML file; without it, defaults that fit this machine");
   app.add_flag("--check", check, "read the configuration, report what is wrong with it, and exit");
   app.set_version_flag("--version", std::string("sluiced ") + kVersion);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitUsage;
+  }
 
   Config config;
   std::vector<std::string> notes;

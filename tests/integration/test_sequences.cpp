@@ -268,6 +268,21 @@ TEST_P(BothExecutors, ForkSharesWhatIsSealedAndCopiesTheTail) {
   must(engine.actor.end_step());
 }
 
+TEST_P(BothExecutors, ACacheThatIsInUseStaysOpenAndIsClosedLater) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", GetParam())));
+  {
+    const Actor actor = must(cache.open_actor());
+    const auto refused = cache.close();
+    ASSERT_FALSE(refused.has_value());
+    EXPECT_EQ(refused.error().code, SLUICE_WRONG_STATE);
+    EXPECT_TRUE(cache.info().has_value()) << "the cache is still there";
+  }
+  must(cache.close());
+  EXPECT_EQ(cache.get(), nullptr);
+}
+
 TEST_P(BothExecutors, ResolveInOneCallForManySequences) {
   const DaemonProcess daemon;
   Engine engine(daemon, 'a', GetParam());

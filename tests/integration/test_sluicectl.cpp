@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -218,6 +220,16 @@ TEST_F(Sluicectl, NoDaemonIsThreeAndConfigCheckNeedsNone) {
   EXPECT_EQ(wrong.exit_code, 1);
   EXPECT_THAT(wrong.err, HasSubstr("bad.toml:2:"));
   EXPECT_EQ(wrong.out, "");
+}
+
+TEST_F(Sluicectl, TheDaemonSaysUsageErrorsWithTwo) {
+  const auto sluiced = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "sluiced";
+  const std::string quiet = " >" + daemon.folder() + "/usage 2>&1";
+  for (const char* arguments : {" --no-such-option", " --config /nonexistent", " --config"}) {
+    const int status = std::system((sluiced.string() + arguments + quiet).c_str());
+    EXPECT_EQ(WEXITSTATUS(status), 2) << arguments;
+  }
+  EXPECT_EQ(std::system((sluiced.string() + " --version" + quiet).c_str()), 0);
 }
 
 TEST_F(Sluicectl, ConfigShowsWhatRunsAndReloadsWhatChanged) {

@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/tools/temp_file.h"
 
@@ -132,11 +134,31 @@ TEST(ReplayCli, UsageErrorsAndBadTracesExitWith2) {
   }
 }
 
+TEST(ReplayCli, UsageErrorsNameTheOptionAndWhatItTakes) {
+  for (const auto& [arguments, text] : std::vector<std::pair<std::string, std::string>>{
+           {"--executor other", "--executor: 'other' is not one of daemon|direct"},
+           {"--forecast other", "--forecast: 'other' is not one of none|recorded|previous-step"},
+           {"--hbm 0x", "--hbm: '0x' must be more than zero"},
+           {"--hbm 1e30x", "--hbm: '1e30x' is more than 1,000,000 times"},
+           {"--requests 0", "--requests: Value 0 not in range 1 to"}}) {
+    const Outcome outcome = call("--spawn " + arguments + " " + kSlice + " 2>&1");
+    EXPECT_EQ(outcome.exit_code, 2) << arguments;
+    EXPECT_NE(outcome.out.find(text), std::string::npos) << outcome.out;
+  }
+}
+
 TEST(ReplayCli, ADaemonThatIsNotThereExitsWith3) {
   const Outcome outcome =
       call("--socket /nonexistent/sluice.sock " + std::string(kSlice) + " 2>&1");
   EXPECT_EQ(outcome.exit_code, 3) << outcome.out;
   EXPECT_NE(outcome.out.find("/nonexistent/sluice.sock"), std::string::npos) << outcome.out;
+}
+
+TEST(ReplayCli, HelpSaysWhatOptionsTake) {
+  const Outcome outcome = call("--help");
+  EXPECT_NE(outcome.out.find("--executor daemon|direct"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("--hbm SIZE|Nx"), std::string::npos) << outcome.out;
+  EXPECT_EQ(outcome.out.find('\0'), std::string::npos) << outcome.out;
 }
 
 TEST(ReplayCli, HelpSaysTheExitCodes) {

@@ -34,6 +34,8 @@ TEST(Size, RelativeSizesKeepTheirKind) {
   EXPECT_EQ(bytes.bytes, 1u << 20);
   EXPECT_FALSE(parse_relative_size("0x").has_value());
   EXPECT_FALSE(parse_relative_size("0%").has_value());
+  EXPECT_FALSE(parse_relative_size("1e30x").has_value());
+  EXPECT_FALSE(parse_relative_size("1e30%").has_value());
 }
 
 TEST(Size, IsWrittenForPeople) {

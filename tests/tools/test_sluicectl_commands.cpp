@@ -425,6 +425,7 @@ TEST(SluicectlConfig, CheckNeedsNoDaemonAndPassesTheVerdictOn) {
   EXPECT_EQ(world.err, "a.toml:1:2: wrong\n");
   EXPECT_EQ(world.sluicectl({"config", "check", "a.toml", "--json"}), kExitFailed);
   EXPECT_EQ(world.document()["code"], "bad_config");
+  EXPECT_EQ(world.document()["text"], "a.toml:1:2: wrong");
 
   world.check_result = ipc::fail(Errc::not_found, "no sluiced");
   EXPECT_EQ(world.sluicectl({"config", "check", "a.toml"}), kExitFailed);

@@ -76,8 +76,13 @@ ipc::Result<RelativeSize> parse_relative_size(std::string_view text) {
     if (parsed->number <= 0) {
       return fail(Errc::invalid_argument, "'" + std::string(text) + "' must be more than zero");
     }
-    if (parsed->rest == "x") return RelativeSize{RelativeSize::Kind::times, 0, parsed->number};
-    return RelativeSize{RelativeSize::Kind::percent, 0, parsed->number / 100};
+    const bool times = parsed->rest == "x";
+    const double factor = times ? parsed->number : parsed->number / 100;
+    if (factor > kMaxFactor) {
+      return fail(Errc::invalid_argument,
+                  "'" + std::string(text) + "' is more than " + human_count(kMaxFactor) + " times");
+    }
+    return RelativeSize{times ? RelativeSize::Kind::times : RelativeSize::Kind::percent, 0, factor};
   }
   const auto bytes = parse_bytes(text);
   if (!bytes) return std::unexpected(bytes.error());

@@ -15,6 +15,9 @@ namespace sluice::tools {
 // 1000.
 ipc::Result<std::uint64_t> parse_bytes(std::string_view text);
 
+// The most that a relative size may be of what it is relative to.
+inline constexpr std::uint64_t kMaxFactor = 1'000'000;
+
 // A size that may be relative to something which only the caller knows.
 struct RelativeSize {
   enum class Kind { bytes, times, percent };

@@ -2,7 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <iostream>
-#include <map>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace sluice::tools {
 namespace {
@@ -22,19 +25,41 @@ constexpr const char* kFooter =
     "trace;\n"
     "3 the daemon is not reachable; 130 interrupted.";
 
-template <class Enum>
-CLI::CheckedTransformer choices(const std::map<std::string, Enum>& names) {
-  return CLI::CheckedTransformer(names, CLI::ignore_case);
+template <class Value>
+struct Choice {
+  const char* name;
+  Value value;
+};
+
+// An option that takes one of a few words. CLI11's own transformer would print the values.
+template <class Value>
+void add_choice(CLI::App& app, const std::string& option, Value& out,
+                std::vector<Choice<Value>> choices, const std::string& meaning) {
+  std::string words;
+  for (const Choice<Value>& choice : choices) {
+    words += (words.empty() ? "" : "|") + std::string(choice.name);
+  }
+  const auto parse = [&out, option, choices = std::move(choices),
+                      words](const CLI::results_t& given) {
+    for (const Choice<Value>& choice : choices) {
+      if (given.at(0) != choice.name) continue;
+      out = choice.value;
+      return true;
+    }
+    throw CLI::ValidationError(option, "'" + given.at(0) + "' is not one of " + words);
+  };
+  app.add_option(option, parse, meaning)->type_name(words);
 }
 
-// A CLI11 callback for sizes: its message becomes part of the usage error.
-std::function<bool(const CLI::results_t&)> size_into(std::optional<RelativeSize>& out) {
-  return [&out](const CLI::results_t& values) {
-    const auto size = parse_relative_size(values.at(0));
-    if (!size) throw CLI::ValidationError(size.error().text);
+void add_size(CLI::App& app, const std::string& option, std::optional<RelativeSize>& out,
+              const std::string& kinds, const std::string& meaning) {
+  const auto parse = [&out, option](const CLI::results_t& given) {
+    const auto size = parse_relative_size(given.at(0));
+    if (!size) throw CLI::ValidationError(option, size.error().text);
     out = *size;
     return true;
   };
+  app.add_option(option, parse, meaning)->type_name(kinds);
 }
 
 std::string contradiction(const Options& options) {
@@ -95,16 +120,19 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
   app.add_option("--tenants", options.tenants, "tenants; engine e belongs to tenant e % N")
       ->check(CLI::Range(1u, kMaxEngines))
       ->capture_default_str();
-  app.add_option("--executor", options.executor, "who runs resolve: daemon or direct")
-      ->transform(choices<Executor>({{"daemon", Executor::daemon}, {"direct", Executor::direct}}));
-  app.add_option("--hbm", size_into(options.hbm), "arena per tenant: a size or Nx");
-  app.add_option("--dram", size_into(options.dram), "frames per tenant: a size or P%");
-  app.add_option("--page", options.list_kind, "what a page covers: layer or head")
-      ->transform(choices<ListKind>({{"layer", ListKind::layer}, {"head", ListKind::head}}));
-  app.add_option("--forecast", options.forecast, "none, recorded or previous-step")
-      ->transform(choices<Forecast>({{"none", Forecast::none},
-                                     {"recorded", Forecast::recorded},
-                                     {"previous-step", Forecast::previous_step}}));
+  add_choice<Executor>(app, "--executor", options.executor,
+                       {{"daemon", Executor::daemon}, {"direct", Executor::direct}},
+                       "who runs resolve");
+  add_size(app, "--hbm", options.hbm, "SIZE|Nx", "arena per tenant");
+  add_size(app, "--dram", options.dram, "SIZE|P%", "frames per tenant");
+  add_choice<ListKind>(app, "--page", options.list_kind,
+                       {{"layer", ListKind::layer}, {"head", ListKind::head}},
+                       "what a page covers");
+  add_choice<Forecast>(app, "--forecast", options.forecast,
+                       {{"none", Forecast::none},
+                        {"recorded", Forecast::recorded},
+                        {"previous-step", Forecast::previous_step}},
+                       "what engines say ahead");
   app.add_flag("--lockstep", options.lockstep, "all engines meet at each iteration of the trace");
   app.add_option("--kill-engine-at", options.kill_engine_at,
                  "SIGKILL one engine (chosen by --seed) when it has done this many steps");
@@ -113,12 +141,14 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
       ->check(CLI::Range(1u, 65536u))
       ->capture_default_str();
   app.add_option("--requests", options.requests, "only the first N requests")
-      ->check(CLI::PositiveNumber);
+      ->check(
+          CLI::Range(std::uint64_t{1}, std::numeric_limits<std::uint64_t>::max()).description(""))
+      ->type_name("N");
   app.add_flag("--json", options.json, "one JSON object on stdout");
-  app.add_option("--progress", options.progress, "auto (on a terminal), always or never")
-      ->transform(choices<Progress>({{"auto", Progress::automatic},
-                                     {"always", Progress::always},
-                                     {"never", Progress::never}}));
+  add_choice<Progress>(
+      app, "--progress", options.progress,
+      {{"auto", Progress::automatic}, {"always", Progress::always}, {"never", Progress::never}},
+      "auto: on a terminal");
   app.add_option("--seed", options.seed, "chooses the engine and the moment of --kill-engine-at")
       ->capture_default_str();
   try {

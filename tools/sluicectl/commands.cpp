@@ -135,7 +135,9 @@ int config_check(const Request& request) {
       request.around.err(result->output);
       return kExitFailed;
     }
-    return request.fail({Errc::bad_config, result->output}, kExitFailed);
+    std::string text = result->output;
+    while (text.ends_with('\n')) text.pop_back();
+    return request.fail({Errc::bad_config, std::move(text)}, kExitFailed);
   }
   const Json document = {
       {"schema", "sluice.config_check"}, {"version", 1}, {"file", file}, {"ok", true}};

@@ -9,6 +9,7 @@
 #include <iostream>
 #include <thread>
 
+#include "client/default_socket.h"
 #include "client/sluice.h"
 #include "tools/sluicectl/child.h"
 #include "tools/sluicectl/commands.h"
@@ -18,7 +19,6 @@ namespace sluice::tools {
 namespace {
 
 constexpr std::size_t kWidthOfPipe = 80;
-constexpr const char* kDefaultSocket = "/run/sluice/sluice.sock";
 
 // At any moment: every command either has no effect yet, or one that goes on in the daemon.
 void end_at_interrupt(int) { ::_exit(kExitInterrupted); }
@@ -29,9 +29,7 @@ std::string from_environment(const char* name) {
 }
 
 std::string socket_of(const Options& options) {
-  if (!options.socket.empty()) return options.socket;
-  const std::string given = from_environment("SLUICE_SOCKET");
-  return given.empty() ? kDefaultSocket : given;
+  return options.socket.empty() ? client::default_socket() : options.socket;
 }
 
 ipc::Result<std::string> ask_daemon(const std::string& socket, const std::string& verb,

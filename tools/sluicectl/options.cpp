@@ -86,7 +86,8 @@ class CommandLine {
     app_.set_version_flag("--version", version_);
     app_.fallthrough();
     app_.add_option("--socket", options_.socket,
-                    "the daemon's socket (default: $SLUICE_SOCKET, else /run/sluice/sluice.sock)")
+                    "the daemon's socket (default: $SLUICE_SOCKET, else that of a daemon of root "
+                    "or this user)")
         ->type_name("PATH");
     app_.add_flag("--json", options_.json, "JSON documents on stdout, errors too");
     app_.add_option("--timeout", duration_into(options_.timeout),
