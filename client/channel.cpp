@@ -71,8 +71,15 @@ ipc::Status Channel::check_completion(const ipc::wire::Completion& completion) c
   return {};
 }
 
-// The daemon answered an open or a fork that nobody waits for any more, and nobody else knows what
-// it made.
+// Nobody wants the answer. What an open or a fork made, nobody else knows.
+ipc::Status Channel::drop_answer(std::uint32_t slot) {
+  const ipc::wire::Completion completion = pending_[slot].answer.completion;
+  const ipc::wire::Op op = pending_[slot].op;
+  free_slot(slot);
+  if (completion.code() != 0 || !makes_a_sequence(op)) return {};
+  return release(completion.value0());
+}
+
 ipc::Status Channel::release(std::uint64_t sequence) {
   Request request;
   request.op = ipc::wire::Op::sequence_release;
@@ -94,14 +101,11 @@ ipc::Status Channel::take_completions() {
     const auto slot = static_cast<std::uint32_t>(completion.user_data());
     Pending& pending = pending_[slot];
     some = true;
+    pending.answer.completion = completion;
     if (pending.state == Pending::State::waiting) {
-      pending.answer.completion = completion;
       pending.state = Pending::State::done;
-      continue;
-    }
-    free_slot(slot);
-    if (completion.code() == 0 && makes_a_sequence(pending.op)) {
-      if (auto ok = release(completion.value0()); !ok) return ok;
+    } else if (auto ok = drop_answer(slot); !ok) {
+      return ok;
     }
   }
   if (some) changed_.notify_all();
@@ -224,7 +228,7 @@ void Channel::abandon(const Ticket& ticket) {
   const std::lock_guard lock(mutex_);
   Pending& pending = pending_[ticket.slot];
   if (pending.state == Pending::State::done) {
-    free_slot(ticket.slot);
+    (void)drop_answer(ticket.slot);  // if it fails, the session has ended, which all calls will say
   } else if (pending.state == Pending::State::waiting) {
     pending.state = Pending::State::abandoned;
   }

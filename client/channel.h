@@ -92,6 +92,8 @@ class Channel {
   ipc::Status check_completion(const ipc::wire::Completion& completion) const;
   // submit() when a ticket is free.
   ipc::Result<Ticket> send(const Request& request, ipc::RequestPiece memory);
+  // Of a request that was abandoned. Errors: peer_violation.
+  ipc::Status drop_answer(std::uint32_t slot);
   ipc::Status release(std::uint64_t sequence);
   ipc::Status end(ipc::Error error);
   ipc::Error completion_error(const Pending& pending) const;

@@ -24,6 +24,7 @@ constexpr std::uint32_t kLeastHints = 1024;
 constexpr std::uint32_t kMostHints = 1u << 20;
 constexpr std::uint32_t kSlotsPerHint = 16;
 constexpr const char* kTableName = "sluice-table";
+constexpr const char* kHbmName = "sluice-hbm";
 constexpr const char* kDramName = "sluice-dram";
 
 std::uint32_t power_of_two_within(std::uint32_t wanted, std::uint32_t least, std::uint32_t most) {
@@ -162,17 +163,20 @@ ipc::Status CacheMemory::make_table_piece() {
   return {};
 }
 
-// What the kernel refuses to unmap or to empty here goes at the latest with the object.
+// Files are emptied, since a process may still hold a descriptor or a mapping of them. What the
+// kernel refuses to unmap or to empty here goes at the latest with the object and those holders.
 bool CacheMemory::free_piece() {
   if (!slot_extents_.empty()) {
     const std::uint64_t bytes = shape_.sizes.slot_extent_bytes;
     (void)arena_.unmap_at((slot_extents_.size() - 1) * bytes, bytes, "an HBM extent");
+    (void)ipc::vacate_memfd(slot_extents_.back().get(), kHbmName, 0, bytes);
     slot_extents_.pop_back();
     return true;
   }
   if (const std::uint32_t left = frame_extents(); left > 0) {
     const std::uint64_t bytes = shape_.sizes.frame_extent_bytes;
     (void)frames_.unmap_at((left - 1) * bytes, bytes, "a DRAM extent");
+    (void)ipc::vacate_memfd(frame_extents_[left - 1].get(), kDramName, 0, bytes);
     frame_extents_[left - 1].reset();
     extents_.store(left - 1, std::memory_order_release);
     return true;

@@ -41,6 +41,9 @@ constexpr std::size_t kForecastSlice = 64;
 // What a resolve brings in before the other sessions of the lane get their turn: a request may name
 // as many pages as fit into request memory.
 constexpr std::uint64_t kResolveSliceBytes = std::uint64_t{4} << 20;
+// Pages that the requests of one turn may name before the turn is over: looking up so many takes
+// about a millisecond. Requests that wait cost a client nothing; they may share their lists.
+constexpr std::size_t kPagesPerTurn = 1u << 16;
 
 // What a request gives back, besides what it writes into the reply area.
 struct Reply {
@@ -171,6 +174,7 @@ struct LaneSession::Impl {
   std::vector<kernels::Slot> found_slots;
   std::vector<kernels::Outcome> found_outcomes;
   std::optional<RunningResolve> running;  // then nothing else of the session runs
+  std::size_t named = 0;                  // pages, by the requests of this turn
 };
 
 // ---- one request
@@ -581,6 +585,7 @@ ipc::Result<std::uint64_t> LaneSession::Impl::gather(const SessionCache& cache,
       }
     }
   }
+  named += slots.size();
   return slots.size();
 }
 
@@ -737,8 +742,9 @@ LaneSession::~LaneSession() = default;
 
 std::expected<bool, SessionEnd> LaneSession::serve(int most) {
   bool some = false;
-  // After a slice of a long resolve it is the others' turn.
-  for (int i = 0; i < most && (i == 0 || !impl_->running); ++i) {
+  impl_->named = 0;
+  // After a slice of a long resolve, or long lists, it is the others' turn.
+  for (int i = 0; i < most && (i == 0 || !impl_->running) && impl_->named < kPagesPerTurn; ++i) {
     if (impl_->running) {
       some = true;
       if (auto ran = impl_->go_on(); !ran) return std::unexpected(std::move(ran.error()));

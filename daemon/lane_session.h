@@ -24,7 +24,8 @@ class LaneSession {
   LaneSession(std::shared_ptr<Session> session, Coordinator& coordinator);
   ~LaneSession();
 
-  // Runs at most `most` requests; whether there were any. An error ends the session.
+  // Runs at most `most` requests, fewer if they are long; whether there were any. An error ends the
+  // session.
   std::expected<bool, SessionEnd> serve(int most);
 
   // The session closed this cache: what still waits for it is dropped, and the cache's memory with

@@ -1,5 +1,6 @@
 #include "daemon/server.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -70,6 +71,12 @@ void say_closing(ipc::FrameWriter& writer, int socket, const Error& reason) {
                                      reason.text.c_str());
   });
   if (writer.enqueue(bytes)) (void)writer.flush(socket);
+}
+
+// Whether the peer closed its end, and every copy of it.
+bool hung_up(int socket) {
+  pollfd look{socket, 0, 0};
+  return poll(&look, 1, 0) > 0 && (look.revents & (POLLHUP | POLLERR)) != 0;
 }
 
 ipc::Layout layout_from(const wire::LayoutSpec& spec) {
@@ -224,7 +231,7 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::awaitable<ipc::Result<OpenedCache>> wait_for_cache(
       const std::shared_ptr<CacheOpening>& waiting);
   bool leaves();
-  void wake_when_readable();
+  void watch_peer();
   ipc::Result<std::vector<std::byte>> fetch_extents(std::uint64_t request,
                                                     const wire::FetchExtents& body,
                                                     std::vector<int>& fds);
@@ -244,7 +251,8 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   // What an opening waits on: cancelled whenever something changed that may concern it.
   asio::steady_timer opening_wake;
   bool opening = false;
-  bool wakes_when_readable = false;
+  bool awaits_frame = false;  // see watch_peer
+  bool awaits_end = false;
   asio::steady_timer deadline;
   std::optional<std::size_t> tenant;
   ipc::FrameReader reader{ipc::FdPolicy::refuse};
@@ -789,7 +797,7 @@ asio::awaitable<ipc::Result<OpenedCache>> Server::Impl::Connection::wait_for_cac
     if (!opened) co_return std::unexpected(std::move(opened.error()));
     if (*opened) co_return std::move(**opened);
     if (leaves() || std::chrono::steady_clock::now() >= until) break;
-    wake_when_readable();
+    watch_peer();
     opening_wake.expires_at(until);
     boost::system::error_code ignored;
     co_await opening_wake.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
@@ -800,22 +808,25 @@ asio::awaitable<ipc::Result<OpenedCache>> Server::Impl::Connection::wait_for_cac
 }
 
 // Whether the session ends, so that a cache for it is in vain. Reads one frame ahead to know: what
-// follows a request waits for its answer, except for a Bye and the end of the connection.
+// follows a request waits for its answer, except for a Bye and the end of the connection, also
+// behind that frame.
 bool Server::Impl::Connection::leaves() {
   if (ended || process_gone || server->stopping) return true;
   if (!ahead) ahead = look();
   if (!ahead) return false;
   if (!*ahead) return true;
   const auto next = ipc::verify_envelope((*ahead)->bytes);
-  return !next || (*next)->body_type() == wire::Body::Bye;
+  return !next || (*next)->body_type() == wire::Body::Bye || hung_up(socket.native_handle());
 }
 
-void Server::Impl::Connection::wake_when_readable() {
-  if (ahead || wakes_when_readable) return;
-  wakes_when_readable = true;
-  socket.async_wait(asio::posix::stream_descriptor::wait_read,
-                    [self = shared_from_this()](boost::system::error_code) {
-                      self->wakes_when_readable = false;
+// A hang-up ends both waits; what lies behind the frame that was read ahead ends only the first.
+void Server::Impl::Connection::watch_peer() {
+  using Wait = asio::posix::stream_descriptor;
+  bool Connection::* const watched = ahead ? &Connection::awaits_end : &Connection::awaits_frame;
+  if (std::exchange(this->*watched, true)) return;
+  socket.async_wait(ahead ? Wait::wait_error : Wait::wait_read,
+                    [self = shared_from_this(), watched](boost::system::error_code) {
+                      (*self).*watched = false;
                       self->opening_wake.cancel();
                     });
 }

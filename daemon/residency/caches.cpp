@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "daemon/residency/manager.h"
 #include "daemon/residency/pressure.h"
@@ -144,24 +145,66 @@ Result<std::uint32_t> size_arena(State& state, TenantId tenant, const CacheSpec&
           "; ask for a smaller arena, close other caches, or raise the tenant's limit");
 }
 
+// Numbers of caches, as one tenant sees them.
+struct Numbers {
+  std::vector<std::uint32_t> used;  // by tenant
+  std::uint32_t reserve = 0;        // what each tenant can always have
+  std::uint32_t free = 0;
+  std::uint32_t kept = 0;  // of the free ones, for the others
+};
+
+Numbers numbers_for(const State& state, TenantId tenant) {
+  Numbers numbers;
+  numbers.used.resize(state.past.size());
+  for (const auto& cache : state.caches)
+    ++(cache ? numbers.used[cache->tenant.value] : numbers.free);
+  numbers.reserve = static_cast<std::uint32_t>(
+      std::min<std::size_t>(kReservedCaches, state.caches.size() / numbers.used.size()));
+  for (std::uint32_t other = 0; other < numbers.used.size(); ++other) {
+    if (other != tenant.value && numbers.used[other] < numbers.reserve) {
+      numbers.kept += numbers.reserve - numbers.used[other];
+    }
+  }
+  return numbers;
+}
+
+// An idle cache whose number would be the tenant's: its own, or of one that has more than its
+// reserve.
+Cache* idle_for(State& state, TenantId tenant, const Numbers& numbers) {
+  Cache* found = longest_idle(state, tenant.value);
+  if (found != nullptr) return found;
+  for (std::uint32_t other = 0; other < numbers.used.size(); ++other) {
+    if (numbers.used[other] <= numbers.reserve) continue;
+    Cache* idle = longest_idle(state, other);
+    if (idle == nullptr) continue;
+    if (found == nullptr || idle->idle_since < found->idle_since) found = idle;
+  }
+  return found;
+}
+
 // A number for a new cache, at the cost of the cache that has been idle the longest if there is
 // none.
 Result<CacheId> free_number(State& state, TenantId tenant, Actions& actions) {
-  const auto free = std::ranges::find_if(state.caches, [](const auto& cache) { return !cache; });
-  if (free != state.caches.end()) {
+  const Numbers numbers = numbers_for(state, tenant);
+  if (numbers.free > numbers.kept) {
+    const auto free = std::ranges::find_if(state.caches, [](const auto& cache) { return !cache; });
     return CacheId{static_cast<std::uint32_t>(free - state.caches.begin())};
   }
-  const bool going = std::ranges::any_of(
-      state.caches, [](const auto& cache) { return cache->state == CacheState::destroying; });
-  Cache* idle = longest_idle(state, tenant.value);
-  if (idle == nullptr) idle = longest_idle(state, EvictRequest::kAny);
+  const bool going = std::ranges::any_of(state.caches, [](const auto& cache) {
+    return cache && cache->state == CacheState::destroying;
+  });
+  Cache* idle = idle_for(state, tenant, numbers);
   if (!going && idle != nullptr) destroy_cache(state, *idle, EvictReason::pressure, actions);
   if (going || idle != nullptr) {
     return ipc::fail(Errc::busy, "an idle cache is being destroyed to make room; try again");
   }
-  return ipc::fail(Errc::limit_reached, "there are " + std::to_string(state.caches.size()) +
-                                            " caches, as many as the daemon allows; close some, or "
-                                            "raise max_caches");
+  std::string text = "the tenant has " + std::to_string(numbers.used[tenant.value]) + " of the " +
+                     std::to_string(state.caches.size()) +
+                     " caches that the daemon allows (limits.caches), and none is idle";
+  if (numbers.kept > 0) {
+    text += "; the last " + std::to_string(numbers.kept) + " are kept for other tenants";
+  }
+  return ipc::fail(Errc::limit_reached, text + "; close some, or raise limits.caches");
 }
 
 void enter_cache(Session& session, Cache& cache) {

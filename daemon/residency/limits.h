@@ -54,6 +54,9 @@ inline constexpr std::uint64_t kDefaultArenaFraction = 2;
 inline constexpr std::uint32_t kMaxTenants = 256;
 inline constexpr std::uint32_t kMaxSessions = 1u << 16;  // bound of ManagerConfig::max_sessions
 inline constexpr std::uint32_t kMaxCaches = 1u << 12;    // bound of ManagerConfig::max_caches
+// Caches that each tenant can always have, as far as its memory goes; or its equal part of
+// max_caches if they do not go round.
+inline constexpr std::uint32_t kReservedCaches = 4;
 // Bound of ManagerConfig::max_sequences_per_session.
 inline constexpr std::uint32_t kMaxSequencesPerSession = 1u << 20;
 inline constexpr std::uint32_t kMaxEvictions = 64;  // by operators, under way at the same time

@@ -156,6 +156,20 @@ TEST_F(ChannelTest, ReleasesTheSequenceThatAnAbandonedRequestMade) {
   }
 }
 
+// Another thread reads its answer between the time-out of a wait and the end of it.
+TEST_F(ChannelTest, ReleasesTheSequenceOfARequestThatIsAbandonedAfterItsAnswer) {
+  const Channel::Ticket open = submit({.op = wire::Op::sequence_open});
+  answer(take_one().user_data(), Errc::ok, 77);
+  read_answers();
+  channel->abandon(open);
+  const auto release = take();
+  ASSERT_TRUE(release.has_value());
+  EXPECT_EQ(release->op(), static_cast<std::uint16_t>(wire::Op::sequence_release));
+  EXPECT_EQ(release->handle(), 77u);
+  answer(release->user_data());
+  read_answers();
+}
+
 TEST_F(ChannelTest, ReleasesNothingForAbandonedRequestsThatMadeNoSequence) {
   channel->abandon(submit({.op = wire::Op::sequence_open}));
   answer(take_one().user_data(), Errc::limit_reached, 77);

@@ -103,6 +103,20 @@ TEST(TheMemoryOfACache, IsFreedAnExtentAtATimeAndTheTableLast) {
   EXPECT_FALSE(memory->free_piece());
 }
 
+// Such as a process that closed the cache and kept what it was given.
+TEST(TheMemoryOfACache, GoesBackToTheNodeWhoeverHoldsDescriptorsOfIt) {
+  CountingDevice device;
+  const auto memory = whole(device, 1);
+  ASSERT_TRUE(memory->grant_extent(device, 0));
+  std::uint32_t total = 0;
+  const ipc::Fd arena = std::move(*ipc::duplicate(memory->extent_fds(Tier::hbm, 0, 1, total)[0]));
+  const ipc::Fd dram = std::move(*ipc::duplicate(memory->extent_fds(Tier::dram, 0, 1, total)[0]));
+  EXPECT_EQ(taken_bytes(arena.get()) + taken_bytes(dram.get()), 2 * kExtent);
+  EXPECT_EQ(pieces_freed(*memory), 3);
+  EXPECT_EQ(taken_bytes(arena.get()), 0U);
+  EXPECT_EQ(taken_bytes(dram.get()), 0U);
+}
+
 TEST(TheMemoryOfACache, IsFreedAsFarAsItWasMade) {
   CountingDevice device;
   device.most = 2;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -21,6 +22,9 @@ namespace wire = ipc::wire;
 // A session with a cache, with the test as its client.
 class LaneSessionTest : public testing::Test {
  protected:
+  static constexpr std::uint32_t kCapacity = 32;
+  static constexpr std::uint32_t kRequestBytes = 1 << 20;
+
   void SetUp() override {
     config.hbm = {.capacity_bytes = 1 << 20, .extent_bytes = 64 << 10};
     config.dram = {.capacity_bytes = 4 << 20, .extent_bytes = 256 << 10};
@@ -33,7 +37,7 @@ class LaneSessionTest : public testing::Test {
         *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
     session = std::make_shared<Session>();
     session->id = *coordinator->open_session(ipc::TenantId{0});
-    session->memory = std::move(*ipc::SessionMemory::create(4, 4096));
+    session->memory = std::move(*ipc::SessionMemory::create(kCapacity, kRequestBytes));
     session->bell = std::move(ipc::make_doorbell()->daemon_end);
     requests = ipc::SubmissionProducer(session->memory.submission_ring());
     completions = ipc::CompletionConsumer(session->memory.completion_ring());
@@ -72,6 +76,44 @@ class LaneSessionTest : public testing::Test {
     return static_cast<Errc>(completions.next().value()->code());
   }
 
+  // A request that one turn answers. Its lists are in the first half of request memory and the
+  // reply goes to the second.
+  wire::Completion run(wire::Op op, std::uint64_t handle, std::uint32_t actor, std::uint32_t count,
+                       std::uint32_t length = 0) {
+    push(op, handle, actor, count, length);
+    EXPECT_TRUE(lane->serve(1).value());
+    return completions.next().value().value();
+  }
+
+  void push(wire::Op op, std::uint64_t handle, std::uint32_t actor, std::uint32_t count,
+            std::uint32_t length) {
+    const wire::Submission request(0, handle, 0, static_cast<std::uint16_t>(op), 0, actor, count, 0,
+                                   length, kRequestBytes / 2, kRequestBytes / 2, 0);
+    EXPECT_TRUE(requests.push(request).value());
+    (void)requests.publish();
+  }
+
+  template <class T>
+  void write(std::size_t at, const T& value) {
+    std::memcpy(session->memory.request_memory().data() + at, &value, sizeof(T));
+  }
+
+  // A sequence of one block, which is sealed.
+  std::uint64_t sealed_sequence() {
+    write(0, wire::OpenSpec(cache, 8, 0));
+    const std::uint64_t sequence =
+        run(wire::Op::sequence_open, 0, 0, 0, sizeof(wire::OpenSpec)).value0();
+    const auto deadline = ipc::soon();
+    while (run(wire::Op::sequence_extend, sequence, 0, 1).code() != 0) {
+      if (ipc::Clock::now() >= deadline) ADD_FAILURE() << "no block";
+      std::this_thread::yield();
+    }
+    write(0, wire::KeySpec(8, 1));
+    write(sizeof(wire::KeySpec), std::uint64_t{1});
+    EXPECT_EQ(run(wire::Op::seal, sequence, 0, 0, sizeof(wire::KeySpec) + 8).code(), 0);
+    return sequence;
+  }
+
   Config config;
   std::unique_ptr<Coordinator> coordinator;
   std::shared_ptr<Session> session;
@@ -90,6 +132,26 @@ TEST_F(LaneSessionTest, StepsAreOfActorsThatTheSessionOpenedAndNotOfItsLanesOwn)
   EXPECT_EQ(ask(wire::Op::step_begin, own), Errc::ok);
   EXPECT_EQ(ask(wire::Op::step_begin, own), Errc::wrong_state);
   EXPECT_EQ(ask(wire::Op::step_end, own), Errc::ok);
+}
+
+// All of them hits, and all in the same bytes of request memory.
+TEST_F(LaneSessionTest, LongListsEndTheTurnOfASession) {
+  constexpr std::uint32_t kPages = 100'000;
+  const std::uint64_t sequence = sealed_sequence();
+  const std::uint32_t actor =
+      coordinator->open_actor(*session, ipc::Handle::from_bits(cache)).value();
+  ASSERT_EQ(ask(wire::Op::step_begin, actor), Errc::ok);
+  write(0, wire::ListSpec(sequence, 0, kPages));
+  constexpr std::uint32_t kLength = sizeof(wire::ListSpec) + kPages * sizeof(std::uint32_t);
+  for (std::uint32_t i = 0; i < kCapacity; ++i) push(wire::Op::resolve, cache, actor, 1, kLength);
+  int turns = 0;
+  int answers = 0;
+  for (; answers < static_cast<int>(kCapacity) && turns < 100; ++turns) {
+    ASSERT_TRUE(lane->serve(kCapacity).value());
+    while (const auto answer = completions.next().value()) answers += answer->code() == 0 ? 1 : 0;
+  }
+  EXPECT_EQ(answers, static_cast<int>(kCapacity));
+  EXPECT_GE(turns, static_cast<int>(kCapacity)) << "one turn serves one of them";
 }
 
 }  // namespace

@@ -283,6 +283,21 @@ TEST(Memory, ComesBackWhenAClientGoesAwayInMidOpen) {
   EXPECT_EQ(gate.asked(), 1U);
 }
 
+TEST(Memory, ComesBackWhenAClientGoesAwayInItsSecondOpen) {
+  const DaemonProcess daemon(gated());
+  GateKeeper gate(gate_beside(daemon.config_file()));
+  gate.close();
+  {
+    Client client = daemon.connect('a', 200'000);
+    EXPECT_EQ(status_of(client.open_cache(large_cache())), SLUICE_TIMED_OUT);
+    EXPECT_EQ(status_of(client.open_cache(large_cache())), SLUICE_TIMED_OUT);
+  }
+  EXPECT_TRUE(
+      eventually([&] { return json::parse(daemon.admin("sessions"))["sessions"].empty(); }));
+  gate.open();
+  EXPECT_TRUE(nothing_is_left(daemon, "a"));
+}
+
 TEST(Memory, ComesBackWhenASessionIsEndedInMidOpen) {
   const DaemonProcess daemon(gated());
   GateKeeper gate(gate_beside(daemon.config_file()));

@@ -227,6 +227,51 @@ TEST(Limits, ReservesShrinkToWhatThereIsAndOneTenantHasNone) {
   EXPECT_FALSE(alone.manager.admits_session(TenantId{0}));
 }
 
+TEST(Limits, ATenantCannotTakeTheLastCachesOfTheOthers) {
+  ManagerConfig config = small_node();
+  config.max_caches = 3 * kReservedCaches;
+  Node node(config);
+  const SessionId red = node.session(0);
+  std::vector<CacheId> its;
+  for (std::uint32_t i = 0; i < 2 * kReservedCaches; ++i) {
+    its.push_back(node.cache(red, small_cache("red" + std::to_string(i))));
+  }
+  const Error refused = node.manager.open_cache(red, small_cache("more"), node.actions).error();
+  EXPECT_EQ(refused.code, Errc::limit_reached);
+  EXPECT_NE(refused.text.find("the last 4 are kept for other tenants"), std::string::npos)
+      << refused.text;
+  const SessionId blue = node.session(1);
+  for (std::uint32_t i = 0; i < kReservedCaches; ++i) {
+    node.cache(blue, small_cache("blue" + std::to_string(i)));
+  }
+  EXPECT_EQ(node.manager.open_cache(blue, small_cache("more"), node.actions).error().code,
+            Errc::limit_reached);
+  ASSERT_TRUE(node.manager.close_cache(red, its[0], node.actions));
+  EXPECT_EQ(node.manager.open_cache(blue, small_cache("more"), node.actions).error().code,
+            Errc::busy)
+      << "red has more than its reserve, and this one it does not use";
+  node.settle();
+  node.cache(blue, small_cache("more"));
+}
+
+// Its idle caches stay warm, whatever others open.
+TEST(Limits, ATenantKeepsTheIdleCachesOfItsReserve) {
+  ManagerConfig config = small_node();
+  config.max_caches = 2 * kReservedCaches;
+  Node node(config);
+  const SessionId blue = node.session(1);
+  for (std::uint32_t i = 0; i < kReservedCaches; ++i) {
+    const CacheId cache = node.cache(blue, small_cache("blue" + std::to_string(i)));
+    ASSERT_TRUE(node.manager.close_cache(blue, cache, node.actions));
+  }
+  const SessionId red = node.session(0);
+  for (std::uint32_t i = 0; i < kReservedCaches; ++i) {
+    node.cache(red, small_cache("red" + std::to_string(i)));
+  }
+  EXPECT_EQ(node.manager.open_cache(red, small_cache("more"), node.actions).error().code,
+            Errc::limit_reached);
+}
+
 TEST(Ledger, CountsForecastsByWhatBecameOfThem) {
   Node node;
   const SessionId session = node.session();
