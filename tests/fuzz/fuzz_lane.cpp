@@ -60,7 +60,7 @@ std::optional<OpenedCache> open_cache(Coordinator& coordinator, Session& session
   while (true) {
     auto opened = coordinator.open_cache(session, opening);
     if (!opened) return std::nullopt;
-    if (*opened) return std::move(**opened);
+    if (*opened) return std::move(*opened);
     std::this_thread::yield();
   }
 }
