@@ -140,6 +140,11 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::open(Cache& cache, const Keys& 
 ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
   if (count == 0) return fail(Errc::invalid_argument, "extend by 0 blocks; at least 1");
   Client& client = cache_.client();
+  if (count > cache_.max_blocks()) {
+    return fail(Errc::quota_exceeded, std::to_string(count) +
+                                          " blocks asked for; the cache has room for " +
+                                          std::to_string(cache_.max_blocks()) + " in all");
+  }
   const std::uint32_t first = blocks();
   std::uint32_t left = count;
   const ipc::Deadline deadline = client.deadline();
@@ -149,7 +154,10 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
     const std::size_t reply_bytes =
         std::max(std::size_t{some} * sizeof(wire::BlockRef), ipc::kMaxErrorText);
     auto memory = client.channel().allocate(reply_bytes, deadline);
-    if (!memory) return std::unexpected(memory.error());
+    if (!memory) {
+      if (blocks() > first) (void)truncate(first);  // all or none
+      return std::unexpected(memory.error());
+    }
     Channel::Request extend;
     extend.op = wire::Op::sequence_extend;
     extend.handle = handle_;

@@ -96,6 +96,16 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::C
   std::unique_ptr<CacheMemory> made(new CacheMemory);
   CacheMemory& memory = *made;
   memory.shape_ = {sizes, *table, kernels::table_bytes(*table)};
+  // Before the first piece: half an arena would take the node's memory only to give it back.
+  const std::uint64_t need =
+      memory.shape_.table_bytes + std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes;
+  if (const std::uint64_t left = ipc::available_memory_bytes(); left < need) {
+    return fail(Errc::no_memory, "the cache takes " + std::to_string(need) + " bytes, " +
+                                     std::to_string(memory.shape_.table_bytes) +
+                                     " of them for its table; " + std::to_string(left) +
+                                     " are left on the node; ask for a smaller arena, or lower the "
+                                     "sizes of the tiers (tiers.*.capacity)");
+  }
 
   auto fd = ipc::create_memfd(kTableName, memory.shape_.table_bytes, ipc::Populate::no);
   if (!fd) return std::unexpected(std::move(fd.error()));

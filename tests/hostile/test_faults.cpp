@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "ipc/memfd.h"
 #include "tests/hostile/raw_peer.h"
 #include "tests/integration/daemon_process.h"
 
@@ -119,6 +120,31 @@ TEST(BadInput, AQuotaIsALimitForItsTenantOnly) {
   Client b = daemon.connect('b');
   Cache other = must(b.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
   must(must(other.open_sequence({nullptr, 0, 0, 0})).sequence.extend(1000));
+}
+
+TEST(BadInput, AnArenaLargerThanTheNodeIsRefusedAtOnce) {
+  DaemonProcess::Options options;
+  options.hbm = "1024TiB";
+  const DaemonProcess daemon(options);
+  Client client = daemon.connect('a');
+  sluice_cache_desc desc = small_cache("model", SLUICE_EXECUTOR_DIRECT);
+  desc.hbm_bytes = ipc::available_memory_bytes() * 2;
+  const auto opened = client.open_cache(desc);
+  EXPECT_EQ(status_of(opened), SLUICE_NO_MEMORY);
+  desc.hbm_bytes = 8U << 20;
+  must(client.open_cache(desc));
+}
+
+TEST(BadInput, AnExtendBeyondTheCacheIsRefusedAsAWhole) {
+  const DaemonProcess daemon;
+  Client client = daemon.connect('a');
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DIRECT)));
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  const auto extended = opened.sequence.extend(1'000'000);
+  ASSERT_EQ(status_of(extended), SLUICE_QUOTA_EXCEEDED);
+  EXPECT_NE(extended.error().text.find("1000000 blocks"), std::string::npos)
+      << extended.error().text;
+  EXPECT_EQ(dram_used(daemon, "a"), 0U) << "nothing was tried";
 }
 
 TEST(BadInput, AKeyIsSealedWithOneSizeOnly) {
