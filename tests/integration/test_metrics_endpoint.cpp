@@ -272,7 +272,7 @@ TEST(AllocationFailures, OfTheNodeAndOfAQuotaAreToldApart) {
   Client b = daemon.connect('b', 300'000);
   Cache limited = must(b.open_cache(small_cache("model", SLUICE_EXECUTOR_DAEMON)));
   auto of_b = must(limited.open_sequence({nullptr, 0, 0, 0}));
-  EXPECT_EQ(of_b.sequence.extend(1000).error().code, SLUICE_QUOTA_EXCEEDED);
+  EXPECT_EQ(of_b.sequence.extend(300).error().code, SLUICE_QUOTA_EXCEEDED);
   EXPECT_GE(failures(daemon, 'b', "host", "quota"), 1);
   EXPECT_EQ(failures(daemon, 'b', "host", "memory"), 0);
   sluice_cache_desc large = small_cache("large", SLUICE_EXECUTOR_DAEMON);
