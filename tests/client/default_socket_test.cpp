@@ -12,16 +12,16 @@ namespace {
 
 class DefaultSocket : public testing::Test {
  protected:
-  DefaultSocket() {
+  void SetUp() override {
     char name[] = "/tmp/sluice-test-XXXXXX";
     folder = ::mkdtemp(name);
     places = {folder + "/system.sock", folder + "/run", folder + "/shared", ::geteuid()};
   }
-  ~DefaultSocket() override { std::filesystem::remove_all(folder); }
+  void TearDown() override { std::filesystem::remove_all(folder); }
 
   static std::string make(const std::string& path) {
     std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-    std::ofstream{path};
+    const std::ofstream file(path);
     return path;
   }
 

@@ -117,6 +117,7 @@ TEST_P(BothExecutors, ResolveWithoutWaitingGivesWhatAWaitingResolveGives) {
   const std::vector<std::uint32_t> blocks{3, 0, 19, 3};
   std::vector<std::vector<std::int32_t>> slots(4, std::vector<std::int32_t>(blocks.size()));
   std::vector<PageList> lists;
+  lists.reserve(4);
   for (std::uint32_t layer = 0; layer < 4; ++layer) {
     lists.push_back({sequence.get(), layer, 4, blocks.data(), slots[layer].data(), nullptr});
   }

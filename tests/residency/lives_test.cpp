@@ -233,6 +233,7 @@ TEST(Limits, ATenantCannotTakeTheLastCachesOfTheOthers) {
   Node node(config);
   const SessionId red = node.session(0);
   std::vector<CacheId> its;
+  its.reserve(2 * kReservedCaches);
   for (std::uint32_t i = 0; i < 2 * kReservedCaches; ++i) {
     its.push_back(node.cache(red, small_cache("red" + std::to_string(i))));
   }

@@ -16,7 +16,7 @@ class Words {
     of_tables,  // what hot tables have: huge pages where there are any
   };
   // Errors: no_memory.
-  static ipc::Result<Words> make(std::uint32_t count, Memory memory);
+  static ipc::Result<Words> make(std::uint32_t count, Memory kind);
 
   // A load and a compare-exchange per index: stamps the word with `stamp`, as a look-up must.
   void stamp(std::span<const std::uint32_t> indices, std::uint64_t stamp);

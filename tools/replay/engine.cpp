@@ -5,6 +5,10 @@
 namespace sluice::tools {
 namespace {
 
+// On a machine that has little time for us, an arena of some GiB takes longer than the default of
+// 10 s.
+constexpr std::uint64_t kClientTimeoutUs = 30'000'000;
+
 using client::Error;
 using client::Result;
 
@@ -55,6 +59,7 @@ Result<EngineLink> open_link(const EngineJob& job) {
   const std::string name = "sluice-replay e" + std::to_string(job.engine);
   sluice_connect_desc connect = SLUICE_CONNECT_DESC_INIT;
   connect.socket_path = job.socket.c_str();
+  connect.timeout_us = kClientTimeoutUs;
   connect.client_name = name.c_str();
   auto client = in_call("sluice_connect", client::Client::connect(connect));
   if (!client) return std::unexpected(client.error());
