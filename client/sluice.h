@@ -181,8 +181,8 @@ typedef struct sluice_cache_desc {
   uint32_t dtype_bytes;
   uint32_t planes;     /* 2: K and V; 1: one latent */
   uint32_t page_kind;  /* sluice_page_kind */
-  int32_t device_type; /* DLPack's numbers; 0: none. Reserved: must be 0 */
-  int32_t device_id;
+  int32_t device_type; /* DLPack's numbers: where the arena lies. 0: the host backend; 2: CUDA */
+  int32_t device_id;   /* CUDA: the ordinal of the device in this process */
   uint32_t flags;     /* zero */
   uint64_t hbm_bytes; /* arena wanted; 0: the tenant's default. Rounded to whole extents */
   uint64_t reserved[8];

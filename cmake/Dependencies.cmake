@@ -41,6 +41,34 @@ sluice_find_library(prometheus-cpp::core prometheus/registry.h prometheus-cpp-co
 sluice_find_library(prometheus-cpp::pull prometheus/exposer.h prometheus-cpp-pull)
 target_link_libraries(prometheus-cpp::pull INTERFACE prometheus-cpp::core)
 
+# CUDA is optional: found, the cuda backend is built (DESIGN §2). Its libraries are linked statically, and
+# the driver's functions are looked up at run time, so that the programs start where there is no driver.
+option(SLUICE_CUDA "Build the cuda backend, if nvcc is found" ON)
+set(SLUICE_CUDA_FOUND OFF)
+if(SLUICE_CUDA AND NOT SLUICE_SANITIZE AND NOT SLUICE_FUZZ AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  include(CheckLanguage)
+  if(NOT CMAKE_CUDA_COMPILER AND EXISTS /usr/local/cuda/bin/nvcc)
+    set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
+  endif()
+  # Machine code for Hopper; all others from Ampere on compile the intermediate code when they load it.
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80-virtual 90-real)
+  endif()
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit 12.8 REQUIRED)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    if(SLUICE_CCACHE)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER "${SLUICE_CCACHE}")
+    endif()
+    set(SLUICE_CUDA_FOUND ON)
+  else()
+    message(STATUS "nvcc was not found: the cuda backend is not built")
+  endif()
+endif()
+
 find_program(SLUICE_FLATC flatc REQUIRED)
 
 # sluice_flatbuffers(TARGET SCHEMA)

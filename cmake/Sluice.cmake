@@ -26,14 +26,16 @@ endif()
 # The flags of our own targets, in one place.
 add_library(sluice_flags INTERFACE)
 target_compile_options(sluice_flags INTERFACE
-  -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wconversion;-Wshadow;-Werror>
   # Assertions and logs name files as the repository does.
-  "-fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=")
+  "$<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=>"
+  # nvcc gives the host compiler code of its own, which -Wpedantic and -Wconversion are not for.
+  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra,-Wshadow,-Werror;-Werror=all-warnings>")
 target_include_directories(sluice_flags INTERFACE "${CMAKE_SOURCE_DIR}")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   if(CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     # GCC bug 105651: `"x" + std::string` warns inside <string>.
-    target_compile_options(sluice_flags INTERFACE -Wno-restrict)
+    target_compile_options(sluice_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
   endif()
   if(SLUICE_SANITIZE)
     # Instrumented code hides initializations from the flow analysis of g++; the plain builds warn. -Wtsan
@@ -97,6 +99,18 @@ function(sluice_library name)
     add_library(${target} INTERFACE)
     target_link_libraries(${target} INTERFACE sluice_flags ${arg_DEPS})
   endif()
+  add_library(sluice::${name} ALIAS ${target})
+endfunction()
+
+# sluice_cuda_library(NAME SOURCES file... [DEPS target...])
+# Makes sluice_NAME with the alias sluice::NAME from .cu and .cpp files. Only where SLUICE_CUDA_FOUND. Users
+# include its headers as any others; they need no CUDA header.
+function(sluice_cuda_library name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;DEPS")
+  sluice_check_arguments(sluice_cuda_library)
+  set(target sluice_${name})
+  add_library(${target} STATIC ${arg_SOURCES})
+  target_link_libraries(${target} PUBLIC sluice_flags ${arg_DEPS} PRIVATE CUDA::cudart_static)
   add_library(sluice::${name} ALIAS ${target})
 endfunction()
 

@@ -30,6 +30,17 @@ class Grace {
     fence_seq_cst();
   }
 
+  // For a split table, whose clock is the device's: `host_part` is view_host_part's, and
+  // `log_position` is above that of every step entered before the withdrawals (they were logged).
+  // An actor's mirror of the position says by itself that its entry came later.
+  void start_by_log(const HotTable& host_part, std::uint64_t log_position) {
+    by_log_ = true;
+    actors_ = host_part.sizes.actors;
+    log_position_ = log_position;
+    for (std::uint32_t i = 0; i < actors_; ++i) pending_[i / 64] |= std::uint64_t{1} << (i % 64);
+    fence_seq_cst();
+  }
+
   // Whether it is over. Looks at each actor that it still waits for once.
   bool poll(const HotTable& table) {
     if constexpr (kSeededBug == SeededBug::no_id_grace) return true;
@@ -56,7 +67,7 @@ class Grace {
     // Acquire: pairs with leave_step and the second store of enter_step. What the actor read in
     // steps before is behind us, and the position below belongs to this entry or a later one.
     const std::uint32_t active = load_acquire(&line->active);
-    return !is_active(active) || (step_before(start_, active_step(active)) &&
+    return !is_active(active) || ((by_log_ || step_before(start_, active_step(active))) &&
                                   load_relaxed(&line->log_position) >= log_position_);
   }
 
@@ -64,6 +75,7 @@ class Grace {
   std::uint64_t log_position_ = 0;
   std::uint32_t actors_ = 0;
   Step start_ = 0;
+  bool by_log_ = false;
 };
 
 }  // namespace sluice::kernels

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+
+#include "kernels/host_device.h"
 #ifdef SLUICE_SEEDED_BUG
 #include <thread>
 #endif
@@ -32,8 +34,8 @@ inline constexpr SeededBug kSeededBug = SeededBug::none;
 // the processor there now and then, so that it is not left to chance and to the machine whether
 // they do.
 template <SeededBug kBug>
-inline void seeded_window() {
-#ifdef SLUICE_SEEDED_BUG
+SLUICE_HD inline void seeded_window() {
+#if defined(SLUICE_SEEDED_BUG) && !defined(__CUDA_ARCH__)
   if constexpr (kBug == kSeededBug) {
     constexpr unsigned kCallsPerYield = 8;
     thread_local unsigned calls = 0;

@@ -89,6 +89,10 @@ struct HotTable {
   std::uint8_t* wanted_groups = nullptr;   // [blocks / kWantedGroup, rounded up]
   std::uint64_t* forecast_bits = nullptr;  // one bit per slot
   std::uint32_t* slot_of = nullptr;        // [pages] inverted slot: a hint, "look there first"
+  // Of a split table, else null: what lies in the node's memory beside log and wanted.
+  TableHeader* host_header = nullptr;       // log_end, log_applied, wanted_bell; sums, mirrored
+  std::byte* mirrors = nullptr;             // ActorLine each kActorBytes
+  std::uint64_t* frame_original = nullptr;  // [blocks] as of host_header->log_applied
 };
 
 SLUICE_HD inline ActorLine* actor_line(const HotTable& table, std::uint32_t actor) {
@@ -100,15 +104,22 @@ SLUICE_HD constexpr std::uint64_t blocks_magic(std::uint32_t blocks) {
   return ~std::uint64_t{0} / blocks + 1;
 }
 
+namespace detail {
+SLUICE_HD inline HotTable sized_view(const TableSizes& sizes) {
+  HotTable table;
+  table.sizes = sizes;
+  table.pages = static_cast<std::uint32_t>(sizes.pages());
+  table.blocks_magic = blocks_magic(sizes.blocks);
+  return table;
+}
+}  // namespace detail
+
 // The view of the table at `memory`, which is aligned to 64 bytes and has table_bytes(sizes) bytes.
 // Requires check_sizes(sizes) == none.
 SLUICE_HD inline HotTable view_table(void* memory, const TableSizes& sizes) {
   auto* base = static_cast<std::byte*>(memory);
   const TableOffsets offsets = offsets_of(sizes);
-  HotTable table;
-  table.sizes = sizes;
-  table.pages = static_cast<std::uint32_t>(sizes.pages());
-  table.blocks_magic = blocks_magic(sizes.blocks);
+  HotTable table = detail::sized_view(sizes);
   table.header = reinterpret_cast<TableHeader*>(base);
   table.actors = base + offsets.actors;
   table.words = reinterpret_cast<Word*>(base + offsets.words);
@@ -121,6 +132,48 @@ SLUICE_HD inline HotTable view_table(void* memory, const TableSizes& sizes) {
   table.wanted_groups = reinterpret_cast<std::uint8_t*>(base + offsets.wanted_groups);
   table.forecast_bits = reinterpret_cast<std::uint64_t*>(base + offsets.forecast_bits);
   table.slot_of = reinterpret_cast<std::uint32_t*>(base + offsets.slot_of);
+  return table;
+}
+
+// A user's view of a split table (see SplitOffsets): both parts as the device addresses them.
+SLUICE_HD inline HotTable view_split_table(void* device_part, void* host_part,
+                                           const TableSizes& sizes) {
+  auto* device = static_cast<std::byte*>(device_part);
+  auto* host = static_cast<std::byte*>(host_part);
+  const SplitOffsets offsets = split_offsets_of(sizes);
+  HotTable table = detail::sized_view(sizes);
+  table.header = reinterpret_cast<TableHeader*>(device);
+  table.actors = device + offsets.actors;
+  table.words = reinterpret_cast<Word*>(device + offsets.words);
+  table.hints = reinterpret_cast<std::uint32_t*>(device + offsets.hints);
+  table.frame_of = reinterpret_cast<std::uint64_t*>(device + offsets.frame_of);
+  table.forecast_bits = reinterpret_cast<std::uint64_t*>(device + offsets.forecast_bits);
+  table.slot_of = reinterpret_cast<std::uint32_t*>(device + offsets.slot_of);
+  table.log_applied = &table.header->log_applied;
+  table.host_header = reinterpret_cast<TableHeader*>(host);
+  table.log_end = &table.host_header->log_end;
+  table.mirrors = host + offsets.mirrors;
+  table.log = reinterpret_cast<LogEntry*>(host + offsets.log);
+  table.frame_original = reinterpret_cast<std::uint64_t*>(host + offsets.frame_original);
+  table.wanted = reinterpret_cast<std::uint32_t*>(host + offsets.wanted);
+  table.wanted_groups = reinterpret_cast<std::uint8_t*>(host + offsets.wanted_groups);
+  return table;
+}
+
+// The daemon's view of the node's part of a split table: actor lines are the mirrors, frame_of is
+// the original, and there are no words, hints or slot_of to look at.
+SLUICE_HD inline HotTable view_host_part(void* host_part, const TableSizes& sizes) {
+  auto* host = static_cast<std::byte*>(host_part);
+  const SplitOffsets offsets = split_offsets_of(sizes);
+  HotTable table = detail::sized_view(sizes);
+  table.header = reinterpret_cast<TableHeader*>(host);
+  table.actors = host + offsets.mirrors;
+  table.log = reinterpret_cast<LogEntry*>(host + offsets.log);
+  table.frame_of = reinterpret_cast<std::uint64_t*>(host + offsets.frame_original);
+  table.log_end = &table.header->log_end;
+  table.log_applied = &table.header->log_applied;
+  table.wanted = reinterpret_cast<std::uint32_t*>(host + offsets.wanted);
+  table.wanted_groups = reinterpret_cast<std::uint8_t*>(host + offsets.wanted_groups);
   return table;
 }
 
@@ -153,8 +206,12 @@ SLUICE_HD constexpr Page page_number(const HotTable& table, Block block, std::ui
 // page / blocks without a division: exact for 32-bit pages.
 SLUICE_HD inline std::uint32_t page_in_block(const HotTable& table, Page page) {
   if (table.sizes.blocks == 1) return page;  // its magic does not fit into 64 bits
+#ifdef __CUDA_ARCH__
+  return static_cast<std::uint32_t>(__umul64hi(table.blocks_magic, page));
+#else
   __extension__ using Wide = unsigned __int128;
   return static_cast<std::uint32_t>((Wide{table.blocks_magic} * page) >> 64);
+#endif
 }
 
 SLUICE_HD inline Block block_of(const HotTable& table, Page page) {

@@ -109,4 +109,51 @@ SLUICE_HD constexpr std::uint64_t table_bytes(const TableSizes& sizes) {
   return offsets_of(sizes).end;
 }
 
+// A table whose users are GPUs lies in two memories: what resolves read and change is in the
+// device's, what the daemon's CPU reads and writes is in the node's, pinned by the users. Offsets
+// from the start of the part that holds the array.
+struct SplitOffsets {
+  // Of the device.
+  std::uint64_t actors = 0;
+  std::uint64_t words = 0;
+  std::uint64_t hints = 0;
+  std::uint64_t frame_of = 0;
+  std::uint64_t forecast_bits = 0;
+  std::uint64_t slot_of = 0;
+  std::uint64_t device_end = 0;
+  // Of the node.
+  std::uint64_t mirrors = 0;  // an ActorLine per actor, written by it, read by the daemon
+  std::uint64_t log = 0;
+  std::uint64_t frame_original = 0;
+  std::uint64_t wanted = 0;
+  std::uint64_t wanted_groups = 0;
+  std::uint64_t host_end = 0;
+};
+
+// Requires check_sizes(sizes) == none.
+SLUICE_HD constexpr SplitOffsets split_offsets_of(const TableSizes& sizes) {
+  SplitOffsets offsets;
+  std::uint64_t at = kHeaderBytes;
+  const auto place = [&at](std::uint64_t bytes) {
+    const std::uint64_t begin = at;
+    at += (bytes + 4095) / 4096 * 4096;
+    return begin;
+  };
+  offsets.actors = place(sizes.actors * kActorBytes);
+  offsets.words = place(std::uint64_t{sizes.slots} * 8);
+  offsets.hints = place(std::uint64_t{sizes.hint_capacity} * 4);
+  offsets.frame_of = place(std::uint64_t{sizes.blocks} * 8);
+  offsets.forecast_bits = place((std::uint64_t{sizes.slots} + 63) / 64 * 8);
+  offsets.slot_of = place(sizes.pages() * 4);
+  offsets.device_end = at;
+  at = kHeaderBytes;
+  offsets.mirrors = place(sizes.actors * kActorBytes);
+  offsets.log = place(std::uint64_t{sizes.log_capacity} * kLogEntryBytes);
+  offsets.frame_original = place(std::uint64_t{sizes.blocks} * 8);
+  offsets.wanted = place(std::uint64_t{sizes.blocks} * 4);
+  offsets.wanted_groups = place((sizes.blocks + kWantedGroup - 1) / kWantedGroup);
+  offsets.host_end = at;
+  return offsets;
+}
+
 }  // namespace sluice::kernels

@@ -1,0 +1,126 @@
+// The hot table on a GPU: what a process enqueues in its own stream.
+//
+// Everything here is asynchronous and waits for nothing on the CPU; every launch may be captured
+// into a CUDA graph and replayed, with lists, counts and the table changing between replays, since
+// what changes is read on the device. Tables are views by view_split_table; both parts, the arena
+// and the frames are addresses that the current device can use (frames: registered host memory,
+// readable where extent_ready says so).
+//
+// An actor belongs to one stream at a time: its launches run one after another.
+//
+// Errors are cudaError_t as int, 0 for success; describe() puts them into words.
+//
+// Thread-safety: any thread, with the device of the table current.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/page_store.h"
+#include "kernels/resolve.h"
+#include "kernels/table.h"
+
+namespace sluice::kernels::cuda {
+
+using Stream = void*;  // cudaStream_t; null is the legacy default stream
+using Status = int;    // cudaError_t
+
+const char* describe(Status status);
+
+// ---- steps
+
+// The actor, idle, enters a step: publishes, applies the frame log, mirrors. Everything that the
+// daemon had logged before the kernel runs holds for later launches of the actor.
+Status enter_step(const HotTable& table, std::uint32_t actor, Stream stream);
+
+// The actor leaves its step; the counters of its line are mirrored for the daemon.
+Status leave_step(const HotTable& table, std::uint32_t actor, Stream stream);
+
+// ---- resolve
+
+// What an item of a list means.
+enum class ItemKind : std::uint8_t {
+  page,   // a page number of the table
+  block,  // a block of the list's sequence; its page is first_page + (list % lists_per_sequence)
+  row,    // a token of the list's sequence: page first_page + token % rows_per_block of its block
+};
+
+// The attached ids of a sequence's blocks, in device memory, kept by who owns the sequence.
+struct SequenceRow {
+  const std::uint32_t* ids = nullptr;
+  std::uint32_t blocks = 0;
+  std::uint32_t reserved = 0;
+};
+
+// Lists of one launch, all in device memory. Duplicates are allowed, within a list and between
+// lists. A negative item is padding: it gets kNoSlot and counts as nothing.
+struct ResolveBatch {
+  const std::int32_t* items = nullptr;    // list l begins at l * item_stride
+  std::int32_t* slots = nullptr;          // [as items] results
+  Outcome* outcomes = nullptr;            // [as items] results, or null
+  const std::uint32_t* counts = nullptr;  // [lists] items of each; null: item_stride. More is cut
+  const std::uint32_t* list_count = nullptr;  // how many of the lists are real; null: all
+  const std::uint32_t* sequences = nullptr;   // [lists / lists_per_sequence] numbers of rows
+  const SequenceRow* rows = nullptr;          // [row_limit]; of kinds block and row
+  std::uint32_t row_limit = 0;
+  std::uint32_t lists = 0;
+  std::uint32_t lists_per_sequence = 1;
+  std::uint32_t item_stride = 0;
+  std::uint32_t first_page = 0;  // page in block
+  std::uint32_t rows_per_block = 1;
+  ItemKind kind = ItemKind::page;
+  std::uint32_t* without_slot = nullptr;  // result: items that got none; or null
+};
+
+// How a launch is spread over the GPU.
+struct Arrangement {
+  std::uint32_t copying_ctas = 0;  // at most so many copy; 0: as many as are fastest on an idle GPU
+  bool advance = false;            // leave the step and enter the next one, in the same launch
+};
+
+// Memory that a resolve needs of its own, zeroed once, in device memory; one per actor.
+std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride);
+
+Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
+               const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
+               Stream stream);
+
+// ---- pins and whole blocks. Lists are in device memory; the actor is in a step.
+
+// Pins slots for all pages of each block: slots[i * pages_per_block + page]; kNoSlot in all of a
+// block's if one was not found (then nothing of it is pinned).
+Status claim_pins(const HotTable& table, std::uint32_t mapped_slots, std::uint32_t actor,
+                  const Block* blocks, std::uint32_t count, Slot* slots, Stream stream);
+
+// Turns the pins of the blocks into ordinary pages in use in the actor's step.
+Status seal_pins(const HotTable& table, std::uint32_t actor, const Block* blocks,
+                 std::uint32_t count, const Slot* slots, Stream stream);
+
+// Gives the pins of the blocks up.
+Status drop_pins(const HotTable& table, const Block* blocks, std::uint32_t count, const Slot* slots,
+                 Stream stream);
+
+// Copies whole blocks between pinned slots and frames; frames[i] is the frame of slots [i *
+// pages_per_block, ...). A write to frames is visible to the CPU when the stream has passed it.
+Status copy_to_frames(const HotTable& table, const PageStore& store, std::byte* writable_frames,
+                      const Slot* slots, const Frame* frames, std::uint32_t count, Stream stream);
+Status copy_to_slots(const HotTable& table, const PageStore& store, const Slot* slots,
+                     const Frame* frames, std::uint32_t count, Stream stream);
+
+// ---- for the daemon's device worker: nobody is in a step that could use what is dropped
+
+// Makes an empty table in zeroed memory of both parts.
+Status format(const HotTable& table, Stream stream);
+
+// The actor's process is gone: it is idle.
+Status reset_actor(const HotTable& table, std::uint32_t actor, Stream stream);
+
+enum class Drop : std::uint8_t {
+  pages,      // every page of the blocks
+  pins,       // the pinned ones
+  seal_pins,  // pinned ones become ordinary pages
+};
+// `bits` is a BlockSet's, in device memory.
+Status drop_blocks(const HotTable& table, const BlockSet& blocks, Drop what, Stream stream);
+
+}  // namespace sluice::kernels::cuda
