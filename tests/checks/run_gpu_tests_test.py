@@ -50,7 +50,8 @@ class RunGpuTestsTest(harness.CheckTest):
         """(exit status, lines)"""
         done = subprocess.run([self.root / "run-gpu-tests", *arguments], text=True, cwd=self.root, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT,
-                              env={**os.environ, "PATH": f"{self.root}/machine:{os.environ['PATH']}"})
+                              env={**os.environ, "TMPDIR": str(self.root),
+                                   "PATH": f"{self.root}/machine:{os.environ['PATH']}"})
         return done.returncode, done.stdout.splitlines()
 
     def assert_one_fails(self, name, reason, *arguments):
@@ -117,7 +118,10 @@ class RunGpuTestsTest(harness.CheckTest):
 
     def test_further_traces(self):
         self.write("more/large.jsonl.zst", "")
-        self.assertIn("replay/large/cuda-graphs", self.run_script("--list", "--trace", "more")[1])
+        self.write("more/plain.jsonl", "")
+        self.write("more/notes.json", "")
+        status, lines = self.run_script("--list", "--only", "graphs", "--trace", "more")
+        self.assertEqual((status, sorted(lines)), (0, [f"replay/{name}/cuda-graphs" for name in ("large", "plain", "small")]))
         self.assertEqual(self.run_script("--trace", "tests")[0], 2)
 
     def test_without_a_gpu_it_says_so_and_skips(self):
