@@ -10,5 +10,6 @@ if(CPACK_GENERATOR STREQUAL "DEB")
     file(RPATH_REMOVE FILE "${program}")
   endforeach()
 else()
-  execute_process(COMMAND "${CPACK_SLUICE_BUNDLE}" --complete "${stage}" COMMAND_ERROR_IS_FATAL ANY)
+  execute_process(COMMAND "${CPACK_SLUICE_BUNDLE}" --complete "${stage}" ${CPACK_SLUICE_LIMITS}
+                  COMMAND_ERROR_IS_FATAL ANY)
 endif()

@@ -15,7 +15,7 @@ class BundleTest(harness.CheckTest):
 
     def make_program(self, *flags, name="bin/program", text="int main() {}"):
         rpath = () if any("rpath" in flag for flag in flags) else ("-Wl,-rpath,$ORIGIN/../lib,--disable-new-dtags",)
-        subprocess.run(["g++", "-x", "c++", "-", "-x", "none", "-Wl,--no-as-needed", "-o", self.root / name, *flags, *rpath],
+        subprocess.run(["g++", "-x", "c++", "-", "-x", "none", "-s", "-Wl,--no-as-needed", "-o", self.root / name, *flags, *rpath],
                        input=text, text=True, check=True)
 
     def make_library(self, name, *flags):
@@ -77,6 +77,12 @@ class BundleTest(harness.CheckTest):
         self.assert_fault("bin/program has the RPATH /opt/lib")
         self.make_program("-Wl,-rpath,$ORIGIN/../lib,--enable-new-dtags")
         self.assert_fault("bin/program has a RUNPATH")
+
+    def test_programs_are_stripped(self):
+        self.make_program()
+        self.bundle("--complete", self.root)
+        subprocess.run(["g++", "-x", "c++", "-", "-o", self.root / "bin/other"], input="int main() {}", text=True, check=True)
+        self.assert_fault("bin/other is not stripped")
 
     def test_it_has_a_limit_of_size(self):
         self.make_program()

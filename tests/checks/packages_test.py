@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -9,6 +11,8 @@ import unittest
 
 import harness
 
+# What is built here may need the glibc of here; a release is built on Debian 12.
+MAX_GLIBC = max("2.36", platform.libc_ver()[1], key=lambda version: [int(part) for part in version.split(".")])
 TRACE = harness.ROOT / "tests/data/smollm2_select_b16_slice.jsonl.zst"
 BUILD = pathlib.Path(sys.argv.pop(1))
 
@@ -29,7 +33,7 @@ class PackagesTest(unittest.TestCase):
     def make(self, *arguments):
         """What tools/bundle makes of the build"""
         out = run(sys.executable, "-B", harness.ROOT / "tools/bundle", "--no-build", "--build", BUILD,
-                  "--out", self.root / "made", *arguments)
+                  "--out", self.root / "made", "--max-glibc", MAX_GLIBC, *arguments)
         return [pathlib.Path(line.rsplit(" (", 1)[0]) for line in out.splitlines()]
 
     def assert_works(self, tree):
@@ -49,6 +53,9 @@ class PackagesTest(unittest.TestCase):
         pc = dict(line.split(": ", 1) for line in (folder / "lib/pkgconfig/sluice.pc").read_text().splitlines() if ": " in line)
         flags = [flag.replace("${includedir}", f"{folder}/include/sluice").replace("${libdir}", f"{folder}/lib")
                  for flag in (pc["Cflags"] + " " + pc["Libs"]).split()]
+        if "-lcudart_static" in flags:  # of the CUDA toolkit, which an engine has
+            cache = (BUILD / "CMakeCache.txt").read_text()
+            flags.append("-L" + os.path.dirname(re.search(r"=(.*/libcudart_static\.a)$", cache, re.MULTILINE)[1]))
         source = self.root / "engine.c"
         source.write_text('#include "client/sluice.h"\n'
                           "int main(void) { sluice_connect_desc where = {0}; sluice_client* client; sluice_error error;\n"
@@ -67,6 +74,8 @@ class PackagesTest(unittest.TestCase):
         if tests:
             listed = run(moved / tree.name / "run-gpu-tests", "--list").split()
             self.assertLessEqual({f"test/{name}" for name in tests}, set(listed))
+            sanitized = (moved / tree.name / "tests/gpu/sanitizer-tests").read_text().splitlines()
+            self.assertLessEqual({line.split()[0] for line in sanitized if line and line[0] != "#"}, set(tests))
             self.assertIn("4 passed, 0 failed", run(moved / tree.name / "run-gpu-tests", "--only", "^start/"))
 
     def test_the_packages_hold_programs_and_library(self):
