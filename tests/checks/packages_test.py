@@ -18,7 +18,8 @@ BUILD = pathlib.Path(sys.argv.pop(1))
 
 
 def run(*command, **options):
-    done = subprocess.run([str(c) for c in command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    done = subprocess.run([str(c) for c in command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          **options)
     if done.returncode != 0:
         raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}")
     return done.stdout
@@ -45,8 +46,9 @@ class PackagesTest(unittest.TestCase):
         alone = {"PATH": os.environ["PATH"]}
         self.assertIn("sluiced", run(tree / "bin/sluiced", "--version", env=alone))
         run(tree / "bin/sluicectl", "config", "check", tree / "etc/sluice/sluiced.toml", env=alone)
-        self.assertIn("no mismatch", run(tree / "bin/sluice-replay", TRACE, "--spawn", "--engines", "2", "--tenants", "2",
-                                         "--requests", "2", "--progress", "never", env=alone))
+        replayed = run(tree / "bin/sluice-replay", TRACE, "--spawn", "--engines", "2", "--tenants", "2",
+                       "--requests", "2", "--progress", "never", env=alone)
+        self.assertIn("no mismatch", replayed)
 
     def assert_engines_can_be_built(self, folder):
         """A C program finds the headers and all that the library needs by pkg-config's file alone."""
