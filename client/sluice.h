@@ -457,7 +457,8 @@ typedef enum sluice_item_kind {
  * ..); it belongs to sequence number sequences[l / lists_per_sequence]. Item b of a list of kind
  * BLOCK names page first_page + l % lists_per_sequence of block b; item t of kind ROW names the row
  * of token t: page first_page + t % block_tokens of block t / block_tokens. Lists may hold
- * duplicates; a negative item is padding, and gets slot -1. */
+ * duplicates; a negative item is padding, and gets slot -1. What lies beyond a list's count, or
+ * belongs to a list that is not real, is not written to. */
 typedef struct sluice_plan_desc {
   size_t struct_size;
   uint32_t kind;               /* sluice_item_kind */
@@ -474,27 +475,14 @@ typedef struct sluice_plan_desc {
   const uint32_t* sequences;   /* [max_lists / lists_per_sequence] of sluice_sequence_row */
   int32_t* slots;              /* out, [max_lists][list_capacity]; -1: none */
   uint8_t* outcomes;      /* out, likewise: sluice_outcome, where 3 and more is ABSENT; or NULL */
-  uint32_t* without_slot; /* out, one number: items, without padding, that got no slot; or NULL */
+  uint32_t* without_slot; /* one number, to which items with NO_ROOM or ABSENT are added; or NULL */
   uint64_t reserved[4];
 } sluice_plan_desc;
-#define SLUICE_PLAN_DESC_INIT \
-  {sizeof(sluice_plan_desc),  \
-   0,                         \
-   0,                         \
-   0,                         \
-   0,                         \
-   1,                         \
-   0,                         \
-   0,                         \
-   0,                         \
-   NULL,                      \
-   NULL,                      \
-   NULL,                      \
-   NULL,                      \
-   NULL,                      \
-   NULL,                      \
-   NULL,                      \
-   {0, 0, 0, 0}}
+/* clang-format off */
+#define SLUICE_PLAN_DESC_INIT                                                      \
+  {sizeof(sluice_plan_desc), 0, 0, 0, 0, 1, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, \
+   NULL, NULL, {0, 0, 0, 0}}
+/* clang-format on */
 
 /* Checks and allocates what launches need. INVALID_ARGUMENT: also a pointer that the device cannot
  * use. LIST_TOO_LONG: more than SLUICE_MAX_PLAN_ITEMS. The plan is destroyed before its actor is

@@ -30,10 +30,9 @@ ipc::Status check_launch(kernels::cuda::Status status, const char* what) {
 
 }  // namespace
 
-// The count and the items go to the device in one piece, outcomes and slots come back in another.
+// Items go to the device in one piece; outcomes and slots come back in another.
 struct CudaActor::ListPlaces {
-  std::size_t count = 0;
-  std::size_t items = 16;
+  std::size_t items = 0;
   std::size_t outcomes;
   std::size_t slots;
   std::size_t bytes;
@@ -146,9 +145,8 @@ ipc::Status CudaActor::make_room(std::size_t items) {
 ipc::Status CudaActor::look_up(std::size_t items) {
   const ListPlaces places(capacity_);
   State& state = *state_;
-  *state.list_staging.at<std::uint32_t>(places.count) = static_cast<std::uint32_t>(items);
   if (auto ok = copy(state.lists.data(), state.list_staging.at<std::byte>(),
-                     places.items + items * sizeof(std::int32_t), cudaMemcpyHostToDevice);
+                     items * sizeof(std::int32_t), cudaMemcpyHostToDevice);
       !ok) {
     return ok;
   }
@@ -156,9 +154,8 @@ ipc::Status CudaActor::look_up(std::size_t items) {
   batch.items = state.lists.at<std::int32_t>(places.items);
   batch.slots = state.lists.at<kernels::Slot>(places.slots);
   batch.outcomes = state.lists.at<kernels::Outcome>(places.outcomes);
-  batch.counts = state.lists.at<std::uint32_t>(places.count);
   batch.lists = 1;
-  batch.item_stride = capacity_;
+  batch.item_stride = static_cast<std::uint32_t>(items);
   batch.kind = kernels::cuda::ItemKind::page;
   if (auto ok = check_launch(kernels::cuda::resolve(cache().table(), cache().store(), index(),
                                                     batch, {}, state.scratch.data(), stream_),
