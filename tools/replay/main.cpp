@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <variant>
 
 #include "tools/common/interrupt.h"
 #include "tools/common/spawn.h"
@@ -23,6 +24,10 @@ int complain(int exit_code, const std::string& text) {
 int replay(const Options& options) {
   auto trace = read_trace(options.trace, {options.list_kind, options.requests});
   if (!trace) return complain(kUsageError, trace.error().text);
+  if (options.graphs && !std::holds_alternative<SparseTrace>(*trace)) {
+    return complain(kUsageError, "--graphs is for traces of sparse decoding; " + options.trace +
+                                     " is one of prompts");
+  }
   const auto plan = make_plan(*trace, options);
   if (!plan) return complain(kUsageError, plan.error().text);
   const std::uint64_t victim = options.seed % options.engines;
