@@ -44,7 +44,10 @@ std::string config_text(const DaemonSpec& spec, const std::string& folder) {
   const auto bytes = [](std::uint64_t value) { return "\"" + std::to_string(value) + "B\"\n"; };
   std::ostringstream text;
   text << "[daemon]\nsocket = \"" << folder << "/sluice.sock\"\nlog_level = \"warn\"\n";
-  if (spec.cuda) text << "[backend]\nkind = \"cuda\"\n";
+  if (spec.cuda) {
+    text << "[backend]\nkind = \"cuda\"\n";
+    if (!spec.gpu.empty()) text << "device = \"" << spec.gpu << "\"\n";
+  }
   text << "[tiers.hbm]\ncapacity = " << bytes(hbm) << "extent = " << bytes(spec.hbm_extent_bytes)
        << "[tiers.dram]\ncapacity = " << bytes(dram)
        << "extent = " << bytes(spec.dram_extent_bytes);

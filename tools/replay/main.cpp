@@ -7,6 +7,7 @@
 #include "tools/common/interrupt.h"
 #include "tools/common/spawn.h"
 #include "tools/replay/environment.h"
+#include "tools/replay/gpu.h"
 #include "tools/replay/report.h"
 
 namespace sluice::tools {
@@ -42,7 +43,13 @@ int replay(const Options& options) {
   std::optional<SpawnedDaemon> daemon;
   RunEnvironment environment;
   if (options.spawn) {
-    auto started = SpawnedDaemon::start(daemon_spec(*plan, options));
+    DaemonSpec spec = daemon_spec(*plan, options);
+    if (spec.cuda) {
+      auto uuid = gpu_uuid(options.device);
+      if (!uuid) return complain(1, uuid.error().text);
+      spec.gpu = *uuid;
+    }
+    auto started = SpawnedDaemon::start(spec);
     if (!started) {
       return complain(interrupted() ? kInterrupted : kNotReachable, started.error().text);
     }

@@ -1,4 +1,5 @@
 // What a build without CUDA answers.
+#include "tools/replay/gpu.h"
 #include "tools/replay/layer_graphs.h"
 #include "tools/replay/slot_memory.h"
 
@@ -22,5 +23,9 @@ client::Result<std::unique_ptr<LayerGraphs>> make_layer_graphs(client::Actor&, v
 }
 
 bool has_cuda() { return false; }
+
+ipc::Result<std::string> gpu_uuid(std::uint32_t) {
+  return ipc::fail(ipc::Errc::not_supported, "this build has no CUDA");
+}
 
 }  // namespace sluice::tools

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "tools/replay/slot_memory.h"
+#include "tools/replay/gpu.h"
 
 namespace sluice::tools {
 namespace {

@@ -44,7 +44,4 @@ std::unique_ptr<SlotMemory> make_host_slots(const PayloadShape& shape,
 client::Result<std::unique_ptr<SlotMemory>> make_cuda_slots(const PayloadShape& shape,
                                                             const sluice_arena_view& arena);
 
-// Whether this build has the cuda backend. Makes no context.
-bool has_cuda();
-
 }  // namespace sluice::tools

@@ -101,6 +101,4 @@ Result<std::unique_ptr<SlotMemory>> make_cuda_slots(const PayloadShape& shape,
   return slots;
 }
 
-bool has_cuda() { return true; }
-
 }  // namespace sluice::tools
