@@ -16,6 +16,7 @@ struct LayerGraphsShape {
   std::uint32_t layers = 0;
   std::uint32_t lists_per_layer = 0;  // of a sequence
   std::uint32_t longest_list = 0;
+  std::uint32_t sequences = 1;  // that a launch can take; an iteration with more takes several
   std::uint64_t page_bytes = 0;
 };
 

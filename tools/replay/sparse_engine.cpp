@@ -130,13 +130,16 @@ Status SparseEngine::open_graphs() {
   shape.layers = trace_.layers;
   shape.lists_per_layer = trace_.lists_per_layer();
   shape.page_bytes = shape_.page_bytes();
-  for (const std::uint32_t index : job_.requests()) {
-    const SparseRequest& request = trace_.requests[index];
-    for (std::uint32_t step = 0; step < request.steps; ++step) {
-      for (std::uint32_t page = 0; page < trace_.pages_per_block(); ++page) {
-        const std::size_t length = trace_.select(trace_.step_of(request, step), page).size();
-        shape.longest_list = std::max(shape.longest_list, static_cast<std::uint32_t>(length));
-      }
+  std::uint64_t iteration = kLeft;
+  std::uint32_t sequences = 0;  // of this engine that take a step in the iteration
+  for (const SparseStep& step : trace_.steps) {
+    if (step.request % job_.options->engines != job_.engine) continue;
+    sequences = step.iter == iteration ? sequences + 1 : 1;
+    iteration = step.iter;
+    shape.sequences = std::max(shape.sequences, sequences);
+    for (std::uint32_t page = 0; page < trace_.pages_per_block(); ++page) {
+      const std::size_t length = trace_.select(step, page).size();
+      shape.longest_list = std::max(shape.longest_list, static_cast<std::uint32_t>(length));
     }
   }
   auto graphs = in_call("graphs", make_layer_graphs(link_.actor, link_.slots->stream(), shape));

@@ -16,9 +16,6 @@ using client::Result;
 using client::Status;
 using cuda::check;
 
-// Sequences of one launch; an iteration with more takes several.
-constexpr std::uint32_t kSequencesPerLaunch = 64;
-
 // Where things lie in the memory that plans are bound to. The first part goes to the device, the
 // second comes back.
 struct Places {
@@ -31,8 +28,8 @@ struct Places {
   std::size_t slots;
   std::size_t bytes;
 
-  Places(std::size_t lists, std::size_t capacity)
-      : counts(sequences + kSequencesPerLaunch * sizeof(std::uint32_t)),
+  Places(std::size_t most_sequences, std::size_t lists, std::size_t capacity)
+      : counts(sequences + most_sequences * sizeof(std::uint32_t)),
         items(counts + lists * sizeof(std::uint32_t)),
         outcomes(items + lists * capacity * sizeof(std::int32_t)),
         slots((outcomes + lists * capacity + 15) / 16 * 16),
@@ -50,9 +47,9 @@ class CudaLayerGraphs final : public LayerGraphs {
       : actor_(actor),
         stream_(stream),
         shape_(shape),
-        most_lists_(kSequencesPerLaunch * shape.lists_per_layer),
+        most_lists_(shape.sequences * shape.lists_per_layer),
         capacity_(std::max<std::uint32_t>(shape.longest_list, 1)),
-        places_(most_lists_, capacity_) {}
+        places_(shape.sequences, most_lists_, capacity_) {}
 
   Status open();
   Result<ResolveCounts> resolve(std::uint32_t layer,
@@ -61,7 +58,7 @@ class CudaLayerGraphs final : public LayerGraphs {
  private:
   Result<client::Plan> make_plan(std::uint32_t layer);
   Result<Graph> capture(client::Plan& plan);
-  // Puts lists of up to kSequencesPerLaunch sequences, from `first` on, where the plans read them.
+  // Puts the lists of as many sequences as fit, from `first` on, where the plans read them.
   // Returns where they end.
   Result<std::size_t> place(std::uint32_t layer, std::span<const sluice_page_list> lists,
                             std::size_t first);
@@ -154,7 +151,7 @@ Result<std::size_t> CudaLayerGraphs::place(std::uint32_t layer,
   for (; end < lists.size(); ++end) {
     const sluice_page_list& list = lists[end];
     if (list.sequence != last) {
-      if (sequences_ == kSequencesPerLaunch) break;
+      if (sequences_ == shape_.sequences) break;
       last = list.sequence;
       std::uint32_t row = 0;
       sluice_error error{};
