@@ -51,6 +51,7 @@ struct alignas(64) ActorLine {
   // Counts of all launches so far; they go round.
   alignas(64) std::uint32_t looked = 0;  // blocks of threads that ended their look-ups
   std::uint32_t handed = 0;              // and that handed over what they missed
+  std::uint32_t pages[2] = {0, 0};       // handed over, by the parity of launches
 };
 static_assert(sizeof(ActorLine) <= kActorBytes);
 

@@ -58,7 +58,7 @@ struct Launch {
   HotTable table;
   PageStore store;
   ResolveBatch batch;
-  Scratch* scratch = nullptr;
+  Fill* fills = nullptr;  // what lookers hand to copiers: the actor's scratch memory
   std::uint32_t actor = 0;
   std::uint32_t slice = 0;  // items of a looker
   std::uint32_t lookers = 0;
@@ -260,7 +260,7 @@ __device__ void note_looked(const Launch& launch, const Shared& shared) {
   store(&line->looked_base, ticket + 1);
   store(&line->handed_base, shared.handed_base + (launch.copiers != 0 ? launch.lookers : 0));
   store(&line->launches, shared.launches + 1);
-  store(&launch.scratch->pages[(shared.launches + 1) % 2], 0);
+  store(&line->pages[(shared.launches + 1) % 2], 0);
   if (!launch.advance) return;
   store(&line->previous, shared.previous);
   store(&line->step, shared.step | (shared.shared_step ? kSharedStep : 0));
@@ -518,7 +518,8 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
   __shared__ std::uint32_t first;
   if (shared.missing != 0) {
     if (threadIdx.x == kThreads - 1) {
-      first = atomicAdd(&launch.scratch->pages[shared.launches % 2], shared.missing);
+      ActorLine* const line = actor_line(launch.table, launch.actor);
+      first = atomicAdd(&line->pages[shared.launches % 2], shared.missing);
     }
     claim_slots(launch, shared);
     __syncthreads();
@@ -528,8 +529,7 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
       const std::uint64_t from =
           frame * launch.store.frame_stride +
           page_in_block(launch.table, shared.miss.page[i]) * launch.store.page_bytes;
-      launch.scratch->fills[first + i] = {from, frame == kNoFrame ? kNoSlot : shared.miss.slot[i],
-                                          0};
+      launch.fills[first + i] = {from, frame == kNoFrame ? kNoSlot : shared.miss.slot[i], 0};
     }
     __syncthreads();
   }
@@ -554,7 +554,7 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
     const std::uint32_t* const handed = &actor_line(table, launch.actor)->handed;
     while (load_acquire_device(handed) - shared.handed_base < launch.lookers) {
     }
-    shared.fills = load(&launch.scratch->pages[shared.launches % 2]);
+    shared.fills = load(&actor_line(table, launch.actor)->pages[shared.launches % 2]);
   }
   __syncthreads();
   const std::uint32_t pages = shared.fills;
@@ -566,7 +566,7 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
   const std::uint32_t pieces = parts > 1 ? pages * parts : (pages + together - 1) / together;
   const std::uint32_t me = blockIdx.x - launch.lookers;
   const std::uint32_t in_piece = threadIdx.x / per_page;  // page, if several
-  const Fill* const fills = launch.scratch->fills;
+  const Fill* const fills = launch.fills;
   const auto page_of_piece = [&](std::uint32_t piece) {
     return parts > 1 ? piece / parts : piece * together + in_piece;
   };
@@ -600,7 +600,7 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
     const std::uint32_t piece = me + turn * launch.copiers;
     if (piece >= pieces) break;
     if (parts > 1) {
-      Fill& fill = launch.scratch->fills[piece / parts];
+      Fill& fill = launch.fills[piece / parts];
       // The last of the pieces says so for all: each of the others was fenced before it was
       // counted.
       if (atomicAdd(&fill.pieces, 1u) + 1 == parts) {
@@ -722,7 +722,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }  // namespace
 
 std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride) {
-  return scratch_bytes(std::uint64_t{lists} * item_stride);
+  return sizeof(Fill) * std::max<std::size_t>(1, std::size_t{lists} * item_stride);
 }
 
 Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
@@ -736,7 +736,7 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   launch.table = table;
   launch.store = store;
   launch.batch = batch;
-  launch.scratch = static_cast<Scratch*>(scratch);
+  launch.fills = static_cast<Fill*>(scratch);
   launch.actor = actor;
   launch.advance = arrangement.advance;
   // Small pages are copied by who misses them; of large ones a few would fall on one block of
