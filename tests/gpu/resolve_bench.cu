@@ -1,5 +1,5 @@
-// How long a resolve takes on this GPU, beside a gather of the same rows whose sources and places are
-// known. Development tool; prints one JSON object per case.
+// How long a resolve takes on this GPU, beside a gather of the same rows whose sources and places
+// are known. Development tool; prints one JSON object per case.
 #include <cuda_runtime.h>
 #include <sys/mman.h>
 
@@ -19,13 +19,13 @@ namespace {
 using namespace sluice::kernels;
 namespace gpu = sluice::kernels::cuda;
 
-#define CHECK(call)                                                                          \
-  do {                                                                                       \
-    const int status_ = static_cast<int>(call);                                              \
-    if (status_ != 0) {                                                                      \
+#define CHECK(call)                                                                               \
+  do {                                                                                            \
+    const int status_ = static_cast<int>(call);                                                   \
+    if (status_ != 0) {                                                                           \
       std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, gpu::describe(status_)); \
-      std::exit(1);                                                                          \
-    }                                                                                        \
+      std::exit(1);                                                                               \
+    }                                                                                             \
   } while (0)
 
 constexpr unsigned kThreads = 512;
@@ -52,7 +52,8 @@ __global__ void gather(const std::byte* frames, const std::uint64_t* from, std::
       const auto at = static_cast<std::uint32_t>(base + j * stride);
       if (at >= total) continue;
       const std::uint32_t row = at / vectors;
-      reinterpret_cast<uint4*>(arena + std::uint64_t(slots[row]) * vectors * 16)[at - row * vectors] = data[j];
+      reinterpret_cast<uint4*>(arena + std::uint64_t(slots[row]) * vectors *
+                                           16)[at - row * vectors] = data[j];
     }
   }
 }
@@ -162,9 +163,11 @@ void run(const Bench& bench, const std::vector<std::uint32_t>& arrangements, int
   std::memset(host_part, 0, offsets.host_end);
   const HotTable table = view_split_table(device_part, host_part, sizes);
   HotTable host = view_host_part(host_part, sizes);
-  const std::uint64_t stride = (std::uint64_t{shape.page_bytes} * shape.pages_per_block + 4095) / 4096 * 4096;
+  const std::uint64_t stride =
+      (std::uint64_t{shape.page_bytes} * shape.pages_per_block + 4095) / 4096 * 4096;
   const std::uint64_t frame_bytes_all = stride * sizes.blocks;
-  auto* frames = static_cast<std::byte*>(mmap(nullptr, frame_bytes_all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* frames = static_cast<std::byte*>(
+      mmap(nullptr, frame_bytes_all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   madvise(frames, frame_bytes_all, MADV_HUGEPAGE);
   std::mt19937_64 random(7);
   for (std::uint64_t i = 0; i < frame_bytes_all / 8; ++i) {
@@ -211,17 +214,21 @@ void run(const Bench& bench, const std::vector<std::uint32_t>& arrangements, int
     std::vector<std::uint64_t> where, sources;
     std::vector<std::int32_t> to;
     for (std::uint32_t l = 0; l < lists; ++l) {
-      const std::uint32_t sequence = l / shape.lists_per_sequence, part = l % shape.lists_per_sequence;
+      const std::uint32_t sequence = l / shape.lists_per_sequence,
+                          part = l % shape.lists_per_sequence;
       const auto place = [&](std::uint32_t p) {
         const std::uint32_t block = sequence * list_blocks + p / in_use;
         const std::uint32_t in_block = part * in_use + p % in_use;
-        return std::pair(page_number(table, block, in_block), block * stride + std::uint64_t{in_block} * shape.page_bytes);
+        return std::pair(page_number(table, block, in_block),
+                         block * stride + std::uint64_t{in_block} * shape.page_bytes);
       };
       std::vector<std::uint32_t> window;
       const std::uint32_t distinct = static_cast<std::uint32_t>(per_list * (1 - bench.duplicates));
-      for (std::uint32_t i = 0; i < distinct; ++i) window.push_back(order[(s * fresh + i) % universe]);
+      for (std::uint32_t i = 0; i < distinct; ++i)
+        window.push_back(order[(s * fresh + i) % universe]);
       std::vector<std::uint32_t> added(window.end() - std::min(fresh, distinct), window.end());
-      for (std::uint32_t i = distinct; i < per_list; ++i) window.push_back(window[random() % distinct]);
+      for (std::uint32_t i = distinct; i < per_list; ++i)
+        window.push_back(window[random() % distinct]);
       std::sort(window.begin(), window.end());
       std::sort(added.begin(), added.end());
       for (const std::uint32_t p : window) {
@@ -257,8 +264,10 @@ void run(const Bench& bench, const std::vector<std::uint32_t>& arrangements, int
   // Right bytes first.
   CHECK(gpu::enter_step(table, 0, stream));
   for (std::uint32_t s = 0; s < 2 * steps; ++s) {
-    CHECK(gpu::resolve(table, store, 0, batch_of(s % steps), {arrangements[s % arrangements.size()], true}, scratch, stream));
-    verify<<<1024, 128, 0, stream>>>(frames, arena, results, expected[s % steps], all, vectors, wrong);
+    CHECK(gpu::resolve(table, store, 0, batch_of(s % steps),
+                       {arrangements[s % arrangements.size()], true}, scratch, stream));
+    verify<<<1024, 128, 0, stream>>>(frames, arena, results, expected[s % steps], all, vectors,
+                                     wrong);
   }
   CHECK(cudaStreamSynchronize(stream));
   unsigned long long found[2];
@@ -283,8 +292,10 @@ void run(const Bench& bench, const std::vector<std::uint32_t>& arrangements, int
   // The gather wrote over slots: a fresh table.
   CHECK(cudaStreamSynchronize(stream));
   for (const std::uint32_t ctas : arrangements) {
-    CHECK(cudaMemset(static_cast<std::byte*>(device_part) + offsets.words, 0, offsets.hints - offsets.words));
-    CHECK(cudaMemset(static_cast<std::byte*>(device_part) + offsets.slot_of, 0, offsets.device_end - offsets.slot_of));
+    CHECK(cudaMemset(static_cast<std::byte*>(device_part) + offsets.words, 0,
+                     offsets.hints - offsets.words));
+    CHECK(cudaMemset(static_cast<std::byte*>(device_part) + offsets.slot_of, 0,
+                     offsets.device_end - offsets.slot_of));
     const std::uint32_t inner = steps < 16 ? 64 : steps;
     const auto graph = capture(stream, [&] {
       for (std::uint32_t s = 0; s < inner; ++s) {
@@ -305,12 +316,17 @@ void run(const Bench& bench, const std::vector<std::uint32_t>& arrangements, int
     const double launches = double(inner) * (repeats + 2);
     const double limit = best < 1e9 ? 1.05 * best : 0;
     std::printf(
-        "{\"shape\": \"%s\", \"sequences\": %u, \"misses\": %.2f, \"dup\": %.2f, \"ctas\": %u, \"us\": %.2f, "
-        "\"copy_only_us\": %.2f, \"copy_ctas\": %u, \"copy8_us\": %.2f, \"over\": %.2f, \"over8\": %.2f, \"filled\": %.1f, \"wanted\": %u, "
+        "{\"shape\": \"%s\", \"sequences\": %u, \"misses\": %.2f, \"dup\": %.2f, \"ctas\": %u, "
+        "\"us\": %.2f, "
+        "\"copy_only_us\": %.2f, \"copy_ctas\": %u, \"copy8_us\": %.2f, \"over\": %.2f, \"over8\": "
+        "%.2f, \"filled\": %.1f, \"wanted\": %u, "
         "\"no_slot\": %.2f, \"wrong\": %llu, \"unserved\": %llu, \"visits\": %.1f, \"x\": %.1f}\n",
-        shape.name.c_str(), bench.sequences, bench.misses, bench.duplicates, ctas, t, best < 1e9 ? best : 0.0, best_ctas, with8,
-        t - limit, t - 1.05 * with8, double(after.fills - before.fills) / launches, moved,
-        double(after.no_slot - before.no_slot) / launches, found[0], found[1], double(after.refills - before.refills) / launches, double(after.pinned - before.pinned) / launches);
+        shape.name.c_str(), bench.sequences, bench.misses, bench.duplicates, ctas, t,
+        best < 1e9 ? best : 0.0, best_ctas, with8, t - limit, t - 1.05 * with8,
+        double(after.fills - before.fills) / launches, moved,
+        double(after.no_slot - before.no_slot) / launches, found[0], found[1],
+        double(after.refills - before.refills) / launches,
+        double(after.pinned - before.pinned) / launches);
     std::fflush(stdout);
     CHECK(cudaGraphExecDestroy(graph));
   }
@@ -340,7 +356,8 @@ int main(int argc, char** argv) {
   const bool quick = what.ends_with("-quick");
   if (quick) what.resize(what.size() - 6);
   std::vector<std::uint32_t> arrangements;
-  for (int i = 2; i < argc; ++i) arrangements.push_back(static_cast<std::uint32_t>(std::atoi(argv[i])));
+  for (int i = 2; i < argc; ++i)
+    arrangements.push_back(static_cast<std::uint32_t>(std::atoi(argv[i])));
   if (arrangements.empty()) arrangements = {0, 8};
   const int repeats = 5;
   std::vector<Shape> shapes;
@@ -352,7 +369,9 @@ int main(int argc, char** argv) {
   {
     cudaStream_t stream;
     CHECK(cudaStreamCreate(&stream));
-    const auto graph = capture(stream, [&] { for (int i = 0; i < 64; ++i) empty<<<1, 32, 0, stream>>>(); });
+    const auto graph = capture(stream, [&] {
+      for (int i = 0; i < 64; ++i) empty<<<1, 32, 0, stream>>>();
+    });
     std::printf("{\"empty_us\": %.2f}\n", time_graph(stream, graph, 64, 5));
   }
   for (const Shape& shape : shapes) {

@@ -1,0 +1,753 @@
+// resolve on the device: right bytes in every slot, whatever the lists and whoever else is at work;
+// and the same hits as the CPU's resolve.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/frame_log.h"
+#include "kernels/resolve.h"
+#include "kernels/wanted.h"
+
+namespace sluice::kernels {
+namespace {
+
+#define CUDA_OK(call)                                                  \
+  do {                                                                 \
+    const int status_ = static_cast<int>(call);                        \
+    ASSERT_EQ(status_, 0) << #call << ": " << cuda::describe(status_); \
+  } while (0)
+
+struct Shape {
+  std::uint32_t slots = 1024;
+  std::uint32_t blocks = 64;
+  std::uint32_t pages_per_block = 16;
+  std::uint64_t page_bytes = 656;
+  std::uint32_t log_capacity = 256;
+};
+
+// The byte that page `page` of frame `frame` has at `at`.
+std::byte byte_of(Frame frame, std::uint32_t page, std::uint64_t at) {
+  return static_cast<std::byte>((frame * 131u + page * 31u + at * 7u + (at >> 8)) & 0xFF);
+}
+
+// Device memory of a test, freed with it.
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(std::size_t count) : count_(count) {
+    EXPECT_EQ(cudaMalloc(&data_, std::max<std::size_t>(count, 1) * sizeof(T)), cudaSuccess);
+    EXPECT_EQ(cudaMemset(data_, 0, std::max<std::size_t>(count, 1) * sizeof(T)), cudaSuccess);
+  }
+  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) { set(values); }
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+
+  void set(const std::vector<T>& values) {
+    ASSERT_LE(values.size(), count_);
+    EXPECT_EQ(cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
+              cudaSuccess);
+  }
+  std::vector<T> get() const {
+    std::vector<T> values(count_);
+    EXPECT_EQ(cudaMemcpy(values.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    return values;
+  }
+  T* data() const { return data_; }
+  std::size_t size() const { return count_; }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t count_;
+};
+
+// A table with an arena and frames; block b lies in frame b unless a test says otherwise.
+class World {
+ public:
+  explicit World(const Shape& shape)
+      : shape_(shape),
+        sizes_{shape.slots, shape.blocks, shape.pages_per_block, 4, shape.log_capacity, 64},
+        device_part_(split_offsets_of(sizes_).device_end),
+        arena_(shape.slots * shape.page_bytes),
+        ready_(std::vector<std::uint8_t>{1}),
+        current_(shape.blocks, 0) {
+    const std::uint64_t host_bytes = split_offsets_of(sizes_).host_end;
+    EXPECT_EQ(cudaHostAlloc(&host_part_, host_bytes, cudaHostAllocMapped), cudaSuccess);
+    std::memset(host_part_, 0, host_bytes);
+    stride_ = (shape.page_bytes * shape.pages_per_block + 4095) / 4096 * 4096;
+    EXPECT_EQ(cudaHostAlloc(&frames_, stride_ * shape.blocks, cudaHostAllocMapped), cudaSuccess);
+    for (Frame frame = 0; frame < shape.blocks; ++frame) fill_frame(frame, frame);
+    table_ = view_split_table(device_part_.data(), host_part_, sizes_);
+    daemons_ = view_host_part(host_part_, sizes_);
+    store_.arena = reinterpret_cast<std::byte*>(arena_.data());
+    store_.frames = static_cast<std::byte*>(frames_);
+    store_.page_bytes = shape.page_bytes;
+    store_.frame_stride = stride_;
+    store_.frames_per_extent = shape.blocks;
+    store_.slots = shape.slots;
+    store_.frame_limit = shape.blocks;
+    store_.extent_ready = ready_.data();
+    writer_.current = current_.data();
+    EXPECT_EQ(cuda::format(table_, nullptr), 0);
+    for (Block block = 0; block < shape.blocks; ++block) set_frame(block, block);
+  }
+  ~World() {
+    cudaDeviceSynchronize();
+    cudaFreeHost(host_part_);
+    cudaFreeHost(frames_);
+  }
+
+  // The frame holds the bytes of the block that is called `content`.
+  void fill_frame(Frame frame, Frame content) {
+    auto* const at = static_cast<std::byte*>(frames_) + frame * stride_;
+    for (std::uint32_t page = 0; page < shape_.pages_per_block; ++page) {
+      for (std::uint64_t i = 0; i < shape_.page_bytes; ++i) {
+        at[page * shape_.page_bytes + i] = byte_of(content, page, i);
+      }
+    }
+  }
+  void set_frame(Block block, Frame frame) {
+    append_log(daemons_, writer_, block, frame);
+    apply_log(daemons_);
+  }
+
+  Page page(Block block, std::uint32_t in_block) const {
+    return page_number(table_, block, in_block);
+  }
+
+  // Whether the slot holds page `in_block` of the content.
+  bool holds(Slot slot, Frame content, std::uint32_t in_block) const {
+    std::vector<std::byte> bytes(shape_.page_bytes);
+    EXPECT_EQ(
+        cudaMemcpy(bytes.data(), slot_bytes(store_, slot), bytes.size(), cudaMemcpyDeviceToHost),
+        cudaSuccess);
+    for (std::uint64_t i = 0; i < bytes.size(); ++i) {
+      if (bytes[i] != byte_of(content, in_block, i)) return false;
+    }
+    return true;
+  }
+  // How many of the pages have a slot that does not hold their bytes.
+  std::size_t wrong(const std::vector<std::int32_t>& pages,
+                    const std::vector<std::int32_t>& slots) {
+    const std::vector<std::uint8_t> all = arena_.get();
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < pages.size(); ++i) {
+      if (pages[i] < 0 || slots[i] < 0) continue;
+      if (static_cast<std::uint32_t>(slots[i]) >= shape_.slots) {
+        ++count;
+        continue;
+      }
+      const auto page = static_cast<Page>(pages[i]);
+      const Block block = block_of(table_, page);
+      const std::uint32_t in_block = page_in_block(table_, page);
+      const auto* const at = &all[static_cast<std::size_t>(slots[i]) * shape_.page_bytes];
+      for (std::uint64_t j = 0; j < shape_.page_bytes; ++j) {
+        if (static_cast<std::byte>(at[j]) != byte_of(block, in_block, j)) {
+          ++count;
+          break;
+        }
+      }
+    }
+    return count;
+  }
+
+  ActorCounters counters(std::uint32_t actor) const {
+    ActorCounters counters;
+    EXPECT_EQ(cudaMemcpy(&counters, &actor_line(table_, actor)->counters, sizeof counters,
+                         cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    return counters;
+  }
+  std::vector<Word> words() const {
+    std::vector<Word> words(shape_.slots);
+    EXPECT_EQ(cudaMemcpy(words.data(), table_.words, words.size() * 8, cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    return words;
+  }
+
+  const Shape shape_;
+  const TableSizes sizes_;
+  std::uint64_t stride_ = 0;
+  DeviceArray<std::uint8_t> device_part_;
+  DeviceArray<std::uint8_t> arena_;
+  DeviceArray<std::uint8_t> ready_;
+  void* host_part_ = nullptr;
+  void* frames_ = nullptr;
+  std::vector<std::uint64_t> current_;
+  FrameLogWriter writer_;
+  HotTable table_;
+  HotTable daemons_;
+  PageStore store_;
+};
+
+// One actor with a stream, and room for its lists.
+class User {
+ public:
+  User(World& world, std::uint32_t actor, std::uint32_t lists, std::uint32_t stride)
+      : world_(world),
+        actor_(actor),
+        items(std::size_t{lists} * stride),
+        slots(std::size_t{lists} * stride),
+        outcomes(std::size_t{lists} * stride),
+        none(1),
+        scratch_(cuda::resolve_scratch_bytes(lists, stride)) {
+    EXPECT_EQ(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), cudaSuccess);
+    batch.items = items.data();
+    batch.slots = slots.data();
+    batch.outcomes = outcomes.data();
+    batch.without_slot = none.data();
+    batch.lists = lists;
+    batch.item_stride = stride;
+  }
+  ~User() {
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
+
+  void enter() { ASSERT_EQ(cuda::enter_step(world_.table_, actor_, stream_), 0); }
+  void leave() { ASSERT_EQ(cuda::leave_step(world_.table_, actor_, stream_), 0); }
+  void launch() {
+    ASSERT_EQ(cuda::resolve(world_.table_, world_.store_, actor_, batch, arrangement,
+                            scratch_.data(), stream_),
+              0);
+  }
+  void finish() {
+    const cudaError_t error = cudaStreamSynchronize(stream_);
+    ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error);
+  }
+  // A whole resolve of these pages, in a step.
+  std::vector<std::int32_t> resolve(const std::vector<std::int32_t>& pages) {
+    items.set(pages);
+    slots.set(std::vector<std::int32_t>(slots.size(), -2));
+    launch();
+    finish();
+    return slots.get();
+  }
+  std::vector<std::int32_t> step(const std::vector<std::int32_t>& pages) {
+    enter();
+    auto found = resolve(pages);
+    leave();
+    finish();
+    return found;
+  }
+
+ private:
+  World& world_;
+  std::uint32_t actor_;
+  cudaStream_t stream_ = nullptr;
+
+ public:
+  DeviceArray<std::int32_t> items;
+  DeviceArray<std::int32_t> slots;
+  DeviceArray<Outcome> outcomes;
+  DeviceArray<std::uint32_t> none;
+  cuda::ResolveBatch batch;
+  cuda::Arrangement arrangement;
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  DeviceArray<std::uint8_t> scratch_;
+};
+
+std::vector<std::int32_t> random_pages(std::mt19937& random, std::uint32_t pages,
+                                       std::size_t count) {
+  std::vector<std::int32_t> all(pages);
+  std::iota(all.begin(), all.end(), 0);
+  std::shuffle(all.begin(), all.end(), random);
+  all.resize(count);
+  return all;
+}
+
+struct Case {
+  std::uint64_t page_bytes;
+  std::uint32_t copiers;
+  bool advance;
+};
+
+class EveryShape : public testing::TestWithParam<Case> {};
+
+TEST_P(EveryShape, SlotsHoldTheBytesOfTheirPagesAndHitsAreThoseThatWereThere) {
+  const Case& c = GetParam();
+  World world({.slots = 300, .page_bytes = c.page_bytes});
+  constexpr std::uint32_t kItems = 200;
+  User user(world, 1, 1, kItems);
+  user.arrangement = {c.copiers, c.advance};
+  std::mt19937 random(1);
+  if (c.advance) user.enter();
+  for (int step = 0; step < 30; ++step) {
+    const std::vector<Word> before = world.words();
+    std::set<Page> held;
+    for (const Word word : before) {
+      if (!is_free(word) && is_ready(word)) held.insert(page_of(word));
+    }
+    const auto pages = random_pages(random, world.table_.pages, kItems);
+    const auto slots = c.advance ? user.resolve(pages) : user.step(pages);
+    const auto outcomes = user.outcomes.get();
+    ASSERT_EQ(world.wrong(pages, slots), 0u) << "step " << step;
+    std::set<std::int32_t> distinct;
+    for (std::size_t i = 0; i < pages.size(); ++i) {
+      ASSERT_GE(slots[i], 0) << "step " << step << ", outcome " << static_cast<int>(outcomes[i]);
+      distinct.insert(slots[i]);
+      // A page that was there may have been taken from us by a claim before we came to it.
+      if (outcomes[i] == Outcome::hit) {
+        EXPECT_TRUE(held.contains(static_cast<Page>(pages[i])));
+      } else {
+        EXPECT_EQ(outcomes[i], Outcome::filled);
+      }
+    }
+    EXPECT_EQ(distinct.size(), pages.size());
+  }
+  const ActorCounters counters = world.counters(1);
+  EXPECT_EQ(counters.hits + counters.fills, 30u * kItems);
+  EXPECT_EQ(counters.filled_bytes, counters.fills * c.page_bytes);
+  EXPECT_EQ(user.none.get()[0], 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Pages, EveryShape,
+                         testing::Values(Case{256, 0, false}, Case{656, 0, false},
+                                         Case{656, 8, false}, Case{656, 0, true},
+                                         Case{656, 8, true}, Case{1000, 0, false},
+                                         Case{1001, 0, false}, Case{1001, 3, true},
+                                         Case{32768, 0, false}, Case{32768, 8, true},
+                                         Case{65536, 32, false}, Case{1u << 20, 8, false},
+                                         Case{1u << 20, 0, true}));
+
+TEST(Resolve, HitsAreThoseOfTheCpuWhereNothingHasToLeave) {
+  const Shape shape{.slots = 1024};
+  World world(shape);
+  constexpr std::uint32_t kItems = 128;
+  User user(world, 0, 1, kItems);
+  std::vector<std::byte> memory(table_bytes(world.sizes_));
+  std::vector<std::byte> arena(shape.slots * shape.page_bytes);
+  const std::uint8_t ready = 1;
+  void* aligned = memory.data();
+  std::vector<std::byte> big(table_bytes(world.sizes_) + 64);
+  aligned = big.data();
+  std::size_t space = big.size();
+  aligned = std::align(64, table_bytes(world.sizes_), aligned, space);
+  const HotTable reference = format_table(aligned, world.sizes_);
+  PageStore store = world.store_;
+  store.arena = arena.data();
+  store.extent_ready = &ready;
+  std::vector<std::uint64_t> current(shape.blocks, 0);
+  FrameLogWriter writer;
+  writer.current = current.data();
+  for (Block block = 0; block < shape.blocks; ++block) {
+    append_log(reference, writer, block, block);
+    apply_log(reference);
+  }
+  std::mt19937 random(2);
+  for (int step = 0; step < 20; ++step) {
+    const auto pages = random_pages(random, world.table_.pages, kItems);
+    user.step(pages);
+    const auto outcomes = user.outcomes.get();
+    const std::vector<Page> list(pages.begin(), pages.end());
+    std::vector<Slot> slots(kItems);
+    std::vector<Outcome> expected(kItems);
+    const Step now = enter_step(reference, 0);
+    resolve(reference, store, 0, now,
+            {.pages = list.data(),
+             .count = kItems,
+             .slots = slots.data(),
+             .outcomes = expected.data(),
+             .own = {}});
+    leave_step(reference, 0);
+    for (std::uint32_t i = 0; i < kItems; ++i)
+      ASSERT_EQ(outcomes[i], expected[i]) << step << ", " << i;
+  }
+}
+
+TEST(Resolve, RecencyIsCloseToThatOfTheCpu) {
+  // A working set that drifts, in a pool of 1.5 steps.
+  const Shape shape{.slots = 384, .blocks = 256};
+  World world(shape);
+  constexpr std::uint32_t kItems = 256;
+  User user(world, 0, 1, kItems);
+  std::vector<std::byte> big(table_bytes(world.sizes_) + 64);
+  void* aligned = big.data();
+  std::size_t space = big.size();
+  aligned = std::align(64, table_bytes(world.sizes_), aligned, space);
+  const HotTable reference = format_table(aligned, world.sizes_);
+  std::vector<std::byte> arena(shape.slots * shape.page_bytes);
+  const std::uint8_t ready = 1;
+  PageStore store = world.store_;
+  store.arena = arena.data();
+  store.extent_ready = &ready;
+  std::vector<std::uint64_t> current(shape.blocks, 0);
+  FrameLogWriter writer;
+  writer.current = current.data();
+  for (Block block = 0; block < shape.blocks; ++block) {
+    append_log(reference, writer, block, block);
+    apply_log(reference);
+  }
+  std::mt19937 random(3);
+  std::vector<std::int32_t> order = random_pages(random, world.table_.pages, world.table_.pages);
+  std::uint64_t ours = 0;
+  std::uint64_t theirs = 0;
+  std::vector<std::int32_t> set(order.begin(), order.begin() + kItems);
+  for (int step = 0; step < 200; ++step) {
+    for (int i = 0; i < 20; ++i) {
+      std::int32_t& one = set[random() % kItems];
+      const std::int32_t next = order[random() % order.size()];
+      if (std::find(set.begin(), set.end(), next) == set.end()) one = next;
+    }
+    const auto slots = user.step(set);
+    ASSERT_EQ(world.wrong(set, slots), 0u);
+    ASSERT_EQ(user.none.get()[0], 0u) << "step " << step;
+    for (const Outcome outcome : user.outcomes.get()) ours += outcome == Outcome::hit ? 1 : 0;
+    const std::vector<Page> list(set.begin(), set.end());
+    std::vector<Slot> places(kItems);
+    const Step now = enter_step(reference, 0);
+    theirs += resolve(reference, store, 0, now,
+                      {.pages = list.data(),
+                       .count = kItems,
+                       .slots = places.data(),
+                       .outcomes = nullptr,
+                       .own = {}})
+                  .hits;
+    leave_step(reference, 0);
+  }
+  EXPECT_NEAR(static_cast<double>(ours) / (200 * kItems),
+              static_cast<double>(theirs) / (200 * kItems), 0.01);
+}
+
+TEST(Resolve, DuplicatesGetSlotsWithTheRightBytes) {
+  World world({.slots = 400});
+  constexpr std::uint32_t kItems = 256;
+  for (const std::uint32_t copiers : {0u, 8u}) {
+    User user(world, 0, 1, kItems);
+    user.arrangement.copying_ctas = copiers;
+    std::mt19937 random(4);
+    for (int step = 0; step < 20; ++step) {
+      std::vector<std::int32_t> pages;
+      for (std::uint32_t i = 0; i < kItems; ++i) {
+        pages.push_back(
+            static_cast<std::int32_t>(random() % 100 + 37 * static_cast<unsigned>(step)) % 1000);
+      }
+      const auto slots = user.step(pages);
+      ASSERT_EQ(world.wrong(pages, slots), 0u);
+      ASSERT_EQ(std::count_if(slots.begin(), slots.end(), [](auto s) { return s < 0; }), 0);
+    }
+  }
+}
+
+TEST(Resolve, APoolSmallerThanAStepServesWhatItCanAndCountsTheRest) {
+  World world({.slots = 100});
+  constexpr std::uint32_t kItems = 256;
+  User user(world, 0, 1, kItems);
+  std::mt19937 random(5);
+  for (int step = 0; step < 5; ++step) {
+    const auto pages = random_pages(random, world.table_.pages, kItems);
+    user.none.set({0});
+    const auto slots = user.step(pages);
+    EXPECT_EQ(world.wrong(pages, slots), 0u);
+    const auto outcomes = user.outcomes.get();
+    std::uint32_t none = 0;
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      EXPECT_EQ(slots[i] < 0, outcomes[i] == Outcome::no_slot);
+      none += slots[i] < 0 ? 1 : 0;
+    }
+    EXPECT_EQ(none, kItems - 100);
+    EXPECT_EQ(user.none.get()[0], none);
+  }
+}
+
+TEST(Resolve, CountsBoundListsAndPaddingIsNothing) {
+  World world({});
+  User user(world, 0, 4, 8);
+  DeviceArray<std::uint32_t> counts(std::vector<std::uint32_t>{8, 3, 0, 8});
+  DeviceArray<std::uint32_t> lists(std::vector<std::uint32_t>{3});
+  user.batch.counts = counts.data();
+  user.batch.list_count = lists.data();
+  std::vector<std::int32_t> pages(32);
+  std::iota(pages.begin(), pages.end(), 0);
+  pages[2] = -1;
+  pages[4] = 1 << 30;  // no page of the table
+  const auto slots = user.step(pages);
+  const auto outcomes = user.outcomes.get();
+  EXPECT_EQ(world.wrong(pages, slots), 0u);
+  for (int i = 0; i < 32; ++i) {
+    const bool real = i < 8 || (i >= 8 && i < 11);
+    if (!real) {
+      EXPECT_EQ(slots[static_cast<std::size_t>(i)], -2) << i;
+    } else if (i == 2 || i == 4) {
+      EXPECT_EQ(slots[static_cast<std::size_t>(i)], kNoSlot) << i;
+      EXPECT_EQ(outcomes[static_cast<std::size_t>(i)], Outcome::invalid) << i;
+    } else {
+      EXPECT_GE(slots[static_cast<std::size_t>(i)], 0) << i;
+    }
+  }
+}
+
+TEST(Resolve, BlocksAndRowsOfSequencesAreFoundByTheirIds) {
+  World world({});
+  const std::vector<std::uint32_t> first = {7, 3, 9};
+  const std::vector<std::uint32_t> second = {60, 2};
+  DeviceArray<std::uint32_t> ids0(first);
+  DeviceArray<std::uint32_t> ids1(second);
+  DeviceArray<cuda::SequenceRow> rows(
+      std::vector<cuda::SequenceRow>{{ids0.data(), 3, 0}, {ids1.data(), 2, 0}});
+  DeviceArray<std::uint32_t> sequences(std::vector<std::uint32_t>{1, 0});
+  User user(world, 0, 4, 3);  // two sequences with two pages (heads) each
+  user.batch.kind = cuda::ItemKind::block;
+  user.batch.rows = rows.data();
+  user.batch.row_limit = 2;
+  user.batch.sequences = sequences.data();
+  user.batch.lists_per_sequence = 2;
+  user.batch.first_page = 4;
+  const auto slots = user.step({0, 1, 2, 1, 0, -1, 0, 1, 2, 2, 2, 3});
+  EXPECT_TRUE(world.holds(slots[0], 60, 4));
+  EXPECT_TRUE(world.holds(slots[1], 2, 4));
+  EXPECT_EQ(slots[2], kNoSlot);  // the sequence has two blocks
+  EXPECT_TRUE(world.holds(slots[3], 2, 5));
+  EXPECT_TRUE(world.holds(slots[6], 7, 4));
+  EXPECT_TRUE(world.holds(slots[8], 9, 4));
+  EXPECT_TRUE(world.holds(slots[9], 9, 5));
+  EXPECT_EQ(slots[11], kNoSlot);
+
+  user.batch.kind = cuda::ItemKind::row;
+  user.batch.lists_per_sequence = 1;
+  DeviceArray<std::uint32_t> of_lists(std::vector<std::uint32_t>{0, 1, 0, 9});
+  user.batch.sequences = of_lists.data();
+  user.batch.first_page = 8;
+  user.batch.rows_per_block = 8;
+  const auto rows_found = user.step({0, 8 + 5, 16 + 7, 3, 8, 16, 24, 1, 2, 0, 0, 0});
+  EXPECT_TRUE(world.holds(rows_found[0], 7, 8));
+  EXPECT_TRUE(world.holds(rows_found[1], 3, 13));
+  EXPECT_TRUE(world.holds(rows_found[2], 9, 15));
+  EXPECT_TRUE(world.holds(rows_found[3], 60, 11));
+  EXPECT_TRUE(world.holds(rows_found[4], 2, 8));
+  EXPECT_EQ(rows_found[5], kNoSlot);
+  EXPECT_EQ(rows_found[6], kNoSlot);
+  EXPECT_EQ(rows_found[9], kNoSlot);  // no such row of the table of sequences
+}
+
+TEST(Resolve, AGraphReplaysWithOtherLists) {
+  World world({.slots = 300});
+  constexpr std::uint32_t kItems = 100;
+  User user(world, 2, 1, kItems);
+  DeviceArray<std::uint32_t> counts(std::vector<std::uint32_t>{kItems});
+  user.batch.counts = counts.data();
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  user.step(std::vector<std::int32_t>(kItems, -1));  // loads the kernels
+  CUDA_OK(cudaStreamBeginCapture(user.stream(), cudaStreamCaptureModeThreadLocal));
+  user.enter();
+  user.launch();
+  user.leave();
+  CUDA_OK(cudaStreamEndCapture(user.stream(), &graph));
+  CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
+  std::mt19937 random(6);
+  for (int step = 0; step < 20; ++step) {
+    auto pages = random_pages(random, world.table_.pages, kItems);
+    const auto count = static_cast<std::uint32_t>(random() % (kItems + 1));
+    user.items.set(pages);
+    counts.set({count});
+    user.slots.set(std::vector<std::int32_t>(kItems, -2));
+    CUDA_OK(cudaGraphLaunch(exec, user.stream()));
+    user.finish();
+    const auto slots = user.slots.get();
+    ASSERT_EQ(world.wrong(pages, slots), 0u);
+    for (std::uint32_t i = 0; i < kItems; ++i) ASSERT_EQ(slots[i] >= 0, i < count);
+  }
+  CUDA_OK(cudaGraphExecDestroy(exec));
+  CUDA_OK(cudaGraphDestroy(graph));
+}
+
+TEST(FrameLog, WhatTheDaemonLoggedHoldsInTheNextStep) {
+  World world({});
+  User user(world, 0, 1, 1);
+  const Page page = world.page(5, 3);
+  world.set_frame(5, kNoFrame);
+  auto slots = user.step({static_cast<std::int32_t>(page)});
+  EXPECT_EQ(slots[0], kNoSlot);
+  EXPECT_EQ(user.outcomes.get()[0], Outcome::absent);
+  Block wanted = 0;
+  EXPECT_NE(wanted_bell(world.daemons_), 0u);
+  ASSERT_EQ(collect_wanted(world.daemons_, &wanted, 1), 1u);
+  EXPECT_EQ(wanted, 5u);
+
+  world.fill_frame(63, 5);  // the block's bytes in another frame
+  world.set_frame(5, 63);
+  slots = user.step({static_cast<std::int32_t>(page)});
+  ASSERT_GE(slots[0], 0);
+  EXPECT_TRUE(world.holds(slots[0], 5, 3));
+}
+
+TEST(FrameLog, WhoIsFarBehindTakesTheOriginalAndKeepsUpAfterwards) {
+  World world({.log_capacity = 16});  // 64 entries were logged before anybody entered
+  User user(world, 0, 1, 64);
+  std::vector<std::int32_t> pages;
+  for (Block block = 0; block < 64; ++block)
+    pages.push_back(static_cast<std::int32_t>(world.page(block, 1)));
+  EXPECT_EQ(world.wrong(pages, user.step(pages)), 0u);
+  EXPECT_EQ(user.none.get()[0], 0u);
+  std::uint64_t applied = 0;
+  CUDA_OK(cudaMemcpy(&applied, world.table_.log_applied, 8, cudaMemcpyDeviceToHost));
+  EXPECT_EQ(applied, world.writer_.end);
+  EXPECT_EQ(actor_line(world.daemons_, 0)->log_position, world.writer_.end);
+}
+
+TEST(FrameLog, AnExtentThatIsNotPinnedIsAbsent) {
+  World world({});
+  world.ready_.set({0});
+  User user(world, 0, 1, 1);
+  EXPECT_EQ(user.step({3})[0], kNoSlot);
+  EXPECT_EQ(user.outcomes.get()[0], Outcome::absent);
+  world.ready_.set({1});
+  EXPECT_GE(user.step({3})[0], 0);
+}
+
+TEST(Pins, PinnedPagesAreTheOwnersUntilTheyAreSealed) {
+  World world({.slots = 64});
+  const std::uint32_t per_block = world.sizes_.pages_per_block;
+  User user(world, 0, 1, 16);
+  DeviceArray<Block> blocks(std::vector<Block>{40});
+  DeviceArray<Frame> frames(std::vector<Frame>{41});
+  DeviceArray<Slot> slots(per_block);
+  user.enter();
+  CUDA_OK(cuda::claim_pins(world.table_, world.shape_.slots, 0, blocks.data(), 1, slots.data(),
+                           user.stream()));
+  // The slots take block 41's bytes, from its frame.
+  CUDA_OK(cuda::copy_to_slots(world.table_, world.store_, slots.data(), frames.data(), 1,
+                              user.stream()));
+  std::vector<std::int32_t> own;
+  for (std::uint32_t i = 0; i < per_block; ++i)
+    own.push_back(static_cast<std::int32_t>(world.page(40, i)));
+  const auto found = user.resolve(own);
+  const auto pinned = slots.get();
+  for (std::uint32_t i = 0; i < per_block; ++i) {
+    EXPECT_EQ(found[i], pinned[i]);
+    EXPECT_TRUE(world.holds(found[i], 41, i));
+  }
+  user.leave();
+  // Nothing displaces them.
+  std::mt19937 random(7);
+  for (int step = 0; step < 20; ++step) {
+    std::vector<std::int32_t> others;
+    for (int i = 0; i < 16; ++i)
+      others.push_back(static_cast<std::int32_t>(world.page(random() % 40, random() % per_block)));
+    user.step(others);
+  }
+  for (std::uint32_t i = 0; i < per_block; ++i) EXPECT_TRUE(world.holds(pinned[i], 41, i));
+
+  // Written back and sealed they are pages like others.
+  user.enter();
+  DeviceArray<Frame> own_frame(std::vector<Frame>{40});
+  CUDA_OK(cuda::copy_to_frames(world.table_, world.store_, static_cast<std::byte*>(world.frames_),
+                               slots.data(), own_frame.data(), 1, user.stream()));
+  CUDA_OK(cuda::seal_pins(world.table_, 0, blocks.data(), 1, slots.data(), user.stream()));
+  user.leave();
+  user.finish();
+  const auto* const frame = static_cast<std::byte*>(world.frames_) + 40 * world.stride_;
+  for (std::uint64_t i = 0; i < world.shape_.page_bytes; ++i)
+    ASSERT_EQ(frame[i], byte_of(41, 0, i));
+  for (const Word word : world.words()) EXPECT_FALSE(is_pinned(word));
+  const auto again = user.step(own);
+  for (const Outcome outcome : user.outcomes.get()) EXPECT_EQ(outcome, Outcome::hit);
+  EXPECT_EQ(std::vector<std::int32_t>(again.begin(), again.end()), pinned);
+}
+
+TEST(Pins, AllOrNoneOfABlock) {
+  World world({.slots = 24});  // one block and a half
+  User user(world, 0, 1, 1);
+  DeviceArray<Block> blocks(std::vector<Block>{1, 2});
+  DeviceArray<Slot> slots(32);
+  user.enter();
+  CUDA_OK(cuda::claim_pins(world.table_, 24, 0, blocks.data(), 2, slots.data(), user.stream()));
+  user.leave();
+  user.finish();
+  const auto found = slots.get();
+  std::size_t pinned = 0;
+  for (const Word word : world.words()) pinned += is_pinned(word) ? 1 : 0;
+  std::size_t given = 0;
+  for (int block = 0; block < 2; ++block) {
+    const auto begin = found.begin() + block * 16;
+    const auto none = std::count(begin, begin + 16, kNoSlot);
+    EXPECT_TRUE(none == 0 || none == 16) << none;
+    given += none == 0 ? 16 : 0;
+  }
+  EXPECT_LE(given, 16u);
+  EXPECT_EQ(pinned, given);
+}
+
+TEST(Drop, PagesOfDroppedBlocksAreGone) {
+  World world({});
+  User user(world, 0, 1, 64);
+  std::vector<std::int32_t> pages(64);
+  std::iota(pages.begin(), pages.end(), 0);  // page 0 of every block
+  user.step(pages);
+  std::vector<std::uint64_t> bits = {0x8000000000000005ull};  // blocks 0, 2, 63
+  DeviceArray<std::uint64_t> set(bits);
+  CUDA_OK(cuda::drop_blocks(world.table_, {set.data(), 64}, cuda::Drop::pages, nullptr));
+  CUDA_OK(cudaDeviceSynchronize());
+  std::set<Block> left;
+  for (const Word word : world.words()) {
+    if (!is_free(word)) left.insert(block_of(world.table_, page_of(word)));
+  }
+  EXPECT_EQ(left.size(), 61u);
+  EXPECT_FALSE(left.contains(0));
+  EXPECT_FALSE(left.contains(2));
+  EXPECT_FALSE(left.contains(63));
+}
+
+// Four streams with an actor each share a table of few slots: nobody's page leaves its slot while
+// the step lasts.
+TEST(Stress, StreamsShareFewSlots) {
+  World world({.slots = 512, .page_bytes = 656});
+  constexpr std::uint32_t kItems = 64;
+  constexpr int kUsers = 4;
+  std::vector<std::unique_ptr<User>> users;
+  for (std::uint32_t i = 0; i < kUsers; ++i) {
+    users.push_back(std::make_unique<User>(world, i, 1, kItems));
+    users.back()->arrangement.copying_ctas = i % 2 == 0 ? 0 : 4;
+  }
+  std::mt19937 random(8);
+  for (int step = 0; step < 200; ++step) {
+    std::vector<std::vector<std::int32_t>> pages;
+    for (auto& user : users) {
+      pages.push_back(random_pages(random, 256, kItems));  // many in common
+      user->items.set(pages.back());
+    }
+    for (auto& user : users) {
+      user->enter();
+      user->launch();
+    }
+    for (auto& user : users) user->finish();
+    for (int i = 0; i < kUsers; ++i) {
+      const auto slots = users[static_cast<std::size_t>(i)]->slots.get();
+      ASSERT_EQ(world.wrong(pages[static_cast<std::size_t>(i)], slots), 0u) << "step " << step;
+      ASSERT_EQ(std::count_if(slots.begin(), slots.end(), [](auto s) { return s < 0; }), 0);
+    }
+    for (auto& user : users) user->leave();
+  }
+}
+
+// Whoever scribbles on a table gets wrong slots, never a fault.
+TEST(Hostile, ATableOfNoiseDoesNoHarm) {
+  World world({.slots = 256});
+  User user(world, 0, 1, 128);
+  std::mt19937_64 random(9);
+  for (int round = 0; round < 20; ++round) {
+    std::vector<std::uint8_t> noise(world.device_part_.size());
+    for (auto& byte : noise) byte = static_cast<std::uint8_t>(random());
+    world.device_part_.set(noise);
+    std::vector<std::int32_t> pages(128);
+    for (auto& page : pages) page = static_cast<std::int32_t>(random());
+    user.arrangement = {round % 2 == 0 ? 0u : 8u, false};
+    for (const std::int32_t slot : user.step(pages)) {
+      ASSERT_TRUE(slot == -2 || slot == kNoSlot || static_cast<std::uint32_t>(slot) < 256u) << slot;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sluice::kernels
