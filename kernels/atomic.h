@@ -1,7 +1,7 @@
 // Atomic operations on plain integers in shared memory, by the ordering that a use needs.
 //
 // The only place that knows which library provides atomics: std::atomic_ref on the CPU, and
-// cuda::atomic_ref in device code, at system scope, since a table is shared between processes.
+// ::cuda::atomic_ref in device code, at system scope, since a table is shared between processes.
 // Every integer must be naturally aligned and is accessed by these functions only, from any thread
 // of any process that maps it. All are lock-free; none waits.
 #pragma once
@@ -18,10 +18,10 @@ namespace sluice::kernels {
 
 namespace detail {
 #ifdef __CUDA_ARCH__
-namespace mo = cuda::std;
+namespace mo = ::cuda::std;
 template <class T>
-__device__ inline cuda::atomic_ref<T, cuda::thread_scope_system> ref(const T* at) {
-  return cuda::atomic_ref<T, cuda::thread_scope_system>(*const_cast<T*>(at));
+__device__ inline ::cuda::atomic_ref<T, ::cuda::thread_scope_system> ref(const T* at) {
+  return ::cuda::atomic_ref<T, ::cuda::thread_scope_system>(*const_cast<T*>(at));
 }
 #else
 namespace mo = std;
@@ -90,7 +90,7 @@ SLUICE_HD inline T fetch_and(T* at, T value) {
 // For pairs in which each side writes one thing and then reads what the other writes.
 SLUICE_HD inline void fence_seq_cst() {
 #ifdef __CUDA_ARCH__
-  cuda::atomic_thread_fence(cuda::std::memory_order_seq_cst, cuda::thread_scope_system);
+  ::cuda::atomic_thread_fence(::cuda::std::memory_order_seq_cst, ::cuda::thread_scope_system);
 #else
   std::atomic_thread_fence(std::memory_order_seq_cst);
 #endif

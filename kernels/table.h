@@ -40,6 +40,11 @@ struct alignas(64) ActorLine {
   std::uint32_t active = 0;        // 0: idle; else (step << 1) | 1
   std::uint64_t log_position = 0;  // frame_of was at least this far when the step began
   std::uint64_t entries = 0;       // steps entered
+  // Of an actor on a device; see cuda/launch.h. Not mirrored.
+  std::uint32_t step = 0;      // entered last
+  std::uint32_t previous = 0;  // and the one before it
+  std::uint32_t next = 0;      // taken from the clock for a launch that advances
+  std::uint32_t shared = 0;    // nonzero: the clock stands, so others may be in the same step
   alignas(64) ActorCounters counters;
 };
 static_assert(sizeof(ActorLine) <= kActorBytes);
@@ -58,8 +63,9 @@ struct TableHeader {
   alignas(64) std::uint32_t hints_given = 0;
   // Seldom touched.
   alignas(64) std::uint32_t wanted_bell = 0;
-  std::uint32_t scan_from = 0;  // where the next search for free slots begins
-  std::uint32_t pin_from = 0;   // no free slot for a pin below, by a guess
+  std::uint32_t scan_from = 0;   // where the next search for free slots begins
+  std::uint32_t pin_from = 0;    // no free slot for a pin below, by a guess
+  std::uint32_t round_from = 0;  // of a device: the clock when scan_from last was 0
   std::uint64_t sweeps = 0;
   std::uint64_t freed = 0;            // slots
   std::uint64_t forecast_wasted = 0;  // pages brought in by forecasts, dropped unused

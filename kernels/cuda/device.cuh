@@ -1,0 +1,184 @@
+// What the kernels of this folder share: loads and exchanges with the scope and order they need,
+// and claims of slots by a warp.
+//
+// Scopes. Words, hints, clocks and actors of a split table lie in the device's memory, whose one L2
+// serves every process of the device, time-sliced or under MPS: operations at device scope, which
+// are done there, are seen by all of them. What the CPU reads or writes is accessed at system
+// scope.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/steps.h"
+#include "kernels/table.h"
+
+namespace sluice::kernels::cuda {
+
+inline constexpr unsigned kWarp = 32;
+inline constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
+
+__device__ inline std::uint32_t load(const std::uint32_t* at) {
+  std::uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
+  return value;
+}
+
+__device__ inline std::uint64_t load(const std::uint64_t* at) {
+  std::uint64_t value;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(at) : "memory");
+  return value;
+}
+
+__device__ inline std::uint32_t load_acquire_device(const std::uint32_t* at) {
+  std::uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
+  return value;
+}
+
+__device__ inline std::uint64_t load_acquire_system(const std::uint64_t* at) {
+  std::uint64_t value;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(at) : "memory");
+  return value;
+}
+
+__device__ inline void store(std::uint32_t* at, std::uint32_t value) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+}
+
+__device__ inline void store_release_device(std::uint32_t* at, std::uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+}
+
+// Plain stores to the node's memory, which the CPU reads.
+__device__ inline void store_system(std::uint32_t* at, std::uint32_t value) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+}
+__device__ inline void store_system(std::uint64_t* at, std::uint64_t value) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(value) : "memory");
+}
+
+// Relaxed: what a word promises is ordered by the fences of those who make and use the promise.
+__device__ inline Word exchange_if(Word* at, Word expected, Word desired) {
+  return atomicCAS(reinterpret_cast<unsigned long long*>(at), expected, desired);
+}
+
+__device__ inline unsigned lane_id() { return threadIdx.x % kWarp; }
+__device__ inline unsigned lanes_below() { return (1u << lane_id()) - 1; }
+
+__device__ inline ActorLine* mirror_line(const HotTable& table, std::uint32_t actor) {
+  return reinterpret_cast<ActorLine*>(table.mirrors + std::size_t{actor} * kActorBytes);
+}
+
+// The cut of rule 4, by a whole warp: the clock first, then each actor once. Acquire: whoever left
+// its step before had done its last reads of slots.
+__device__ inline Cut cut_by_warp(const HotTable& table) {
+  Cut cut;
+  cut.clock = load(&table.header->clock) & kStepMask;
+  cut.step = cut.clock;
+  __threadfence();
+  std::uint32_t most = 0;  // steps behind the clock
+  for (std::uint32_t i = lane_id(); i < table.sizes.actors; i += kWarp) {
+    const std::uint32_t active = load_acquire_device(&actor_line(table, i)->active);
+    if (!is_active(active)) continue;
+    const Step behind = steps_between(active_step(active), cut.clock);
+    if (behind < kHalfRange && behind > most) most = behind;
+  }
+  most = __reduce_max_sync(kWholeWarp, most);
+  cut.step = (cut.clock - most) & kStepMask;
+  __syncwarp();
+  return cut;
+}
+
+// Words that a warp looks at in one go. Claims take the oldest of a window, so the recency of the
+// whole table is a sample of windows: with 128 words close to LRU, and work follows misses alone.
+inline constexpr unsigned kWordsPerLane = 4;
+inline constexpr unsigned kWindow = kWarp * kWordsPerLane;
+// Windows that one claim looks at, at most; a pool full of pages in use is found out by then.
+inline constexpr unsigned kMaxWindows = 256;
+inline constexpr Step kFreeAge = kStepMask;  // free words are older than all others
+
+struct Window {
+  Word words[kWordsPerLane];
+  Step ages[kWordsPerLane];  // 0: not to be taken
+  std::uint32_t first = 0;   // slot of words[0] of this lane
+};
+
+__device__ inline std::uint32_t windows_of(std::uint32_t slots) {
+  return (slots + kWindow - 1) / kWindow;
+}
+
+__device__ inline void load_window(const HotTable& table, std::uint32_t slots, std::uint32_t index,
+                                   Window& window) {
+  window.first = index * kWindow + lane_id() * kWordsPerLane;
+#pragma unroll
+  for (unsigned j = 0; j < kWordsPerLane; ++j) {
+    // A pinned word is the filler: never taken.
+    window.words[j] = window.first + j < slots ? load(&table.words[window.first + j]) : kPinBit;
+  }
+}
+
+__device__ inline void judge_window(Window& window, const Cut& cut) {
+#pragma unroll
+  for (unsigned j = 0; j < kWordsPerLane; ++j) {
+    const Word word = window.words[j];
+    const Step age = steps_between(step_of(word), cut.clock);
+    // Steps in the future are impossible, or of a clock that this look missed: left alone until
+    // they are so far off that they are from half a range ago.
+    const bool old =
+        age < kHalfRange ? step_before(step_of(word), cut.step) : age < 3 * (kHalfRange / 2);
+    window.ages[j] = is_pinned(word) ? 0
+                     : is_free(word) ? kFreeAge
+                     : old           ? (age == 0 ? 1 : age)
+                                     : 0;
+  }
+}
+
+// A warp's need of slots: lane i wants one for `page`, if bit i of `wanting` is set (the same in
+// all lanes). Takes what the window has, oldest first, at most `most` of it; `results` is 32
+// entries of shared memory of this warp, and gets the slots of served lanes. Returns who still
+// wants.
+__device__ inline unsigned claim_from_window(const HotTable& table, Window& window, Page page,
+                                             Step step, bool pin, unsigned wanting, unsigned most,
+                                             unsigned turn, Slot* results) {
+  while (wanting != 0 && most != 0) {
+    Step oldest = 0;
+#pragma unroll
+    for (unsigned j = 0; j < kWordsPerLane; ++j) oldest = max(oldest, window.ages[j]);
+    oldest = __reduce_max_sync(kWholeWarp, oldest);
+    if (oldest == 0) break;
+#pragma unroll
+    for (unsigned j = 0; j < kWordsPerLane; ++j) {
+      const bool candidate = window.ages[j] == oldest;
+      const unsigned candidates = __ballot_sync(kWholeWarp, candidate);
+      if (candidates == 0) continue;
+      if (candidate) window.ages[j] = 0;
+      // Warps that share a window begin at different lanes, so that they do not all try one word.
+      const unsigned shift = turn % kWarp;
+      const unsigned turned = __funnelshift_r(candidates, candidates, shift);
+      const unsigned position = (lane_id() - shift) % kWarp;
+      const unsigned rank = __popc(turned & ((1u << position) - 1));
+      const unsigned needed = min(most, static_cast<unsigned>(__popc(wanting)));
+      const bool take = candidate && rank < needed;
+      const unsigned owner = take ? __fns(wanting, 0, static_cast<int>(rank) + 1) : 0;
+      const Page wanted = __shfl_sync(kWholeWarp, page, static_cast<int>(owner));
+      bool taken = false;
+      if (take) {
+        const Word seen = window.words[j];
+        taken = exchange_if(&table.words[window.first + j], seen,
+                            make_word(wanted, step, pin, false)) == seen;
+        if (taken) results[owner] = static_cast<Slot>(window.first + j);
+      }
+      const unsigned served = __reduce_or_sync(kWholeWarp, taken ? 1u << owner : 0u);
+      wanting &= ~served;
+      most -= min(most, static_cast<unsigned>(__popc(served)));
+      if (wanting == 0 || most == 0) break;
+    }
+  }
+  __syncwarp();
+  return wanting;
+}
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,104 @@
+// Device functions of steps that more than one kernel uses.
+#pragma once
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/frame_log.h"
+
+namespace sluice::kernels::cuda {
+
+struct Taken {
+  Step step = 0;
+  bool shared = false;  // the clock stands (kMaxClockLead): others may have the same step
+};
+
+__device__ inline Taken take_step(const HotTable& table) {
+  const Step clock = load(&table.header->clock) & kStepMask;
+  const Step lead = steps_between(load(&table.header->swept) & kStepMask, clock);
+  if (lead >= kMaxClockLead && lead < kHalfRange) return {clock, true};
+  return {(atomicAdd(&table.header->clock, 1u) + 1) & kStepMask, false};
+}
+
+__device__ inline void raise_frame(const HotTable& table, Block block, Frame frame,
+                                   std::uint32_t version) {
+  std::uint64_t* const at = &table.frame_of[block];
+  std::uint64_t seen = load(at);
+  for (std::uint32_t i = 0; i < table.sizes.log_capacity; ++i) {
+    if (static_cast<std::int32_t>(version - version_in(seen)) <= 0) return;
+    const std::uint64_t was = exchange_if(at, seen, make_frame_entry(frame, version));
+    if (was == seen) return;
+    seen = was;
+  }
+}
+
+// Applies what was logged since, by all threads of a block, and returns the log's end (the same in
+// all). An entry is read by one load of its 16 bytes, which one transaction brings from the CPU's
+// cache. Whoever is more than half a ring behind, and could meet entries that are being
+// overwritten, takes the original instead, which the daemon keeps up to host_header->log_applied.
+__device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
+  __shared__ std::uint64_t begin;
+  __shared__ std::uint64_t end;
+  __shared__ bool behind;
+  if (threadIdx.x == 0) {
+    end = load_acquire_system(table.log_end);
+    begin = load(table.log_applied);
+    behind = begin < end && end - begin > table.sizes.log_capacity / 2;
+    if (behind) begin = load_acquire_system(&table.host_header->log_applied);
+  }
+  __syncthreads();
+  if (behind) {
+    for (std::uint32_t block = threadIdx.x; block < table.sizes.blocks; block += blockDim.x) {
+      const std::uint64_t entry = load_acquire_system(&table.frame_original[block]);
+      raise_frame(table, block, frame_in(entry), version_in(entry));
+    }
+  }
+  std::uint64_t at = begin;
+  if (at < end && end - at > table.sizes.log_capacity) at = end - table.sizes.log_capacity;
+  for (at += threadIdx.x; at < end; at += blockDim.x) {
+    const LogEntry* entry = &table.log[at & (table.sizes.log_capacity - 1)];
+    std::uint64_t change = 0;
+    std::uint64_t stamp = 0;
+    asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(change), "=l"(stamp)
+                 : "l"(entry)
+                 : "memory");
+    const auto block = static_cast<Block>(change >> 32);
+    if (static_cast<std::uint32_t>(stamp) != static_cast<std::uint32_t>(at + 1) ||
+        block >= table.sizes.blocks) {
+      continue;
+    }
+    raise_frame(table, block, static_cast<Frame>(change), static_cast<std::uint32_t>(stamp >> 32));
+  }
+  __syncthreads();
+  if (threadIdx.x == 0 && begin < end) {
+    __threadfence();
+    atomicMax(reinterpret_cast<unsigned long long*>(table.log_applied), end);
+  }
+  return end;
+}
+
+// The actor's counters and the table's sums, for the daemon. Several actors may store the sums at a
+// time; each is a sum of some moment.
+__device__ inline void mirror_counters(const HotTable& table, std::uint32_t actor) {
+  constexpr unsigned kCounters = sizeof(ActorCounters) / sizeof(std::uint64_t);
+  static_assert(kCounters <= kWarp);
+  const auto* from = reinterpret_cast<const std::uint64_t*>(&actor_line(table, actor)->counters);
+  auto* to = reinterpret_cast<std::uint64_t*>(&mirror_line(table, actor)->counters);
+  if (lane_id() < kCounters) store_system(&to[lane_id()], load(&from[lane_id()]));
+  if (lane_id() == kCounters) {
+    store_system(&table.host_header->freed, load(&table.header->freed));
+  }
+}
+
+// Release: our last reads of slots come before; whoever sees us idle and takes a slot passes that
+// on.
+__device__ inline void leave_by_warp(const HotTable& table, std::uint32_t actor) {
+  mirror_counters(table, actor);
+  __threadfence_system();
+  __syncwarp();
+  if (lane_id() == 0) {
+    store_release_device(&actor_line(table, actor)->active, kIdle);
+    store_system(&mirror_line(table, actor)->active, kIdle);
+  }
+}
+
+}  // namespace sluice::kernels::cuda
