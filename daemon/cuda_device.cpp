@@ -95,6 +95,11 @@ ipc::Result<std::unique_ptr<Device>> make_cuda_device(const Config& config) {
                     facts->name + " has " + std::to_string(facts->hbm_total_bytes) +
                     ": configure less, and leave room for what engines need besides");
   }
+  if (config.hbm.capacity_bytes > facts->hbm_free_bytes) {
+    log_warn(
+        "tiers.hbm.capacity is more than the GPU has free now: caches may fail to open",
+        {{"capacity_bytes", config.hbm.capacity_bytes}, {"hbm_free_bytes", facts->hbm_free_bytes}});
+  }
   log_info("HBM is a GPU's", {{"device", facts->name},
                               {"uuid", device_worker::to_string(facts->uuid)},
                               {"hbm_bytes", facts->hbm_total_bytes},
