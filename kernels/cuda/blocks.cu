@@ -19,12 +19,12 @@ unsigned blocks_for(std::uint64_t threads, unsigned most = 1024) {
 __global__ void __launch_bounds__(kThreads)
     claim(const __grid_constant__ HotTable table, std::uint32_t mapped, std::uint32_t actor,
           const Block* blocks, std::uint32_t count, Slot* slots) {
-  __shared__ Slot results[kWarps][kWarp];
+  __shared__ Wants wants[kWarps];
   const std::uint32_t per_block = table.sizes.pages_per_block;
   const std::uint64_t warps = std::uint64_t{gridDim.x} * kWarps;
   const std::uint32_t limit = min(limit_of(table), mapped);
   const std::uint32_t windows = windows_of(limit);
-  const Step step = load(&actor_line(table, actor)->step);
+  const Step step = load(&actor_line(table, actor)->step) & kStepMask;
   const unsigned warp = threadIdx.x / kWarp;
   for (std::uint64_t n = std::uint64_t{blockIdx.x} * kWarps + warp;
        n < std::uint64_t{count} * per_block; n += warps) {
@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kThreads)
         load_window(table, limit, index, window);
         judge_window(window, cut_by_warp(table));
         const unsigned left = claim_from_window(table, window, page, step, true, 1u, 1u,
-                                                static_cast<unsigned>(n), results[warp]);
-        if (left == 0) slot = results[warp][0];
+                                                static_cast<unsigned>(n), wants[warp]);
+        if (left == 0) slot = wants[warp].slot[0];
         __syncwarp();
       }
       if (lane_id() == 0 && slot != kNoSlot) {
@@ -95,7 +95,7 @@ __global__ void unpin_all(const __grid_constant__ HotTable table, const ActorLin
   const std::uint32_t per_block = table.sizes.pages_per_block;
   // Whoever meets the ready word sees the slot's bytes, written by launches before this one.
   __threadfence();
-  const Step step = step_actor != nullptr ? load(&step_actor->step) : 0;
+  const Step step = step_actor != nullptr ? load(&step_actor->step) & kStepMask : 0;
   for (std::uint64_t n = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
        n < std::uint64_t{count} * per_block; n += std::uint64_t{gridDim.x} * blockDim.x) {
     const Page page =
@@ -172,8 +172,8 @@ Status claim_pins(const HotTable& table, std::uint32_t mapped_slots, std::uint32
   const std::uint64_t pages = std::uint64_t{count} * table.sizes.pages_per_block;
   claim<<<blocks_for(pages * kWarp), kThreads, 0, on>>>(table, mapped_slots, actor, blocks, count,
                                                         slots);
-  all_or_none < <<count<1024 ? (count == 0 ? 1 : count) : 1024, kThreads, 0, on>>>(table, blocks,
-                                                                                   count, slots);
+  const unsigned groups = count == 0 ? 1 : min(count, 1024u);
+  all_or_none<<<groups, kThreads, 0, on>>>(table, blocks, count, slots);
   return cudaGetLastError();
 }
 

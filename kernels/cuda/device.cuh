@@ -72,24 +72,29 @@ __device__ inline ActorLine* mirror_line(const HotTable& table, std::uint32_t ac
   return reinterpret_cast<ActorLine*>(table.mirrors + std::size_t{actor} * kActorBytes);
 }
 
-// The cut of rule 4, by a whole warp: the clock first, then each actor once. Acquire: whoever left
-// its step before had done its last reads of slots.
-__device__ inline Cut cut_by_warp(const HotTable& table) {
-  Cut cut;
-  cut.clock = load(&table.header->clock) & kStepMask;
-  cut.step = cut.clock;
-  __threadfence();
+// The cut of rule 4, by a whole warp, from a clock that was read before: each actor once.
+//
+// The loads are relaxed: what depends on the cut is an exchange of a word and stores to its slot,
+// which the device does not begin before it knows that it will do them; and who left a step had
+// done its reads of slots by then. A cut stays right for ever, so an early clock only makes it
+// lower.
+__device__ inline Cut cut_by_warp(const HotTable& table, Step clock) {
   std::uint32_t most = 0;  // steps behind the clock
   for (std::uint32_t i = lane_id(); i < table.sizes.actors; i += kWarp) {
-    const std::uint32_t active = load_acquire_device(&actor_line(table, i)->active);
+    const std::uint32_t active = load(&actor_line(table, i)->active);
     if (!is_active(active)) continue;
-    const Step behind = steps_between(active_step(active), cut.clock);
+    const Step behind = steps_between(active_step(active), clock);
     if (behind < kHalfRange && behind > most) most = behind;
   }
   most = __reduce_max_sync(kWholeWarp, most);
-  cut.step = (cut.clock - most) & kStepMask;
-  __syncwarp();
-  return cut;
+  return {clock, (clock - most) & kStepMask};
+}
+
+__device__ inline Cut cut_by_warp(const HotTable& table) {
+  const Step clock = load(&table.header->clock) & kStepMask;
+  // Rule 4: the clock first. Pairs with the fence of enter.
+  asm volatile("fence.sc.gpu;" ::: "memory");
+  return cut_by_warp(table, clock);
 }
 
 // Words that a warp looks at in one go. Claims take the oldest of a window, so the recency of the
@@ -136,13 +141,20 @@ __device__ inline void judge_window(Window& window, const Cut& cut) {
   }
 }
 
-// A warp's need of slots: lane i wants one for `page`, if bit i of `wanting` is set (the same in
-// all lanes). Takes what the window has, oldest first, at most `most` of it; `results` is 32
-// entries of shared memory of this warp, and gets the slots of served lanes. Returns who still
-// wants.
+// A warp's need of slots, in shared memory of the warp.
+struct Wants {
+  Page page[kWarp];            // by rank among those who still want
+  std::uint32_t owner[kWarp];  // lane, by rank
+  Slot slot[kWarp];            // by lane: what was claimed
+};
+
+// Lane i wants a slot for `page` if bit i of `wanting` is set (the same in all lanes). Takes what
+// the window has, oldest first, at most `most` of it; wants.slot has the slots of served lanes.
+// Returns who still wants.
 __device__ inline unsigned claim_from_window(const HotTable& table, Window& window, Page page,
                                              Step step, bool pin, unsigned wanting, unsigned most,
-                                             unsigned turn, Slot* results) {
+                                             unsigned turn, Wants& wants) {
+  bool ranked = false;
   while (wanting != 0 && most != 0) {
     Step oldest = 0;
 #pragma unroll
@@ -155,25 +167,35 @@ __device__ inline unsigned claim_from_window(const HotTable& table, Window& wind
       const unsigned candidates = __ballot_sync(kWholeWarp, candidate);
       if (candidates == 0) continue;
       if (candidate) window.ages[j] = 0;
+      if (!ranked) {
+        __syncwarp();
+        if ((wanting >> lane_id() & 1) != 0) {
+          const unsigned mine = __popc(wanting & lanes_below());
+          wants.page[mine] = page;
+          wants.owner[mine] = lane_id();
+        }
+        __syncwarp();
+        ranked = true;
+      }
       // Warps that share a window begin at different lanes, so that they do not all try one word.
       const unsigned shift = turn % kWarp;
       const unsigned turned = __funnelshift_r(candidates, candidates, shift);
-      const unsigned position = (lane_id() - shift) % kWarp;
-      const unsigned rank = __popc(turned & ((1u << position) - 1));
-      const unsigned needed = min(most, static_cast<unsigned>(__popc(wanting)));
-      const bool take = candidate && rank < needed;
-      const unsigned owner = take ? __fns(wanting, 0, static_cast<int>(rank) + 1) : 0;
-      const Page wanted = __shfl_sync(kWholeWarp, page, static_cast<int>(owner));
-      bool taken = false;
+      const unsigned rank = __popc(turned & ((1u << ((lane_id() - shift) % kWarp)) - 1));
+      const bool take = candidate && rank < min(most, static_cast<unsigned>(__popc(wanting)));
+      unsigned served = 0;
       if (take) {
         const Word seen = window.words[j];
-        taken = exchange_if(&table.words[window.first + j], seen,
-                            make_word(wanted, step, pin, false)) == seen;
-        if (taken) results[owner] = static_cast<Slot>(window.first + j);
+        const unsigned owner = wants.owner[rank];
+        if (exchange_if(&table.words[window.first + j], seen,
+                        make_word(wants.page[rank], step, pin, false)) == seen) {
+          wants.slot[owner] = static_cast<Slot>(window.first + j);
+          served = 1u << owner;
+        }
       }
-      const unsigned served = __reduce_or_sync(kWholeWarp, taken ? 1u << owner : 0u);
+      served = __reduce_or_sync(kWholeWarp, served);
       wanting &= ~served;
       most -= min(most, static_cast<unsigned>(__popc(served)));
+      ranked = served == 0;
       if (wanting == 0 || most == 0) break;
     }
   }

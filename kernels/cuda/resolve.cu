@@ -16,6 +16,9 @@
 // since launches of a step run one after the other and a launch that did not end has no successor;
 // and no other actor has the same step, unless the clock stands, which `shared` says.
 #include "kernels/cuda/resolve.cuh"
+
+#include <algorithm>
+
 #include "kernels/cuda/steps.cuh"
 
 namespace sluice::kernels::cuda {
@@ -24,43 +27,58 @@ namespace {
 constexpr unsigned kThreads = 512;
 constexpr unsigned kWarps = kThreads / kWarp;
 constexpr unsigned kPerThread = 4;
-constexpr unsigned kRound = kThreads * kPerThread;  // items that are looked up together
-constexpr unsigned kMostPerWindow = 16;             // of kWindow: claims take the oldest eighth
+static_assert(kThreads * kPerThread == kMostItems);
+constexpr unsigned kMostPerWindow = 16;  // of kWindow: claims take the oldest eighth
 constexpr unsigned kShyWindows = 2;  // looked at before pages of the actor's last step are taken
 constexpr unsigned kVectorsPerThread = 4;
-constexpr unsigned kLeastItemsPerBlock = 128;
-constexpr unsigned kMostBlocks = 64;
+constexpr std::uint32_t kLeastSlice = 128;  // items of a looker
+constexpr unsigned kFewLookers = 64;        // as many as there are, if the lists are not very long
+constexpr std::uint64_t kFusedPageBytes = 4096;  // pages up to this are copied by lookers
+constexpr unsigned kDealtCopiers = 32;           // others by so many, on an idle GPU
+constexpr std::uint64_t kMaxItems = std::uint64_t{kMostLookers} * kMostItems;  // of a launch
 constexpr int kMaxWordTries = 64;
 constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then without
 
+// Roles of the blocks of threads of a launch, in the order in which the device starts them:
+// `lookers` look up, claim and, unless there are copiers, copy; `copiers` copy what the lookers
+// missed; one more, if `advance`, reads the log. Only copiers wait, for lookers, which were started
+// before them.
 struct Launch {
   HotTable table;
   PageStore store;
   ResolveBatch batch;
   Scratch* scratch = nullptr;
   std::uint32_t actor = 0;
-  std::uint32_t slice = 0;   // items of one block
-  std::uint32_t blocks = 0;  // that look up; one more reads the log, if `advance`
+  std::uint32_t slice = 0;  // items of a looker
+  std::uint32_t lookers = 0;
+  std::uint32_t copiers = 0;
+  std::uint32_t blocks = 0;  // of all roles
   bool advance = false;
+};
+
+// What a looker misses.
+struct Missing {
+  Page page[kMostItems];
+  std::uint32_t item[kMostItems];
+  Slot slot[kMostItems];    // before the claim: of a fill that somebody else began
+  Frame frame[kMostItems];  // after the claim: kNoFrame unless we owe the fill
 };
 
 struct Shared {
   std::uint32_t missing;
   std::uint32_t fills;
   std::uint32_t looked_base;
+  std::uint32_t handed_base;
+  std::uint32_t launches;
+  Step clock;
   Step step;
   Step previous;
   bool shared_step;
   std::uint32_t hits;
   std::uint32_t no_slot;
   std::uint32_t absent;
-  std::uint32_t refills;
-  Page page[kRound];
-  std::uint32_t item[kRound];
-  Slot slot[kRound];
-  Frame frame[kRound];
-  std::uint16_t fill[kRound];  // of the missing ones
-  Slot results[kWarps][kWarp];
+  Wants wants[kWarps];
+  Missing miss;
 };
 
 struct Item {
@@ -181,38 +199,43 @@ __device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t base
     first = __shfl_sync(kWholeWarp, first, 0);
     if (missing) {
       const std::uint32_t at = first + __popc(group & lanes_below());
-      shared.page[at] = page;
-      shared.item[at] = index;
-      shared.slot[at] = met == Met::filling ? static_cast<Slot>(slot[j]) : kNoSlot;
+      shared.miss.page[at] = page;
+      shared.miss.item[at] = index;
+      shared.miss.slot[at] = met == Met::filling ? static_cast<Slot>(slot[j]) : kNoSlot;
+      const Frame frame = frame_in(load(&table.frame_of[block_of(table, page)]));
+      const bool readable = frame < launch.store.frame_limit &&
+                            launch.store.extent_ready[frame / launch.store.frames_per_extent] != 0;
+      shared.miss.frame[at] = readable ? frame : kNoFrame;
     }
   }
   hits = __reduce_add_sync(kWholeWarp, hits);
   if (lane_id() == 0 && hits != 0) atomicAdd(&shared.hits, hits);
 }
 
-// Says that this block has looked everything up. The last one to say so closes the books: with
-// `advance`, the step of the launch is published only now, so that meanwhile nobody, this launch
-// included, takes a page of the actor's last step that a later look-up would have hit.
+// Says that this block has looked up what it had to, and has read the actor's line. The last one to
+// say so closes the books: the line changes for the next launch. With `advance`, the step of the
+// launch is published only now, so that meanwhile nobody, this launch included, takes a page of the
+// actor's last step that a later look-up would have hit. No order is needed: an exchange decides
+// about every word, and all that the stream read before this launch was read before it began.
 __device__ void note_looked(const Launch& launch, const Shared& shared) {
-  __threadfence();
-  const std::uint32_t ticket = atomicAdd(&launch.scratch->looked, 1u);
-  if (ticket + 1 - shared.looked_base != launch.blocks) return;
-  store(&launch.scratch->base, ticket + 1);
-  if (!launch.advance) return;
   ActorLine* const line = actor_line(launch.table, launch.actor);
-  store(&line->previous, line->step);
-  store(&line->step, shared.step);
-  // Release: what the actor's stream read of slots before this launch comes before.
-  store_release_device(&line->active, active_in(shared.step));
-  const Taken next = take_step(launch.table);
-  store(&line->next, next.step);
-  store(&line->shared, next.shared ? 1 : 0);
+  const std::uint32_t ticket = atomicAdd(&line->looked, 1u);
+  if (ticket + 1 - shared.looked_base != launch.blocks) return;
+  store(&line->looked_base, ticket + 1);
+  store(&line->handed_base, shared.handed_base + (launch.copiers != 0 ? launch.lookers : 0));
+  store(&line->launches, shared.launches + 1);
+  store(&launch.scratch->pages[(shared.launches + 1) % 2], 0);
+  if (!launch.advance) return;
+  store(&line->previous, shared.previous);
+  store(&line->step, shared.step | (shared.shared_step ? kSharedStep : 0));
+  store(&line->active, active_in(shared.step));
 }
 
 // By lane 0 of a warp, bounded: blocks that the device has not started yet may have to wait for us.
 __device__ void await_look_ups(const Launch& launch, const Shared& shared) {
+  const std::uint32_t* const looked = &actor_line(launch.table, launch.actor)->looked;
   for (unsigned i = 0; i < kMaxLookupWait; ++i) {
-    if (load_acquire_device(&launch.scratch->looked) - shared.looked_base >= launch.blocks) return;
+    if (load(looked) - shared.looked_base >= launch.blocks) return;
     __nanosleep(64);
   }
 }
@@ -256,29 +279,6 @@ __device__ void take_over(const HotTable& table, const Shared& shared, Claim& cl
   claim.slot = kNoSlot;  // it is gone: claim a slot like anybody else
 }
 
-// Our claim stands unless another thread's came first for the same page: then its slot is ours too.
-__device__ void publish_claim(const HotTable& table, const Shared& shared, Claim& claim) {
-  claim.fill = true;
-  claim.outcome = Outcome::filled;
-  const std::uint32_t mine = ~static_cast<std::uint32_t>(claim.slot);
-  const std::uint32_t was = atomicCAS(&table.slot_of[claim.page], claim.hint, mine);
-  if (was == claim.hint) return;
-  const std::uint32_t theirs = ~was;
-  if (theirs < table.sizes.slots && theirs != static_cast<std::uint32_t>(claim.slot)) {
-    const Met met = meet(table, theirs, load(&table.words[theirs]), claim.page, shared.step,
-                         shared.shared_step);
-    if (met == Met::ready) {
-      exchange_if(&table.words[claim.slot], make_word(claim.page, shared.step, false, false),
-                  kFreeWord);
-      claim.slot = static_cast<Slot>(theirs);
-      claim.fill = false;
-      claim.outcome = Outcome::hit;
-      return;
-    }
-  }
-  store(&table.slot_of[claim.page], mine);
-}
-
 __device__ void mark_wanted_by(const HotTable& table, Block block, Step step) {
   store_system(&table.wanted[block], (step << 1) | 1);
   asm volatile(
@@ -295,86 +295,82 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
   const std::uint32_t group = min(kWarp, (missing + kWarps - 1) / kWarps);
   const std::uint32_t slots = min(min(launch.store.slots, table.sizes.slots), limit_of(table));
   const std::uint32_t windows = windows_of(slots);
-  const std::uint32_t warps = launch.blocks * kWarps;
-  // Where this launch begins is as good as random; within it no two warps meet, if windows go
-  // round.
-  const std::uint32_t origin = shared.step * 0x9E3779B1u >> 4;
+  const std::uint32_t warps = launch.lookers * kWarps;
+  // Where a launch begins is as good as random; in it no two warps meet, unless windows are few.
+  const std::uint32_t origin = (shared.step * 0x9E3779B1u >> 4) + blockIdx.x * kWarps + warp;
+  const unsigned most = windows <= warps ? kWindow : kMostPerWindow;
   for (std::uint32_t begin = warp * group; begin < missing; begin += kWarps * group) {
     Claim claim;
     claim.place = begin + lane_id();
     const bool mine = lane_id() < group && claim.place < missing;
-    Frame frame = kNoFrame;
     if (mine) {
-      claim.page = shared.page[claim.place];
-      claim.slot = shared.slot[claim.place];
-      claim.hint = load(&table.slot_of[claim.page]);
-      frame = frame_in(load(&table.frame_of[block_of(table, claim.page)]));
+      claim.page = shared.miss.page[claim.place];
+      claim.slot = shared.miss.slot[claim.place];
+      if (shared.miss.frame[claim.place] == kNoFrame) {
+        claim.slot = kNoSlot;
+        claim.outcome = Outcome::absent;
+        mark_wanted_by(table, block_of(table, claim.page), shared.step);
+      } else if (claim.slot != kNoSlot) {
+        take_over(table, shared, claim);
+      }
     }
-    std::uint32_t at = (origin + blockIdx.x * kWarps + warp) % max(windows, 1u);
-    Window window;
-    if (windows != 0) load_window(table, slots, at, window);
-    Cut cut = cut_by_warp(table);
-    // The actor's last step is not touched at first.
-    Cut shy = cut;
-    if (step_before(shared.previous, shy.step)) shy.step = shared.previous;
-
-    const bool readable = frame < launch.store.frame_limit &&
-                          launch.store.extent_ready[frame / launch.store.frames_per_extent] != 0;
-    if (mine && readable) {
-      shared.frame[claim.place] = frame;
-      if (claim.slot != kNoSlot) take_over(table, shared, claim);
-    } else if (mine) {
-      claim.slot = kNoSlot;
-      claim.outcome = Outcome::absent;
-      mark_wanted_by(table, block_of(table, claim.page), shared.step);
-    }
-    unsigned wanting = __ballot_sync(kWholeWarp, mine && readable && claim.slot == kNoSlot);
+    unsigned wanting = __ballot_sync(
+        kWholeWarp, mine && claim.slot == kNoSlot && claim.outcome != Outcome::absent);
     const unsigned claiming = wanting;
-    const unsigned most = windows <= warps ? kWindow : kMostPerWindow;
-    for (unsigned visit = 0;
-         wanting != 0 && windows != 0 && visit < windows + kShyWindows && visit < kMaxWindows;
+    std::uint32_t at = (origin + begin) % max(windows, 1u);
+    Window window;
+    if (windows != 0 && wanting != 0) load_window(table, slots, at, window);
+    Cut cut = cut_by_warp(table, shared.clock);
+    // The actor's last step is not touched at first.
+    if (step_before(shared.previous, cut.step)) cut.step = shared.previous;
+    for (unsigned visit = 0; wanting != 0 && visit < windows + kShyWindows && visit < kMaxWindows;
          ++visit) {
-      judge_window(window, visit < kShyWindows ? shy : cut);
+      judge_window(window, cut);
       wanting = claim_from_window(table, window, claim.page, shared.step, false, wanting, most,
-                                  blockIdx.x * kWarps + warp, shared.results[warp]);
+                                  origin, shared.wants[warp]);
       if (wanting == 0) break;
       if (visit + 1 == kShyWindows) {
         if (lane_id() == 0) await_look_ups(launch, shared);
         __syncwarp();
         cut = cut_by_warp(table);
       }
-      at = visit + 1 < kShyWindows ? (at + warps) % windows : (at + 1) % windows;
+      at = (at + (visit + 1 < kShyWindows ? warps : 1)) % windows;
       load_window(table, slots, at, window);
     }
-    if ((claiming & ~wanting) >> lane_id() & 1) {
-      claim.slot = shared.results[warp][lane_id()];
-      publish_claim(table, shared, claim);
+    if (((claiming & ~wanting) >> lane_id() & 1) != 0) {
+      claim.slot = shared.wants[warp].slot[lane_id()];
+      claim.fill = true;
+      claim.outcome = Outcome::filled;
+      // Another thread may have claimed a slot for the same page, for a duplicate: then both hold
+      // it, and the one that the hint does not name grows old.
+      store(&table.slot_of[claim.page], ~static_cast<std::uint32_t>(claim.slot));
     }
     __syncwarp();
-
     if (mine) {
-      shared.slot[claim.place] = claim.slot;
-      finish(launch, shared.item[claim.place], claim.slot, claim.outcome);
+      shared.miss.slot[claim.place] = claim.slot;
+      if (!claim.fill) shared.miss.frame[claim.place] = kNoFrame;
+      finish(launch, shared.miss.item[claim.place], claim.slot, claim.outcome);
     }
     const unsigned fills = __ballot_sync(kWholeWarp, claim.fill);
     const unsigned hits = __ballot_sync(kWholeWarp, mine && claim.outcome == Outcome::hit);
     const unsigned none = __ballot_sync(kWholeWarp, mine && claim.outcome == Outcome::no_slot);
     const unsigned absent = __ballot_sync(kWholeWarp, mine && claim.outcome == Outcome::absent);
-    std::uint32_t first = 0;
     if (lane_id() == 0) {
-      if (fills != 0) first = atomicAdd(&shared.fills, __popc(fills));
+      if (fills != 0) atomicAdd(&shared.fills, __popc(fills));
       if (hits != 0) atomicAdd(&shared.hits, __popc(hits));
       if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
       if (absent != 0) atomicAdd(&shared.absent, __popc(absent));
     }
-    first = __shfl_sync(kWholeWarp, first, 0);
-    if (claim.fill) {
-      shared.fill[first + __popc(fills & lanes_below())] = static_cast<std::uint16_t>(claim.place);
-    }
   }
 }
 
-// Vectors of host memory are read once: they do not displace what the L1 holds.
+// The page cannot have left the slot: we are in the step that the word has.
+__device__ void set_ready_bit(const HotTable& table, Slot slot) {
+  atomicOr(reinterpret_cast<unsigned long long*>(&table.words[slot]), kReadyBit);
+}
+
+// Vectors of host memory are read once: they do not displace what the L1 holds. Volatile: they are
+// read where it says so, and not where they are needed.
 __device__ uint4 read_once(const uint4* at) {
   uint4 v;
   asm volatile("ld.relaxed.sys.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -385,54 +381,203 @@ __device__ uint4 read_once(const uint4* at) {
 __device__ std::uint32_t read_once(const std::uint32_t* at) { return *at; }
 __device__ std::uint8_t read_once(const std::uint8_t* at) { return *at; }
 
-// All pages of the block as one run of vectors, several per thread in flight.
+// The missing pages of the block as one run of vectors, a few per thread in flight. The first ones
+// are on their way while slots are claimed: the link takes longer than the claims.
 template <class Vector>
-__device__ void copy_fills(const Launch& launch, const Shared& shared) {
+struct Run {
+  std::uint32_t per_page = 0;
+  std::uint64_t total = 0;
+  std::uint64_t at = 0;
+  Vector data[kVectorsPerThread];
+  bool wanted = false;  // data is under way
+
+  __device__ void begin(const Launch& launch, const Shared& shared) {
+    per_page = static_cast<std::uint32_t>(launch.store.page_bytes / sizeof(Vector));
+    total = std::uint64_t{shared.missing} * per_page;
+    at = threadIdx.x;
+  }
+
+  __device__ void read(const Launch& launch, const Shared& shared) {
+#pragma unroll
+    for (unsigned j = 0; j < kVectorsPerThread; ++j) {
+      const std::uint64_t index = at + j * kThreads;
+      if (index >= total) continue;
+      // Below 2^32: 2,048 pages of at most 1 MiB are 2^27 vectors of 16 bytes.
+      const std::uint32_t place = static_cast<std::uint32_t>(index) / per_page;
+      const Frame frame = shared.miss.frame[place];
+      if (frame == kNoFrame) continue;
+      const std::byte* from =
+          frame_bytes(launch.store, frame, page_in_block(launch.table, shared.miss.page[place]));
+      data[j] = read_once(reinterpret_cast<const Vector*>(from) +
+                          (static_cast<std::uint32_t>(index) - place * per_page));
+    }
+  }
+
+  __device__ void write(const Launch& launch, const Shared& shared) const {
+#pragma unroll
+    for (unsigned j = 0; j < kVectorsPerThread; ++j) {
+      const std::uint64_t index = at + j * kThreads;
+      if (index >= total) continue;
+      const std::uint32_t place = static_cast<std::uint32_t>(index) / per_page;
+      if (shared.miss.frame[place] == kNoFrame) continue;
+      reinterpret_cast<Vector*>(slot_bytes(
+          launch.store,
+          shared.miss.slot[place]))[static_cast<std::uint32_t>(index) - place * per_page] = data[j];
+    }
+  }
+
+  __device__ void next() { at += kThreads * kVectorsPerThread; }
+};
+
+// Claims and copies what the block misses.
+template <class Vector>
+__device__ void bring_in(const Launch& launch, Shared& shared) {
+  Run<Vector> run;
+  run.begin(launch, shared);
+  run.read(launch, shared);
+  claim_slots(launch, shared);
+  __syncthreads();
+  run.write(launch, shared);
+  for (run.next(); run.at < run.total; run.next()) {
+    run.read(launch, shared);
+    run.write(launch, shared);
+  }
+  // Each thread's stores come before the ready bits of the pages that it had a part in.
+  __threadfence();
+  __syncthreads();
+  for (std::uint32_t i = threadIdx.x; i < shared.missing; i += kThreads) {
+    if (shared.miss.frame[i] != kNoFrame) set_ready_bit(launch.table, shared.miss.slot[i]);
+  }
+}
+
+// Claims, and leaves the copies to the copiers.
+__device__ void hand_over(const Launch& launch, Shared& shared) {
+  __shared__ std::uint32_t first_of_block;
+  __shared__ std::uint32_t count;
+  if (shared.missing != 0) claim_slots(launch, shared);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    count = 0;
+    first_of_block = shared.fills == 0
+                         ? 0
+                         : atomicAdd(&launch.scratch->pages[shared.launches % 2], shared.fills);
+  }
+  __syncthreads();
+  // About in the order of the list: neighbours in a list are neighbours in DRAM.
+  for (std::uint32_t base = 0; base < shared.missing; base += kThreads) {
+    const std::uint32_t i = base + threadIdx.x;
+    const bool fill = i < shared.missing && shared.miss.frame[i] != kNoFrame;
+    const unsigned group = __ballot_sync(kWholeWarp, fill);
+    std::uint32_t first = 0;
+    if (lane_id() == 0 && group != 0) first = atomicAdd(&count, __popc(group));
+    first = __shfl_sync(kWholeWarp, first, 0);
+    if (fill) {
+      launch.scratch->fills[first_of_block + first + __popc(group & lanes_below())] = {
+          shared.miss.frame[i] * launch.store.frame_stride +
+              page_in_block(launch.table, shared.miss.page[i]) * launch.store.page_bytes,
+          shared.miss.slot[i], 0};
+    }
+  }
+  if (shared.missing != 0) {
+    __threadfence();
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(
+                     &actor_line(launch.table, launch.actor)->handed),
+                 "r"(1)
+                 : "memory");
+  }
+}
+
+// Copies what the lookers missed, when all have handed it over, in pieces that the copiers take in
+// turn: some pages, or a part of one.
+template <class Vector>
+__device__ void copy_handed(const Launch& launch, Shared& shared) {
   const PageStore& store = launch.store;
+  const HotTable& table = launch.table;
+  if (threadIdx.x == 0) {
+    const std::uint32_t* const handed = &actor_line(table, launch.actor)->handed;
+    while (load_acquire_device(handed) - shared.handed_base < launch.lookers) {
+    }
+    shared.fills = load(&launch.scratch->pages[shared.launches % 2]);
+  }
+  __syncthreads();
+  const std::uint32_t pages = shared.fills;
+  if (pages == 0) return;
+  constexpr std::uint32_t kPiece = kThreads;  // vectors
   const auto per_page = static_cast<std::uint32_t>(store.page_bytes / sizeof(Vector));
-  const std::uint64_t total = std::uint64_t{shared.fills} * per_page;
-  for (std::uint64_t base = threadIdx.x; base < total; base += kThreads * kVectorsPerThread) {
+  const std::uint32_t together = max(1u, kPiece / per_page);     // pages of a piece
+  const std::uint32_t parts = (per_page + kPiece - 1) / kPiece;  // pieces of a page
+  const std::uint32_t pieces = parts > 1 ? pages * parts : (pages + together - 1) / together;
+  const std::uint32_t me = blockIdx.x - launch.lookers;
+  const std::uint32_t in_piece = threadIdx.x / per_page;  // page, if several
+  const Fill* const fills = launch.scratch->fills;
+  const auto page_of_piece = [&](std::uint32_t piece) {
+    return parts > 1 ? piece / parts : piece * together + in_piece;
+  };
+  const auto vector_of = [&](std::uint32_t piece) {
+    return parts > 1 ? piece % parts * kPiece + threadIdx.x : threadIdx.x - in_piece * per_page;
+  };
+  const bool busy = parts > 1 || in_piece < together;
+  for (std::uint32_t piece = me; piece < pieces; piece += launch.copiers * kVectorsPerThread) {
     Vector data[kVectorsPerThread];
     Vector* to[kVectorsPerThread];
 #pragma unroll
     for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-      const std::uint64_t at = base + j * kThreads;
+      const std::uint32_t at = piece + j * launch.copiers;
+      const std::uint32_t page = page_of_piece(at);
+      const std::uint32_t vector = vector_of(at);
       to[j] = nullptr;
-      if (at >= total) continue;
-      // Far fewer than 2^32 vectors in a round: 2,048 pages of at most 1 MiB are 2^27 of 16 bytes.
-      const auto fill = static_cast<std::uint32_t>(at) / per_page;
-      const std::uint32_t vector = static_cast<std::uint32_t>(at) - fill * per_page;
-      const std::uint32_t place = shared.fill[fill];
-      const Page page = shared.page[place];
-      const std::byte* from =
-          frame_bytes(store, shared.frame[place], page_in_block(launch.table, page));
-      to[j] = reinterpret_cast<Vector*>(slot_bytes(store, shared.slot[place])) + vector;
-      data[j] = read_once(reinterpret_cast<const Vector*>(from) + vector);
+      if (!busy || at >= pieces || page >= pages || vector >= per_page) continue;
+      const Fill fill = fills[page];
+      to[j] = reinterpret_cast<Vector*>(slot_bytes(store, fill.slot)) + vector;
+      data[j] = read_once(reinterpret_cast<const Vector*>(store.frames + fill.from) + vector);
     }
 #pragma unroll
     for (unsigned j = 0; j < kVectorsPerThread; ++j) {
       if (to[j] != nullptr) *to[j] = data[j];
     }
   }
-}
-
-__device__ void copy_all(const Launch& launch, const Shared& shared) {
-  const std::uint64_t bytes = launch.store.page_bytes;
-  if (bytes % sizeof(uint4) == 0) {
-    copy_fills<uint4>(launch, shared);
-  } else if (bytes % sizeof(std::uint32_t) == 0) {
-    copy_fills<std::uint32_t>(launch, shared);
-  } else {
-    copy_fills<std::uint8_t>(launch, shared);
+  __threadfence();
+  __syncthreads();
+  for (std::uint32_t turn = threadIdx.x;; turn += kThreads) {
+    const std::uint32_t piece = me + turn * launch.copiers;
+    if (piece >= pieces) break;
+    if (parts > 1) {
+      Fill& fill = launch.scratch->fills[piece / parts];
+      // The last of the pieces says so for all: each of the others was fenced before it was
+      // counted.
+      if (atomicAdd(&fill.pieces, 1u) + 1 == parts) {
+        __threadfence();
+        set_ready_bit(table, fill.slot);
+      }
+      continue;
+    }
+    for (std::uint32_t i = 0; i < together && piece * together + i < pages; ++i) {
+      set_ready_bit(table, fills[piece * together + i].slot);
+    }
   }
 }
 
-// The block beside the others: applies the log for the next launch, and mirrors what the launch
-// before had applied, which everyone who reads frame_of since has seen.
-__device__ void read_log(const Launch& launch) {
+template <class F>
+__device__ void with_vector(std::uint64_t page_bytes, F f) {
+  if (page_bytes % sizeof(uint4) == 0) {
+    f(uint4{});
+  } else if (page_bytes % sizeof(std::uint32_t) == 0) {
+    f(std::uint32_t{});
+  } else {
+    f(std::uint8_t{});
+  }
+}
+
+// The block beside the others: takes the step of the next launch, applies the log for it, and
+// mirrors what the launch before had applied, which everyone who reads frame_of since has seen.
+__device__ void read_log(const Launch& launch, const Shared& shared) {
   ActorLine* const line = actor_line(launch.table, launch.actor);
   ActorLine* const mirror = mirror_line(launch.table, launch.actor);
   if (threadIdx.x == 0) {
+    store(&line->next[(shared.launches + 1) % 2], take_step(launch.table));
     line->entries += 1;
     store_system(&mirror->log_position, line->log_position);
     store_system(&mirror->entries, line->entries);
@@ -458,19 +603,37 @@ __device__ void account(const Launch& launch, const Shared& shared) {
   }
 }
 
+__device__ void look_up_slice(const Launch& launch, Shared& shared) {
+  const std::uint32_t all = launch.batch.lists * launch.batch.item_stride;
+  const std::uint32_t begin = blockIdx.x * launch.slice;
+  look_up(launch, shared, begin, min(all, begin + launch.slice));
+  __syncthreads();
+  if (threadIdx.x == 0) note_looked(launch, shared);
+  if (launch.copiers != 0) {
+    hand_over(launch, shared);
+  } else if (shared.missing != 0) {
+    with_vector(launch.store.page_bytes,
+                [&](auto vector) { bring_in<decltype(vector)>(launch, shared); });
+  }
+  if (threadIdx.x == 0) account(launch, shared);
+}
+
 __global__ void __launch_bounds__(kThreads, 2)
     resolve_kernel(const __grid_constant__ Launch launch) {
   __shared__ Shared shared;
-  if (launch.advance && blockIdx.x == launch.blocks) {
-    read_log(launch);
-    return;
-  }
   if (threadIdx.x == 0) {
     const ActorLine* const line = actor_line(launch.table, launch.actor);
-    shared.step = load(launch.advance ? &line->next : &line->step);
-    shared.previous = load(launch.advance ? &line->step : &line->previous);
-    shared.shared_step = load(&line->shared) != 0;
-    shared.looked_base = load(&launch.scratch->base);
+    const uint4 state = __ldcg(reinterpret_cast<const uint4*>(&line->looked_base));
+    const std::uint32_t now = load(&line->step);
+    const std::uint32_t before = load(&line->previous);
+    shared.clock = load(&launch.table.header->clock) & kStepMask;
+    shared.looked_base = state.x;
+    shared.handed_base = load(&line->handed_base);
+    shared.launches = state.y;
+    const std::uint32_t step = !launch.advance ? now : state.y % 2 == 0 ? state.z : state.w;
+    shared.step = step & kStepMask;
+    shared.shared_step = (step & kSharedStep) != 0;
+    shared.previous = (launch.advance ? now : before) & kStepMask;
     shared.hits = 0;
     shared.no_slot = 0;
     shared.absent = 0;
@@ -478,53 +641,30 @@ __global__ void __launch_bounds__(kThreads, 2)
     shared.fills = 0;
   }
   __syncthreads();
-  const std::uint64_t all = std::uint64_t{launch.batch.lists} * launch.batch.item_stride;
-  const std::uint64_t begin = std::uint64_t{blockIdx.x} * launch.slice;
-  const std::uint64_t end = min(all, begin + launch.slice);
-  for (std::uint64_t base = begin;; base += kRound) {
-    const bool last = base + kRound >= end;
-    if (base < end) {
-      look_up(launch, shared, static_cast<std::uint32_t>(base),
-              static_cast<std::uint32_t>(min(end, base + kRound)));
-    }
-    __syncthreads();
-    if (last && threadIdx.x == 0) note_looked(launch, shared);
-    if (shared.missing != 0) {
-      claim_slots(launch, shared);
-      __syncthreads();
-      copy_all(launch, shared);
-      // Each thread's stores come before the ready bits of the pages that it had a part in.
-      __threadfence();
-      __syncthreads();
-      for (std::uint32_t i = threadIdx.x; i < shared.fills; i += kThreads) {
-        const Slot slot = shared.slot[shared.fill[i]];
-        // The page cannot have left the slot: we are in the step that the word has.
-        atomicOr(reinterpret_cast<unsigned long long*>(&launch.table.words[slot]), kReadyBit);
-      }
-    }
-    if (threadIdx.x == 0) account(launch, shared);
-    if (last) break;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      shared.hits = 0;
-      shared.no_slot = 0;
-      shared.absent = 0;
-      shared.missing = 0;
-      shared.fills = 0;
-    }
-    __syncthreads();
+  if (blockIdx.x < launch.lookers) {
+    look_up_slice(launch, shared);
+    return;
+  }
+  if (threadIdx.x == 0) note_looked(launch, shared);
+  if (blockIdx.x < launch.lookers + launch.copiers) {
+    with_vector(launch.store.page_bytes,
+                [&](auto vector) { copy_handed<decltype(vector)>(launch, shared); });
+  } else {
+    read_log(launch, shared);
   }
 }
 
 }  // namespace
 
-std::size_t resolve_scratch_bytes(std::uint32_t, std::uint32_t) { return sizeof(Scratch); }
+std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride) {
+  return scratch_bytes(std::uint64_t{lists} * item_stride);
+}
 
 Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
                const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
                Stream stream) {
   const std::uint64_t items = std::uint64_t{batch.lists} * batch.item_stride;
-  if (items > 0x7FFFFFFFu) return cudaErrorInvalidValue;
+  if (items > kMaxItems) return cudaErrorInvalidValue;
   if (items == 0) return cudaSuccess;
   Launch launch;
   launch.table = table;
@@ -533,12 +673,18 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   launch.scratch = static_cast<Scratch*>(scratch);
   launch.actor = actor;
   launch.advance = arrangement.advance;
-  const unsigned most = arrangement.copying_ctas == 0 ? kMostBlocks : arrangement.copying_ctas;
-  launch.slice = static_cast<std::uint32_t>((items + most - 1) / most);
-  if (launch.slice < kLeastItemsPerBlock) launch.slice = kLeastItemsPerBlock;
-  launch.blocks = static_cast<std::uint32_t>((items + launch.slice - 1) / launch.slice);
-  resolve_kernel<<<launch.blocks + (launch.advance ? 1 : 0), kThreads, 0,
-                   static_cast<cudaStream_t>(stream)>>>(launch);
+  // Small pages are copied by who misses them; of large ones a few would fall on one block of
+  // threads, so they are dealt out.
+  const bool small = store.page_bytes <= kFusedPageBytes;
+  const unsigned copying = arrangement.copying_ctas != 0 ? arrangement.copying_ctas
+                           : small                       ? kFewLookers
+                                                         : kDealtCopiers;
+  launch.copiers = small && copying >= kFewLookers ? 0 : copying;
+  const auto slice = static_cast<std::uint32_t>((items + kFewLookers - 1) / kFewLookers);
+  launch.slice = std::clamp(slice, kLeastSlice, kMostItems);
+  launch.lookers = static_cast<std::uint32_t>((items + launch.slice - 1) / launch.slice);
+  launch.blocks = launch.lookers + launch.copiers + (launch.advance ? 1 : 0);
+  resolve_kernel<<<launch.blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(launch);
   return cudaGetLastError();
 }
 

@@ -57,15 +57,16 @@ __global__ void __launch_bounds__(kEnterThreads)
     line->log_position = position;
     store_system(&mirror->log_position, position);
     store_system(&mirror->entries, entries);
-    const Taken taken = take_step(table);
+    const std::uint32_t step = take_step(table);
+    const std::uint32_t next = take_step(table);
     line->previous = line->step;
-    line->step = taken.step;
-    line->shared = taken.shared ? 1 : 0;
-    line->next = take_step(table).step;
+    line->step = step;
+    line->next[0] = next;
+    line->next[1] = next;
     // Release: a grace that reads this step also reads the log position of this entry.
     __threadfence_system();
-    store(&line->active, active_in(taken.step));
-    store_system(&mirror->active, active_in(taken.step));
+    store(&line->active, active_in(step & kStepMask));
+    store_system(&mirror->active, active_in(step & kStepMask));
   }
   if (threadIdx.x / kWarp == 1) age_by_warp(table);
 }

@@ -6,16 +6,15 @@
 
 namespace sluice::kernels::cuda {
 
-struct Taken {
-  Step step = 0;
-  bool shared = false;  // the clock stands (kMaxClockLead): others may have the same step
-};
+// A step as an actor keeps it, with a bit that says that the clock stands (kMaxClockLead), so that
+// others may have taken the same one.
+inline constexpr std::uint32_t kSharedStep = 1u << 31;
 
-__device__ inline Taken take_step(const HotTable& table) {
+__device__ inline std::uint32_t take_step(const HotTable& table) {
   const Step clock = load(&table.header->clock) & kStepMask;
   const Step lead = steps_between(load(&table.header->swept) & kStepMask, clock);
-  if (lead >= kMaxClockLead && lead < kHalfRange) return {clock, true};
-  return {(atomicAdd(&table.header->clock, 1u) + 1) & kStepMask, false};
+  if (lead >= kMaxClockLead && lead < kHalfRange) return clock | kSharedStep;
+  return (atomicAdd(&table.header->clock, 1u) + 1) & kStepMask;
 }
 
 __device__ inline void raise_frame(const HotTable& table, Block block, Frame frame,
