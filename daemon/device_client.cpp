@@ -48,6 +48,11 @@ std::optional<int> reap(pid_t pid, ipc::Deadline deadline) {
   return std::nullopt;
 }
 
+// Another worker would say the same.
+bool is_final(const ipc::Error& refusal) {
+  return refusal.code == Errc::not_supported || refusal.code == Errc::bad_config;
+}
+
 std::string describe_end(int status) {
   if (WIFSIGNALED(status)) {
     return std::string("was ended by signal ") + std::to_string(WTERMSIG(status));
@@ -150,7 +155,7 @@ auto DeviceClient::with_worker(Ask&& ask) {
     }
     answered = ask();
     last_used_ = std::chrono::steady_clock::now();
-    if (answered || !broken_) return answered;
+    if (answered || !broken_ || is_final(answered.error())) return answered;
     log_warn("the device worker failed",
              {{"reason", answered.error().text}, {"attempt", std::int64_t{attempt + 1}}});
   }
