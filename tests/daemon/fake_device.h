@@ -33,6 +33,8 @@ struct FakeDeviceControl {
   std::atomic<std::uint32_t> held[kRequests] = {};         // all wait while this is not 0
   std::atomic<std::uint32_t> errors[kRequests] = {};       // so many get an error of the GPU
 
+  std::atomic<std::uint32_t> nonsense[kRequests] = {};  // so many say what no worker says
+
   std::atomic<std::uint32_t>& of(std::atomic<std::uint32_t> (&counts)[kRequests], Request kind) {
     return counts[static_cast<int>(kind)];
   }

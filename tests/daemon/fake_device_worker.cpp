@@ -164,10 +164,14 @@ bool take_one(std::atomic<std::uint32_t>& count) {
   return true;
 }
 
-void before(FakeDeviceControl& control, Request request) {
+void before(FakeDeviceControl& control, Request request, int socket) {
   ++control.of(control.asked, request);
   if (take_one(control.of(control.deaths, request))) raise(SIGKILL);
   if (take_one(control.of(control.hangs, request))) pause();
+  if (take_one(control.of(control.nonsense, request))) {
+    constexpr char kNonsense[] = "\x20\0\0\0 is a length, but this is no message";
+    (void)!write(socket, kNonsense, sizeof(kNonsense));
+  }
   while (control.of(control.held, request) != 0) std::this_thread::yield();
 }
 
@@ -180,7 +184,7 @@ int run(int argc, char** argv) {
   ++control->started;
   NodeBackend backend(control);
   const device_worker::ServeHooks hooks{
-      .before = [&](Request request) { before(*control, request); },
+      .before = [&](Request request) { before(*control, request, arguments->socket.get()); },
       .after =
           [&](Request request) {
             if (take_one(control->of(control->late_deaths, request))) raise(SIGKILL);

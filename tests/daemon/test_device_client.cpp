@@ -129,6 +129,15 @@ TEST_F(ADeviceClient, EndsAWorkerThatHangsBeforeItStartsAnother) {
   EXPECT_FALSE(is_there(first)) << "dead, and known to be";
 }
 
+TEST_F(ADeviceClient, BelievesNoNonsense) {
+  device->of(device->nonsense, Request::Allocate) = 1;
+  EXPECT_TRUE(client.allocate(kFakeGranularity)) << "by a sane one";
+  device->of(device->nonsense, Request::Allocate) = 2;
+  const auto memory = client.allocate(kFakeGranularity);
+  ASSERT_FALSE(memory);
+  EXPECT_EQ(memory.error().code, Errc::peer_violation);
+}
+
 TEST_F(ADeviceClient, NoticesAWorkerThatDiedInBetween) {
   ASSERT_TRUE(client.describe());
   const std::uint32_t first = device->pid;
