@@ -1,4 +1,5 @@
-# How targets of Sluice are made: sluice_library, sluice_executable, sluice_test, sluice_fuzzer, sluice_models.
+# How targets of Sluice are made: sluice_library, sluice_cuda_library, sluice_executable, sluice_test, sluice_gpu_test,
+# sluice_fuzzer, sluice_models.
 #
 # All of them get the language level, the warnings and the sanitizers below, and the repository root as
 # include root, so that code says `#include "ipc/ring.h"`. DEPS are targets: `sluice::ipc` for our own,
@@ -144,6 +145,32 @@ function(sluice_test name)
   endif()
   sluice_register_test(${name} COMMAND $<TARGET_FILE:${name}> --gtest_color=no
                        LABELS ${arg_LABELS} TIMEOUT ${arg_TIMEOUT} TARGETS ${name})
+endfunction()
+
+# sluice_gpu_test(NAME SOURCES file... [DEPS target...] [NEEDS target...] [TIMEOUT seconds])
+# Makes a GoogleTest executable that needs a GPU, from .cu and .cpp files, where SLUICE_CUDA_FOUND. Without a
+# device it is skipped and says so (tests/gpu/require_device.h). It is also part of `tools/bundle --tests`, where
+# run-gpu-tests runs it with the same TIMEOUT, in the bundle's folder. NEEDS as in sluice_test.
+function(sluice_gpu_test name)
+  if(NOT SLUICE_CUDA_FOUND)
+    return()
+  endif()
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;DEPS;NEEDS")
+  sluice_check_arguments(sluice_gpu_test)
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  sluice_executable(${name} SOURCES ${arg_SOURCES}
+    DEPS ${arg_DEPS} sluice::gpu_test_main GTest::gtest GTest::gmock CUDA::cudart_static)
+  if(arg_NEEDS)
+    add_dependencies(${name} ${arg_NEEDS})
+  endif()
+  sluice_register_test(${name} COMMAND $<TARGET_FILE:${name}> --gtest_color=no LABELS gpu TIMEOUT ${arg_TIMEOUT})
+  # One at a time: they measure time, and fill the device.
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 RESOURCE_LOCK gpu)
+  set_property(GLOBAL APPEND PROPERTY SLUICE_GPU_TESTS ${name})
+  set_property(GLOBAL APPEND PROPERTY SLUICE_GPU_TEST_TIMEOUTS ${arg_TIMEOUT})
+  set_property(GLOBAL APPEND PROPERTY SLUICE_GPU_TEST_NEEDS ${arg_NEEDS})
 endfunction()
 
 # sluice_fuzzer(NAME SOURCES file... [DEPS target...])

@@ -26,15 +26,15 @@ namespace {
 
 constexpr unsigned kThreads = 512;
 constexpr unsigned kWarps = kThreads / kWarp;
-constexpr unsigned kPerThread = 4;
-static_assert(kThreads * kPerThread == kMostItems);
+static_assert(kMostItems % kThreads == 0);
 constexpr unsigned kMostPerWindow = 16;  // of kWindow: claims take the oldest eighth
 constexpr unsigned kShyWindows = 2;  // looked at before pages of the actor's last step are taken
-constexpr unsigned kVectorsPerThread = 4;
-constexpr std::uint32_t kLeastSlice = 128;  // items of a looker
+constexpr unsigned kVectorsPerThread = 4;   // on their way at a time
+constexpr unsigned kEarlyPerThread = 2;     // before slots are known, in shared memory
+constexpr std::uint32_t kLeastSlice = 128;  // items of a looker, if pages are small
+constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a block of threads
 constexpr unsigned kFewLookers = 64;        // as many as there are, if the lists are not very long
-constexpr std::uint64_t kFusedPageBytes = 4096;  // pages up to this are copied by lookers
-constexpr unsigned kDealtCopiers = 32;           // others by so many, on an idle GPU
+constexpr std::uint64_t kSmallPageBytes = 4096;
 constexpr std::uint64_t kMaxItems = std::uint64_t{kMostLookers} * kMostItems;  // of a launch
 constexpr int kMaxWordTries = 64;
 constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then without
@@ -43,6 +43,17 @@ constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then wit
 // `lookers` look up, claim and, unless there are copiers, copy; `copiers` copy what the lookers
 // missed; one more, if `advance`, reads the log. Only copiers wait, for lookers, which were started
 // before them.
+// Division by a number that is known before the launch; exact below 2^21.
+struct Divisor {
+  std::uint64_t magic = 0;
+  explicit Divisor(std::uint32_t divisor = 1)
+      : magic(((std::uint64_t{1} << 42) + divisor - 1) / divisor) {}
+  __device__ std::uint32_t operator()(std::uint32_t n) const {
+    return static_cast<std::uint32_t>(n * magic >> 42);
+  }
+};
+static_assert(kMaxItems <= 1u << 21);
+
 struct Launch {
   HotTable table;
   PageStore store;
@@ -53,6 +64,9 @@ struct Launch {
   std::uint32_t lookers = 0;
   std::uint32_t copiers = 0;
   std::uint32_t blocks = 0;  // of all roles
+  Divisor by_stride;
+  Divisor by_lists;
+  bool plain = false;  // every item is a page of a real list
   bool advance = false;
 };
 
@@ -62,6 +76,7 @@ struct Missing {
   std::uint32_t item[kMostItems];
   Slot slot[kMostItems];    // before the claim: of a fill that somebody else began
   Frame frame[kMostItems];  // after the claim: kNoFrame unless we owe the fill
+  Outcome outcome[kMostItems];
 };
 
 struct Shared {
@@ -74,11 +89,15 @@ struct Shared {
   Step step;
   Step previous;
   bool shared_step;
+  std::uint32_t slots;  // that may be claimed
+  std::uint32_t windows;
+  std::uint32_t first_window;
   std::uint32_t hits;
   std::uint32_t no_slot;
   std::uint32_t absent;
   Wants wants[kWarps];
   Missing miss;
+  uint4 early[kThreads * kEarlyPerThread];
 };
 
 struct Item {
@@ -88,13 +107,19 @@ struct Item {
 
 __device__ Item item_at(const Launch& launch, std::uint32_t index) {
   const ResolveBatch& batch = launch.batch;
-  const std::uint32_t list = index / batch.item_stride;
   // The item is loaded before the counts that bound it: it is there, whatever they say.
   const std::int32_t item = batch.items[index];
   Item found;
-  if (batch.list_count != nullptr && list >= *batch.list_count) return found;
-  if (batch.counts != nullptr && index - list * batch.item_stride >= batch.counts[list])
+  if (launch.plain) {
+    found.real = true;
+    found.page = static_cast<std::uint32_t>(item);  // a negative one is none
     return found;
+  }
+  const std::uint32_t list = launch.by_stride(index);
+  if (batch.list_count != nullptr && list >= *batch.list_count) return found;
+  if (batch.counts != nullptr && index - list * batch.item_stride >= batch.counts[list]) {
+    return found;
+  }
   found.real = true;
   if (item < 0) return found;
   const auto number = static_cast<std::uint32_t>(item);
@@ -102,11 +127,12 @@ __device__ Item item_at(const Launch& launch, std::uint32_t index) {
     found.page = number;
     return found;
   }
-  const std::uint32_t sequence = list / batch.lists_per_sequence;
+  const std::uint32_t sequence = launch.by_lists(list);
   const std::uint32_t row = batch.sequences[sequence];
   if (row >= batch.row_limit) return found;
-  const std::uint32_t in_block =
-      batch.kind == ItemKind::row ? number % batch.rows_per_block : list % batch.lists_per_sequence;
+  const std::uint32_t in_block = batch.kind == ItemKind::row
+                                     ? number % batch.rows_per_block
+                                     : list - sequence * batch.lists_per_sequence;
   const std::uint32_t place = batch.kind == ItemKind::row ? number / batch.rows_per_block : number;
   const SequenceRow& ids = batch.rows[row];
   const std::uint32_t page = batch.first_page + in_block;
@@ -142,17 +168,27 @@ __device__ Met meet(const HotTable& table, std::uint32_t slot, Word word, Page p
   return Met::elsewhere;
 }
 
-__device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t base,
+// The rare ways out of a look-up: a word that changed under it, and one that is not complete.
+__device__ __noinline__ Met meet_again(const HotTable& table, std::uint32_t slot, Word word,
+                                       Page page, Step step, bool shared_step) {
+  return meet(table, slot, word, page, step, shared_step);
+}
+
+__device__ bool is_complete(Word word) { return (word & (kReadyBit | kPinBit)) != 0; }
+
+// By all threads, kPerThread items each, whose loads overlap.
+template <unsigned kPerThread>
+__device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t begin,
                         std::uint32_t end) {
   const HotTable& table = launch.table;
-  const std::uint32_t slots = min(launch.store.slots, table.sizes.slots);
+  const std::uint32_t slots = launch.store.slots;
   const Step step = shared.step;
   Item items[kPerThread];
   std::uint32_t slot[kPerThread];
   Word word[kPerThread];
 #pragma unroll
   for (unsigned j = 0; j < kPerThread; ++j) {
-    const std::uint32_t index = base + j * kThreads + threadIdx.x;
+    const std::uint32_t index = begin + j * kThreads + threadIdx.x;
     items[j] = index < end ? item_at(launch, index) : Item{};
   }
 #pragma unroll
@@ -163,48 +199,49 @@ __device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t base
   for (unsigned j = 0; j < kPerThread; ++j) {
     word[j] = slot[j] < slots ? load(&table.words[slot[j]]) : kFreeWord;
   }
-  // The stamps of all four are under way before the first is looked at.
+  // The stamps of all are under way before the first is looked at.
+  Met met[kPerThread];
   Word was[kPerThread];
 #pragma unroll
   for (unsigned j = 0; j < kPerThread; ++j) {
-    const bool stamp = page_of(word[j]) == items[j].page && items[j].page < table.pages &&
-                       (is_ready(word[j]) || is_pinned(word[j])) &&
-                       step_before(step_of(word[j]), step);
-    was[j] =
-        stamp ? exchange_if(&table.words[slot[j]], word[j], with_step(word[j], step)) : word[j];
-    if (stamp && was[j] == word[j]) was[j] = with_step(word[j], step);
+    met[j] = Met::elsewhere;
+    was[j] = word[j];
+    if (items[j].page >= table.pages || page_of(word[j]) != items[j].page) continue;
+    met[j] = is_complete(word[j]) ? Met::ready : Met::filling;
+    if (met[j] == Met::ready && step_before(step_of(word[j]), step)) {
+      was[j] = exchange_if(&table.words[slot[j]], word[j], with_step(word[j], step));
+    }
   }
   std::uint32_t hits = 0;
 #pragma unroll
   for (unsigned j = 0; j < kPerThread; ++j) {
-    const std::uint32_t index = base + j * kThreads + threadIdx.x;
+    const std::uint32_t index = begin + j * kThreads + threadIdx.x;
     const Page page = items[j].page;
-    Met met = Met::elsewhere;
-    if (page < table.pages && slot[j] < slots) {
-      met = meet(table, slot[j], was[j], page, step, shared.shared_step);
+    if (met[j] == Met::filling || was[j] != word[j]) {
+      met[j] = meet_again(table, slot[j], was[j], page, step, shared.shared_step);
     }
     bool missing = false;
-    if (!items[j].real) {
-    } else if (page >= table.pages) {
-      finish(launch, index, kNoSlot, Outcome::invalid);
-    } else if (met == Met::ready) {
+    if (met[j] == Met::ready) {
       ++hits;
       finish(launch, index, static_cast<Slot>(slot[j]), Outcome::hit);
-    } else {
+    } else if (page < table.pages) {
       missing = true;
+    } else if (items[j].real) {
+      finish(launch, index, kNoSlot, Outcome::invalid);
     }
     const unsigned group = __ballot_sync(kWholeWarp, missing);
+    if (group == 0) continue;
     std::uint32_t first = 0;
-    if (lane_id() == 0 && group != 0) first = atomicAdd(&shared.missing, __popc(group));
+    if (lane_id() == 0) first = atomicAdd(&shared.missing, __popc(group));
     first = __shfl_sync(kWholeWarp, first, 0);
     if (missing) {
       const std::uint32_t at = first + __popc(group & lanes_below());
-      shared.miss.page[at] = page;
-      shared.miss.item[at] = index;
-      shared.miss.slot[at] = met == Met::filling ? static_cast<Slot>(slot[j]) : kNoSlot;
       const Frame frame = frame_in(load(&table.frame_of[block_of(table, page)]));
       const bool readable = frame < launch.store.frame_limit &&
                             launch.store.extent_ready[frame / launch.store.frames_per_extent] != 0;
+      shared.miss.page[at] = page;
+      shared.miss.item[at] = index;
+      shared.miss.slot[at] = met[j] == Met::filling ? static_cast<Slot>(slot[j]) : kNoSlot;
       shared.miss.frame[at] = readable ? frame : kNoFrame;
     }
   }
@@ -252,7 +289,7 @@ struct Claim {
 
 // A fill that somebody else began: we take it over, unless it is done by now, or another thread of
 // this launch did.
-__device__ void take_over(const HotTable& table, const Shared& shared, Claim& claim) {
+__device__ __noinline__ void take_over(const HotTable& table, const Shared& shared, Claim& claim) {
   Word* const at = &table.words[claim.slot];
   Word word = load(at);
   for (int i = 0; i < kMaxWordTries; ++i) {
@@ -293,16 +330,23 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
   const std::uint32_t missing = shared.missing;
   const unsigned warp = threadIdx.x / kWarp;
   const std::uint32_t group = min(kWarp, (missing + kWarps - 1) / kWarps);
-  const std::uint32_t slots = min(min(launch.store.slots, table.sizes.slots), limit_of(table));
-  const std::uint32_t windows = windows_of(slots);
+  const std::uint32_t slots = shared.slots;
+  const std::uint32_t windows = shared.windows;
   const std::uint32_t warps = launch.lookers * kWarps;
-  // Where a launch begins is as good as random; in it no two warps meet, unless windows are few.
-  const std::uint32_t origin = (shared.step * 0x9E3779B1u >> 4) + blockIdx.x * kWarps + warp;
+  const std::uint32_t me = blockIdx.x * kWarps + warp;
   const unsigned most = windows <= warps ? kWindow : kMostPerWindow;
   for (std::uint32_t begin = warp * group; begin < missing; begin += kWarps * group) {
     Claim claim;
     claim.place = begin + lane_id();
     const bool mine = lane_id() < group && claim.place < missing;
+    // Warps of a launch begin at windows of their own, unless there are not enough.
+    std::uint32_t at = shared.first_window + me + begin;
+    if (at >= windows) at = windows > warps ? (at - windows) % windows : at % max(windows, 1u);
+    Window window;
+    if (windows != 0) load_window(table, slots, at, window);
+    Cut cut = cut_by_warp(table, shared.clock);
+    // The actor's last step is not touched at first.
+    if (step_before(shared.previous, cut.step)) cut.step = shared.previous;
     if (mine) {
       claim.page = shared.miss.page[claim.place];
       claim.slot = shared.miss.slot[claim.place];
@@ -317,17 +361,11 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
     unsigned wanting = __ballot_sync(
         kWholeWarp, mine && claim.slot == kNoSlot && claim.outcome != Outcome::absent);
     const unsigned claiming = wanting;
-    std::uint32_t at = (origin + begin) % max(windows, 1u);
-    Window window;
-    if (windows != 0 && wanting != 0) load_window(table, slots, at, window);
-    Cut cut = cut_by_warp(table, shared.clock);
-    // The actor's last step is not touched at first.
-    if (step_before(shared.previous, cut.step)) cut.step = shared.previous;
     for (unsigned visit = 0; wanting != 0 && visit < windows + kShyWindows && visit < kMaxWindows;
          ++visit) {
       judge_window(window, cut);
-      wanting = claim_from_window(table, window, claim.page, shared.step, false, wanting, most,
-                                  origin, shared.wants[warp]);
+      wanting = claim_from_window(table, window, claim.page, shared.step, false, wanting, most, me,
+                                  shared.wants[warp]);
       if (wanting == 0) break;
       if (visit + 1 == kShyWindows) {
         if (lane_id() == 0) await_look_ups(launch, shared);
@@ -345,18 +383,27 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
       // it, and the one that the hint does not name grows old.
       store(&table.slot_of[claim.page], ~static_cast<std::uint32_t>(claim.slot));
     }
-    __syncwarp();
     if (mine) {
       shared.miss.slot[claim.place] = claim.slot;
+      shared.miss.outcome[claim.place] = claim.outcome;
       if (!claim.fill) shared.miss.frame[claim.place] = kNoFrame;
-      finish(launch, shared.miss.item[claim.place], claim.slot, claim.outcome);
     }
     const unsigned fills = __ballot_sync(kWholeWarp, claim.fill);
-    const unsigned hits = __ballot_sync(kWholeWarp, mine && claim.outcome == Outcome::hit);
-    const unsigned none = __ballot_sync(kWholeWarp, mine && claim.outcome == Outcome::no_slot);
-    const unsigned absent = __ballot_sync(kWholeWarp, mine && claim.outcome == Outcome::absent);
-    if (lane_id() == 0) {
-      if (fills != 0) atomicAdd(&shared.fills, __popc(fills));
+    if (lane_id() == 0 && fills != 0) atomicAdd(&shared.fills, __popc(fills));
+  }
+}
+
+// The results of what was missing.
+__device__ void finish_missing(const Launch& launch, Shared& shared) {
+  for (std::uint32_t base = 0; base < shared.missing; base += kThreads) {
+    const std::uint32_t i = base + threadIdx.x;
+    const bool mine = i < shared.missing;
+    const Outcome outcome = mine ? shared.miss.outcome[i] : Outcome::invalid;
+    if (mine) finish(launch, shared.miss.item[i], shared.miss.slot[i], outcome);
+    const unsigned hits = __ballot_sync(kWholeWarp, outcome == Outcome::hit);
+    const unsigned none = __ballot_sync(kWholeWarp, outcome == Outcome::no_slot);
+    const unsigned absent = __ballot_sync(kWholeWarp, outcome == Outcome::absent);
+    if (lane_id() == 0 && (hits | none | absent) != 0) {
       if (hits != 0) atomicAdd(&shared.hits, __popc(hits));
       if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
       if (absent != 0) atomicAdd(&shared.absent, __popc(absent));
@@ -381,67 +428,96 @@ __device__ uint4 read_once(const uint4* at) {
 __device__ std::uint32_t read_once(const std::uint32_t* at) { return *at; }
 __device__ std::uint8_t read_once(const std::uint8_t* at) { return *at; }
 
-// The missing pages of the block as one run of vectors, a few per thread in flight. The first ones
-// are on their way while slots are claimed: the link takes longer than the claims.
+// The missing pages of the block as one run of vectors, a few per thread on their way at a time.
 template <class Vector>
 struct Run {
-  std::uint32_t per_page = 0;
-  std::uint64_t total = 0;
-  std::uint64_t at = 0;
-  Vector data[kVectorsPerThread];
-  bool wanted = false;  // data is under way
+  const Launch& launch;
+  Shared& shared;
+  std::uint32_t per_page;
+  std::uint32_t total;  // below 2^32: 1,024 pages of at most 1 MiB are 2^30 bytes
 
-  __device__ void begin(const Launch& launch, const Shared& shared) {
-    per_page = static_cast<std::uint32_t>(launch.store.page_bytes / sizeof(Vector));
-    total = std::uint64_t{shared.missing} * per_page;
-    at = threadIdx.x;
+  __device__ Run(const Launch& in, Shared& among)
+      : launch(in),
+        shared(among),
+        per_page(static_cast<std::uint32_t>(in.store.page_bytes / sizeof(Vector))),
+        total(among.missing * per_page) {}
+
+  // Where vector `index` comes from; null: it is not to be copied.
+  __device__ const Vector* from(std::uint32_t index) const {
+    if (index >= total) return nullptr;
+    const std::uint32_t place = index / per_page;
+    const Frame frame = shared.miss.frame[place];
+    if (frame == kNoFrame) return nullptr;
+    const std::byte* page =
+        frame_bytes(launch.store, frame, page_in_block(launch.table, shared.miss.page[place]));
+    return reinterpret_cast<const Vector*>(page) + (index - place * per_page);
   }
 
-  __device__ void read(const Launch& launch, const Shared& shared) {
+  __device__ Vector* to(std::uint32_t index) const {
+    if (index >= total) return nullptr;
+    const std::uint32_t place = index / per_page;
+    if (shared.miss.frame[place] == kNoFrame) return nullptr;
+    return reinterpret_cast<Vector*>(slot_bytes(launch.store, shared.miss.slot[place])) +
+           (index - place * per_page);
+  }
+
+  // Starts the first reads, into shared memory: the link takes longer than the claims.
+  __device__ void begin() const {
+    if constexpr (sizeof(Vector) >= sizeof(std::uint32_t)) {
 #pragma unroll
-    for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-      const std::uint64_t index = at + j * kThreads;
-      if (index >= total) continue;
-      // Below 2^32: 2,048 pages of at most 1 MiB are 2^27 vectors of 16 bytes.
-      const std::uint32_t place = static_cast<std::uint32_t>(index) / per_page;
-      const Frame frame = shared.miss.frame[place];
-      if (frame == kNoFrame) continue;
-      const std::byte* from =
-          frame_bytes(launch.store, frame, page_in_block(launch.table, shared.miss.page[place]));
-      data[j] = read_once(reinterpret_cast<const Vector*>(from) +
-                          (static_cast<std::uint32_t>(index) - place * per_page));
+      for (unsigned j = 0; j < kEarlyPerThread; ++j) {
+        const Vector* const at = from(threadIdx.x + j * kThreads);
+        if (at == nullptr) continue;
+        const auto into = static_cast<std::uint32_t>(
+            __cvta_generic_to_shared(&shared.early[threadIdx.x + j * kThreads]));
+        if constexpr (sizeof(Vector) == sizeof(uint4)) {
+          asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(into), "l"(at) : "memory");
+        } else {
+          asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(into), "l"(at) : "memory");
+        }
+      }
     }
   }
 
-  __device__ void write(const Launch& launch, const Shared& shared) const {
+  // The slots are known: copies everything.
+  __device__ void end() const {
+    std::uint32_t done = 0;
+    if constexpr (sizeof(Vector) >= sizeof(std::uint32_t)) {
+      done = kThreads * kEarlyPerThread;
+      asm volatile("cp.async.wait_all;" ::: "memory");
 #pragma unroll
-    for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-      const std::uint64_t index = at + j * kThreads;
-      if (index >= total) continue;
-      const std::uint32_t place = static_cast<std::uint32_t>(index) / per_page;
-      if (shared.miss.frame[place] == kNoFrame) continue;
-      reinterpret_cast<Vector*>(slot_bytes(
-          launch.store,
-          shared.miss.slot[place]))[static_cast<std::uint32_t>(index) - place * per_page] = data[j];
+      for (unsigned j = 0; j < kEarlyPerThread; ++j) {
+        Vector* const at = to(threadIdx.x + j * kThreads);
+        if (at == nullptr) continue;
+        *at = *reinterpret_cast<const Vector*>(&shared.early[threadIdx.x + j * kThreads]);
+      }
+    }
+    for (std::uint32_t base = done + threadIdx.x; base < total;
+         base += kThreads * kVectorsPerThread) {
+      Vector data[kVectorsPerThread];
+#pragma unroll
+      for (unsigned j = 0; j < kVectorsPerThread; ++j) {
+        const Vector* const at = from(base + j * kThreads);
+        if (at != nullptr) data[j] = read_once(at);
+      }
+#pragma unroll
+      for (unsigned j = 0; j < kVectorsPerThread; ++j) {
+        Vector* const at = to(base + j * kThreads);
+        if (at != nullptr) *at = data[j];
+      }
     }
   }
-
-  __device__ void next() { at += kThreads * kVectorsPerThread; }
 };
 
 // Claims and copies what the block misses.
 template <class Vector>
 __device__ void bring_in(const Launch& launch, Shared& shared) {
-  Run<Vector> run;
-  run.begin(launch, shared);
-  run.read(launch, shared);
+  const Run<Vector> run(launch, shared);
+  run.begin();
   claim_slots(launch, shared);
   __syncthreads();
-  run.write(launch, shared);
-  for (run.next(); run.at < run.total; run.next()) {
-    run.read(launch, shared);
-    run.write(launch, shared);
-  }
+  run.end();
+  finish_missing(launch, shared);
   // Each thread's stores come before the ready bits of the pages that it had a part in.
   __threadfence();
   __syncthreads();
@@ -488,6 +564,8 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
                  "r"(1)
                  : "memory");
   }
+  finish_missing(launch, shared);
+  __syncthreads();
 }
 
 // Copies what the lookers missed, when all have handed it over, in pieces that the copiers take in
@@ -606,7 +684,12 @@ __device__ void account(const Launch& launch, const Shared& shared) {
 __device__ void look_up_slice(const Launch& launch, Shared& shared) {
   const std::uint32_t all = launch.batch.lists * launch.batch.item_stride;
   const std::uint32_t begin = blockIdx.x * launch.slice;
-  look_up(launch, shared, begin, min(all, begin + launch.slice));
+  const std::uint32_t end = min(all, begin + launch.slice);
+  if (launch.slice <= kThreads) {
+    look_up<1>(launch, shared, begin, end);
+  } else {
+    look_up<kMostItems / kThreads>(launch, shared, begin, end);
+  }
   __syncthreads();
   if (threadIdx.x == 0) note_looked(launch, shared);
   if (launch.copiers != 0) {
@@ -629,11 +712,15 @@ __global__ void __launch_bounds__(kThreads, 2)
     shared.clock = load(&launch.table.header->clock) & kStepMask;
     shared.looked_base = state.x;
     shared.handed_base = load(&line->handed_base);
+    shared.slots = min(launch.store.slots, limit_of(launch.table));
+    shared.windows = windows_of(shared.slots);
     shared.launches = state.y;
     const std::uint32_t step = !launch.advance ? now : state.y % 2 == 0 ? state.z : state.w;
     shared.step = step & kStepMask;
     shared.shared_step = (step & kSharedStep) != 0;
     shared.previous = (launch.advance ? now : before) & kStepMask;
+    // As good as random.
+    shared.first_window = __umulhi((shared.step + state.y) * 0x9E3779B1u, shared.windows);
     shared.hits = 0;
     shared.no_slot = 0;
     shared.absent = 0;
@@ -666,6 +753,7 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   const std::uint64_t items = std::uint64_t{batch.lists} * batch.item_stride;
   if (items > kMaxItems) return cudaErrorInvalidValue;
   if (items == 0) return cudaSuccess;
+  if (batch.lists_per_sequence == 0 || batch.rows_per_block == 0) return cudaErrorInvalidValue;
   Launch launch;
   launch.table = table;
   launch.store = store;
@@ -675,13 +763,15 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   launch.advance = arrangement.advance;
   // Small pages are copied by who misses them; of large ones a few would fall on one block of
   // threads, so they are dealt out.
-  const bool small = store.page_bytes <= kFusedPageBytes;
-  const unsigned copying = arrangement.copying_ctas != 0 ? arrangement.copying_ctas
-                           : small                       ? kFewLookers
-                                                         : kDealtCopiers;
-  launch.copiers = small && copying >= kFewLookers ? 0 : copying;
+  launch.by_stride = Divisor(batch.item_stride);
+  launch.by_lists = Divisor(batch.lists_per_sequence);
+  launch.plain =
+      batch.kind == ItemKind::page && batch.counts == nullptr && batch.list_count == nullptr;
+  launch.store.slots = std::min(store.slots, table.sizes.slots);
+  const bool small = store.page_bytes <= kSmallPageBytes;
+  launch.copiers = arrangement.copying_ctas < kFewLookers ? arrangement.copying_ctas : 0;
   const auto slice = static_cast<std::uint32_t>((items + kFewLookers - 1) / kFewLookers);
-  launch.slice = std::clamp(slice, kLeastSlice, kMostItems);
+  launch.slice = std::clamp(slice, small ? kLeastSlice : kLeastOfLarge, kMostItems);
   launch.lookers = static_cast<std::uint32_t>((items + launch.slice - 1) / launch.slice);
   launch.blocks = launch.lookers + launch.copiers + (launch.advance ? 1 : 0);
   resolve_kernel<<<launch.blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(launch);

@@ -1,3 +1,4 @@
+import json
 import unittest
 
 import harness
@@ -32,6 +33,25 @@ class HeadersAloneTest(harness.CheckTest):
         self.assert_passes()
         self.write("client/a.h", guard % "int sluice_open(int size = 1);")
         self.assert_fails("client/a.h: does not compile alone as c11")
+
+    def test_only_cuda_headers_are_compiled_as_cuda(self):
+        self.write("kernels/a.h", "#pragma once\ninline int f() { return 1; }\n")
+        self.write("kernels/b.cuh", '#pragma once\n#include "kernels/a.h"\n')
+        self.write("kernels/c.cu", "")
+        self.assertIn("headers-alone: 2 checked", self.assert_passes())  # there is no nvcc in this build
+
+        # An nvcc that compiles nothing but CUDA.
+        nvcc = self.root / "nvcc"
+        nvcc.write_text('#!/bin/sh\ncase "$*" in *"-x cu"*) exec g++ -I"$(dirname "$0")" -x c++ -c -o /dev/null'
+                        ' -MD -MF "$(echo "$*" | sed "s/.*-MF \\([^ ]*\\).*/\\1/")" -MT x - ;; esac\nexit 1\n')
+        nvcc.chmod(0o755)
+        commands = json.loads((self.root / "build/dev/compile_commands.json").read_text())
+        commands.append({"directory": str(self.root), "file": str(self.root / "kernels/c.cu"),
+                         "arguments": [str(nvcc), "-x", "cu", "-c", "kernels/c.cu", "-o", "c.o"]})
+        self.write("build/dev/compile_commands.json", json.dumps(commands))
+        self.assertIn("headers-alone: 3 checked", self.assert_passes())
+        self.write("kernels/b.cuh", "#pragma once\ninline int g() { return f(); }\n")
+        self.assert_fails("kernels/b.cuh: does not compile alone")
 
     def test_a_passed_header_is_compiled_again_only_after_a_change_below_it(self):
         self.write("ipc/a.h", '#pragma once\n#include "ipc/b.h"\ninline B b;\n')
