@@ -232,10 +232,20 @@ ipc::Result<json> cache_json(const Request& request, const residency::CacheStatu
   return cache;
 }
 
+// Has the words of all these caches fetched that a device has, at the same time.
+void fetch_words(const Request& request, const std::vector<residency::CacheStatus>& rows) {
+  if (request.coordinator().gpu() == nullptr) return;
+  for (const auto& row : rows) {
+    const auto memory = request.coordinator().cache_memory(row.cache);
+    if (memory != nullptr && request.sees(row.tenant)) (void)memory->scan();
+  }
+}
+
 ipc::Result<json> caches_of(const Request& request, bool detail) {
   auto only = request.number("cache", EvictRequest::kAny);
   if (!only) return std::unexpected(only.error());
   const auto rows = request.coordinator().with_manager([](auto& m) { return m.caches(); });
+  if (detail) fetch_words(request, rows);
   json list = json::array();
   for (const auto& row : rows) {
     if (!request.sees(row.tenant)) continue;

@@ -122,7 +122,6 @@ class SplitTable final : public CacheTable {
 
   ipc::Result<HbmResidency> scan() override {
     std::unique_lock lock(mutex_);
-    if (look_failure_) return std::unexpected(*std::exchange(look_failure_, std::nullopt));
     if (seen_ && std::chrono::steady_clock::now() - seen_at_ < times_.look_life) return *seen_;
     if (!look_ && whole_) look_.emplace(Look{0, empty_residency(view_)});
     call(lock);
@@ -216,8 +215,7 @@ class SplitTable final : public CacheTable {
             {{"reason", done.error().text}});
       }
       failed_at_ = std::chrono::steady_clock::now();
-      if (look_) look_failure_ = done.error();
-      look_.reset();
+      if (std::exchange(look_, std::nullopt)) end_look(std::unexpected(done.error()));
       called_ = false;
       return false;
     }
@@ -240,14 +238,18 @@ class SplitTable final : public CacheTable {
     lock.lock();
     look_.reset();
     if (!read) {
-      look_failure_ = read.error();
+      end_look(std::unexpected(read.error()));
     } else if (look.next < parts_.sizes.slots) {
       look_ = std::move(look);
     } else {
-      seen_ = std::move(look.found);
-      seen_at_ = std::chrono::steady_clock::now();
+      end_look(std::move(look.found));
     }
     return true;
+  }
+
+  void end_look(ipc::Result<HbmResidency> seen) {
+    seen_ = std::move(seen);
+    seen_at_ = std::chrono::steady_clock::now();
   }
 
   ipc::Status read_words(Look& look) {
@@ -283,8 +285,7 @@ class SplitTable final : public CacheTable {
   bool failing_ = false;
   std::chrono::steady_clock::time_point failed_at_{};
   std::optional<Look> look_;
-  std::optional<ipc::Error> look_failure_;
-  std::optional<HbmResidency> seen_;
+  std::optional<ipc::Result<HbmResidency>> seen_;
   std::chrono::steady_clock::time_point seen_at_{};
 };
 

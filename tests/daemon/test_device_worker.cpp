@@ -70,7 +70,7 @@ struct AWorker : ::testing::Test {
     daemon = ipc::Fd(ends[0]);
     thread = std::thread([this, socket = ipc::Fd(ends[1])] { served = serve(socket, backend); });
   }
-  ~AWorker() override { hang_up(); }
+  ~AWorker() override { (void)hang_up(); }
 
   ipc::Status hang_up() {
     daemon.reset();
