@@ -201,8 +201,7 @@ class SplitTable final : public CacheTable {
     room -= move_some(pending_.drop_pins, batch.drop_pins, room);
     move_some(pending_.drop_pages, batch.drop_pages, room);
     // What is ordered from here on has a scan to come.
-    const std::optional<Ticket> ticket =
-        pending_.items() == 0 ? std::optional(ordered_) : std::nullopt;
+    const Ticket ticket = pending_.items() == 0 ? ordered_ : done_;
     lock.unlock();
     const auto done = device_->work(parts_, batch);
     lock.lock();
@@ -220,7 +219,7 @@ class SplitTable final : public CacheTable {
       return false;
     }
     if (std::exchange(failing_, false)) log_info("the device can be told again what to drop");
-    if (ticket) done_ = *ticket;
+    done_ = ticket;
     return true;
   }
 
