@@ -30,7 +30,7 @@ static_assert(kMostItems % kThreads == 0);
 constexpr unsigned kMostPerWindow = 16;  // of kWindow: claims take the oldest eighth
 constexpr unsigned kShyWindows = 2;  // looked at before pages of the actor's last step are taken
 constexpr unsigned kVectorsPerThread = 4;   // on their way at a time
-constexpr unsigned kEarlyPerThread = 2;     // before slots are known, in shared memory
+constexpr unsigned kEarlyPerThread = 2;     // of these before slots are known
 constexpr std::uint32_t kLeastSlice = 128;  // items of a looker, if pages are small
 constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a block of threads
 constexpr unsigned kFewLookers = 64;        // as many as there are, if the lists are not very long
@@ -97,7 +97,6 @@ struct Shared {
   std::uint32_t absent;
   Wants wants[kWarps];
   Missing miss;
-  uint4 early[kThreads * kEarlyPerThread];
 };
 
 struct Item {
@@ -333,7 +332,7 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
   const std::uint32_t slots = shared.slots;
   const std::uint32_t windows = shared.windows;
   const std::uint32_t warps = launch.lookers * kWarps;
-  const std::uint32_t me = blockIdx.x * kWarps + warp;
+  const std::uint32_t me = warp * launch.lookers + blockIdx.x;
   const unsigned most = windows <= warps ? kWindow : kMostPerWindow;
   for (std::uint32_t begin = warp * group; begin < missing; begin += kWarps * group) {
     Claim claim;
@@ -435,6 +434,7 @@ struct Run {
   Shared& shared;
   std::uint32_t per_page;
   std::uint32_t total;  // below 2^32: 1,024 pages of at most 1 MiB are 2^30 bytes
+  Vector early[kEarlyPerThread];
 
   __device__ Run(const Launch& in, Shared& among)
       : launch(in),
@@ -461,37 +461,23 @@ struct Run {
            (index - place * per_page);
   }
 
-  // Starts the first reads, into shared memory: the link takes longer than the claims.
-  __device__ void begin() const {
-    if constexpr (sizeof(Vector) >= sizeof(std::uint32_t)) {
+  // Starts the first reads: the link takes longer than the claims.
+  __device__ void begin() {
 #pragma unroll
-      for (unsigned j = 0; j < kEarlyPerThread; ++j) {
-        const Vector* const at = from(threadIdx.x + j * kThreads);
-        if (at == nullptr) continue;
-        const auto into = static_cast<std::uint32_t>(
-            __cvta_generic_to_shared(&shared.early[threadIdx.x + j * kThreads]));
-        if constexpr (sizeof(Vector) == sizeof(uint4)) {
-          asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(into), "l"(at) : "memory");
-        } else {
-          asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(into), "l"(at) : "memory");
-        }
-      }
+    for (unsigned j = 0; j < kEarlyPerThread; ++j) {
+      const Vector* const at = from(threadIdx.x + j * kThreads);
+      if (at != nullptr) early[j] = read_once(at);
     }
   }
 
   // The slots are known: copies everything.
   __device__ void end() const {
-    std::uint32_t done = 0;
-    if constexpr (sizeof(Vector) >= sizeof(std::uint32_t)) {
-      done = kThreads * kEarlyPerThread;
-      asm volatile("cp.async.wait_all;" ::: "memory");
 #pragma unroll
-      for (unsigned j = 0; j < kEarlyPerThread; ++j) {
-        Vector* const at = to(threadIdx.x + j * kThreads);
-        if (at == nullptr) continue;
-        *at = *reinterpret_cast<const Vector*>(&shared.early[threadIdx.x + j * kThreads]);
-      }
+    for (unsigned j = 0; j < kEarlyPerThread; ++j) {
+      Vector* const at = to(threadIdx.x + j * kThreads);
+      if (at != nullptr) *at = early[j];
     }
+    constexpr std::uint32_t done = kThreads * kEarlyPerThread;
     for (std::uint32_t base = done + threadIdx.x; base < total;
          base += kThreads * kVectorsPerThread) {
       Vector data[kVectorsPerThread];
@@ -512,7 +498,7 @@ struct Run {
 // Claims and copies what the block misses.
 template <class Vector>
 __device__ void bring_in(const Launch& launch, Shared& shared) {
-  const Run<Vector> run(launch, shared);
+  Run<Vector> run(launch, shared);
   run.begin();
   claim_slots(launch, shared);
   __syncthreads();
