@@ -73,11 +73,19 @@ std::vector<pid_t> children() {
   return found;
 }
 
+std::string first_gpu() {
+  cudaDeviceProp properties{};
+  EXPECT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
+  device_worker::Uuid uuid{};
+  std::memcpy(uuid.data(), properties.uuid.bytes, uuid.size());
+  return device_worker::to_string(uuid);
+}
+
 Config config_of() {
-  // The worker counts devices in this order; so must we.
-  setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 1);
   Config config;
   config.backend.kind = BackendKind::cuda;
+  // The worker may count devices in another order than this process does.
+  config.backend.device = first_gpu();
   config.backend.device_worker = worker_program();
   config.backend.worker_idle = std::chrono::minutes(10);
   config.hbm.capacity_bytes = 64 << 20;
