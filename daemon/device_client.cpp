@@ -143,14 +143,24 @@ ipc::Error DeviceClient::broken(ipc::Error reason) {
   return reason;
 }
 
+const ipc::Error& DeviceClient::note_hang(const ipc::Error& reason) {
+  last_used_ = std::chrono::steady_clock::now();
+  return hung_.emplace(reason);
+}
+
 template <class Ask>
 auto DeviceClient::with_worker(Ask&& ask) {
   const std::lock_guard lock(mutex_);
   using Answered = decltype(ask());
+  // What waits behind a hang would wait as long, one after the other.
+  if (hung_ && std::chrono::steady_clock::now() - last_used_ < options_.rest) {
+    return Answered(std::unexpected(*hung_));
+  }
+  hung_.reset();
   Answered answered = fail(Errc::internal, "nobody was asked");
   for (int attempt = 0; attempt < 2; ++attempt) {
     if (!socket_ || broken_) {
-      if (auto dead = bury(); !dead) return Answered(std::unexpected(std::move(dead.error())));
+      if (auto dead = bury(); !dead) return Answered(std::unexpected(note_hang(dead.error())));
       if (auto up = start(); !up) return Answered(std::unexpected(std::move(up.error())));
     }
     answered = ask();
@@ -159,7 +169,8 @@ auto DeviceClient::with_worker(Ask&& ask) {
     log_warn("the device worker failed",
              {{"reason", answered.error().text}, {"attempt", std::int64_t{attempt + 1}}});
   }
-  (void)bury();
+  const auto dead = bury();
+  if (!dead || answered.error().code == Errc::timed_out) (void)note_hang(answered.error());
   return answered;
 }
 

@@ -44,6 +44,7 @@ class DeviceClient {
     std::string device;  // as backend.device
     std::chrono::milliseconds idle{10'000};
     std::chrono::milliseconds patience{60'000};  // for one answer
+    std::chrono::milliseconds rest{10'000};      // after two that hung: requests fail at once
   };
 
   explicit DeviceClient(Options options);
@@ -88,13 +89,15 @@ class DeviceClient {
                                device_worker::wire::Body expected);
   ipc::Status open_table(const SplitTableParts& table);
   ipc::Error broken(ipc::Error reason);
+  const ipc::Error& note_hang(const ipc::Error& reason);
 
   Options options_;
   std::mutex mutex_;
   ipc::Fd socket_;  // of the worker that runs, if one does
   pid_t pid_ = -1;
   ipc::FrameReader reader_{ipc::FdPolicy::accept};
-  bool broken_ = false;  // the worker is of no more use
+  bool broken_ = false;             // the worker is of no more use
+  std::optional<ipc::Error> hung_;  // the last request did, with two workers
   std::uint64_t requests_ = 0;
   std::chrono::steady_clock::time_point last_used_{};
   std::set<std::uint64_t> open_tables_;  // that this worker knows

@@ -129,6 +129,23 @@ TEST_F(ADeviceClient, EndsAWorkerThatHangsBeforeItStartsAnother) {
   EXPECT_FALSE(is_there(first)) << "dead, and known to be";
 }
 
+TEST_F(ADeviceClient, MakesNobodyWaitForAGpuThatHangs) {
+  DeviceClient::Options hasty = options();
+  hasty.patience = std::chrono::seconds(1);
+  hasty.rest = std::chrono::hours(1);
+  DeviceClient impatient(hasty);
+  device->of(device->hangs, Request::Allocate) = 2;
+  EXPECT_EQ(impatient.allocate(kFakeGranularity).error().code, Errc::timed_out);
+  EXPECT_EQ(impatient.allocate(kFakeGranularity).error().code, Errc::timed_out);
+  EXPECT_EQ(device->of(device->asked, Request::Allocate), 2U) << "the last one was not tried";
+
+  hasty.rest = std::chrono::milliseconds(0);
+  DeviceClient rested(hasty);
+  device->of(device->hangs, Request::Allocate) = 2;
+  EXPECT_FALSE(rested.allocate(kFakeGranularity));
+  EXPECT_TRUE(rested.allocate(kFakeGranularity));
+}
+
 TEST_F(ADeviceClient, BelievesNoNonsense) {
   device->of(device->nonsense, Request::Allocate) = 1;
   EXPECT_TRUE(client.allocate(kFakeGranularity)) << "by a sane one";
@@ -180,7 +197,7 @@ TEST_F(ADeviceClient, EndsItsWorkerWhenItGoes) {
 }
 
 TEST(ADeviceClientWithoutAWorker, SaysWhatIsMissing) {
-  DeviceClient client({"/nowhere/sluice-device-worker", "0", {}, {}});
+  DeviceClient client({.program = "/nowhere/sluice-device-worker", .device = "0"});
   const auto facts = client.describe();
   ASSERT_FALSE(facts);
   EXPECT_EQ(facts.error().code, Errc::not_supported);
@@ -189,7 +206,7 @@ TEST(ADeviceClientWithoutAWorker, SaysWhatIsMissing) {
 }
 
 TEST(ADeviceClientWithoutAWorker, SaysHowAProgramEndedThatIsNone) {
-  DeviceClient client({"/bin/true", "0", {}, std::chrono::seconds(20)});
+  DeviceClient client({.program = "/bin/true", .device = "0"});
   const auto facts = client.describe();
   ASSERT_FALSE(facts);
   EXPECT_EQ(facts.error().code, Errc::daemon_away);
