@@ -13,7 +13,7 @@ namespace sluice::daemon {
 // How long orders wait that the device could not do. An operator's look at the words is as old as
 // `look_life` at most.
 struct SplitTableTimes {
-  std::chrono::milliseconds retry{5000};
+  std::chrono::milliseconds retry{1000};
   std::chrono::milliseconds look_life{1000};
 };
 

@@ -72,6 +72,14 @@ class Engine {
     }
     kernels::leave_step(table, 0);
   }
+  std::uint32_t pages_of(ipc::BlockId block) const {
+    std::uint32_t pages = 0;
+    for (std::uint32_t i = 0; i < table.sizes.slots; ++i) {
+      const kernels::Page page = kernels::page_of(kernels::load_acquire(&table.words[i]));
+      pages += page < table.pages && kernels::block_of(table, page) == block.value ? 1 : 0;
+    }
+    return pages;
+  }
   std::uint32_t cached_pages() const {
     std::uint32_t pages = 0;
     for (std::uint32_t i = 0; i < table.sizes.slots; ++i) {
@@ -240,6 +248,32 @@ TEST_F(ACudaCoordinator, UsesAnIdAgainWhenTheDeviceHasDroppedItsPages) {
   device->of(device->held, Request::Work) = 0;
   ASSERT_TRUE(extend(session, cache, sequence, kBlocks));
   EXPECT_EQ(engine.cached_pages(), 0U);
+}
+
+// Whatever happens to workers, an id that is handed out has no pages in HBM.
+TEST_F(ACudaCoordinator, HandsOutIdsWithoutPagesWhileWorkersDie) {
+  constexpr int kRounds = 240;
+  constexpr std::uint32_t kBlocksAtOnce = 5;
+  TestSession session(*coordinator);
+  const auto opened = open(session, opening());
+  ASSERT_TRUE(opened);
+  const CacheId cache = session.cache(opened->handle)->id;
+  const Engine engine(*opened->memory);
+  const ipc::Handle sequence = coordinator->open_sequence(session.id, cache, {}, blocks)->sequence;
+  for (int round = 0; round < kRounds; ++round) {
+    // Seldom enough that each is over before the next one: after two in a row the device is left
+    // alone for a while.
+    if (round % 24 == 7) device->of(device->deaths, Request::Work) = 1;
+    if (round % 24 == 15) device->of(device->late_deaths, Request::Work) = 1;
+    if (round % 24 == 23) device->of(device->errors, Request::Work) = 1;
+    ASSERT_TRUE(extend(session, cache, sequence, kBlocksAtOnce)) << "round " << round;
+    for (const residency::BlockRef& block : blocks) {
+      EXPECT_EQ(engine.pages_of(block.id), 0U) << "round " << round;
+    }
+    engine.cache(blocks);
+    ASSERT_TRUE(coordinator->truncate(session.id, sequence, 0));
+  }
+  EXPECT_GT(device->started, static_cast<std::uint32_t>(kRounds / 10));
 }
 
 TEST_F(ACudaCoordinator, SurvivesTheDeathOfAWorkerInEachRequest) {
