@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "client/actor.h"
 #include "client/cache.h"
@@ -34,6 +35,9 @@ struct sluice_sequence {
 struct sluice_actor {
   std::unique_ptr<Actor> impl;
 };
+struct sluice_plan {
+  std::unique_ptr<Plan> impl;
+};
 struct sluice_op {
   Actor* actor;
   std::unique_ptr<Operation> impl;
@@ -42,9 +46,14 @@ struct sluice_op {
 static_assert(SLUICE_INTERNAL == static_cast<int>(ipc::kLastErrc));
 static_assert(SLUICE_DAEMON_AWAY == static_cast<int>(Errc::daemon_away));
 static_assert(SLUICE_EXECUTOR_DIRECT == static_cast<int>(wire::Executor::direct));
+static_assert(sizeof(sluice_plan_desc) == 128 && sizeof(sluice_cache_info) == 88,
+              "these structs are part of the ABI");
 static_assert(SLUICE_PAGE_BLOCK == static_cast<int>(ipc::PageKind::block));
 
 namespace {
+
+// So that a deadline fits into the clock.
+constexpr std::uint64_t kMostTimeoutUs = std::uint64_t{1} << 50;
 
 sluice_status report(const Error& error, sluice_error* out) {
   if (out != nullptr) {
@@ -126,8 +135,7 @@ ipc::Result<ConnectOptions> connect_options(const sluice_connect_desc* desc) {
   }
   options.socket_path = text_or_empty(desc->socket_path);
   options.client_name = text_or_empty(desc->client_name);
-  options.timeout =
-      std::chrono::microseconds(std::min<std::uint64_t>(desc->timeout_us, 1ULL << 50));
+  options.timeout = std::chrono::microseconds(std::min(desc->timeout_us, kMostTimeoutUs));
   return options;
 }
 
@@ -157,10 +165,17 @@ ipc::Result<CacheOptions> cache_options(const sluice_cache_desc* desc) {
   if (desc->page_kind > SLUICE_PAGE_BLOCK) {
     return fail(Errc::invalid_layout, "cache_desc.page_kind is " + std::to_string(desc->page_kind));
   }
-  if (desc->device_type != 0 || desc->device_id != 0) {
-    return fail(Errc::not_supported, "cache_desc.device must be none (0) with the host backend");
+  if (desc->device_type != 0 && desc->device_type != kDeviceCuda) {
+    return fail(Errc::not_supported, "cache_desc.device_type is " +
+                                         std::to_string(desc->device_type) +
+                                         "; expected 0 (the host backend) or 2 (CUDA)");
+  }
+  if (desc->device_type == 0 && desc->device_id != 0) {
+    return fail(Errc::invalid_argument,
+                "cache_desc.device_id must be 0 on the host backend (device_type 0)");
   }
   CacheOptions options;
+  if (desc->device_type == kDeviceCuda) options.cuda_device = desc->device_id;
   options.model = desc->model;
   options.salt = text_or_empty(desc->salt);
   options.shard_index = desc->shard_index;
@@ -209,6 +224,62 @@ ipc::Result<std::vector<PageList>> lists_from(const sluice_page_list* lists, std
               list.outcomes};
   }
   return out;
+}
+
+ipc::Result<StreamRef> stream_from(const sluice_stream* stream) {
+  if (stream == nullptr || stream->kind == SLUICE_STREAM_NONE) return StreamRef{};
+  if (stream->kind != SLUICE_STREAM_CUDA) {
+    return fail(Errc::invalid_argument, "stream.kind is " + std::to_string(stream->kind) +
+                                            "; expected 0 (none) or 1 (CUDA)");
+  }
+  if (stream->reserved != 0) return fail(Errc::invalid_argument, "stream.reserved must be zero");
+  return StreamRef{true, stream->handle};
+}
+
+ipc::Result<PlanOptions> plan_options(const sluice_plan_desc* desc) {
+  if (auto ok = check_struct(desc, "plan_desc"); !ok) return std::unexpected(ok.error());
+  if (auto ok = check_zero(desc->reserved, desc->flags & ~SLUICE_PLAN_ADVANCE, "plan_desc"); !ok) {
+    return std::unexpected(ok.error());
+  }
+  if (desc->reserved0 != 0) return fail(Errc::invalid_argument, "plan_desc.reserved0 must be zero");
+  if (desc->kind > SLUICE_ITEM_ROW) {
+    return fail(Errc::invalid_argument, "plan_desc.kind is " + std::to_string(desc->kind));
+  }
+  for (const auto& [pointer, name] :
+       {std::pair<const void*, const char*>{desc->items, "plan_desc.items"},
+        {desc->sequences, "plan_desc.sequences"},
+        {desc->slots, "plan_desc.slots"}}) {
+    if (pointer == nullptr) return null_argument(name);
+  }
+  const std::uint32_t per_sequence = desc->lists_per_sequence == 0 ? 1 : desc->lists_per_sequence;
+  if (desc->max_lists == 0 || desc->list_capacity == 0 || desc->max_lists % per_sequence != 0) {
+    return fail(Errc::invalid_argument,
+                "a plan of " + std::to_string(desc->max_lists) + " lists, " +
+                    std::to_string(per_sequence) + " per sequence, of " +
+                    std::to_string(desc->list_capacity) +
+                    " items each; expected at least 1 of each, and whole sequences");
+  }
+  if (std::uint64_t{desc->max_lists} * desc->list_capacity > SLUICE_MAX_PLAN_ITEMS) {
+    return fail(Errc::list_too_long, "a plan of " + std::to_string(desc->max_lists) + " lists of " +
+                                         std::to_string(desc->list_capacity) + " items; at most " +
+                                         std::to_string(SLUICE_MAX_PLAN_ITEMS) + " items in all");
+  }
+  PlanOptions options;
+  options.kind = desc->kind == SLUICE_ITEM_ROW ? PlanItems::rows : PlanItems::blocks;
+  options.advance = (desc->flags & SLUICE_PLAN_ADVANCE) != 0;
+  options.max_lists = desc->max_lists;
+  options.list_capacity = desc->list_capacity;
+  options.lists_per_sequence = per_sequence;
+  options.first_page = desc->first_page;
+  options.copying_ctas = desc->copying_ctas;
+  options.items = desc->items;
+  options.counts = desc->counts;
+  options.list_count = desc->list_count;
+  options.sequences = desc->sequences;
+  options.slots = desc->slots;
+  options.outcomes = desc->outcomes;
+  options.without_slot = desc->without_slot;
+  return options;
 }
 
 }  // namespace
@@ -317,7 +388,25 @@ sluice_status sluice_cache_get_info(sluice_cache* cache, sluice_cache_info* out,
     out->max_actors = impl.max_actors();
     out->frame_extents = impl.frame_extents();
     out->frame_extent_bytes = impl.frame_extent_bytes();
+    const DeviceCache* const device = impl.device();
+    const ipc::Status pinning = device != nullptr ? device->pin_status() : ipc::Status();
+    out->pinned_frame_extents = device != nullptr ? device->pinned() : 0;
+    out->pin_status = static_cast<uint32_t>(pinning ? Errc::ok : pinning.error().code);
+    out->device_bytes = device != nullptr ? device->device_bytes() : 0;
     return {};
+  });
+}
+
+sluice_status sluice_cache_wait_pinned(sluice_cache* cache, uint64_t timeout_us,
+                                       sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (cache == nullptr) return null_argument("cache");
+    Cache& impl = *cache->impl;
+    if (auto ok = impl.client().check(); !ok) return ok;
+    if (impl.device() == nullptr) return {};
+    const auto timeout = std::chrono::microseconds(std::min(timeout_us, kMostTimeoutUs));
+    impl.device()->retry_pinning();
+    return impl.device()->wait_pinned(impl.frame_extents(), ipc::deadline_in(timeout));
   });
 }
 
@@ -325,12 +414,12 @@ sluice_status sluice_cache_arena(sluice_cache* cache, sluice_arena_view* out, sl
   return guarded(error, [&]() -> ipc::Status {
     if (cache == nullptr) return null_argument("cache");
     if (auto ok = check_struct(out, "arena_view"); !ok) return ok;
-    constexpr std::int32_t host = 1;  // DLPack's kDLCPU
+    const DeviceCache* const device = cache->impl->device();
     out->base = cache->impl->arena();
     out->page_bytes = cache->impl->geometry().page_bytes;
     out->slots = cache->impl->slots();
-    out->device_type = host;
-    out->device_id = 0;
+    out->device_type = device != nullptr ? kDeviceCuda : kDeviceHost;
+    out->device_id = device != nullptr ? device->ordinal() : 0;
     return {};
   });
 }
@@ -402,7 +491,7 @@ sluice_status sluice_sequence_fork(sluice_sequence* sequence, sluice_actor* acto
     if (out == nullptr) return null_argument("out");
     *out = nullptr;
     if (auto ok = sequence->impl->cache().client().check(); !ok) return ok;
-    auto child = sequence->impl->fork();
+    auto child = sequence->impl->fork(actor == nullptr ? nullptr : actor->impl.get());
     if (!child) return std::unexpected(child.error());
     *out = new sluice_sequence{std::move(*child)};
     return {};
@@ -434,6 +523,18 @@ sluice_status sluice_sequence_get_info(sluice_sequence* sequence, sluice_sequenc
     if (auto ok = check_struct(out, "sequence_info"); !ok) return ok;
     out->blocks = sequence->impl->blocks();
     out->sealed = sequence->impl->sealed();
+    return {};
+  });
+}
+
+sluice_status sluice_sequence_row(sluice_sequence* sequence, uint32_t* row, sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (sequence == nullptr) return null_argument("sequence");
+    if (row == nullptr) return null_argument("row");
+    if (auto ok = sequence->impl->cache().client().check(); !ok) return ok;
+    auto number = sequence->impl->row();
+    if (!number) return std::unexpected(number.error());
+    *row = *number;
     return {};
   });
 }
@@ -555,7 +656,7 @@ sluice_status sluice_op_wait(sluice_op* op, uint64_t timeout_us, sluice_resolve_
                              sluice_error* error) {
   return guarded(error, [&]() -> ipc::Status {
     if (op == nullptr) return null_argument("op");
-    const auto timeout = std::chrono::microseconds(std::min<std::uint64_t>(timeout_us, 1ULL << 50));
+    const auto timeout = std::chrono::microseconds(std::min(timeout_us, kMostTimeoutUs));
     const ipc::Status finished = op->actor->finish(*op->impl, ipc::deadline_in(timeout));
     if (!finished && finished.error().code == Errc::timed_out) return finished;
     if (finished && counts != nullptr) *counts = op->impl->counts;
@@ -573,6 +674,45 @@ sluice_status sluice_forecast(sluice_actor* actor, const sluice_page_list* lists
     return actor->impl->forecast(*wanted, deadline_us, confidence);
   });
 }
+
+// ---- streams and plans
+
+sluice_status sluice_actor_set_stream(sluice_actor* actor, const sluice_stream* stream,
+                                      sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (actor == nullptr) return null_argument("actor");
+    auto ref = stream_from(stream);
+    if (!ref) return std::unexpected(ref.error());
+    return actor->impl->set_stream(*ref);
+  });
+}
+
+sluice_status sluice_plan_create(sluice_actor* actor, const sluice_plan_desc* desc,
+                                 sluice_plan** out, sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (actor == nullptr) return null_argument("actor");
+    if (out == nullptr) return null_argument("out");
+    *out = nullptr;
+    auto options = plan_options(desc);
+    if (!options) return std::unexpected(options.error());
+    auto plan = actor->impl->make_plan(*options);
+    if (!plan) return std::unexpected(plan.error());
+    *out = new sluice_plan{std::move(*plan)};
+    return {};
+  });
+}
+
+sluice_status sluice_plan_launch(sluice_plan* plan, const sluice_stream* stream,
+                                 sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (plan == nullptr) return null_argument("plan");
+    auto ref = stream_from(stream);
+    if (!ref) return std::unexpected(ref.error());
+    return plan->impl->launch(*ref);
+  });
+}
+
+void sluice_plan_destroy(sluice_plan* plan) { delete plan; }
 
 // ---- operators
 

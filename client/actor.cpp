@@ -11,6 +11,25 @@ using ipc::Errc;
 using ipc::fail;
 namespace wire = ipc::wire;
 
+namespace {
+
+ipc::Status tell_closed(Cache& cache, std::uint32_t index) {
+  Client& client = cache.client();
+  auto reply = client.control().call(
+      [&](auto& builder) { return wire::CreateCloseActor(builder, cache.handle(), index); },
+      client.deadline());
+  if (!reply) return std::unexpected(reply.error());
+  return {};
+}
+
+std::unexpected<ipc::Error> only_on_gpus(const char* what) {
+  return fail(Errc::not_supported, std::string(what) +
+                                       " of a cache on the host backend: there are none; open the "
+                                       "cache with device_type 2");
+}
+
+}  // namespace
+
 ipc::Result<std::unique_ptr<Actor>> Actor::open(Cache& cache) {
   Client& client = cache.client();
   if (auto ok = client.check(); !ok) return std::unexpected(ok.error());
@@ -25,6 +44,11 @@ ipc::Result<std::unique_ptr<Actor>> Actor::open(Cache& cache) {
     return fail(Errc::peer_violation, "the daemon gave actor " + std::to_string(index) + " of " +
                                           std::to_string(cache.max_actors()));
   }
+  if (cache.device() != nullptr) {
+    auto actor = cache.device()->make_actor(cache, index);
+    if (!actor) (void)tell_closed(cache, index);
+    return actor;
+  }
   return cache.executor() == wire::Executor::direct ? make_direct_actor(cache, index)
                                                     : make_remote_actor(cache, index);
 }
@@ -37,11 +61,8 @@ ipc::Status Actor::close() {
   if (in_step_) {
     if (auto ok = end_step(); !ok) return ok;
   }
-  auto reply = client.control().call(
-      [&](auto& builder) { return wire::CreateCloseActor(builder, cache_.handle(), index_); },
-      client.deadline());
-  if (!reply) return std::unexpected(reply.error());
-  return {};
+  if (auto ok = do_close(); !ok) return ok;
+  return tell_closed(cache_, index_);
 }
 
 ipc::Status Actor::begin_step() {
@@ -174,6 +195,37 @@ ipc::Result<std::vector<std::int32_t>> Actor::pin(const Sequence& sequence, std:
     return fail(Errc::invalid_argument, "the sequence and the actor are of different caches");
   }
   return do_pin(sequence, block);
+}
+
+// ---- on a GPU only
+
+ipc::Status Actor::copy_to_frame(const std::vector<std::int32_t>&, std::uint32_t) {
+  return only_on_gpus("copies by a stream");
+}
+
+ipc::Status Actor::copy_to_slots(const std::vector<std::int32_t>&, std::uint32_t) {
+  return only_on_gpus("copies by a stream");
+}
+
+ipc::Status Actor::do_set_stream(const StreamRef&) { return only_on_gpus("streams"); }
+
+ipc::Result<std::unique_ptr<Plan>> Actor::do_make_plan(const PlanOptions&) {
+  return only_on_gpus("plans");
+}
+
+ipc::Status Actor::set_stream(const StreamRef& stream) {
+  if (auto ok = cache_.client().check(); !ok) return ok;
+  if (in_step_) {
+    return fail(Errc::wrong_state,
+                "the actor is in a step, which belongs to its stream; end it "
+                "first");
+  }
+  return do_set_stream(stream);
+}
+
+ipc::Result<std::unique_ptr<Plan>> Actor::make_plan(const PlanOptions& options) {
+  if (auto ok = cache_.client().check(); !ok) return std::unexpected(ok.error());
+  return do_make_plan(options);
 }
 
 }  // namespace sluice::client::internal

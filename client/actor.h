@@ -10,6 +10,7 @@
 
 #include "client/cache.h"
 #include "client/channel.h"
+#include "client/plan.h"
 #include "client/sluice.h"
 #include "ipc/error.h"
 
@@ -66,7 +67,17 @@ class Actor {
   // Pins slots for all pages of a private block; used by Sequence. Errors: no_slot, wrong_state.
   ipc::Result<std::vector<std::int32_t>> pin(const Sequence& sequence, std::uint32_t block);
   // The block of these pins was sealed; its pages become ordinary ones.
-  virtual void unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) = 0;
+  virtual ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) = 0;
+
+  // Of an actor on a GPU, which alone can touch slots there: copies a block's bytes between its
+  // pinned slots and its frame, and returns when they are there. Errors: not_supported (host
+  // backend), and those of Cache::wait_pinned_frame.
+  virtual ipc::Status copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame);
+  virtual ipc::Status copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame);
+
+  // See sluice_actor_set_stream and sluice_plan_create. Errors: not_supported (host backend), ...
+  ipc::Status set_stream(const StreamRef& stream);
+  ipc::Result<std::unique_ptr<Plan>> make_plan(const PlanOptions& options);
 
   Cache& cache() const { return cache_; }
   bool in_step() const { return in_step_; }
@@ -84,6 +95,10 @@ class Actor {
                                   std::uint32_t confidence) = 0;
   virtual ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
                                                         std::uint32_t block) = 0;
+  virtual ipc::Status do_set_stream(const StreamRef& stream);
+  virtual ipc::Result<std::unique_ptr<Plan>> do_make_plan(const PlanOptions& options);
+  // The actor is in no step, and about to go.
+  virtual ipc::Status do_close() { return {}; }
 
   ipc::Status check_lists(std::span<const PageList> lists) const;
   ipc::Status check_in_step() const;
@@ -97,7 +112,7 @@ class Actor {
   Operation scratch_;  // of resolve, so that a step allocates nothing
 };
 
-// The two executors.
+// The executors of the host backend; that of a GPU is made by DeviceCache.
 std::unique_ptr<Actor> make_remote_actor(Cache& cache, std::uint32_t index);
 std::unique_ptr<Actor> make_direct_actor(Cache& cache, std::uint32_t index);
 

@@ -16,6 +16,9 @@ namespace {
 // What a daemon may promise, so that products of its numbers stay below 2^63.
 constexpr std::uint64_t kMaxRangeBytes = std::uint64_t{1} << 46;
 
+// The items of a resolve on a GPU are signed.
+constexpr std::uint64_t kMaxDevicePages = (std::uint64_t{1} << 31) - 1;
+
 ipc::Status check_product(const char* what, std::uint64_t count, std::uint64_t bytes) {
   if (bytes != 0 && count <= kMaxRangeBytes / bytes) return {};
   return fail(Errc::peer_violation, std::string("the daemon promised ") + std::to_string(count) +
@@ -28,6 +31,19 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open(Client& client, const CacheOptio
   if (auto ok = client.check(); !ok) return std::unexpected(ok.error());
   auto geometry = ipc::geometry_of(options.layout);
   if (!geometry) return std::unexpected(geometry.error());
+  std::unique_ptr<Cache> cache(new Cache(client));
+  cache->geometry_ = *geometry;
+  cache->layout_ = options.layout;
+  if (options.cuda_device) {
+    auto device = DeviceCache::open(client, *options.cuda_device);
+    if (!device) return std::unexpected(device.error());
+    cache->device_ = std::move(*device);
+    if (options.executor != wire::Executor::direct) {
+      return fail(Errc::not_supported,
+                  "the executor of a cache on a GPU is direct: set cache_desc.executor to "
+                  "SLUICE_EXECUTOR_DIRECT");
+    }
+  }
   auto reply = client.control().call(
       [&](flatbuffers::FlatBufferBuilder& builder) {
         const auto model = builder.CreateString(options.model);
@@ -36,6 +52,10 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open(Client& client, const CacheOptio
         const auto layout =
             wire::CreateLayoutSpec(builder, l.layers, l.kv_heads, l.head_dim, l.block_tokens,
                                    l.dtype_bytes, l.planes, static_cast<std::uint8_t>(l.page_kind));
+        flatbuffers::Offset<flatbuffers::Vector<std::uint8_t>> uuid;
+        if (cache->device_ != nullptr) {
+          uuid = builder.CreateVector(cache->device_->uuid().data(), cache->device_->uuid().size());
+        }
         wire::OpenCacheBuilder open(builder);
         open.add_model(model);
         open.add_salt(salt);
@@ -45,14 +65,17 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open(Client& client, const CacheOptio
         open.add_layout(layout);
         open.add_executor(options.executor);
         open.add_hbm_bytes(options.hbm_bytes);
+        if (cache->device_ != nullptr) {
+          open.add_device_type(kDeviceCuda);
+          open.add_device_id(cache->device_->ordinal());
+          open.add_device_uuid(uuid);
+        }
         return open.Finish();
       },
       client.deadline());
   if (!reply) return std::unexpected(reply.error());
   auto opened = reply->as<wire::CacheOpened>();
   if (!opened) return std::unexpected(opened.error());
-  std::unique_ptr<Cache> cache(new Cache(client));
-  cache->geometry_ = *geometry;
   if (auto ok = cache->accept(**opened, reply->frame.fds); !ok) {
     (void)cache->close();
     return std::unexpected(ok.error());
@@ -86,13 +109,18 @@ ipc::Status Cache::accept(const wire::CacheOpened& opened, std::vector<ipc::Fd>&
       std::uint64_t{frames_per_extent_} * geometry_.frame_stride != frame_extent_bytes_) {
     return fail(Errc::peer_violation, "the daemon's extents do not fit the layout of the cache");
   }
+  if (device_ != nullptr && executor_ != wire::Executor::direct) {
+    return fail(Errc::peer_violation, "the daemon opened a cache on a GPU for its own executor");
+  }
   if (auto ok = map_arena(opened.slot_extents(), opened.slot_extent_bytes()); !ok) return ok;
   auto frames = ipc::ReservedRange::reserve(max_frame_extents_ * frame_extent_bytes_,
                                             "addresses for the cache's DRAM extents");
   if (!frames) return std::unexpected(frames.error());
   frames_ = std::move(*frames);
   extent_ready_.assign(max_frame_extents_, 0);
-  if (executor_ == wire::Executor::direct) {
+  if (device_ != nullptr) {
+    if (auto ok = attach_split_table(opened, fds); !ok) return ok;
+  } else if (executor_ == wire::Executor::direct) {
     if (fds.size() != 1) {
       return fail(Errc::peer_violation, "the daemon sent no hot table for executor direct");
     }
@@ -102,39 +130,100 @@ ipc::Status Cache::accept(const wire::CacheOpened& opened, std::vector<ipc::Fd>&
 }
 
 ipc::Status Cache::map_arena(std::uint32_t extents, std::uint64_t extent_bytes) {
+  if (device_ != nullptr) {
+    if (auto ok = device_->reserve_arena(extents * extent_bytes); !ok) return ok;
+    auto mapped = fetch(ipc::Tier::hbm, 0, extents, extents,
+                        [&](std::uint32_t extent, int fd) -> ipc::Status {
+                          return device_->map_arena_extent(extent * extent_bytes, fd, extent_bytes);
+                        });
+    if (!mapped) return std::unexpected(mapped.error());
+    return {};
+  }
   auto arena =
       ipc::ReservedRange::reserve(extents * extent_bytes, "addresses for the cache's arena");
   if (!arena) return std::unexpected(arena.error());
   arena_ = std::move(*arena);
-  auto mapped = fetch(ipc::Tier::hbm, 0, extents, extents, extent_bytes, arena_);
+  auto mapped = fetch(ipc::Tier::hbm, 0, extents, extents, [&](std::uint32_t extent, int fd) {
+    return map_extent(arena_, extent, fd, extent_bytes, "an HBM extent");
+  });
   if (!mapped) return std::unexpected(mapped.error());
   return {};
 }
 
-ipc::Status Cache::attach_table(int fd) {
+ipc::Status Cache::map_table(int fd, std::uint64_t bytes) {
   if (auto ok = ipc::check_memfd(fd, table_bytes_, "the hot table"); !ok) return ok;
-  if (kernels::check_sizes(sizes_) != kernels::SizesError::none ||
-      kernels::table_bytes(sizes_) != table_bytes_) {
+  if (bytes != table_bytes_) {
     return fail(Errc::peer_violation, "the daemon's hot table does not have the size it should");
   }
   auto memory = ipc::Mapping::map(fd, 0, table_bytes_, ipc::Access::read_write, "the hot table");
   if (!memory) return std::unexpected(memory.error());
   table_memory_ = std::move(*memory);
-  table_ = kernels::view_table(table_memory_.data(), sizes_);
-  store_.arena = arena_.data();
+  return {};
+}
+
+void Cache::fill_store(const std::uint8_t* extent_ready) {
+  store_.arena = arena();
   store_.page_bytes = geometry_.page_bytes;
   store_.frames = frames_.data();
   store_.frame_stride = geometry_.frame_stride;
   store_.frames_per_extent = frames_per_extent_;
-  store_.extent_ready = extent_ready_.data();
+  store_.extent_ready = extent_ready;
   store_.slots = sizes_.slots;
   store_.frame_limit = max_frame_extents_ * frames_per_extent_;
+}
+
+ipc::Status Cache::attach_table(int fd) {
+  const bool sizes_ok = kernels::check_sizes(sizes_) == kernels::SizesError::none;
+  if (auto ok = map_table(fd, sizes_ok ? kernels::table_bytes(sizes_) : 0); !ok) return ok;
+  table_ = kernels::view_table(table_memory_.data(), sizes_);
+  fill_store(extent_ready_.data());
   return {};
 }
 
+ipc::Status Cache::attach_split_table(const wire::CacheOpened& opened,
+                                      const std::vector<ipc::Fd>& fds) {
+  if (fds.size() != 2) {
+    return fail(Errc::peer_violation, "the daemon sent " + std::to_string(fds.size()) +
+                                          " descriptors of the hot table; on a GPU it has 2 parts");
+  }
+  const bool sizes_ok = kernels::check_sizes(sizes_) == kernels::SizesError::none;
+  const kernels::SplitOffsets offsets =
+      sizes_ok ? kernels::split_offsets_of(sizes_) : kernels::SplitOffsets{};
+  if (sizes_ok && sizes_.pages() > kMaxDevicePages) {
+    return fail(Errc::not_supported,
+                "the cache has " + std::to_string(sizes_.pages()) + " pages; on a GPU at most " +
+                    std::to_string(kMaxDevicePages) + ": give its tenant less DRAM");
+  }
+  if (auto ok = map_table(fds[0].get(), offsets.host_end); !ok) return ok;
+  if (opened.device_table_bytes() != offsets.device_end ||
+      opened.device_table_extent_bytes() < offsets.device_end ||
+      opened.device_table_extent_bytes() > kMaxRangeBytes) {
+    return fail(Errc::peer_violation,
+                "the device's part of the hot table does not have the size it should");
+  }
+  if (auto ok = device_->attach_table(sizes_, fds[1].get(), opened.device_table_extent_bytes(),
+                                      table_memory_.bytes());
+      !ok) {
+    return ok;
+  }
+  if (auto ok = device_->start_pinning(frames_.data(), frame_extent_bytes_, max_frame_extents_);
+      !ok) {
+    return ok;
+  }
+  table_ = device_->table();
+  fill_store(device_->extent_ready());
+  return {};
+}
+
+ipc::Status Cache::map_extent(ipc::ReservedRange& range, std::uint32_t extent, int fd,
+                              std::uint64_t extent_bytes, const char* what) {
+  if (auto ok = ipc::check_memfd(fd, extent_bytes, what); !ok) return ok;
+  return range.map_at(extent * extent_bytes, fd, 0, extent_bytes, ipc::Access::read_write, what);
+}
+
+template <class Map>
 ipc::Result<std::uint32_t> Cache::fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t until,
-                                        std::uint32_t most, std::uint64_t extent_bytes,
-                                        ipc::ReservedRange& range) {
+                                        std::uint32_t most, Map&& map) {
   while (first < until) {
     auto reply = client_.control().call(
         [&](auto& builder) {
@@ -142,7 +231,7 @@ ipc::Result<std::uint32_t> Cache::fetch(ipc::Tier tier, std::uint32_t first, std
         },
         client_.deadline());
     if (!reply) return std::unexpected(reply.error());
-    auto extents = reply->as<wire::ExtentFds>();
+    auto extents = reply->template as<wire::ExtentFds>();
     if (!extents) return std::unexpected(extents.error());
     const auto& fds = reply->frame.fds;
     if (fds.empty() || fds.size() != (*extents)->count() || fds.size() > most - first) {
@@ -151,15 +240,7 @@ ipc::Result<std::uint32_t> Cache::fetch(ipc::Tier tier, std::uint32_t first, std
                                             std::to_string(most - first));
     }
     for (const ipc::Fd& fd : fds) {
-      const char* what = tier == ipc::Tier::hbm ? "an HBM extent" : "a DRAM extent";
-      if (auto ok = ipc::check_memfd(fd.get(), extent_bytes, what); !ok) {
-        return std::unexpected(ok.error());
-      }
-      if (auto ok = range.map_at(first * extent_bytes, fd.get(), 0, extent_bytes,
-                                 ipc::Access::read_write, what);
-          !ok) {
-        return std::unexpected(ok.error());
-      }
+      if (auto ok = map(first, fd.get()); !ok) return std::unexpected(ok.error());
       ++first;
     }
   }
@@ -178,14 +259,28 @@ ipc::Status Cache::map_frame_extents(std::uint32_t count) {
   if (count <= mapped) return {};
   // Another session may have made the cache grow beyond `count` since we learned of it.
   auto now =
-      fetch(ipc::Tier::dram, mapped, count, max_frame_extents_, frame_extent_bytes_, frames_);
+      fetch(ipc::Tier::dram, mapped, count, max_frame_extents_, [&](std::uint32_t extent, int fd) {
+        return map_extent(frames_, extent, fd, frame_extent_bytes_, "a DRAM extent");
+      });
   if (!now) return std::unexpected(now.error());
   for (std::uint32_t i = mapped; i < *now; ++i) {
     // Read by resolves of other threads: the mapping comes before the mark.
     std::atomic_ref(extent_ready_[i]).store(1, std::memory_order_release);
   }
   mapped_.store(*now, std::memory_order_release);
+  if (device_ != nullptr) device_->pin(*now);
   return {};
+}
+
+ipc::Status Cache::check_pinning() {
+  if (device_ == nullptr) return {};
+  ipc::Status status = device_->pin_status();
+  if (!status) device_->retry_pinning();
+  return status;
+}
+
+ipc::Status Cache::wait_pinned_frame(std::uint32_t frame, ipc::Deadline deadline) {
+  return device_->wait_pinned(frame / frames_per_extent_ + 1, deadline);
 }
 
 std::byte* Cache::frame(std::uint32_t frame) const {
@@ -199,6 +294,7 @@ ipc::Status Cache::close() {
     return fail(Errc::wrong_state, "the cache has " + std::to_string(users_.load()) +
                                        " sequences and actors open; release them first");
   }
+  device_.reset();  // so that what it imported is back before the daemon counts it as free
   auto reply = client_.control().call(
       [&](auto& builder) { return wire::CreateCloseCache(builder, handle_); }, client_.deadline());
   if (!reply) return std::unexpected(reply.error());

@@ -1,7 +1,9 @@
 // A cache as this process sees it: what it agreed with the daemon, and the memory it has mapped.
 //
 // Both tiers are linear: slot s lies at arena() + s * page_bytes, frame f at frames() + f *
-// frame_stride. DRAM extents are mapped when the daemon first mentions them.
+// frame_stride. DRAM extents are mapped when the daemon first mentions them. On a GPU the arena is
+// memory of the device, and DRAM extents are registered with it in the background; see
+// device_cache.h.
 //
 // Thread-safety: any thread.
 #pragma once
@@ -16,6 +18,7 @@
 
 #include "client/channel.h"
 #include "client/client.h"
+#include "client/device_cache.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 #include "ipc/layout.h"
@@ -34,6 +37,7 @@ struct CacheOptions {
   ipc::wire::Executor executor = ipc::wire::Executor::daemon;
   ipc::Layout layout;
   std::uint64_t hbm_bytes = 0;
+  std::optional<std::int32_t> cuda_device;  // its ordinal in this process; none: the host backend
 };
 
 // Of this client, added up over its actors. Relaxed counters.
@@ -47,7 +51,7 @@ struct CacheStats {
 class Cache {
  public:
   // Errors: those of the daemon (invalid_layout, quota_exceeded, no_memory, limit_reached, ...),
-  // peer_violation, no_memory (address space).
+  // peer_violation, no_memory (address space), and those of DeviceCache.
   static ipc::Result<std::unique_ptr<Cache>> open(Client& client, const CacheOptions& options);
 
   // Errors: wrong_state (sequences or actors are open).
@@ -56,10 +60,17 @@ class Cache {
   // Maps the DRAM extents below `count` that are not mapped yet. Cheap when there are none.
   ipc::Status map_frame_extents(std::uint32_t count);
 
+  // Why DRAM cannot be read by the GPU, if it stopped at an error; asking makes it try again. For
+  // calls that bring blocks which lie there.
+  ipc::Status check_pinning();
+  // Waits until the GPU can read and write the frame.
+  ipc::Status wait_pinned_frame(std::uint32_t frame, ipc::Deadline deadline);
+
   Client& client() { return client_; }
   std::uint64_t handle() const { return handle_; }
   ipc::wire::Executor executor() const { return executor_; }
   const ipc::Geometry& geometry() const { return geometry_; }
+  const ipc::Layout& layout() const { return layout_; }
   bool created() const { return created_; }
   std::uint32_t slots() const { return sizes_.slots; }
   std::uint32_t max_blocks() const { return sizes_.blocks; }
@@ -68,14 +79,20 @@ class Cache {
   std::uint32_t frame_extents() const { return mapped_.load(std::memory_order_acquire); }
   std::uint64_t frame_extent_bytes() const { return frame_extent_bytes_; }
 
-  std::byte* arena() const { return arena_.data(); }
+  // The GPU's side; null on the host backend.
+  DeviceCache* device() const { return device_.get(); }
+
+  // Of the device's addresses on a GPU.
+  std::byte* arena() const { return device_ != nullptr ? device_->arena() : arena_.data(); }
+  std::byte* frames() const { return frames_.data(); }
   // The frame's bytes; nullptr when its extent is not mapped or the number is impossible.
   std::byte* frame(std::uint32_t frame) const;
+  // Host backend only.
   std::byte* slot(std::int32_t slot) const {
     return arena_.data() + static_cast<std::size_t>(slot) * geometry_.page_bytes;
   }
 
-  // Executor direct only.
+  // Executor direct only. On a GPU their pointers are the device's.
   const kernels::HotTable& table() const { return table_; }
   const kernels::PageStore& store() const { return store_; }
 
@@ -87,16 +104,24 @@ class Cache {
   ipc::Status accept(const ipc::wire::CacheOpened& opened, std::vector<ipc::Fd>& fds);
   ipc::Status map_arena(std::uint32_t extents, std::uint64_t extent_bytes);
   ipc::Status attach_table(int fd);
-  // Maps extents from `first` on: at least up to `until`, and what else the daemon has, `most` at
-  // most. Returns where the mapped ones end.
+  ipc::Status attach_split_table(const ipc::wire::CacheOpened& opened,
+                                 const std::vector<ipc::Fd>& fds);
+  ipc::Status map_table(int fd, std::uint64_t bytes);
+  void fill_store(const std::uint8_t* extent_ready);
+  // Has `map(extent, fd)` map extents from `first` on: at least up to `until`, and what else the
+  // daemon has, `most` at most. Returns where the mapped ones end.
+  template <class Map>
   ipc::Result<std::uint32_t> fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t until,
-                                   std::uint32_t most, std::uint64_t extent_bytes,
-                                   ipc::ReservedRange& range);
+                                   std::uint32_t most, Map&& map);
+  // Maps an extent that is a memfd.
+  static ipc::Status map_extent(ipc::ReservedRange& range, std::uint32_t extent, int fd,
+                                std::uint64_t extent_bytes, const char* what);
 
   Client& client_;
   std::uint64_t handle_ = 0;
   ipc::wire::Executor executor_ = ipc::wire::Executor::daemon;
   ipc::Geometry geometry_;
+  ipc::Layout layout_;
   bool created_ = false;
   kernels::TableSizes sizes_;
   std::uint64_t table_bytes_ = 0;
@@ -112,6 +137,7 @@ class Cache {
   std::mutex grow_;
   std::vector<std::uint8_t> extent_ready_;
   std::atomic<std::uint32_t> mapped_{0};
+  std::unique_ptr<DeviceCache> device_;  // after the memory that it has registered
   CacheStats stats_;
   std::atomic<std::uint32_t> users_{0};  // sequences and actors
 };

@@ -29,8 +29,9 @@ class DirectActor final : public Actor {
  public:
   DirectActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
 
-  void unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override {
+  ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override {
     kernels::seal_pins(table(), id, step_, slots.data());
+    return {};
   }
 
  private:

@@ -42,7 +42,7 @@ class RemoteActor final : public Actor {
   RemoteActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
 
   // The daemon unpins at the seal.
-  void unpin(std::uint32_t, const std::vector<std::int32_t>&) override {}
+  ipc::Status unpin(std::uint32_t, const std::vector<std::int32_t>&) override { return {}; }
 
  private:
   Client& client() const { return cache().client(); }

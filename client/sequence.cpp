@@ -46,7 +46,10 @@ std::unexpected<ipc::Error> impossible_frame() {
 
 }  // namespace
 
-Sequence::~Sequence() { --cache_.users(); }
+Sequence::~Sequence() {
+  if (row_) cache_.device()->remove_row(*row_);
+  --cache_.users();
+}
 
 ipc::Result<Channel::Answer> Sequence::request(Channel::Request request, ipc::RequestPiece memory) {
   if (auto ok = cache_.client().check(); !ok) return std::unexpected(ok.error());
@@ -112,6 +115,7 @@ ipc::Result<std::uint32_t> Sequence::match(const Keys& keys, std::size_t first,
   if (auto ok = cache_.map_frame_extents(completion.frame_extents()); !ok) {
     return std::unexpected(ok.error());
   }
+  if (auto ok = cache_.check_pinning(); !ok) return std::unexpected(ok.error());
   return matched;
 }
 
@@ -181,12 +185,15 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
       std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
       append(ref.id(), {ref.frame(), false, false});
     }
-    if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
+    auto ready = cache_.map_frame_extents(answer->completion.frame_extents());
+    if (ready) ready = cache_.check_pinning();
+    if (!ready) {
       (void)truncate(first);
-      return std::unexpected(ok.error());
+      return std::unexpected(ready.error());
     }
     left -= some;
   }
+  if (auto ok = update_row(first); !ok) return std::unexpected(ok.error());
   return first;
 }
 
@@ -211,7 +218,7 @@ ipc::Status Sequence::truncate(std::uint32_t count) {
     blocks_.pop_back();
     ids_.pop_back();
   }
-  return {};
+  return update_row(blocks());
 }
 
 ipc::Status Sequence::release() {
@@ -244,7 +251,12 @@ ipc::Result<Channel::Answer> Sequence::request_fork() {
   }
 }
 
-ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
+ipc::Result<std::unique_ptr<Sequence>> Sequence::fork(Actor* actor) {
+  if (has_pins() && cache_.device() != nullptr) {
+    if (auto ok = check_actor(pins_.begin()->first, actor, "fork the sequence"); !ok) {
+      return std::unexpected(ok.error());
+    }
+  }
   auto answer = request_fork();
   if (!answer) return std::unexpected(answer.error());
   std::unique_ptr<Sequence> child(new Sequence(cache_));
@@ -271,7 +283,10 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork() {
       return impossible_frame();
     }
     if (const auto* slots = pinned(ref.index()); slots != nullptr) {
-      copy_to_frame(*slots, to);
+      if (auto ok = copy_to_frame(*slots, block.frame, actor); !ok) {
+        (void)child->release();
+        return std::unexpected(ok.error());
+      }
       block.in_frame = true;
     } else if (block.in_frame) {
       std::memcpy(to, cache_.frame(blocks_[ref.index()].frame), cache_.geometry().block_bytes);
@@ -313,18 +328,55 @@ ipc::Result<std::span<std::byte>> Sequence::map(std::uint32_t index) {
   return std::span(data, cache_.geometry().block_bytes);
 }
 
-void Sequence::copy_to_frame(const std::vector<std::int32_t>& slots, std::byte* frame) const {
+ipc::Status Sequence::copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame,
+                                    Actor* actor) const {
+  if (cache_.device() != nullptr) return actor->copy_to_frame(slots, frame);
+  std::byte* const to = cache_.frame(frame);
   const std::size_t page_bytes = cache_.geometry().page_bytes;
   for (std::size_t page = 0; page < slots.size(); ++page) {
-    std::memcpy(frame + page * page_bytes, cache_.slot(slots[page]), page_bytes);
+    std::memcpy(to + page * page_bytes, cache_.slot(slots[page]), page_bytes);
   }
+  return {};
 }
 
-void Sequence::copy_to_slots(const std::vector<std::int32_t>& slots, const std::byte* frame) const {
+ipc::Status Sequence::copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame,
+                                    Actor& actor) const {
+  if (cache_.device() != nullptr) return actor.copy_to_slots(slots, frame);
+  const std::byte* const from = cache_.frame(frame);
   const std::size_t page_bytes = cache_.geometry().page_bytes;
   for (std::size_t page = 0; page < slots.size(); ++page) {
-    std::memcpy(cache_.slot(slots[page]), frame + page * page_bytes, page_bytes);
+    std::memcpy(cache_.slot(slots[page]), from + page * page_bytes, page_bytes);
   }
+  return {};
+}
+
+ipc::Status Sequence::check_actor(std::uint32_t block, const Actor* actor, const char* what) const {
+  if (actor != nullptr && &actor->cache() == &cache_ && actor->in_step()) return {};
+  return fail(Errc::invalid_argument, "block " + std::to_string(block) +
+                                          " has pinned slots: " + what +
+                                          " in a step of an actor of its cache, and name "
+                                          "that actor");
+}
+
+// ---- the row
+
+ipc::Result<std::uint32_t> Sequence::row() {
+  if (auto ok = check(); !ok) return std::unexpected(ok.error());
+  if (cache_.device() == nullptr) {
+    return fail(Errc::not_supported,
+                "rows of sequences are for plans, and those for caches on a GPU (device_type 2)");
+  }
+  if (!row_) {
+    auto row = cache_.device()->add_row(ids_);
+    if (!row) return row;
+    row_ = *row;
+  }
+  return *row_;
+}
+
+ipc::Status Sequence::update_row(std::uint32_t first) {
+  if (!row_) return {};
+  return cache_.device()->update_row(*row_, ids_, first);
 }
 
 ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots) {
@@ -332,10 +384,17 @@ ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots
   if (!block) return std::unexpected(block.error());
   auto found = pins_.find(index);
   if (found == pins_.end()) {
+    if ((*block)->in_frame && cache_.device() != nullptr) {
+      // Before anything is claimed, since it may take long.
+      auto ok = cache_.wait_pinned_frame((*block)->frame, cache_.client().deadline());
+      if (!ok) return ok;
+    }
     auto pins = actor.pin(*this, index);
     if (!pins) return std::unexpected(pins.error());
-    if ((*block)->in_frame) copy_to_slots(*pins, cache_.frame((*block)->frame));
     found = pins_.emplace(index, std::move(*pins)).first;
+    if ((*block)->in_frame) {
+      if (auto ok = copy_to_slots(found->second, (*block)->frame, actor); !ok) return ok;
+    }
   }
   std::copy(found->second.begin(), found->second.end(), slots);
   return {};
@@ -347,14 +406,11 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   if (auto ok = check(); !ok) return std::unexpected(ok.error());
   const auto pins = pins_.find(index);
   if (pins != pins_.end()) {
-    if (actor == nullptr || &actor->cache() != &cache_ || !actor->in_step()) {
-      return fail(Errc::invalid_argument, "block " + std::to_string(index) +
-                                              " has pinned slots: seal it in a step of an actor of "
-                                              "its cache, and name that actor");
+    if (auto ok = check_actor(index, actor, "seal it"); !ok) return std::unexpected(ok.error());
+    if (cache_.frame(blocks_[index].frame) == nullptr) return impossible_frame();
+    if (auto ok = copy_to_frame(pins->second, blocks_[index].frame, actor); !ok) {
+      return std::unexpected(ok.error());
     }
-    std::byte* const frame = cache_.frame(blocks_[index].frame);
-    if (frame == nullptr) return impossible_frame();
-    copy_to_frame(pins->second, frame);
   }
   const std::size_t spec_bytes = sizeof(wire::KeySpec);
   const std::size_t key_area = (key.size() + 7) / 8 * 8;
@@ -377,10 +433,11 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   if (!answer) return std::unexpected(answer.error());
   Block& block = blocks_[index];
   const bool deduplicated = answer->completion.value0() != 0;
+  ipc::Status settled;
   if (pins != pins_.end()) {
     // After a deduplication the old id retires, pins and all; it may even be somebody else's by
     // now.
-    if (!deduplicated) actor->unpin(ids_[index], pins->second);
+    if (!deduplicated) settled = actor->unpin(ids_[index], pins->second);
     pins_.erase(pins);
   }
   wire::BlockRef ref;
@@ -396,7 +453,9 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   }
   if (deduplicated) {
     cache_.stats().blocks_deduplicated.fetch_add(1, std::memory_order_relaxed);
+    settled = update_row(index);
   }
+  if (!settled) return std::unexpected(settled.error());
   return deduplicated;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -34,7 +35,8 @@ class Sequence {
   ~Sequence();
 
   ipc::Result<std::uint32_t> extend(std::uint32_t count);
-  ipc::Result<std::unique_ptr<Sequence>> fork();
+  // On a GPU, `actor` is in a step if there are pinned blocks.
+  ipc::Result<std::unique_ptr<Sequence>> fork(Actor* actor);
   ipc::Status truncate(std::uint32_t count);
   ipc::Status release();
 
@@ -56,6 +58,10 @@ class Sequence {
   std::uint32_t blocks() const { return static_cast<std::uint32_t>(blocks_.size()); }
   std::uint32_t sealed() const { return sealed_; }
 
+  // The number of the sequence's row in device memory, made by the first call and kept up to date
+  // from then on. Errors: not_supported (host backend), limit_reached, no_memory, io_error.
+  ipc::Result<std::uint32_t> row();
+
   // For resolve: the attached id of a block, and its pinned slots (nullptr: it has none).
   std::uint32_t id(std::uint32_t block) const { return ids_[block]; }
   const std::vector<std::int32_t>* pinned(std::uint32_t block) const;
@@ -74,9 +80,14 @@ class Sequence {
   ipc::Result<Channel::Answer> request_fork();
   void append(std::uint32_t id, const Block& block);
   ipc::Result<Block*> private_block(std::uint32_t block);
-  // Copies a block's bytes between its pinned slots and its frame.
-  void copy_to_frame(const std::vector<std::int32_t>& slots, std::byte* frame) const;
-  void copy_to_slots(const std::vector<std::int32_t>& slots, const std::byte* frame) const;
+  // Copies a block's bytes between its pinned slots and its frame. `actor`: on a GPU only.
+  ipc::Status copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame,
+                            Actor* actor) const;
+  ipc::Status copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame,
+                            Actor& actor) const;
+  ipc::Status check_actor(std::uint32_t block, const Actor* actor, const char* what) const;
+  // Writes the ids from block `first` on to the row, if there is one.
+  ipc::Status update_row(std::uint32_t first);
 
   Cache& cache_;
   std::uint64_t handle_ = 0;
@@ -85,6 +96,7 @@ class Sequence {
   std::vector<Block> blocks_;  // of the same length
   std::unordered_map<std::uint32_t, std::vector<std::int32_t>> pins_;  // by block index
   std::uint32_t sealed_ = 0;
+  std::optional<std::uint32_t> row_;
   bool unanswered_ = false;  // see check()
 };
 

@@ -9,6 +9,15 @@
  * Executors. `daemon`: the daemon looks pages up and copies misses. `direct`: this library does so,
  * in the calling thread, on tables shared with the daemon. The calls are the same.
  *
+ * GPUs. A cache with device_type 2 has its arena on a CUDA GPU, and its executor is `direct`: steps
+ * and resolves are kernels in a stream of the caller. sluice_step_begin and sluice_step_end only
+ * enqueue; a plan does, too, and may be captured in a graph; sluice_resolve, sluice_block_pin,
+ * sluice_seal and sluice_sequence_fork wait for the stream. Pages are filled out of DRAM that this
+ * process has registered with the device, which happens in the background after an extent is
+ * mapped: until then they are absent (sluice_cache_wait_pinned). Calls make the device current for
+ * themselves and leave the caller's as it was; none may be made during a capture of their stream,
+ * except sluice_step_begin, sluice_step_end and sluice_plan_launch.
+ *
  * Structs. A struct that describes (_desc) or informs (_info, _view, _stats, _result) begins with
  * `struct_size`; set it to sizeof, also where the call fills the rest. Zero what you do not use:
  * reserved fields and unknown flags that are not zero are refused (SLUICE_INVALID_ARGUMENT), so
@@ -99,6 +108,7 @@ typedef struct sluice_cache sluice_cache;
 typedef struct sluice_sequence sluice_sequence;
 typedef struct sluice_actor sluice_actor;
 typedef struct sluice_op sluice_op;
+typedef struct sluice_plan sluice_plan;
 
 SLUICE_API uint32_t sluice_abi_version(void);
 SLUICE_API const char* sluice_version(void);               /* "0.1.0" */
@@ -183,8 +193,8 @@ typedef struct sluice_cache_desc {
   uint32_t page_kind;  /* sluice_page_kind */
   int32_t device_type; /* DLPack's numbers: where the arena lies. 0: the host backend; 2: CUDA */
   int32_t device_id;   /* CUDA: the ordinal of the device in this process */
-  uint32_t flags;     /* zero */
-  uint64_t hbm_bytes; /* arena wanted; 0: the tenant's default. Rounded to whole extents */
+  uint32_t flags;      /* zero */
+  uint64_t hbm_bytes;  /* arena wanted; 0: the tenant's default. Rounded to whole extents */
   uint64_t reserved[8];
 } sluice_cache_desc;
 #define SLUICE_CACHE_DESC_INIT                                                         \
@@ -195,7 +205,8 @@ typedef struct sluice_cache_desc {
  * the same layout (else INVALID_LAYOUT), and get its arena, whatever hbm_bytes they ask for;
  * the executors of sessions may differ. QUOTA_EXCEEDED: the arena does not fit the tenant's limit
  * or what the node can grant. BUSY: its memory was not there within the daemon's
- * limits.open_deadline; nothing is left of the attempt.
+ * limits.open_deadline; nothing is left of the attempt. NOT_SUPPORTED: this build, the machine or
+ * the daemon cannot serve the device_type, or the executor on it; the text says what to do.
  *
  * The memory of an arena is taken at once, which the kernel needs up to half a second per GiB for:
  * with the default timeout of 10 s, give a client that creates arenas beyond some 20 GiB a longer
@@ -219,18 +230,33 @@ typedef struct sluice_cache_info {
   uint32_t max_actors;
   uint32_t frame_extents; /* that exist now */
   uint64_t frame_extent_bytes;
+  /* On a GPU, else 0: */
+  uint32_t pinned_frame_extents; /* that the device can read, of frame_extents */
+  uint32_t pin_status;           /* sluice_status: why pinning stopped; SLUICE_OK: it did not */
+  uint64_t device_bytes; /* HBM beside the arena: the device's part of the hot table, which all
+                          * sessions of the cache share, and of this process rows of sequences and
+                          * 2 MiB per GiB of pinned memory */
 } sluice_cache_info;
 SLUICE_API sluice_status sluice_cache_get_info(sluice_cache* cache, sluice_cache_info* out,
                                                sluice_error* error);
 
-/* The arena in this process: slot s lies at base + s * page_bytes. Inside a page, bytes are ordered
- * [head][plane][token][dim] for the heads and tokens that the page holds. */
+/* Waits until all DRAM extents that exist now can be read by the GPU, so that no page is absent for
+ * lack of it; on the host backend they always can. TIMED_OUT: not yet. LIMIT_REACHED: this process
+ * may not pin that much; the text names the limit to raise, and the next wait tries again. The same
+ * error meets sluice_sequence_open and sluice_sequence_extend, once for each time that pinning
+ * stopped. */
+SLUICE_API sluice_status sluice_cache_wait_pinned(sluice_cache* cache, uint64_t timeout_us,
+                                                  sluice_error* error);
+
+/* The arena in this process: slot s lies at base + s * page_bytes, which is an address of the
+ * device if device_type is not 1. Inside a page, bytes are ordered [head][plane][token][dim] for
+ * the heads and tokens that the page holds. */
 typedef struct sluice_arena_view {
   size_t struct_size;
   void* base;
   uint64_t page_bytes;
   uint32_t slots;
-  int32_t device_type; /* DLPack's numbers: 1 = host */
+  int32_t device_type; /* DLPack's numbers: 1 = host, 2 = CUDA */
   int32_t device_id;
 } sluice_arena_view;
 SLUICE_API sluice_status sluice_cache_arena(sluice_cache* cache, sluice_arena_view* out,
@@ -273,7 +299,8 @@ SLUICE_API sluice_status sluice_sequence_extend(sluice_sequence* sequence, uint3
                                                 uint32_t* first_block, sluice_error* error);
 
 /* A second sequence over the same blocks. Sealed blocks are shared; unsealed ones are copied.
- * `actor`: NULL on the host backend. Waits for memory, and fails for it, as extend does. */
+ * `actor`: on a GPU, an actor in a step if the sequence has pinned blocks (INVALID_ARGUMENT); NULL
+ * on the host backend. Waits for memory, and fails for it, as extend does. */
 SLUICE_API sluice_status sluice_sequence_fork(sluice_sequence* sequence, sluice_actor* actor,
                                               sluice_sequence** out, sluice_error* error);
 
@@ -292,6 +319,14 @@ typedef struct sluice_sequence_info {
 } sluice_sequence_info;
 SLUICE_API sluice_status sluice_sequence_get_info(sluice_sequence* sequence,
                                                   sluice_sequence_info* out, sluice_error* error);
+
+/* The number by which plans name the sequence, on a GPU (else NOT_SUPPORTED). It stays the same
+ * until the sequence is released; launches that name it must have passed by then. From the first
+ * call on, open, extend, truncate, seal and release of the sequence also write what its blocks are
+ * to device memory, which takes some microseconds and waits for no other stream. LIMIT_REACHED:
+ * 65,536 sequences of the cache have numbers. */
+SLUICE_API sluice_status sluice_sequence_row(sluice_sequence* sequence, uint32_t* row,
+                                             sluice_error* error);
 
 /* ---- writing blocks
  * -------------------------------------------------------------------------------- */
@@ -381,10 +416,90 @@ SLUICE_API sluice_status sluice_op_wait(sluice_op* op, uint64_t timeout_us,
 
 /* A hint: these pages will be resolved within `deadline_us`, with `confidence` 0..100 per cent.
  * Fills only spare slots; may be dropped; accounted in the stats. `slots` and `outcomes` of the
- * lists are not used. */
+ * lists are not used. On a GPU all of them are dropped for now, and counted so. */
 SLUICE_API sluice_status sluice_forecast(sluice_actor* actor, const sluice_page_list* lists,
                                          size_t list_count, uint64_t deadline_us,
                                          uint32_t confidence, sluice_error* error);
+
+/* ---- streams and plans: caches on a GPU, elsewhere NOT_SUPPORTED
+ * ---------------------------------------------------------------------------------------------- */
+
+typedef enum sluice_stream_kind {
+  SLUICE_STREAM_NONE = 0,
+  SLUICE_STREAM_CUDA = 1
+} sluice_stream_kind;
+
+typedef struct sluice_stream {
+  uint32_t kind;     /* sluice_stream_kind */
+  uint32_t reserved; /* zero */
+  void* handle;      /* cudaStream_t or CUstream; NULL is the legacy default stream */
+} sluice_stream;
+
+/* The stream of the actor's steps, resolves, pins and copies from now on. NULL or kind none: one of
+ * its own, which does not wait for the legacy default stream; this is also what an actor begins
+ * with. Waits for what is enqueued in the stream so far. A stream is destroyed after its actor has
+ * another one, or is closed. WRONG_STATE: the actor is in a step. */
+SLUICE_API sluice_status sluice_actor_set_stream(sluice_actor* actor, const sluice_stream* stream,
+                                                 sluice_error* error);
+
+typedef enum sluice_item_kind {
+  SLUICE_ITEM_BLOCK = 0, /* an index of a block of the list's sequence */
+  SLUICE_ITEM_ROW = 1    /* an index of a token of the list's sequence; page kind ROW only */
+} sluice_item_kind;
+
+#define SLUICE_MAX_PLAN_ITEMS 1073741824u
+
+/* A launch leaves the actor's step and enters the next one before it looks anything up. */
+#define SLUICE_PLAN_ADVANCE 1u
+
+/* A resolve whose lists lie in device memory. What the pointers lead to may change from launch to
+ * launch; the pointers, and the numbers here, are bound once. List l is items[l * list_capacity
+ * ..); it belongs to sequence number sequences[l / lists_per_sequence]. Item b of a list of kind
+ * BLOCK names page first_page + l % lists_per_sequence of block b; item t of kind ROW names the row
+ * of token t: page first_page + t % block_tokens of block t / block_tokens. Lists may hold
+ * duplicates; a negative item is padding, and gets slot -1. What lies beyond a list's count, or
+ * belongs to a list that is not real, is not written to. */
+typedef struct sluice_plan_desc {
+  size_t struct_size;
+  uint32_t kind;               /* sluice_item_kind */
+  uint32_t flags;              /* SLUICE_PLAN_ADVANCE or zero */
+  uint32_t max_lists;          /* a multiple of lists_per_sequence */
+  uint32_t list_capacity;      /* items; max_lists * list_capacity <= SLUICE_MAX_PLAN_ITEMS */
+  uint32_t lists_per_sequence; /* e.g. one per KV head; 0: 1 */
+  uint32_t first_page;         /* of a layer: page index inside a block */
+  uint32_t copying_ctas;       /* CTAs that copy, at most; 0: as many as are best on an idle GPU */
+  uint32_t reserved0;          /* zero */
+  const int32_t* items;        /* [max_lists][list_capacity] */
+  const uint32_t* counts;      /* [max_lists] items of each list; NULL: list_capacity */
+  const uint32_t* list_count;  /* how many lists are real, one number; NULL: max_lists */
+  const uint32_t* sequences;   /* [max_lists / lists_per_sequence] of sluice_sequence_row */
+  int32_t* slots;              /* out, [max_lists][list_capacity]; -1: none */
+  uint8_t* outcomes;      /* out, likewise: sluice_outcome, where 3 and more is ABSENT; or NULL */
+  uint32_t* without_slot; /* one number, to which items with NO_ROOM or ABSENT are added; or NULL */
+  uint64_t reserved[4];
+} sluice_plan_desc;
+/* clang-format off */
+#define SLUICE_PLAN_DESC_INIT                                                      \
+  {sizeof(sluice_plan_desc), 0, 0, 0, 0, 1, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, \
+   NULL, NULL, {0, 0, 0, 0}}
+/* clang-format on */
+
+/* Checks and allocates what launches need. INVALID_ARGUMENT: also a pointer that the device cannot
+ * use. LIST_TOO_LONG: more than SLUICE_MAX_PLAN_ITEMS. The plan is destroyed before its actor is
+ * closed. */
+SLUICE_API sluice_status sluice_plan_create(sluice_actor* actor, const sluice_plan_desc* desc,
+                                            sluice_plan** out, sluice_error* error);
+
+/* Enqueues the plan in `stream`; NULL or kind none: in that of its actor. It neither allocates nor
+ * waits, and may be captured in a CUDA graph. Launches of one actor, replays of graphs included,
+ * must not overlap: in another stream than the actor's, order them with events. The actor is in a
+ * step when the launch runs; WRONG_STATE tells outside of captures that it is in none. Pages are
+ * not counted in the cache's stats; see `outcomes`. */
+SLUICE_API sluice_status sluice_plan_launch(sluice_plan* plan, const sluice_stream* stream,
+                                            sluice_error* error);
+
+/* Its launches must have passed, and graphs with them must not run again. NULL is allowed. */
+SLUICE_API void sluice_plan_destroy(sluice_plan* plan);
 
 /* ---- operators
  * ------------------------------------------------------------------------------------- */

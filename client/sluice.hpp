@@ -112,6 +112,12 @@ class Actor {
     });
     return detail::owned<Operation>(raw);
   }
+  // A CUDA stream for the actor's work, or with nullptr one of its own; see
+  // sluice_actor_set_stream.
+  Status set_stream(const sluice_stream* stream) {
+    return detail::checked(
+        [&](sluice_error* e) { return sluice_actor_set_stream(get(), stream, e); });
+  }
   // `confidence` in per cent.
   Status forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
                   std::uint32_t confidence) {
@@ -125,6 +131,30 @@ class Actor {
     void operator()(sluice_actor* actor) const { sluice_actor_close(actor, nullptr); }
   };
   std::unique_ptr<sluice_actor, Close> raw_;
+};
+
+// A prepared resolve on a GPU; see sluice_plan_desc. It goes before its actor.
+class Plan {
+ public:
+  explicit Plan(sluice_plan* raw) : raw_(raw) {}
+  sluice_plan* get() const { return raw_.get(); }
+
+  static Result<Plan> create(Actor& actor, const sluice_plan_desc& desc) {
+    auto raw = detail::made<sluice_plan*>([&](sluice_plan** out, sluice_error* e) {
+      return sluice_plan_create(actor.get(), &desc, out, e);
+    });
+    return detail::owned<Plan>(raw);
+  }
+  // In the actor's stream, if `stream` is nullptr.
+  Status launch(const sluice_stream* stream = nullptr) {
+    return detail::checked([&](sluice_error* e) { return sluice_plan_launch(get(), stream, e); });
+  }
+
+ private:
+  struct Destroy {
+    void operator()(sluice_plan* plan) const { sluice_plan_destroy(plan); }
+  };
+  std::unique_ptr<sluice_plan, Destroy> raw_;
 };
 
 class Sequence {
@@ -174,6 +204,12 @@ class Sequence {
     if (!status) return std::unexpected(status.error());
     return result.deduplicated != 0;
   }
+  // The number by which plans name the sequence, on a GPU.
+  Result<std::uint32_t> row() const {
+    return detail::made<std::uint32_t>([&](std::uint32_t* number, sluice_error* e) {
+      return sluice_sequence_row(get(), number, e);
+    });
+  }
   Result<sluice_sequence_info> info() const {
     auto result = detail::sized<sluice_sequence_info>();
     auto status = detail::checked(
@@ -221,6 +257,11 @@ class Cache {
         detail::checked([&](sluice_error* e) { return sluice_cache_get_info(get(), &result, e); });
     if (!status) return std::unexpected(status.error());
     return result;
+  }
+  // Until the GPU can read all DRAM extents that exist now.
+  Status wait_pinned(std::uint64_t timeout_us) {
+    return detail::checked(
+        [&](sluice_error* e) { return sluice_cache_wait_pinned(get(), timeout_us, e); });
   }
   Result<sluice_arena_view> arena() const {
     auto result = detail::sized<sluice_arena_view>();

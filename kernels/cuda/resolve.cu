@@ -39,10 +39,6 @@ constexpr std::uint64_t kMaxItems = std::uint64_t{kMostLookers} * kMostItems;  /
 constexpr int kMaxWordTries = 64;
 constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then without
 
-// Roles of the blocks of threads of a launch, in the order in which the device starts them:
-// `lookers` look up, claim and, unless there are copiers, copy; `copiers` copy what the lookers
-// missed; one more, if `advance`, reads the log. Only copiers wait, for lookers, which were started
-// before them.
 // Division by a number that is known before the launch; exact below 2^21.
 struct Divisor {
   std::uint64_t magic = 0;
@@ -54,6 +50,10 @@ struct Divisor {
 };
 static_assert(kMaxItems <= 1u << 21);
 
+// Roles of the blocks of threads of a launch, in the order in which the device starts them:
+// `lookers` look up, claim and, unless there are copiers, copy; `copiers` copy what the lookers
+// missed; one more, if `advance`, reads the log. Only copiers wait, for lookers, which were started
+// before them.
 struct Launch {
   HotTable table;
   PageStore store;
@@ -512,39 +512,29 @@ __device__ void bring_in(const Launch& launch, Shared& shared) {
   }
 }
 
-// Claims, and leaves the copies to the copiers.
+// Claims, and leaves the copies to the copiers. An entry is taken for every missing page, before it
+// is known which of them are to be copied.
 __device__ void hand_over(const Launch& launch, Shared& shared) {
-  __shared__ std::uint32_t first_of_block;
-  __shared__ std::uint32_t count;
-  if (shared.missing != 0) claim_slots(launch, shared);
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    count = 0;
-    first_of_block = shared.fills == 0
-                         ? 0
-                         : atomicAdd(&launch.scratch->pages[shared.launches % 2], shared.fills);
-  }
-  __syncthreads();
-  // About in the order of the list: neighbours in a list are neighbours in DRAM.
-  for (std::uint32_t base = 0; base < shared.missing; base += kThreads) {
-    const std::uint32_t i = base + threadIdx.x;
-    const bool fill = i < shared.missing && shared.miss.frame[i] != kNoFrame;
-    const unsigned group = __ballot_sync(kWholeWarp, fill);
-    std::uint32_t first = 0;
-    if (lane_id() == 0 && group != 0) first = atomicAdd(&count, __popc(group));
-    first = __shfl_sync(kWholeWarp, first, 0);
-    if (fill) {
-      launch.scratch->fills[first_of_block + first + __popc(group & lanes_below())] = {
-          shared.miss.frame[i] * launch.store.frame_stride +
-              page_in_block(launch.table, shared.miss.page[i]) * launch.store.page_bytes,
-          shared.miss.slot[i], 0};
-    }
-  }
+  __shared__ std::uint32_t first;
   if (shared.missing != 0) {
-    __threadfence();
+    if (threadIdx.x == kThreads - 1) {
+      first = atomicAdd(&launch.scratch->pages[shared.launches % 2], shared.missing);
+    }
+    claim_slots(launch, shared);
+    __syncthreads();
+    // About in the order of the list: neighbours in a list are neighbours in DRAM.
+    for (std::uint32_t i = threadIdx.x; i < shared.missing; i += kThreads) {
+      const Frame frame = shared.miss.frame[i];
+      const std::uint64_t from =
+          frame * launch.store.frame_stride +
+          page_in_block(launch.table, shared.miss.page[i]) * launch.store.page_bytes;
+      launch.scratch->fills[first + i] = {from, frame == kNoFrame ? kNoSlot : shared.miss.slot[i],
+                                          0};
+    }
     __syncthreads();
   }
   if (threadIdx.x == 0) {
+    // Release, also of what the others wrote before the barrier.
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(
                      &actor_line(launch.table, launch.actor)->handed),
                  "r"(1)
@@ -595,6 +585,7 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
       to[j] = nullptr;
       if (!busy || at >= pieces || page >= pages || vector >= per_page) continue;
       const Fill fill = fills[page];
+      if (fill.slot == kNoSlot) continue;
       to[j] = reinterpret_cast<Vector*>(slot_bytes(store, fill.slot)) + vector;
       data[j] = read_once(reinterpret_cast<const Vector*>(store.frames + fill.from) + vector);
     }
@@ -614,12 +605,13 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
       // counted.
       if (atomicAdd(&fill.pieces, 1u) + 1 == parts) {
         __threadfence();
-        set_ready_bit(table, fill.slot);
+        if (fill.slot != kNoSlot) set_ready_bit(table, fill.slot);
       }
       continue;
     }
     for (std::uint32_t i = 0; i < together && piece * together + i < pages; ++i) {
-      set_ready_bit(table, fills[piece * together + i].slot);
+      const Slot slot = fills[piece * together + i].slot;
+      if (slot != kNoSlot) set_ready_bit(table, slot);
     }
   }
 }

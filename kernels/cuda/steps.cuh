@@ -37,10 +37,12 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
   __shared__ std::uint64_t begin;
   __shared__ std::uint64_t end;
   __shared__ bool behind;
+  __shared__ bool news;
   if (threadIdx.x == 0) {
     end = load_acquire_system(table.log_end);
     begin = load(table.log_applied);
-    behind = begin < end && end - begin > table.sizes.log_capacity / 2;
+    news = begin < end;
+    behind = news && end - begin > table.sizes.log_capacity / 2;
     if (behind) begin = load_acquire_system(&table.host_header->log_applied);
   }
   __syncthreads();
@@ -68,7 +70,7 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
     raise_frame(table, block, static_cast<Frame>(change), static_cast<std::uint32_t>(stamp >> 32));
   }
   __syncthreads();
-  if (threadIdx.x == 0 && begin < end) {
+  if (threadIdx.x == 0 && news) {
     __threadfence();
     atomicMax(reinterpret_cast<unsigned long long*>(table.log_applied), end);
   }

@@ -20,6 +20,7 @@ constexpr std::uint32_t kRing = 8;
 constexpr std::uint64_t kRequestBytes = 64 << 10;
 constexpr std::uint64_t kSequence = (std::uint64_t{1} << 32) | 1;
 constexpr std::uint64_t kCache = std::uint64_t{1} << 32;
+constexpr std::uint64_t kDeviceExtentBytes = std::uint64_t{2} << 20;
 
 ipc::Geometry geometry() { return ipc::geometry_of(FakeDaemon::cache().layout).value(); }
 std::uint64_t arena_bytes() { return FakeDaemon::kSlots * geometry().page_bytes; }
@@ -49,6 +50,9 @@ FakeDaemon::FakeDaemon()
       completions_(memory_.completion_ring()),
       arena_(std::move(*ipc::create_memfd("arena", arena_bytes(), ipc::Populate::no))),
       frames_(std::move(*ipc::create_memfd("frames", frames_bytes(), ipc::Populate::no))),
+      node_table_(std::move(*ipc::create_memfd(
+          "table", kernels::split_offsets_of(device_table()).host_end, ipc::Populate::no))),
+      device_table_(std::move(*ipc::create_memfd("device", kDeviceExtentBytes, ipc::Populate::no))),
       thread_([this] { run(); }) {}
 
 FakeDaemon::~FakeDaemon() { thread_.join(); }
@@ -78,6 +82,35 @@ bool FakeDaemon::serve_control() {
   return ipc::send_frame(connection_.get(), reply, fds, soon()).has_value();
 }
 
+kernels::TableSizes FakeDaemon::device_table() {
+  return {.slots = kSlots,
+          .blocks = kFrames,
+          .pages_per_block = geometry().pages_per_block,
+          .actors = 1,
+          .log_capacity = 16,
+          .hint_capacity = 64};
+}
+
+std::vector<std::byte> FakeDaemon::open_cache(const wire::Envelope& envelope,
+                                              std::vector<int>& fds) {
+  opened_on_device = envelope.body_as_OpenCache()->device_type() != 0;
+  if (!opened_on_device) {
+    return ipc::make_message(envelope.request(), [&](auto& builder) {
+      return wire::CreateCacheOpened(builder, kCache, true, kSlots, arena_bytes(), 1, kFrames,
+                                     frames_bytes(), kFrames, 1, 1, 0, 1);
+    });
+  }
+  fds = {node_table_.get(), device_table_.get()};
+  const kernels::TableSizes table = device_table();
+  const kernels::SplitOffsets offsets = kernels::split_offsets_of(table);
+  return ipc::make_message(envelope.request(), [&](auto& builder) {
+    return wire::CreateCacheOpened(builder, kCache, true, kSlots, arena_bytes(), 1, kFrames,
+                                   frames_bytes(), kFrames, 1, 1, offsets.host_end, table.actors,
+                                   table.log_capacity, table.hint_capacity, wire::Executor::direct,
+                                   offsets.device_end - table_bytes_missing, kDeviceExtentBytes);
+  });
+}
+
 std::vector<std::byte> FakeDaemon::reply_to(const wire::Envelope& envelope, std::vector<int>& fds) {
   const std::uint64_t request = envelope.request();
   switch (envelope.body_type()) {
@@ -89,10 +122,7 @@ std::vector<std::byte> FakeDaemon::reply_to(const wire::Envelope& envelope, std:
                                          memory_.layout().memory_bytes, "fake", 1);
       });
     case wire::Body::OpenCache:
-      return ipc::make_message(request, [&](auto& builder) {
-        return wire::CreateCacheOpened(builder, kCache, true, kSlots, arena_bytes(), 1, kFrames,
-                                       frames_bytes(), kFrames, 1, 1, 0, 1);
-      });
+      return open_cache(envelope, fds);
     case wire::Body::FetchExtents: {
       const auto tier = envelope.body_as_FetchExtents()->tier();
       fds = {tier == static_cast<std::uint8_t>(ipc::Tier::hbm) ? arena_.get() : frames_.get()};
@@ -126,6 +156,17 @@ wire::Completion FakeDaemon::answer(const wire::Submission& request) {
       value = blocks_;
       for (std::uint32_t i = 0; i < request.count(); ++i) {
         put(reply, i, wire::BlockRef(blocks_++, frame));
+      }
+      break;
+    case wire::Op::sequence_truncate:
+      blocks_ = request.count();
+      break;
+    case wire::Op::seal:
+      if (sealed_as != kNoOtherBlock) {
+        value = 1;
+        put(reply, 0, wire::BlockRef(sealed_as, frame));
+      } else {
+        put(reply, 0, wire::BlockRef(request.count(), frame));
       }
       break;
     case wire::Op::tail_slots:

@@ -31,9 +31,17 @@ class FakeDaemon {
 
   const std::string& socket() const { return socket_; }
   static CacheOptions cache();
+  // Of the cache on a GPU.
+  static kernels::TableSizes device_table();
 
-  std::atomic<std::int32_t> slot{0};    // of every page that is resolved
-  std::atomic<std::uint32_t> frame{0};  // of every block that is added
+  std::atomic<std::int32_t> slot{0};                    // of every page that is resolved
+  std::atomic<std::uint32_t> frame{0};                  // of every block that is added
+  std::atomic<std::uint32_t> sealed_as{kNoOtherBlock};  // the id of the block that seals find
+  // On a GPU: the device's part of the table is told to have so many bytes less than it has.
+  std::atomic<std::uint64_t> table_bytes_missing{0};
+  std::atomic<bool> opened_on_device{false};  // as the last open asked
+
+  static constexpr std::uint32_t kNoOtherBlock = ~0u;
 
  private:
   void run();
@@ -41,6 +49,7 @@ class FakeDaemon {
   bool serve_control();
   void serve_rings();
   ipc::wire::Completion answer(const ipc::wire::Submission& request);
+  std::vector<std::byte> open_cache(const ipc::wire::Envelope& envelope, std::vector<int>& fds);
   std::vector<std::byte> reply_to(const ipc::wire::Envelope& envelope, std::vector<int>& fds);
 
   ipc::TempFolder folder_;
@@ -52,7 +61,7 @@ class FakeDaemon {
   ipc::DoorbellPair bells_;
   ipc::SubmissionConsumer requests_;
   ipc::CompletionProducer completions_;
-  ipc::Fd arena_, frames_;
+  ipc::Fd arena_, frames_, node_table_, device_table_;
   std::uint32_t blocks_ = 0;
   std::thread thread_;
 };

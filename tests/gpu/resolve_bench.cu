@@ -307,10 +307,10 @@ void run(const Bench& bench, const std::vector<std::uint32_t>& arrangements, int
     std::printf(
         "{\"shape\": \"%s\", \"sequences\": %u, \"misses\": %.2f, \"dup\": %.2f, \"ctas\": %u, \"us\": %.2f, "
         "\"copy_only_us\": %.2f, \"copy_ctas\": %u, \"copy8_us\": %.2f, \"over\": %.2f, \"over8\": %.2f, \"filled\": %.1f, \"wanted\": %u, "
-        "\"no_slot\": %.2f, \"wrong\": %llu, \"unserved\": %llu}\n",
+        "\"no_slot\": %.2f, \"wrong\": %llu, \"unserved\": %llu, \"visits\": %.1f, \"x\": %.1f}\n",
         shape.name.c_str(), bench.sequences, bench.misses, bench.duplicates, ctas, t, best < 1e9 ? best : 0.0, best_ctas, with8,
         t - limit, t - 1.05 * with8, double(after.fills - before.fills) / launches, moved,
-        double(after.no_slot - before.no_slot) / launches, found[0], found[1]);
+        double(after.no_slot - before.no_slot) / launches, found[0], found[1], double(after.refills - before.refills) / launches, double(after.pinned - before.pinned) / launches);
     std::fflush(stdout);
     CHECK(cudaGraphExecDestroy(graph));
   }
@@ -358,6 +358,11 @@ int main(int argc, char** argv) {
   for (const Shape& shape : shapes) {
     for (const std::uint32_t sequences : {1u, 8u, 32u, 64u}) {
       for (const double misses : {0.0, 0.02, 0.07, 0.13, 0.3}) {
+        if (const char* only = std::getenv("SLUICE_CASE")) {
+          char name[32];
+          std::snprintf(name, sizeof name, "%u/%.2f", sequences, misses);
+          if (std::string(only) != name) continue;
+        }
         if (quick && (sequences == 32 || misses == 0.07 || misses == 0.3)) continue;
         run({shape, sequences, misses}, arrangements, repeats);
       }

@@ -201,6 +201,7 @@ sluice_status sluice_cache_arena(sluice_cache* cache, sluice_arena_view* out, sl
   out->device_type = 1;
   return SLUICE_OK;
 }
+sluice_status sluice_cache_wait_pinned(sluice_cache*, uint64_t, sluice_error*) { return SLUICE_OK; }
 sluice_status sluice_cache_get_stats(sluice_cache* cache, sluice_cache_stats* out, sluice_error*) {
   *out = cache->stats;
   return SLUICE_OK;
@@ -245,6 +246,10 @@ sluice_status sluice_sequence_release(sluice_sequence* sequence, sluice_error*) 
   for (auto& block : sequence->blocks) drop(*sequence->cache, block);
   delete sequence;
   return SLUICE_OK;
+}
+
+sluice_status sluice_sequence_row(sluice_sequence*, uint32_t*, sluice_error* error) {
+  return fail_with(error, SLUICE_NOT_SUPPORTED, "there is no GPU");
 }
 
 sluice_status sluice_block_map(sluice_sequence* sequence, uint32_t block, void** data,
@@ -372,6 +377,18 @@ sluice_status sluice_forecast(sluice_actor* actor, const sluice_page_list* lists
     actor->cache->stats.forecast_issued += lists[i].count;
   return SLUICE_OK;
 }
+
+sluice_status sluice_actor_set_stream(sluice_actor*, const sluice_stream*, sluice_error* error) {
+  return fail_with(error, SLUICE_NOT_SUPPORTED, "there is no GPU");
+}
+sluice_status sluice_plan_create(sluice_actor*, const sluice_plan_desc*, sluice_plan**,
+                                 sluice_error* error) {
+  return fail_with(error, SLUICE_NOT_SUPPORTED, "there is no GPU");
+}
+sluice_status sluice_plan_launch(sluice_plan*, const sluice_stream*, sluice_error* error) {
+  return fail_with(error, SLUICE_NOT_SUPPORTED, "there is no GPU");
+}
+void sluice_plan_destroy(sluice_plan*) {}
 
 sluice_status sluice_admin(const sluice_connect_desc*, const char*, const char*, char**,
                            sluice_error* error) {

@@ -32,6 +32,21 @@ TEST_P(Payload, WhatWasWrittenComparesEqual) {
   }
 }
 
+// Kernels write and compare by the words alone.
+TEST_P(Payload, APageConsistsOfTheWordsOfItsRows) {
+  const PayloadShape shape = this->shape();
+  std::vector<std::byte> page(shape.page_bytes());
+  const std::uint32_t last = shape.pages_per_block - 1;
+  write_page(shape, 42, last, 0, shape.block_tokens, page.data());
+  for (std::size_t at = 0; at < page.size(); ++at) {
+    const std::uint64_t row =
+        std::uint64_t{last} * shape.groups_per_page * shape.block_tokens + at / shape.row_bytes;
+    const std::size_t in_row = at % shape.row_bytes;
+    const std::uint64_t word = payload_word(payload_row(42, row) + in_row / 8 * kPayloadWordStride);
+    ASSERT_EQ(page[at], static_cast<std::byte>(word >> (8 * (in_row % 8)))) << at;
+  }
+}
+
 TEST_P(Payload, EveryFlippedBitIsFoundAtItsOffset) {
   const PayloadShape shape = this->shape();
   std::vector<std::byte> page(shape.page_bytes());

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tools/replay/environment.h"
+
 namespace sluice::tools {
 namespace {
 
@@ -68,6 +70,22 @@ TEST(Plan, PrefixTracesHaveWholeBlockPages) {
   EXPECT_EQ(plan.shape.payload.page_bytes(), 512u * 48u);
   EXPECT_EQ(plan.shape.payload.pages_per_block, 1u);
   EXPECT_EQ(plan.tenants[0].distinct_blocks, 5215u);
+}
+
+TEST(Plan, ExtentsOfAGpuHoldWholePagesAndWholeMappings) {
+  Options options = spawn_options();
+  options.backend = Backend::cuda;
+  for (const ListKind kind : {ListKind::head, ListKind::layer}) {
+    options.list_kind = kind;
+    const auto plan = make_plan(slice(kind), options).value();
+    const DaemonSpec spec = daemon_spec(plan, options);
+    EXPECT_TRUE(spec.cuda);
+    EXPECT_EQ(spec.hbm_extent_bytes % (2 << 20), 0u);
+    EXPECT_EQ(spec.hbm_extent_bytes % plan.shape.payload.page_bytes(), 0u);
+    EXPECT_EQ(spec.tenants.at(0).hbm_bytes % spec.hbm_extent_bytes, 0u);
+  }
+  options.backend = Backend::host;
+  EXPECT_FALSE(daemon_spec(make_plan(slice(ListKind::layer), options).value(), options).cuda);
 }
 
 }  // namespace

@@ -72,6 +72,7 @@ TEST_P(ReplayWithDaemon, EnginesOfTwoTenantsVerifyEveryByte) {
     const auto report =
         replay(executor() + "--engines 4 --tenants 2 --page " + page + " " + kSlice);
     expect_verified(report);
+    EXPECT_EQ(report["backend"], "host");
     EXPECT_EQ(report["steps"], 72);
     EXPECT_EQ(report["no_slot"], 0);
     EXPECT_EQ(report["absent"], 0);
@@ -127,6 +128,9 @@ TEST(ReplayCli, UsageErrorsAndBadTracesExitWith2) {
         "--spawn --dram 1% " + std::string(kSlice),
         "--spawn --no-such-option " + std::string(kSlice),
         "--spawn --engines 2 --kill-engine-at 1000000 " + std::string(kSlice),
+        "--spawn --backend cuda " + std::string(kSlice), "--spawn --graphs " + std::string(kSlice),
+        "--spawn --device 1 " + std::string(kSlice),
+        "--spawn --backend cuda --executor direct --graphs " + std::string(kMooncake),
         "--spawn " + bad.path(), std::string("--spawn /nonexistent/trace")}) {
     const Outcome outcome = call(arguments + " 2>&1");
     EXPECT_EQ(outcome.exit_code, 2) << arguments << "\n" << outcome.out;
@@ -137,6 +141,9 @@ TEST(ReplayCli, UsageErrorsAndBadTracesExitWith2) {
 TEST(ReplayCli, UsageErrorsNameTheOptionAndWhatItTakes) {
   for (const auto& [arguments, text] : std::vector<std::pair<std::string, std::string>>{
            {"--executor other", "--executor: 'other' is not one of daemon|direct"},
+           {"--backend other", "--backend: 'other' is not one of host|cuda"},
+           {"--backend cuda", "--backend cuda"},
+           {"--graphs", "--graphs needs --backend cuda"},
            {"--forecast other", "--forecast: 'other' is not one of none|recorded|previous-step"},
            {"--hbm 0x", "--hbm: '0x' must be more than zero"},
            {"--hbm 1e30x", "--hbm: '1e30x' is more than 1,000,000 times"},

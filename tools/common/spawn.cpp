@@ -43,8 +43,12 @@ std::string config_text(const DaemonSpec& spec, const std::string& folder) {
   }
   const auto bytes = [](std::uint64_t value) { return "\"" + std::to_string(value) + "B\"\n"; };
   std::ostringstream text;
-  text << "[daemon]\nsocket = \"" << folder << "/sluice.sock\"\nlog_level = \"warn\"\n"
-       << "[tiers.hbm]\ncapacity = " << bytes(hbm) << "extent = " << bytes(spec.hbm_extent_bytes)
+  text << "[daemon]\nsocket = \"" << folder << "/sluice.sock\"\nlog_level = \"warn\"\n";
+  if (spec.cuda) {
+    text << "[backend]\nkind = \"cuda\"\n";
+    if (!spec.gpu.empty()) text << "device = \"" << spec.gpu << "\"\n";
+  }
+  text << "[tiers.hbm]\ncapacity = " << bytes(hbm) << "extent = " << bytes(spec.hbm_extent_bytes)
        << "[tiers.dram]\ncapacity = " << bytes(dram)
        << "extent = " << bytes(spec.dram_extent_bytes);
   for (const DaemonSpec::Tenant& tenant : spec.tenants) {
@@ -114,12 +118,13 @@ std::string beside_this_program(const char* name) {
   return error ? std::string(name) : (self.parent_path() / name).string();
 }
 
-std::uint64_t spawn_extent_bytes(std::uint64_t tier_bytes, std::uint64_t item_bytes) {
+std::uint64_t spawn_extent_bytes(std::uint64_t tier_bytes, std::uint64_t item_bytes,
+                                 std::uint64_t alignment) {
   constexpr std::uint64_t kLeast = std::uint64_t{1} << 20;
   constexpr std::uint64_t kMost = std::uint64_t{64} << 20;
   constexpr std::uint64_t kExtentsPerTenant = 128;
   const std::uint64_t wanted = std::clamp(tier_bytes / kExtentsPerTenant, kLeast, kMost);
-  return ipc::extent_bytes_for(item_bytes, ipc::kFrameAlignment, std::max(wanted, item_bytes));
+  return ipc::extent_bytes_for(item_bytes, alignment, std::max(wanted, item_bytes));
 }
 
 bool accepts_connections(const std::string& socket_path) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ipc/error.h"
+#include "ipc/layout.h"
 
 namespace sluice::tools {
 
@@ -25,6 +26,8 @@ struct DaemonSpec {
   std::string program;   // sluiced
   std::string log_file;  // empty: in the temporary folder
   bool keep_folder = false;
+  bool cuda = false;  // the backend
+  std::string gpu;    // with cuda: its UUID; empty: the daemon's default
   std::uint64_t hbm_extent_bytes = 0;
   std::uint64_t dram_extent_bytes = 0;
   std::vector<Tenant> tenants;
@@ -61,7 +64,12 @@ std::string beside_this_program(const char* name);
 
 // A size of extents for a tenant that takes `tier_bytes` for items of `item_bytes`: small enough
 // that the tier's size is met to about one per cent, large enough that extents are few.
-std::uint64_t spawn_extent_bytes(std::uint64_t tier_bytes, std::uint64_t item_bytes);
+// `alignment`: a power of two.
+std::uint64_t spawn_extent_bytes(std::uint64_t tier_bytes, std::uint64_t item_bytes,
+                                 std::uint64_t alignment = ipc::kFrameAlignment);
+
+// Of HBM extents with the cuda backend: the granularity of the device's virtual memory.
+inline constexpr std::uint64_t kDeviceExtentAlignment = std::uint64_t{2} << 20;
 
 // Whether anybody accepts connections at a unix socket.
 bool accepts_connections(const std::string& socket_path);

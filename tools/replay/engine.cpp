@@ -8,6 +8,11 @@ namespace {
 // On a machine that has little time for us, an arena of some GiB takes longer than the default of
 // 10 s.
 constexpr std::uint64_t kClientTimeoutUs = 30'000'000;
+// The kernel pins 25 GiB/s and more; many engines do so at once when they begin.
+constexpr std::uint64_t kPinTimeoutUs = 120'000'000;
+
+constexpr std::int32_t kHostMemory = 1;  // DLPack's numbers
+constexpr std::int32_t kCudaMemory = 2;
 
 using client::Error;
 using client::Result;
@@ -33,6 +38,10 @@ sluice_cache_desc cache_desc(const EngineJob& job) {
   desc.dtype_bytes = shape.dtype_bytes;
   desc.planes = shape.planes;
   desc.page_kind = shape.page_kind;
+  if (options.backend == Backend::cuda) {
+    desc.device_type = kCudaMemory;
+    desc.device_id = static_cast<std::int32_t>(options.device);
+  }
   desc.hbm_bytes = job.plan->tenants[job.engine % options.tenants].hbm_bytes;
   return desc;
 }
@@ -53,7 +62,24 @@ client::Status check_geometry(const EngineJob& job, const client::Cache& cache) 
   return {};
 }
 
+Result<std::unique_ptr<SlotMemory>> open_slots(const EngineJob& job,
+                                               const sluice_arena_view& arena) {
+  const bool cuda = job.options->backend == Backend::cuda;
+  if (arena.device_type != (cuda ? kCudaMemory : kHostMemory)) {
+    return wrong("the arena lies on DLPack device " + std::to_string(arena.device_type) +
+                 ", where --backend " + to_string(job.options->backend) +
+                 " cannot compare its bytes");
+  }
+  const PayloadShape& shape = job.plan->shape.payload;
+  if (!cuda) return make_host_slots(shape, arena);
+  return in_call("the engine's side of the GPU", make_cuda_slots(shape, arena));
+}
+
 }  // namespace
+
+client::Status EngineLink::wait_pinned() {
+  return in_call("sluice_cache_wait_pinned", cache.wait_pinned(kPinTimeoutUs));
+}
 
 Result<EngineLink> open_link(const EngineJob& job) {
   const std::string name = "sluice-replay e" + std::to_string(job.engine);
@@ -73,23 +99,23 @@ Result<EngineLink> open_link(const EngineJob& job) {
   auto cache = in_call("sluice_cache_open", client->open_cache(desc));
   if (!cache) return std::unexpected(cache.error());
   if (auto status = check_geometry(job, *cache); !status) return std::unexpected(status.error());
+  const auto arena = in_call("sluice_cache_arena", cache->arena());
+  if (!arena) return std::unexpected(arena.error());
+  auto slots = open_slots(job, *arena);
+  if (!slots) return std::unexpected(slots.error());
   auto actor = in_call("sluice_actor_open", cache->open_actor());
   if (!actor) return std::unexpected(actor.error());
   auto forecaster = in_call("sluice_actor_open", cache->open_actor());
   if (!forecaster) return std::unexpected(forecaster.error());
-  const auto arena = in_call("sluice_cache_arena", cache->arena());
-  if (!arena) return std::unexpected(arena.error());
-  constexpr int kHostMemory = 1;
-  if (arena->device_type != kHostMemory) {
-    return wrong("the arena is not in host memory (DLPack device " +
-                 std::to_string(arena->device_type) + "), so its bytes cannot be compared here");
+  if (job.options->backend == Backend::cuda) {
+    const sluice_stream stream{SLUICE_STREAM_CUDA, 0, (*slots)->stream()};
+    if (auto s = in_call("sluice_actor_set_stream", actor->set_stream(&stream)); !s) {
+      return std::unexpected(s.error());
+    }
   }
   board.slots.store(arena->slots);
-  return EngineLink{std::move(*client),
-                    std::move(*cache),
-                    std::move(*actor),
-                    std::move(*forecaster),
-                    *arena,
+  return EngineLink{std::move(*client),       std::move(*cache),      std::move(*slots),
+                    std::move(*actor),        std::move(*forecaster), *arena,
                     std::string(board.tenant)};
 }
 
@@ -98,6 +124,7 @@ int engine_main(const Trace& trace, const EngineJob& job) {
   const client::Status status = [&]() -> client::Status {
     auto link = open_link(job);
     if (!link) return std::unexpected(link.error());
+    if (auto s = link->wait_pinned(); !s) return s;
     if (const auto* sparse = std::get_if<SparseTrace>(&trace)) {
       return run_sparse_engine(*sparse, job, *link);
     }

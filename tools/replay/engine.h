@@ -10,12 +10,14 @@
 // rest.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "client/sluice.hpp"
 #include "tools/replay/board.h"
 #include "tools/replay/options.h"
 #include "tools/replay/plan.h"
+#include "tools/replay/slot_memory.h"
 #include "tools/replay/trace.h"
 
 namespace sluice::tools {
@@ -35,18 +37,16 @@ struct EngineJob {
 struct EngineLink {
   client::Client client;
   client::Cache cache;
+  std::unique_ptr<SlotMemory> slots;  // on a GPU it owns the actor's stream
   client::Actor actor;
   client::Actor forecaster;
   sluice_arena_view arena;
   std::string tenant;
 
-  const std::byte* slot(std::int32_t slot) const {
-    return static_cast<const std::byte*>(arena.base) +
-           static_cast<std::uint64_t>(slot) * arena.page_bytes;
-  }
-  std::byte* writable_slot(std::int32_t slot) const {
-    return const_cast<std::byte*>(this->slot(slot));
-  }
+  // After a call that may have brought blocks in new extents: until the GPU can read them, so that
+  // no page is absent.
+  client::Status wait_pinned();
+
   bool is_slot(std::int32_t slot) const {
     return slot >= 0 && static_cast<std::uint32_t>(slot) < arena.slots;
   }

@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include "ipc/layout.h"
+
 namespace sluice::tools {
 namespace {
 
@@ -26,7 +28,10 @@ DaemonSpec daemon_spec(const Plan& plan, const Options& options) {
   spec.program = options.sluiced.empty() ? beside_this_program("sluiced") : options.sluiced;
   spec.log_file = options.daemon_log;
   spec.keep_folder = options.keep;
-  spec.hbm_extent_bytes = spawn_extent_bytes(largest_hbm, plan.shape.payload.page_bytes());
+  spec.cuda = options.backend == Backend::cuda;
+  spec.hbm_extent_bytes =
+      spawn_extent_bytes(largest_hbm, plan.shape.payload.page_bytes(),
+                         spec.cuda ? kDeviceExtentAlignment : ipc::kFrameAlignment);
   spec.dram_extent_bytes = spawn_extent_bytes(largest_dram, plan.shape.frame_stride());
   for (std::uint32_t t = 0; t < options.tenants; ++t) {
     spec.tenants.push_back({tenant_name(t),

@@ -2,10 +2,12 @@
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <variant>
 
 #include "tools/common/interrupt.h"
 #include "tools/common/spawn.h"
 #include "tools/replay/environment.h"
+#include "tools/replay/gpu.h"
 #include "tools/replay/report.h"
 
 namespace sluice::tools {
@@ -23,6 +25,10 @@ int complain(int exit_code, const std::string& text) {
 int replay(const Options& options) {
   auto trace = read_trace(options.trace, {options.list_kind, options.requests});
   if (!trace) return complain(kUsageError, trace.error().text);
+  if (options.graphs && !std::holds_alternative<SparseTrace>(*trace)) {
+    return complain(kUsageError, "--graphs is for traces of sparse decoding; " + options.trace +
+                                     " is one of prompts");
+  }
   const auto plan = make_plan(*trace, options);
   if (!plan) return complain(kUsageError, plan.error().text);
   const std::uint64_t victim = options.seed % options.engines;
@@ -37,7 +43,13 @@ int replay(const Options& options) {
   std::optional<SpawnedDaemon> daemon;
   RunEnvironment environment;
   if (options.spawn) {
-    auto started = SpawnedDaemon::start(daemon_spec(*plan, options));
+    DaemonSpec spec = daemon_spec(*plan, options);
+    if (spec.cuda) {
+      auto uuid = gpu_uuid(options.device);
+      if (!uuid) return complain(1, uuid.error().text);
+      spec.gpu = *uuid;
+    }
+    auto started = SpawnedDaemon::start(spec);
     if (!started) {
       return complain(interrupted() ? kInterrupted : kNotReachable, started.error().text);
     }

@@ -7,10 +7,13 @@
 #include <utility>
 #include <vector>
 
+#include "tools/replay/gpu.h"
+
 namespace sluice::tools {
 namespace {
 
 constexpr int kUsageError = 2;
+constexpr std::uint32_t kMaxDevices = 64;
 
 constexpr const char* kDescription =
     "Replays a recorded trace through engine processes that speak to a sluiced daemon only "
@@ -78,6 +81,16 @@ std::string contradiction(const Options& options) {
   if (options.hbm && options.hbm->kind == Kind::percent)
     return "--hbm takes a size or Nx, no percentage";
   if (options.dram && options.dram->kind == Kind::times) return "--dram takes a size or P%, not Nx";
+  if (options.backend == Backend::cuda) {
+    if (!has_cuda()) return "--backend cuda: this build has no CUDA; build with nvcc";
+    if (options.executor != Executor::direct) {
+      return "--backend cuda needs --executor direct: on a GPU engines resolve in their own stream";
+    }
+  } else if (options.graphs) {
+    return "--graphs needs --backend cuda";
+  } else if (options.device != 0) {
+    return "--device needs --backend cuda";
+  }
   if (options.kill_engine_at && options.engines < 2) {
     return "--kill-engine-at needs at least two engines: the others must go on";
   }
@@ -86,6 +99,7 @@ std::string contradiction(const Options& options) {
 
 }  // namespace
 
+const char* to_string(Backend backend) { return backend == Backend::host ? "host" : "cuda"; }
 const char* to_string(Executor executor) {
   return executor == Executor::daemon ? "daemon" : "direct";
 }
@@ -120,6 +134,13 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
   app.add_option("--tenants", options.tenants, "tenants; engine e belongs to tenant e % N")
       ->check(CLI::Range(1u, kMaxEngines))
       ->capture_default_str();
+  add_choice<Backend>(app, "--backend", options.backend,
+                      {{"host", Backend::host}, {"cuda", Backend::cuda}}, "where arenas lie");
+  app.add_option("--device", options.device, "with --backend cuda: ordinal of the GPU")
+      ->check(CLI::Range(0u, kMaxDevices - 1))
+      ->capture_default_str();
+  app.add_flag("--graphs", options.graphs,
+               "with --backend cuda: resolve by CUDA graphs, one per layer");
   add_choice<Executor>(app, "--executor", options.executor,
                        {{"daemon", Executor::daemon}, {"direct", Executor::direct}},
                        "who runs resolve");

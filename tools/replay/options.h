@@ -10,6 +10,7 @@
 
 namespace sluice::tools {
 
+enum class Backend : std::uint8_t { host, cuda };
 enum class Executor : std::uint8_t { daemon, direct };
 enum class Forecast : std::uint8_t { none, recorded, previous_step };
 enum class Progress : std::uint8_t { automatic, always, never };
@@ -25,6 +26,9 @@ struct Options {
   bool keep = false;  // the temporary folder of --spawn
   std::uint32_t engines = 1;
   std::uint32_t tenants = 1;
+  Backend backend = Backend::host;
+  std::uint32_t device = 0;  // with Backend::cuda: the ordinal of the engines' GPU
+  bool graphs = false;       // resolve by CUDA graphs
   Executor executor = Executor::daemon;
   std::optional<RelativeSize> hbm;
   std::optional<RelativeSize> dram;
@@ -39,6 +43,7 @@ struct Options {
   std::uint64_t seed = 1;
 };
 
+const char* to_string(Backend backend);
 const char* to_string(Executor executor);
 const char* to_string(Forecast forecast);
 const char* to_string(ListKind kind);

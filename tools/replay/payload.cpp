@@ -12,26 +12,17 @@ namespace {
 // Two words at once: what every x86-64 has; g++ 12 spills wider vectors that the target lacks.
 using Words = std::uint64_t __attribute__((vector_size(16)));
 constexpr std::size_t kWordsBytes = sizeof(Words);
-constexpr std::uint64_t kWordStride = 0x9E3779B97F4A7C15u;
-constexpr std::uint64_t kRowStride = 0xD1342543DE82EF95u;
-
-// splitmix64's finalizer.
-constexpr std::uint64_t mix(std::uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
 
 struct RowStream {
   Words state;
 
   RowStream(std::uint64_t seed, std::uint64_t row) {
-    const std::uint64_t first = mix(seed + row * kRowStride);
-    state = Words{first, first + kWordStride};
+    const std::uint64_t first = payload_row(seed, row);
+    state = Words{first, first + kPayloadWordStride};
   }
   void next(Words& out) {
-    out = state ^ (state >> 29);
-    state += 2 * kWordStride;
+    out = state ^ (state >> 29);  // payload_word, of two
+    state += 2 * kPayloadWordStride;
   }
 };
 

@@ -15,20 +15,9 @@
 #include <optional>
 #include <string_view>
 
+#include "tools/replay/payload_words.h"
+
 namespace sluice::tools {
-
-// How rows lie in a block. `groups_per_page` runs of `block_tokens` rows make a page.
-struct PayloadShape {
-  std::uint32_t row_bytes = 0;     // head_dim * dtype_bytes
-  std::uint32_t block_tokens = 0;  // rows of a group: one layer, head and plane
-  std::uint32_t groups_per_page =
-      0;  // heads in the page * planes (* layers, for whole-block pages)
-  std::uint32_t pages_per_block = 0;
-
-  std::size_t group_bytes() const { return std::size_t{row_bytes} * block_tokens; }
-  std::size_t page_bytes() const { return group_bytes() * groups_per_page; }
-  std::size_t block_bytes() const { return page_bytes() * pages_per_block; }
-};
 
 // The seed of a block's bytes.
 std::uint64_t payload_seed(std::string_view tenant, std::string_view key);

@@ -30,6 +30,7 @@ class PrefixEngine {
   Status verify(const PrefixRequest& request, client::Sequence& sequence, std::uint32_t matched);
   Status check_page(const PrefixRequest& request, const sluice_page_list& list,
                     std::uint32_t block);
+  Status compare(const PrefixRequest& request);
   Status write_rest(const PrefixRequest& request, client::Sequence& sequence,
                     std::uint32_t matched);
 
@@ -53,6 +54,9 @@ class PrefixEngine {
   Counters counters_;
   PageBatch batch_;
   std::vector<std::uint32_t> blocks_;
+  std::vector<SlotPage> to_compare_;
+  std::vector<std::uint32_t> compared_blocks_;  // of the same length
+  Comparison comparison_;
 };
 
 Status PrefixEngine::run() {
@@ -92,6 +96,7 @@ Status PrefixEngine::serve(const PrefixRequest& request) {
   keys.count = request.block_ids.size();
   auto opened = in_call("sluice_sequence_open", link_.cache.open_sequence(keys));
   if (!opened) return std::unexpected(opened.error());
+  if (auto s = link_.wait_pinned(); !s) return s;
   if (opened->matched_blocks > 0) {
     if (auto s = verify(request, opened->sequence, opened->matched_blocks); !s) return s;
   }
@@ -115,9 +120,12 @@ Status PrefixEngine::verify(const PrefixRequest& request, client::Sequence& sequ
   if (!counts) return std::unexpected(counts.error());
   board_.resolve.add(static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(took).count()));
+  to_compare_.clear();
+  compared_blocks_.clear();
   for (std::uint32_t block = 0; block < matched; ++block) {
     if (auto s = check_page(request, batch_.lists()[0], block); !s) return s;
   }
+  if (auto s = compare(request); !s) return s;
   counters_.pages_requested += matched;
   counters_.bytes_filled += counts->bytes_filled;
   ++counters_.steps;
@@ -143,13 +151,19 @@ Status PrefixEngine::check_page(const PrefixRequest& request, const sluice_page_
   counters_.rated_hits += outcome == SLUICE_HIT ? 1 : 0;
   if (!has_slot) return {};
   const std::uint32_t tokens = tokens_of(request, block);
-  const auto difference =
-      find_difference(shape_, seed_of(request, block), 0, tokens, link_.slot(slot));
+  to_compare_.push_back({seed_of(request, block), slot, 0, 0, tokens});
+  compared_blocks_.push_back(block);
   ++counters_.verified_pages;
   counters_.verified_bytes += std::uint64_t{tokens} * shape_.row_bytes;
-  if (difference) {
-    ++counters_.mismatches;
-    board_.record({request.id, 0, 0, block, slot, *difference});
+  return {};
+}
+
+Status PrefixEngine::compare(const PrefixRequest& request) {
+  if (auto s = link_.slots->compare(to_compare_, comparison_); !s) return s;
+  counters_.mismatches += comparison_.different;
+  for (const Difference& at : comparison_.places) {
+    board_.record(
+        {request.id, 0, 0, compared_blocks_[at.index], to_compare_[at.index].slot, at.offset});
   }
   return {};
 }
@@ -161,6 +175,7 @@ Status PrefixEngine::write_rest(const PrefixRequest& request, client::Sequence& 
     const std::uint32_t count = std::min(kPrefillChunk, blocks - begin);
     const auto first = in_call("sluice_sequence_extend", sequence.extend(count));
     if (!first) return std::unexpected(first.error());
+    if (auto s = link_.wait_pinned(); !s) return s;
     for (std::uint32_t block = begin; block < begin + count; ++block) {
       const auto frame = in_call("sluice_block_map", sequence.map(block));
       if (!frame) return std::unexpected(frame.error());

@@ -9,8 +9,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr double kAccountedWithinMs = 1000;
-
 const std::string& name_of(const Trace& trace) {
   return std::visit([](const auto& t) -> const std::string& { return t.name; }, trace);
 }
@@ -36,7 +34,7 @@ std::string percent(double fraction) {
 }
 
 bool kill_is_accounted(const KillReport& kill) {
-  return kill.accounted && kill.memory_returned && kill.accounted_ms <= kAccountedWithinMs;
+  return kill.accounted && kill.memory_returned && kill.accounted_ms <= kill.within_ms;
 }
 
 }  // namespace
@@ -57,6 +55,7 @@ ordered_json json_report(const ReportInput& input) {
   out["schema"] = "sluice-replay";
   out["version"] = 1;
   out["trace"] = name_of(input.trace);
+  out["backend"] = to_string(input.options.backend);
   out["executor"] = to_string(input.options.executor);
   out["engines"] = input.options.engines;
   out["tenants"] = input.options.tenants;
@@ -127,7 +126,7 @@ std::string text_report(const ReportInput& input) {
   out += line;
   out += ", " + std::to_string(input.options.engines) + " engines of " +
          std::to_string(input.options.tenants) + " tenants, " + to_string(input.options.executor) +
-         " executor.\n";
+         " executor, " + to_string(input.options.backend) + " backend.\n";
   out += "Pages: " + number(t.pages_requested) + " asked for, " + number(t.hits) + " were there, " +
          number(t.misses) + " brought in (" + bytes(t.bytes_filled) + "), " + number(t.no_slot) +
          " without a slot, " + number(t.absent) + " absent.\n";

@@ -144,6 +144,14 @@ void Run::kill_when_due() {
     return;
   }
   result_.kill = account_for_kill(environment_.admin_socket, board.session.load(), begin);
+  if (options_.backend == Backend::cuda) {
+    // DESIGN §7: the kernel needs that long to tear down a process which has pinned memory.
+    constexpr double kBaseMs = 2000;
+    constexpr double kMsPerGib = 60;
+    const TenantPlan& tenant = plan_.tenants[engine % options_.tenants];
+    result_.kill->within_ms =
+        kBaseMs + kMsPerGib * static_cast<double>(tenant.dram_bytes) / (1 << 30);
+  }
   result_.kill->engine = engine;
   result_.kill->step = board.steps.load();
 }

@@ -18,6 +18,7 @@ struct KillReport {
   std::uint32_t engine = 0;
   std::uint64_t step = 0;   // of the engine, when it was killed
   double accounted_ms = 0;  // until the daemon's accounting shows the session gone
+  double within_ms = 1000;  // what is promised
   bool accounted = false;   // within kAccountingTimeout
   // Its sequences are gone, too, and at the end of a --spawn run nothing is left of anybody.
   bool memory_returned = false;

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "tools/replay/engine.h"
+#include "tools/replay/layer_graphs.h"
 #include "tools/replay/page_batch.h"
 #include "tools/replay/shortage.h"
 
@@ -60,6 +61,9 @@ class SparseEngine {
   Status resolve_layer(std::uint32_t layer);
   Status forecast_layer(std::uint32_t layer);
   Status check_page(const Active& a, const sluice_page_list& list, std::uint32_t position);
+  Status compare();
+  Status open_graphs();
+  client::Result<std::uint32_t> extend(Active& a, std::uint32_t count);
   void rate(Active& a, const sluice_page_list& list);
   Status seal_full_blocks();
   Status finish_steps();
@@ -80,6 +84,15 @@ class SparseEngine {
   PageBatch batch_;
   PageBatch forecast_batch_;
   std::vector<Active*> owner_;  // of each list of batch_
+  std::unique_ptr<LayerGraphs> graphs_;
+  std::vector<SlotPage> to_write_;
+  std::vector<SlotPage> to_compare_;
+  struct Place {
+    const Active* owner;
+    std::uint32_t block;
+  };
+  std::vector<Place> compared_;  // of to_compare_
+  Comparison comparison_;
   std::uint64_t now_ = 0;
   double layer_us_ = 100;  // moving average
   std::string shortage_;   // the last error for lack of memory
@@ -112,7 +125,33 @@ std::uint64_t SparseEngine::seed_of(const Active& a, std::uint32_t block) const 
                                         std::to_string(a.index) + "/" + std::to_string(block));
 }
 
+Status SparseEngine::open_graphs() {
+  LayerGraphsShape shape;
+  shape.layers = trace_.layers;
+  shape.lists_per_layer = trace_.lists_per_layer();
+  shape.page_bytes = shape_.page_bytes();
+  std::uint64_t iteration = kLeft;
+  std::uint32_t sequences = 0;  // of this engine that take a step in the iteration
+  for (const SparseStep& step : trace_.steps) {
+    if (step.request % job_.options->engines != job_.engine) continue;
+    sequences = step.iter == iteration ? sequences + 1 : 1;
+    iteration = step.iter;
+    shape.sequences = std::max(shape.sequences, sequences);
+    for (std::uint32_t page = 0; page < trace_.pages_per_block(); ++page) {
+      const std::size_t length = trace_.select(step, page).size();
+      shape.longest_list = std::max(shape.longest_list, static_cast<std::uint32_t>(length));
+    }
+  }
+  auto graphs = in_call("graphs", make_layer_graphs(link_.actor, link_.slots->stream(), shape));
+  if (!graphs) return std::unexpected(graphs.error());
+  graphs_ = std::move(*graphs);
+  return {};
+}
+
 Status SparseEngine::run() {
+  if (job_.options->graphs) {
+    if (auto s = open_graphs(); !s) return s;
+  }
   now_ = next_iteration(0);
   while (!waiting_.empty() || !active_.empty()) {
     if (job_.board->stopping()) return {};
@@ -191,11 +230,10 @@ Status SparseEngine::admit(const Waiting& waiting, std::uint64_t now) {
       (request.prompt_tokens + tokens_per_block_ - 1) / tokens_per_block_;
   a.decode_seen.resize(std::size_t{final_blocks - prompt_blocks} * trace_.pages_per_block());
 
+  if (auto s = link_.wait_pinned(); !s) return located(a, s.error());
   if (auto s = prefill(a, opened->matched_blocks, full_blocks); !s) return located(a, s.error());
   if (tokens % tokens_per_block_ != 0) {
-    if (auto first = in_call("sluice_sequence_extend", a.sequence.extend(1)); !first) {
-      return located(a, first.error());
-    }
+    if (auto first = extend(a, 1); !first) return located(a, first.error());
     ++a.blocks;
   }
   counters_.blocks_opened += full_blocks;
@@ -206,11 +244,18 @@ Status SparseEngine::admit(const Waiting& waiting, std::uint64_t now) {
   return {};
 }
 
+client::Result<std::uint32_t> SparseEngine::extend(Active& a, std::uint32_t count) {
+  auto first = in_call("sluice_sequence_extend", a.sequence.extend(count));
+  if (!first) return first;
+  if (auto s = link_.wait_pinned(); !s) return std::unexpected(s.error());
+  return first;
+}
+
 // Writes what is not known yet of the first `full_blocks` blocks, and seals it.
 Status SparseEngine::prefill(Active& a, std::uint32_t matched, std::uint32_t full_blocks) {
   for (std::uint32_t begin = matched; begin < full_blocks;) {
     const std::uint32_t count = std::min(kPrefillChunk, full_blocks - begin);
-    const auto first = in_call("sluice_sequence_extend", a.sequence.extend(count));
+    const auto first = extend(a, count);
     if (!first) return std::unexpected(first.error());
     if (*first != begin) {
       return std::unexpected(Error{
@@ -234,7 +279,7 @@ Status SparseEngine::prefill(Active& a, std::uint32_t matched, std::uint32_t ful
     }
     begin += count;
   }
-  return {};
+  return link_.wait_pinned();  // what took the place of a block may lie in another extent
 }
 
 // Who takes a step now: everybody whose turn it is and who has a block for the new token.
@@ -243,7 +288,7 @@ Status SparseEngine::collect_due(std::uint64_t now) {
   for (Active& a : active_) {
     if (step_of(a).iter + a.delay > now) continue;
     if (new_token_block(a) == a.blocks) {
-      const auto first = in_call("sluice_sequence_extend", a.sequence.extend(1));
+      const auto first = extend(a, 1);
       if (!first) {
         if (!is_shortage(first.error())) return located(a, first.error());
         stall(a, now, first.error());
@@ -282,6 +327,7 @@ Status SparseEngine::iterate() {
 
 Status SparseEngine::write_new_tokens(std::uint64_t now) {
   std::vector<Active*> written;
+  to_write_.clear();
   for (Active* const a : due_) {
     const std::uint32_t block = new_token_block(*a);
     if (a->tail_slots.empty()) {
@@ -304,13 +350,13 @@ Status SparseEngine::write_new_tokens(std::uint64_t now) {
         return located(*a, Error{SLUICE_INTERNAL, "sluice_block_pin gave the impossible slot " +
                                                       std::to_string(slot)});
       }
-      write_page(shape_, a->seeds[block], page, a->tail_tokens, end, link_.writable_slot(slot));
+      to_write_.push_back({a->seeds[block], slot, page, a->tail_tokens, end});
     }
     a->tail_tokens = end;
     written.push_back(a);
   }
   due_ = std::move(written);
-  return {};
+  return link_.slots->write(to_write_);
 }
 
 Status SparseEngine::resolve_layer(std::uint32_t layer) {
@@ -325,7 +371,9 @@ Status SparseEngine::resolve_layer(std::uint32_t layer) {
   }
   batch_.place_answers();
   const auto begin = Clock::now();
-  const auto counts = in_call("sluice_resolve", link_.actor.resolve(batch_.lists()));
+  const auto counts = graphs_ != nullptr
+                          ? in_call("the graph of a layer", graphs_->resolve(layer, batch_.lists()))
+                          : in_call("sluice_resolve", link_.actor.resolve(batch_.lists()));
   const auto took = Clock::now() - begin;
   if (!counts) {
     Error error = counts.error();
@@ -337,6 +385,8 @@ Status SparseEngine::resolve_layer(std::uint32_t layer) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(took).count()));
 
   const Counters before = counters_;
+  to_compare_.clear();
+  compared_.clear();
   for (std::size_t i = 0; i < batch_.lists().size(); ++i) {
     const sluice_page_list& list = batch_.lists()[i];
     for (std::uint32_t position = 0; position < list.count; ++position) {
@@ -345,6 +395,7 @@ Status SparseEngine::resolve_layer(std::uint32_t layer) {
     }
     rate(*owner_[i], list);
   }
+  if (auto s = compare(); !s) return s;
   counters_.pages_requested += batch_.pages();
   counters_.bytes_filled += counts->bytes_filled;
   if (counters_.hits - before.hits != counts->hits ||
@@ -379,13 +430,23 @@ Status SparseEngine::check_page(const Active& a, const sluice_page_list& list,
   if (!has_slot) return {};
   const std::uint32_t tokens =
       std::min(step_of(a).tokens - block * tokens_per_block_, tokens_per_block_);
-  const auto difference =
-      find_difference(shape_, a.seeds[block], list.page, tokens, link_.slot(slot));
+  to_compare_.push_back({a.seeds[block], slot, list.page, 0, tokens});
+  compared_.push_back({&a, block});
   ++counters_.verified_pages;
   counters_.verified_bytes += std::uint64_t{tokens} * shape_.row_bytes * shape_.groups_per_page;
-  if (difference) {
-    ++counters_.mismatches;
-    board_.record({a.request->id, a.next_step, list.page, block, slot, *difference});
+  return {};
+}
+
+Status SparseEngine::compare() {
+  if (auto s = in_call("comparing slots", link_.slots->compare(to_compare_, comparison_)); !s) {
+    return s;
+  }
+  counters_.mismatches += comparison_.different;
+  for (const Difference& at : comparison_.places) {
+    const SlotPage& page = to_compare_[at.index];
+    const Active& a = *compared_[at.index].owner;
+    board_.record(
+        {a.request->id, a.next_step, page.page, compared_[at.index].block, page.slot, at.offset});
   }
   return {};
 }
@@ -443,6 +504,10 @@ Status SparseEngine::seal_full_blocks() {
     const auto sealed = in_call(
         "sluice_seal", a->sequence.seal(block, std::as_bytes(std::span(key)), &link_.actor));
     if (!sealed) return located(*a, sealed.error());
+    // The block that took its place may lie in an extent of another engine's.
+    if (*sealed) {
+      if (auto s = link_.wait_pinned(); !s) return located(*a, s.error());
+    }
     counters_.blocks_deduplicated += *sealed ? 1 : 0;
     ++counters_.blocks_sealed;
     counters_.bytes_written += shape_.block_bytes();

@@ -1,0 +1,311 @@
+#include "client/cuda/cuda_actor.h"
+
+#include <algorithm>
+#include <bit>
+#include <string>
+
+#include "client/cuda/cuda_plan.h"
+#include "client/sequence.h"
+#include "kernels/cuda/launch.h"
+
+namespace sluice::client::internal::cuda {
+
+using ipc::Errc;
+using ipc::fail;
+
+namespace {
+
+static_assert(SLUICE_HIT == static_cast<int>(kernels::Outcome::hit));
+static_assert(SLUICE_MISS == static_cast<int>(kernels::Outcome::filled));
+static_assert(SLUICE_NO_ROOM == static_cast<int>(kernels::Outcome::no_slot));
+static_assert(SLUICE_ABSENT == static_cast<int>(kernels::Outcome::absent));
+
+// Items of one resolve call, and what buffers begin with.
+constexpr std::size_t kMostItems = std::size_t{1} << 28;
+constexpr std::size_t kLeastItems = 1024;
+
+ipc::Status check_launch(kernels::cuda::Status status, const char* what) {
+  return check(static_cast<cudaError_t>(status), what);
+}
+
+}  // namespace
+
+// Items go to the device in one piece; outcomes and slots come back in another.
+struct CudaActor::ListPlaces {
+  std::size_t items = 0;
+  std::size_t outcomes;
+  std::size_t slots;
+  std::size_t bytes;
+
+  explicit ListPlaces(std::size_t capacity)
+      : outcomes(items + capacity * sizeof(std::int32_t)),
+        slots(outcomes + capacity),
+        bytes(slots + capacity * sizeof(std::int32_t)) {}
+};
+
+struct CudaActor::BlockPlaces {
+  static constexpr std::size_t id = 0;
+  static constexpr std::size_t frame = 4;
+  static constexpr std::size_t slots = 16;
+  static std::size_t bytes(std::size_t pages) { return slots + pages * sizeof(std::int32_t); }
+};
+
+ipc::Result<std::unique_ptr<Actor>> CudaActor::make(Cache& cache, CudaCache& device,
+                                                    std::uint32_t index) {
+  const CurrentBesideCaptures current(device.context());
+  std::unique_ptr<CudaActor> actor(new CudaActor(cache, device, index));
+  State& state = *actor->state_;
+  auto stream = OwnStream::make();
+  if (!stream) return std::unexpected(stream.error());
+  state.own_stream = std::move(*stream);
+  actor->stream_ = state.own_stream.get();
+  const std::size_t bytes = BlockPlaces::bytes(cache.geometry().pages_per_block);
+  auto staging = StagingBuffer::make(bytes);
+  if (!staging) return std::unexpected(staging.error());
+  state.block_staging = std::move(*staging);
+  auto block = DeviceBuffer::make(bytes);
+  if (!block) return std::unexpected(block.error());
+  state.block = std::move(*block);
+  return actor;
+}
+
+CudaActor::~CudaActor() {
+  if (!cache().client().in_owner()) {
+    (void)state_.release();  // see CudaCache
+    return;
+  }
+  const CurrentBesideCaptures current(device_.context());
+  state_.reset();
+}
+
+ipc::Status CudaActor::copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  return check(cudaMemcpyAsync(to, from, bytes, kind, stream_), "a copy in the actor's stream");
+}
+
+ipc::Status CudaActor::wait(const char* what) {
+  return check(cudaStreamSynchronize(stream_), what);
+}
+
+// ---- steps and streams
+
+ipc::Status CudaActor::do_begin_step() {
+  const Current current(device_.context());
+  return check_launch(kernels::cuda::enter_step(cache().table(), index(), stream_),
+                      "enqueueing the begin of a step");
+}
+
+ipc::Status CudaActor::do_end_step() {
+  const Current current(device_.context());
+  return check_launch(kernels::cuda::leave_step(cache().table(), index(), stream_),
+                      "enqueueing the end of a step");
+}
+
+ipc::Status CudaActor::do_set_stream(const StreamRef& stream) {
+  const CurrentBesideCaptures current(device_.context());
+  if (auto ok = wait("waiting for the actor's stream"); !ok) return ok;
+  stream_ = stream.is_cuda ? static_cast<cudaStream_t>(stream.handle) : state_->own_stream.get();
+  return {};
+}
+
+// The daemon gives the actor's number to somebody else as soon as it learns of the end.
+ipc::Status CudaActor::do_close() {
+  const CurrentBesideCaptures current(device_.context());
+  return wait("waiting for the actor's last step");
+}
+
+ipc::Result<std::unique_ptr<Plan>> CudaActor::do_make_plan(const PlanOptions& options) {
+  return CudaPlan::make(*this, options);
+}
+
+// ---- resolve
+
+ipc::Status CudaActor::make_room(std::size_t items) {
+  if (items <= capacity_) return {};
+  if (items > kMostItems) {
+    return fail(Errc::list_too_long, std::to_string(items) + " pages in one call; at most " +
+                                         std::to_string(kMostItems) + ": split it");
+  }
+  const auto capacity = static_cast<std::uint32_t>(std::bit_ceil(std::max(items, kLeastItems)));
+  const ListPlaces places(capacity);
+  auto staging = StagingBuffer::make(places.bytes);
+  if (!staging) return std::unexpected(staging.error());
+  auto lists = DeviceBuffer::make(places.bytes);
+  if (!lists) return std::unexpected(lists.error());
+  auto scratch =
+      DeviceBuffer::make_zeroed(kernels::cuda::resolve_scratch_bytes(1, capacity), stream_);
+  if (!scratch) return std::unexpected(scratch.error());
+  state_->list_staging = std::move(*staging);
+  state_->lists = std::move(*lists);
+  state_->scratch = std::move(*scratch);
+  capacity_ = capacity;
+  return {};
+}
+
+// The items lie in staging memory; there slots and outcomes are afterwards.
+ipc::Status CudaActor::look_up(std::size_t items) {
+  const ListPlaces places(capacity_);
+  State& state = *state_;
+  if (auto ok = copy(state.lists.data(), state.list_staging.at<std::byte>(),
+                     items * sizeof(std::int32_t), cudaMemcpyHostToDevice);
+      !ok) {
+    return ok;
+  }
+  kernels::cuda::ResolveBatch batch;
+  batch.items = state.lists.at<std::int32_t>(places.items);
+  batch.slots = state.lists.at<kernels::Slot>(places.slots);
+  batch.outcomes = state.lists.at<kernels::Outcome>(places.outcomes);
+  batch.lists = 1;
+  batch.item_stride = static_cast<std::uint32_t>(items);
+  batch.kind = kernels::cuda::ItemKind::page;
+  if (auto ok = check_launch(kernels::cuda::resolve(cache().table(), cache().store(), index(),
+                                                    batch, {}, state.scratch.data(), stream_),
+                             "enqueueing a resolve");
+      !ok) {
+    return ok;
+  }
+  if (auto ok = copy(state.list_staging.at<std::byte>(places.outcomes),
+                     state.lists.at<std::byte>(places.outcomes),
+                     places.slots - places.outcomes + items * sizeof(std::int32_t),
+                     cudaMemcpyDeviceToHost);
+      !ok) {
+    return ok;
+  }
+  return wait("a resolve");
+}
+
+void CudaActor::scatter(Operation& operation, const std::int32_t* slots,
+                        const std::uint8_t* outcomes, std::uint64_t page_bytes) {
+  Counts& counts = operation.counts;
+  for (const PageList& list : operation.lists) {
+    for (std::uint32_t i = 0; i < list.count; ++i) {
+      // What an engine need not tell apart from absent is absent.
+      const std::uint8_t outcome = std::min(*outcomes++, static_cast<std::uint8_t>(SLUICE_ABSENT));
+      if (list.slots != nullptr) list.slots[i] = *slots;
+      if (list.outcomes != nullptr) list.outcomes[i] = outcome;
+      ++slots;
+      counts.hits += outcome == SLUICE_HIT ? 1 : 0;
+      counts.misses += outcome == SLUICE_MISS ? 1 : 0;
+      counts.no_slot += outcome == SLUICE_NO_ROOM ? 1 : 0;
+      counts.absent += outcome == SLUICE_ABSENT ? 1 : 0;
+    }
+  }
+  counts.bytes_filled = counts.misses * page_bytes;
+}
+
+ipc::Status CudaActor::do_start(Operation& operation) {
+  std::size_t items = 0;
+  for (const PageList& list : operation.lists) items += list.count;
+  if (items == 0) return {};
+  const Current current(device_.context());
+  if (auto ok = make_room(items); !ok) return ok;
+  const ListPlaces places(capacity_);
+  auto* to = state_->list_staging.at<std::int32_t>(places.items);
+  for (const PageList& list : operation.lists) {
+    const kernels::Page first = kernels::page_number(cache().table(), 0, list.page);
+    for (std::uint32_t i = 0; i < list.count; ++i) {
+      *to++ = static_cast<std::int32_t>(first + list.sequence->id(list.blocks[i]));
+    }
+  }
+  if (auto ok = look_up(items); !ok) return ok;
+  scatter(operation, state_->list_staging.at<std::int32_t>(places.slots),
+          state_->list_staging.at<std::uint8_t>(places.outcomes), cache().geometry().page_bytes);
+  return {};
+}
+
+// A stream of low priority for forecasts is not built yet.
+ipc::Status CudaActor::do_forecast(std::span<const PageList> lists, std::uint64_t, std::uint32_t) {
+  std::uint64_t pages = 0;
+  for (const PageList& list : lists) pages += list.count;
+  cache().stats().forecast_dropped.fetch_add(pages, std::memory_order_relaxed);
+  return {};
+}
+
+// ---- pins
+
+ipc::Status CudaActor::stage_block(std::uint32_t id, std::uint32_t frame,
+                                   const std::vector<std::int32_t>& slots) {
+  State& state = *state_;
+  *state.block_staging.at<std::uint32_t>(BlockPlaces::id) = id;
+  *state.block_staging.at<std::uint32_t>(BlockPlaces::frame) = frame;
+  std::copy(slots.begin(), slots.end(), state.block_staging.at<std::int32_t>(BlockPlaces::slots));
+  return copy(state.block.data(), state.block_staging.at<std::byte>(),
+              BlockPlaces::bytes(slots.size()), cudaMemcpyHostToDevice);
+}
+
+ipc::Result<std::vector<std::int32_t>> CudaActor::do_pin(const Sequence& sequence,
+                                                         std::uint32_t block) {
+  const Current current(device_.context());
+  State& state = *state_;
+  std::vector<std::int32_t> slots(cache().geometry().pages_per_block);
+  if (auto ok = stage_block(sequence.id(block), kernels::kNoFrame, {}); !ok) {
+    return std::unexpected(ok.error());
+  }
+  if (auto ok = check_launch(
+          kernels::cuda::claim_pins(cache().table(), cache().slots(), index(),
+                                    state.block.at<kernels::Block>(BlockPlaces::id), 1,
+                                    state.block.at<kernels::Slot>(BlockPlaces::slots), stream_),
+          "enqueueing a claim of pinned slots");
+      !ok) {
+    return std::unexpected(ok.error());
+  }
+  auto* const staged = state.block_staging.at<std::int32_t>(BlockPlaces::slots);
+  if (auto ok = copy(staged, state.block.at<std::byte>(BlockPlaces::slots),
+                     slots.size() * sizeof(std::int32_t), cudaMemcpyDeviceToHost);
+      !ok) {
+    return std::unexpected(ok.error());
+  }
+  if (auto ok = wait("a claim of pinned slots"); !ok) return std::unexpected(ok.error());
+  std::copy_n(staged, slots.size(), slots.begin());
+  if (slots.front() == kernels::kNoSlot) {
+    return fail(Errc::no_slot, "the arena has no " + std::to_string(slots.size()) +
+                                   " slots that running steps do not use; end a step, or give "
+                                   "the cache more HBM");
+  }
+  return slots;
+}
+
+ipc::Status CudaActor::unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) {
+  const Current current(device_.context());
+  if (auto ok = stage_block(id, kernels::kNoFrame, slots); !ok) return ok;
+  if (auto ok = check_launch(
+          kernels::cuda::seal_pins(cache().table(), index(),
+                                   state_->block.at<kernels::Block>(BlockPlaces::id), 1,
+                                   state_->block.at<kernels::Slot>(BlockPlaces::slots), stream_),
+          "enqueueing the seal of pinned slots");
+      !ok) {
+    return ok;
+  }
+  return wait("the seal of pinned slots");
+}
+
+ipc::Status CudaActor::copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame) {
+  if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) return ok;
+  const Current current(device_.context());
+  if (auto ok = stage_block(0, frame, slots); !ok) return ok;
+  if (auto ok = check_launch(kernels::cuda::copy_to_frames(
+                                 cache().table(), cache().store(), cache().frames(),
+                                 state_->block.at<kernels::Slot>(BlockPlaces::slots),
+                                 state_->block.at<kernels::Frame>(BlockPlaces::frame), 1, stream_),
+                             "enqueueing a copy to a frame");
+      !ok) {
+    return ok;
+  }
+  return wait("a copy to a frame");
+}
+
+ipc::Status CudaActor::copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame) {
+  if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) return ok;
+  const Current current(device_.context());
+  if (auto ok = stage_block(0, frame, slots); !ok) return ok;
+  if (auto ok = check_launch(
+          kernels::cuda::copy_to_slots(
+              cache().table(), cache().store(), state_->block.at<kernels::Slot>(BlockPlaces::slots),
+              state_->block.at<kernels::Frame>(BlockPlaces::frame), 1, stream_),
+          "enqueueing a copy to pinned slots");
+      !ok) {
+    return ok;
+  }
+  return wait("a copy to pinned slots");
+}
+
+}  // namespace sluice::client::internal::cuda

@@ -1,0 +1,83 @@
+// The executor of a GPU: steps, resolves and pins as kernels in a stream, on the table that this
+// process shares with the daemon.
+//
+// Steps only enqueue. A resolve of lists in host memory copies them there and back, and waits; see
+// CudaPlan for the way without. What is enqueued here runs in order, in one stream at a time.
+//
+// Thread-safety: one thread at a time per actor.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "client/actor.h"
+#include "client/cuda/cuda_cache.h"
+#include "client/cuda/memory.h"
+
+namespace sluice::client::internal::cuda {
+
+class CudaActor final : public Actor {
+ public:
+  // Errors: no_memory, io_error.
+  static ipc::Result<std::unique_ptr<Actor>> make(Cache& cache, CudaCache& device,
+                                                  std::uint32_t index);
+  ~CudaActor() override;
+
+  ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override;
+  ipc::Status copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame) override;
+  ipc::Status copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame) override;
+
+  // ---- for its plans
+
+  CudaCache& device() const { return device_; }
+  cudaStream_t stream() const { return stream_; }
+  std::uint32_t number() const { return index(); }
+
+ private:
+  // Where the lists of a resolve lie, in staging memory and on the device alike.
+  struct ListPlaces;
+  // What is copied about one block.
+  struct BlockPlaces;
+
+  struct State {
+    OwnStream own_stream;
+    StagingBuffer block_staging;
+    DeviceBuffer block;
+    // Of resolves; they grow.
+    StagingBuffer list_staging;
+    DeviceBuffer lists;
+    DeviceBuffer scratch;
+  };
+
+  CudaActor(Cache& cache, CudaCache& device, std::uint32_t index)
+      : Actor(cache, index), device_(device), state_(std::make_unique<State>()) {}
+
+  ipc::Status do_begin_step() override;
+  ipc::Status do_end_step() override;
+  ipc::Status do_start(Operation& operation) override;
+  ipc::Status do_finish(Operation&, ipc::Deadline) override { return {}; }
+  ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
+                          std::uint32_t confidence) override;
+  ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
+                                                std::uint32_t block) override;
+  ipc::Status do_set_stream(const StreamRef& stream) override;
+  ipc::Result<std::unique_ptr<Plan>> do_make_plan(const PlanOptions& options) override;
+  ipc::Status do_close() override;
+
+  ipc::Status make_room(std::size_t items);
+  ipc::Status look_up(std::size_t items);
+  static void scatter(Operation& operation, const std::int32_t* slots, const std::uint8_t* outcomes,
+                      std::uint64_t page_bytes);
+  // Puts a block's id, frame and slots where kernels read them.
+  ipc::Status stage_block(std::uint32_t id, std::uint32_t frame,
+                          const std::vector<std::int32_t>& slots);
+  ipc::Status copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
+  ipc::Status wait(const char* what);
+
+  CudaCache& device_;
+  std::unique_ptr<State> state_;
+  cudaStream_t stream_ = nullptr;
+  std::uint32_t capacity_ = 0;  // items that the buffers of resolves hold; a power of two
+};
+
+}  // namespace sluice::client::internal::cuda

@@ -1,0 +1,80 @@
+// The device's side of a cache on a CUDA GPU; see device_cache.h.
+//
+// Objects of CUDA lie in a State that a forked child leaves alone.
+//
+// Thread-safety: that of DeviceCache.
+#pragma once
+
+#include <memory>
+
+#include "client/cuda/driver.h"
+#include "client/cuda/memory.h"
+#include "client/cuda/pinner.h"
+#include "client/cuda/sequence_rows.h"
+#include "client/device_cache.h"
+
+namespace sluice::client::internal::cuda {
+
+class CudaCache final : public DeviceCache {
+ public:
+  CudaCache(const Client& client, std::int32_t ordinal, const DeviceUuid& uuid)
+      : client_(client), ordinal_(ordinal), uuid_(uuid), state_(std::make_unique<State>()) {}
+  ~CudaCache() override;
+
+  std::int32_t ordinal() const override { return ordinal_; }
+  const DeviceUuid& uuid() const override { return uuid_; }
+
+  ipc::Status reserve_arena(std::uint64_t bytes) override;
+  ipc::Status map_arena_extent(std::uint64_t offset, int fd, std::uint64_t bytes) override;
+  ipc::Status attach_table(const kernels::TableSizes& sizes, int device_fd,
+                           std::uint64_t device_bytes, std::span<std::byte> node_part) override;
+  ipc::Status start_pinning(std::byte* frames, std::uint64_t extent_bytes,
+                            std::uint32_t most_extents) override;
+
+  std::byte* arena() const override { return state_->arena.data(); }
+  const kernels::HotTable& table() const override { return table_; }
+  const std::uint8_t* extent_ready() const override { return state_->pinner->marks(); }
+  std::uint64_t device_bytes() const override;
+
+  void pin(std::uint32_t extents) override { state_->pinner->pin(extents); }
+  std::uint32_t pinned() const override { return state_->pinner->pinned(); }
+  ipc::Status pin_status() const override { return state_->pinner->status(); }
+  void retry_pinning() override { state_->pinner->retry(); }
+  ipc::Status wait_pinned(std::uint32_t extents, ipc::Deadline deadline) override {
+    return state_->pinner->wait(extents, deadline);
+  }
+
+  ipc::Result<std::uint32_t> add_row(std::span<const std::uint32_t> ids) override;
+  ipc::Status update_row(std::uint32_t row, std::span<const std::uint32_t> ids,
+                         std::size_t first_changed) override;
+  void remove_row(std::uint32_t row) override;
+
+  ipc::Result<std::unique_ptr<Actor>> make_actor(Cache& cache, std::uint32_t index) override;
+
+  // ---- for actors and plans
+
+  const Context& context() const { return state_->context; }
+  SequenceRows& rows() { return *state_->rows; }
+
+ private:
+  // Members go in reverse order: what reads the frames before what it reads.
+  struct State {
+    Context context;
+    VirtualRange arena;
+    VirtualRange device_table;
+    Registration node_table;
+    std::unique_ptr<SequenceRows> rows = std::make_unique<SequenceRows>();
+    std::unique_ptr<Pinner> pinner;
+  };
+
+  const Client& client_;
+  const std::int32_t ordinal_;
+  const DeviceUuid uuid_;
+  std::unique_ptr<State> state_;
+  kernels::HotTable table_{};
+  std::uint64_t device_table_bytes_ = 0;
+  std::uint64_t node_table_bytes_ = 0;
+  std::uint64_t extent_bytes_ = 0;
+};
+
+}  // namespace sluice::client::internal::cuda

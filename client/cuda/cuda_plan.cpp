@@ -1,0 +1,125 @@
+#include "client/cuda/cuda_plan.h"
+
+#include <string>
+
+namespace sluice::client::internal::cuda {
+
+using ipc::Errc;
+using ipc::fail;
+
+namespace {
+
+ipc::Status check_pages(const PlanOptions& options, const Cache& cache) {
+  const std::uint32_t pages = cache.geometry().pages_per_block;
+  const bool rows = options.kind == PlanItems::rows;
+  if (rows && cache.layout().page_kind != ipc::PageKind::row) {
+    return fail(Errc::invalid_argument,
+                "plan_desc.kind is rows; they need a cache whose pages are rows");
+  }
+  const std::uint64_t end = std::uint64_t{options.first_page} +
+                            (rows ? cache.layout().block_tokens : options.lists_per_sequence);
+  if (end <= pages) return {};
+  return fail(Errc::invalid_argument, "the plan names pages " + std::to_string(options.first_page) +
+                                          " to " + std::to_string(end - 1) + "; a block has " +
+                                          std::to_string(pages));
+}
+
+ipc::Status check_pointer(const void* pointer, std::int32_t ordinal, const char* name) {
+  if (pointer == nullptr) return {};
+  cudaPointerAttributes attributes{};
+  const cudaError_t status = cudaPointerGetAttributes(&attributes, pointer);
+  if (status != cudaSuccess) (void)cudaGetLastError();
+  if (status == cudaSuccess && attributes.devicePointer != nullptr &&
+      (attributes.type != cudaMemoryTypeDevice || attributes.device == ordinal)) {
+    return {};
+  }
+  return fail(Errc::invalid_argument, std::string("plan_desc.") + name +
+                                          " is no memory that device " + std::to_string(ordinal) +
+                                          " can use");
+}
+
+ipc::Status check_pointers(const PlanOptions& options, std::int32_t ordinal) {
+  const std::pair<const void*, const char*> pointers[] = {{options.items, "items"},
+                                                          {options.counts, "counts"},
+                                                          {options.list_count, "list_count"},
+                                                          {options.sequences, "sequences"},
+                                                          {options.slots, "slots"},
+                                                          {options.outcomes, "outcomes"},
+                                                          {options.without_slot, "without_slot"}};
+  for (const auto& [pointer, name] : pointers) {
+    if (auto ok = check_pointer(pointer, ordinal, name); !ok) return ok;
+  }
+  return {};
+}
+
+}  // namespace
+
+ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOptions& options) {
+  CudaCache& device = actor.device();
+  const CurrentBesideCaptures current(device.context());
+  if (auto ok = check_pages(options, actor.cache()); !ok) return std::unexpected(ok.error());
+  if (auto ok = check_pointers(options, device.ordinal()); !ok) return std::unexpected(ok.error());
+  auto rows = device.rows().table();
+  if (!rows) return std::unexpected(rows.error());
+  auto stream = OwnStream::make();
+  if (!stream) return std::unexpected(stream.error());
+  auto scratch = DeviceBuffer::make_zeroed(
+      kernels::cuda::resolve_scratch_bytes(options.max_lists, options.list_capacity),
+      stream->get());
+  if (!scratch) return std::unexpected(scratch.error());
+
+  std::unique_ptr<CudaPlan> plan(new CudaPlan(actor));
+  *plan->scratch_ = std::move(*scratch);
+  kernels::cuda::ResolveBatch& batch = plan->batch_;
+  batch.items = options.items;
+  batch.slots = options.slots;
+  batch.outcomes = reinterpret_cast<kernels::Outcome*>(options.outcomes);
+  batch.counts = options.counts;
+  batch.list_count = options.list_count;
+  batch.sequences = options.sequences;
+  batch.rows = *rows;
+  batch.row_limit = kMaxSequenceRows;
+  batch.lists = options.max_lists;
+  batch.lists_per_sequence = options.lists_per_sequence;
+  batch.item_stride = options.list_capacity;
+  batch.first_page = options.first_page;
+  batch.rows_per_block = actor.cache().layout().block_tokens;
+  batch.kind = options.kind == PlanItems::rows ? kernels::cuda::ItemKind::row
+                                               : kernels::cuda::ItemKind::block;
+  batch.without_slot = options.without_slot;
+  plan->arrangement_.copying_ctas = options.copying_ctas;
+  plan->arrangement_.advance = options.advance;
+  return plan;
+}
+
+CudaPlan::~CudaPlan() {
+  if (!actor_.cache().client().in_owner()) {
+    (void)scratch_.release();  // see CudaCache
+    return;
+  }
+  const CurrentBesideCaptures current(actor_.device().context());
+  scratch_.reset();
+}
+
+// What is captured now runs later, in steps that begin later.
+ipc::Status CudaPlan::check_step(cudaStream_t stream) const {
+  if (actor_.in_step()) return {};
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  if (auto ok = check(cudaStreamIsCapturing(stream, &capture), "launching a plan"); !ok) return ok;
+  if (capture != cudaStreamCaptureStatusNone) return {};
+  return fail(Errc::wrong_state, "the plan's actor is in no step; begin one first");
+}
+
+ipc::Status CudaPlan::launch(const StreamRef& stream) {
+  Cache& cache = actor_.cache();
+  if (auto ok = cache.client().check(); !ok) return ok;
+  const Current current(actor_.device().context());
+  const cudaStream_t in =
+      stream.is_cuda ? static_cast<cudaStream_t>(stream.handle) : actor_.stream();
+  if (auto ok = check_step(in); !ok) return ok;
+  const kernels::cuda::Status launched = kernels::cuda::resolve(
+      cache.table(), cache.store(), actor_.number(), batch_, arrangement_, scratch_->data(), in);
+  return check(static_cast<cudaError_t>(launched), "launching a plan");
+}
+
+}  // namespace sluice::client::internal::cuda

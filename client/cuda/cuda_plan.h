@@ -1,0 +1,34 @@
+// A plan on a GPU: one launch of the resolver with everything bound. See plan.h.
+//
+// Thread-safety: one thread at a time, which is that of its actor or ordered with it.
+#pragma once
+
+#include <memory>
+
+#include "client/cuda/cuda_actor.h"
+#include "client/cuda/memory.h"
+#include "client/plan.h"
+#include "kernels/cuda/launch.h"
+
+namespace sluice::client::internal::cuda {
+
+class CudaPlan final : public Plan {
+ public:
+  // Errors: invalid_argument (a page that the layout does not have, memory that the device cannot
+  // use), no_memory, io_error.
+  static ipc::Result<std::unique_ptr<Plan>> make(CudaActor& actor, const PlanOptions& options);
+  ~CudaPlan() override;
+
+  ipc::Status launch(const StreamRef& stream) override;
+
+ private:
+  explicit CudaPlan(CudaActor& actor) : actor_(actor) {}
+  ipc::Status check_step(cudaStream_t stream) const;
+
+  CudaActor& actor_;
+  kernels::cuda::ResolveBatch batch_;
+  kernels::cuda::Arrangement arrangement_;
+  std::unique_ptr<DeviceBuffer> scratch_ = std::make_unique<DeviceBuffer>();
+};
+
+}  // namespace sluice::client::internal::cuda

@@ -1,0 +1,114 @@
+#include "client/cuda/pinner.h"
+
+#include <algorithm>
+#include <string>
+
+namespace sluice::client::internal::cuda {
+
+using ipc::Errc;
+using ipc::fail;
+
+ipc::Result<std::unique_ptr<Pinner>> Pinner::make(const Context& context, std::byte* frames,
+                                                  std::uint64_t extent_bytes,
+                                                  std::uint32_t most_extents,
+                                                  std::uint64_t registered) {
+  std::unique_ptr<Pinner> pinner(new Pinner(context, frames, extent_bytes, registered));
+  auto stream = OwnStream::make();
+  if (!stream) return std::unexpected(stream.error());
+  pinner->stream_ = std::move(*stream);
+  auto marks =
+      DeviceBuffer::make_zeroed(std::max<std::uint32_t>(most_extents, 1), pinner->stream_.get());
+  if (!marks) return std::unexpected(marks.error());
+  pinner->marks_ = std::move(*marks);
+  pinner->extents_.reserve(most_extents);
+  pinner->thread_ = std::thread([self = pinner.get()] { self->run(); });
+  return pinner;
+}
+
+Pinner::~Pinner() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+ipc::Result<Registration> Pinner::register_extent(std::uint32_t extent) const {
+  auto registration = Registration::make(frames_ + extent * extent_bytes_, extent_bytes_,
+                                         "DRAM extent " + std::to_string(extent),
+                                         registered_ + extent * extent_bytes_);
+  if (!registration) return registration;
+  constexpr std::uint8_t kReady = 1;
+  for (const cudaError_t status :
+       {cudaMemcpyAsync(marks_.at<std::uint8_t>(extent), &kReady, sizeof kReady,
+                        cudaMemcpyHostToDevice, stream_.get()),
+        cudaStreamSynchronize(stream_.get())}) {
+    if (auto ok = check(status, "marking a DRAM extent as pinned"); !ok) {
+      return std::unexpected(ok.error());
+    }
+  }
+  return registration;
+}
+
+void Pinner::run() {
+  const CurrentBesideCaptures current(context_);
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stop_ || (done_ < wanted_ && failure_.code == Errc::ok); });
+    if (stop_) return;
+    const std::uint32_t extent = done_;
+    lock.unlock();
+    auto registration = register_extent(extent);
+    lock.lock();
+    if (registration) {
+      extents_.push_back(std::move(*registration));
+      ++done_;
+    } else {
+      failure_ = std::move(registration.error());
+    }
+    changed_.notify_all();
+  }
+}
+
+void Pinner::pin(std::uint32_t extents) {
+  {
+    const std::lock_guard lock(mutex_);
+    wanted_ = std::max(wanted_, extents);
+  }
+  changed_.notify_all();
+}
+
+std::uint32_t Pinner::pinned() const {
+  const std::lock_guard lock(mutex_);
+  return done_;
+}
+
+ipc::Status Pinner::status() const {
+  const std::lock_guard lock(mutex_);
+  if (failure_.code == Errc::ok) return {};
+  return std::unexpected(failure_);
+}
+
+void Pinner::retry() {
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = {Errc::ok, {}};
+  }
+  changed_.notify_all();
+}
+
+ipc::Status Pinner::wait(std::uint32_t extents, ipc::Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  const auto over = [&] { return done_ >= extents || failure_.code != Errc::ok; };
+  if (deadline == ipc::kNoDeadline) {
+    changed_.wait(lock, over);
+  } else if (!changed_.wait_until(lock, deadline, over)) {
+    return fail(Errc::timed_out, std::to_string(done_) + " of " + std::to_string(extents) +
+                                     " DRAM extents are pinned so far; wait again");
+  }
+  if (done_ >= extents) return {};
+  return std::unexpected(failure_);
+}
+
+}  // namespace sluice::client::internal::cuda
