@@ -192,7 +192,8 @@ ipc::Result<json> tenants_of(const Request& request, const std::vector<ResolveTo
 }
 
 // A cache's row; `detail` adds what takes a scan of its table.
-json cache_json(const Request& request, const residency::CacheStatus& row, bool detail) {
+ipc::Result<json> cache_json(const Request& request, const residency::CacheStatus& row,
+                             bool detail) {
   json cache = {{"cache", row.cache.value},
                 {"tenant", request.tenant_name(row.tenant)},
                 {"model", row.spec.model},
@@ -218,25 +219,40 @@ json cache_json(const Request& request, const residency::CacheStatus& row, bool 
   const auto memory = request.coordinator().cache_memory(row.cache);
   if (memory == nullptr) return cache;
   cache["table_bytes"] = memory->shape().table_bytes;
+  cache["device_table_bytes"] = memory->shape().device_table_extent_bytes;
   cache["resolve"] = resolve_json(memory->totals());
   if (detail) {
-    const HbmResidency hbm = memory->scan();
+    const auto hbm = memory->scan();
+    if (!hbm) return std::unexpected(hbm.error());
     cache["hbm_pages"] = {
-        {"cached", hbm.cached_pages}, {"pinned", hbm.pinned_pages}, {"free", hbm.free_slots}};
-    cache["hbm_used_bytes"] = (hbm.cached_pages + hbm.pinned_pages) * row.shape.geometry.page_bytes;
+        {"cached", hbm->cached_pages}, {"pinned", hbm->pinned_pages}, {"free", hbm->free_slots}};
+    cache["hbm_used_bytes"] =
+        (hbm->cached_pages + hbm->pinned_pages) * row.shape.geometry.page_bytes;
   }
   return cache;
+}
+
+// Has the words of all these caches fetched that a device has, at the same time.
+void fetch_words(const Request& request, const std::vector<residency::CacheStatus>& rows) {
+  if (request.coordinator().gpu() == nullptr) return;
+  for (const auto& row : rows) {
+    const auto memory = request.coordinator().cache_memory(row.cache);
+    if (memory != nullptr && request.sees(row.tenant)) (void)memory->scan();
+  }
 }
 
 ipc::Result<json> caches_of(const Request& request, bool detail) {
   auto only = request.number("cache", EvictRequest::kAny);
   if (!only) return std::unexpected(only.error());
   const auto rows = request.coordinator().with_manager([](auto& m) { return m.caches(); });
+  if (detail) fetch_words(request, rows);
   json list = json::array();
   for (const auto& row : rows) {
     if (!request.sees(row.tenant)) continue;
     if (*only != EvictRequest::kAny && row.cache.value != *only) continue;
-    list.push_back(cache_json(request, row, detail));
+    auto cache = cache_json(request, row, detail);
+    if (!cache) return std::unexpected(std::move(cache.error()));
+    list.push_back(std::move(*cache));
   }
   if (*only != EvictRequest::kAny && list.empty()) {
     return fail(Errc::not_found, "no cache " + std::to_string(*only) + " that you may see");
@@ -275,7 +291,8 @@ char cell_of(const residency::BlockStatus& block, const HbmResidency& hbm) {
 ipc::Result<json> map_of(const Request& request, const residency::CacheStatus& cache) {
   const auto memory = request.coordinator().cache_memory(cache.cache);
   if (memory == nullptr) return fail(Errc::not_found, "the cache is gone");
-  const HbmResidency hbm = memory->scan();
+  const auto hbm = memory->scan();
+  if (!hbm) return std::unexpected(hbm.error());
   const std::string order = ".dbwP";
   std::string all;
   std::uint64_t cursor = 0;
@@ -285,7 +302,7 @@ ipc::Result<json> map_of(const Request& request, const residency::CacheStatus& c
     if (!page) return std::unexpected(page.error());
     for (const auto& block : page->rows) {
       if (all.size() <= block.id.value) all.resize(block.id.value + 1, '.');
-      all[block.id.value] = cell_of(block, hbm);
+      all[block.id.value] = cell_of(block, *hbm);
     }
     cursor = page->next;
   } while (cursor != 0);
@@ -335,7 +352,11 @@ ipc::Result<json> blocks_of(const Request& request, const residency::CacheStatus
   if (!listed) return std::unexpected(listed.error());
   const auto memory = request.coordinator().cache_memory(cache.cache);
   HbmResidency hbm;
-  if (memory != nullptr) hbm = memory->scan();
+  if (memory != nullptr) {
+    auto scanned = memory->scan();
+    if (!scanned) return std::unexpected(std::move(scanned.error()));
+    hbm = std::move(*scanned);
+  }
   json list = json::array();
   for (const auto& block : listed->rows) {
     list.push_back(block_json(block, memory != nullptr ? &hbm : nullptr));
@@ -455,12 +476,29 @@ json health_json(const Request& request, const std::vector<HealthFinding>& findi
   return list;
 }
 
+// What HBM is of: memory of the node, or a GPU.
+std::string backend_of(const Request& request) {
+  return request.coordinator().gpu() == nullptr ? "host" : "cuda";
+}
+
+json device_json(const Request& request) {
+  const auto* gpu = request.coordinator().gpu();
+  if (gpu == nullptr) return nullptr;
+  return {{"name", gpu->name},
+          {"uuid", device_worker::to_string(gpu->uuid)},
+          {"hbm_total_bytes", gpu->hbm_total_bytes}};
+}
+
 ipc::Result<json> status_of(const Request& request, const AdminHooks& hooks, double uptime_s) {
   json out = document("sluice.status");
   const auto node = request.coordinator().with_manager([](auto& m) { return m.status(); });
-  out["daemon"] = {{"version", kVersion},        {"pid", getpid()},
-                   {"uptime_seconds", uptime_s}, {"draining", hooks.draining()},
-                   {"backend", "host"},          {"metrics_address", hooks.metrics_address()}};
+  out["daemon"] = {{"version", kVersion},
+                   {"pid", getpid()},
+                   {"uptime_seconds", uptime_s},
+                   {"draining", hooks.draining()},
+                   {"backend", backend_of(request)},
+                   {"device", device_json(request)},
+                   {"metrics_address", hooks.metrics_address()}};
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
   const auto resolved = request.coordinator().resolve_totals();
   auto tenants = tenants_of(request, resolved);

@@ -7,8 +7,7 @@
 
 #include "daemon/logging.h"
 #include "ipc/memfd.h"
-#include "kernels/drop.h"
-#include "kernels/pins.h"
+#include "kernels/steps.h"
 
 namespace sluice::daemon {
 
@@ -23,8 +22,6 @@ constexpr std::uint32_t kMostLogEntries = 65536;
 constexpr std::uint32_t kLeastHints = 1024;
 constexpr std::uint32_t kMostHints = 1u << 20;
 constexpr std::uint32_t kSlotsPerHint = 16;
-constexpr const char* kTableName = "sluice-table";
-constexpr const char* kHbmName = "sluice-hbm";
 constexpr const char* kDramName = "sluice-dram";
 
 std::uint32_t power_of_two_within(std::uint32_t wanted, std::uint32_t least, std::uint32_t most) {
@@ -90,15 +87,21 @@ void ResolveTotals::raise_to(const ResolveTotals& other) {
 }
 
 ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::CacheShape& sizes,
-                                                              std::uint32_t actors) {
+                                                              std::uint32_t actors,
+                                                              Device& device) {
   auto table = table_sizes(sizes, actors);
   if (!table) return std::unexpected(std::move(table.error()));
   std::unique_ptr<CacheMemory> made(new CacheMemory);
   CacheMemory& memory = *made;
-  memory.shape_ = {sizes, *table, kernels::table_bytes(*table)};
+  auto cache_table = device.create_table(*table);
+  if (!cache_table) return std::unexpected(std::move(cache_table.error()));
+  memory.cache_table_ = std::move(*cache_table);
+  const TableBytes bytes = memory.cache_table_->bytes();
+  memory.shape_ = {sizes, *table, bytes.node, bytes.device, bytes.device_extent};
   // Before the first piece: half an arena would take the node's memory only to give it back.
-  const std::uint64_t need =
-      memory.shape_.table_bytes + std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes;
+  const std::uint64_t arena_bytes =
+      device.gpu() == nullptr ? std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes : 0;
+  const std::uint64_t need = memory.shape_.table_bytes + arena_bytes;
   if (const std::uint64_t left = ipc::available_memory_bytes(); left < need) {
     return fail(Errc::no_memory, "the cache takes " + std::to_string(need) + " bytes, " +
                                      std::to_string(memory.shape_.table_bytes) +
@@ -107,9 +110,6 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::C
                                      "sizes of the tiers (tiers.*.capacity)");
   }
 
-  auto fd = ipc::create_memfd(kTableName, memory.shape_.table_bytes, ipc::Populate::no);
-  if (!fd) return std::unexpected(std::move(fd.error()));
-  memory.table_fd_ = std::move(*fd);
   auto arena = ipc::ReservedRange::reserve(
       std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes, "addresses for an arena");
   if (!arena) return std::unexpected(std::move(arena.error()));
@@ -132,18 +132,17 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::C
   memory.store_.frame_limit = sizes.max_frame_extents * sizes.frames_per_extent;
   memory.store_.extent_ready = memory.extent_ready_.data();
   memory.seats_ = std::make_unique<ActorSeat[]>(table->actors);
-  memory.marks_.assign((table->blocks + 63) / 64, 0);
   return made;
 }
 
 // ---- coming and going
 
 bool CacheMemory::whole() const {
-  return table_memory_ && slot_extents_.size() == shape_.sizes.slot_extents;
+  return cache_table_->whole() && slot_extents_.size() == shape_.sizes.slot_extents;
 }
 
 ipc::Status CacheMemory::make_piece(Device& device) {
-  if (!table_memory_) return make_table_piece();
+  if (!cache_table_->whole()) return make_table_piece();
   const std::uint64_t bytes = shape_.sizes.slot_extent_bytes;
   auto extent = device.allocate_extent(ipc::Tier::hbm, bytes);
   if (!extent) return std::unexpected(std::move(extent.error()));
@@ -155,48 +154,33 @@ ipc::Status CacheMemory::make_piece(Device& device) {
 }
 
 ipc::Status CacheMemory::make_table_piece() {
-  const std::uint64_t piece = std::min(kTablePiece, shape_.table_bytes - table_taken_);
-  if (auto ok = ipc::populate_memfd(table_fd_.get(), kTableName, table_taken_, piece,
-                                    ipc::HugePages::attempt);
-      !ok) {
-    return ok;
-  }
-  table_taken_ += piece;
-  if (table_taken_ < shape_.table_bytes) return {};
-  auto mapping = ipc::Mapping::map(table_fd_.get(), 0, shape_.table_bytes, ipc::Access::read_write,
-                                   "a hot table");
-  if (!mapping) return std::unexpected(std::move(mapping.error()));
-  table_memory_ = std::move(*mapping);
-  shared_ = kernels::format_table(table_memory_.data(), shape_.table);
+  auto made = cache_table_->make_piece();
+  if (!made || !cache_table_->whole()) return made;
+  shared_ = cache_table_->view();
   table_ = shared_;
   kernels::use_private_frames(table_, frame_log_);
   return {};
 }
 
-// Files are emptied, since a process may still hold a descriptor or a mapping of them. What the
+// Extents are emptied, since a process may still hold a descriptor or a mapping of them. What the
 // kernel refuses to unmap or to empty here goes at the latest with the object and those holders.
-bool CacheMemory::free_piece() {
+bool CacheMemory::free_piece(Device& device) {
   if (!slot_extents_.empty()) {
     const std::uint64_t bytes = shape_.sizes.slot_extent_bytes;
     (void)arena_.unmap_at((slot_extents_.size() - 1) * bytes, bytes, "an HBM extent");
-    (void)ipc::vacate_memfd(slot_extents_.back().get(), kHbmName, 0, bytes);
+    device.free_extent(ipc::Tier::hbm, slot_extents_.back(), bytes);
     slot_extents_.pop_back();
     return true;
   }
   if (const std::uint32_t left = frame_extents(); left > 0) {
     const std::uint64_t bytes = shape_.sizes.frame_extent_bytes;
     (void)frames_.unmap_at((left - 1) * bytes, bytes, "a DRAM extent");
-    (void)ipc::vacate_memfd(frame_extents_[left - 1].get(), kDramName, 0, bytes);
+    device.free_extent(ipc::Tier::dram, frame_extents_[left - 1], bytes);
     frame_extents_[left - 1].reset();
     extents_.store(left - 1, std::memory_order_release);
     return true;
   }
-  if (table_taken_ == 0) return false;
-  table_memory_ = ipc::Mapping();
-  const std::uint64_t piece = std::min(kTablePiece, table_taken_);
-  table_taken_ -= piece;
-  (void)ipc::vacate_memfd(table_fd_.get(), kTableName, table_taken_, piece);
-  return true;
+  return cache_table_->free_piece();
 }
 
 std::vector<int> CacheMemory::extent_fds(ipc::Tier tier, std::uint32_t first, std::size_t most,
@@ -247,56 +231,39 @@ void CacheMemory::set_frame(ipc::BlockId id, ipc::FrameId frame) {
   kernels::apply_log(shared_);
 }
 
-kernels::BlockSet CacheMemory::mark(const std::vector<ipc::BlockId>& ids) {
-  for (const ipc::BlockId id : ids) {
-    marks_[id.value / 64] |= std::uint64_t{1} << (id.value % 64);
-  }
-  return {marks_.data(), shape_.table.blocks};
-}
-
-void CacheMemory::unmark(const std::vector<ipc::BlockId>& ids) {
-  for (const ipc::BlockId id : ids) marks_[id.value / 64] = 0;
-}
-
 Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
-  Retirement retirement{std::move(ids), {}};
+  Retirement retirement{std::move(ids), {}, {}};
+  const bool by_log = cache_table_->grace_by_log();
+  bool logged = false;
   for (const ipc::BlockId id : retirement.ids) {
-    if (kernels::frame_of(table_, id.value) != kernels::kNoFrame) {
-      kernels::append_log(shared_, frame_log_, id.value, kernels::kNoFrame);
-    }
+    if (kernels::frame_of(table_, id.value) == kernels::kNoFrame) continue;
+    kernels::append_log(shared_, frame_log_, id.value, kernels::kNoFrame);
+    logged = true;
+  }
+  // Blocks that never had a frame leave no trace in the log, and steps that were entered before
+  // could not be told from those that come after.
+  if (by_log && !logged && !retirement.ids.empty()) {
+    kernels::append_log(shared_, frame_log_, retirement.ids[0].value, kernels::kNoFrame);
   }
   kernels::apply_log(shared_);
-  retirement.grace.start(table_, frame_log_.end);
+  if (by_log) {
+    retirement.grace.start_by_log(table_, frame_log_.end);
+  } else {
+    retirement.grace.start(table_, frame_log_.end);
+  }
   return retirement;
 }
 
 bool CacheMemory::try_finish(Retirement& retirement) {
-  if (!retirement.grace.poll(table_)) return false;
-  kernels::drop_blocks(table_, mark(retirement.ids));
-  unmark(retirement.ids);
-  return true;
+  if (!retirement.dropping) {
+    if (!retirement.grace.poll(table_)) return false;
+    retirement.dropping = cache_table_->drop_pages(retirement.ids);
+  }
+  return cache_table_->done(*retirement.dropping);
 }
 
 void CacheMemory::drop_pins(const std::vector<ipc::BlockId>& ids, bool sealed) {
-  const kernels::BlockSet blocks = mark(ids);
-  if (sealed) {
-    seal_pins(blocks);
-  } else {
-    kernels::drop_pins(table_, blocks);
-  }
-  unmark(ids);
-}
-
-void CacheMemory::seal_pins(const kernels::BlockSet& blocks) {
-  const kernels::Step step = kernels::clock_of(table_);
-  for (std::uint32_t i = 0; i < shape_.table.slots; ++i) {
-    const kernels::Word word = kernels::load_acquire(&table_.words[i]);
-    const kernels::Page page = kernels::page_of(word);
-    if (kernels::is_pinned(word) && page < table_.pages &&
-        blocks.contains(kernels::block_of(table_, page))) {
-      kernels::seal_pin(table_, static_cast<kernels::Slot>(i), page, step);
-    }
-  }
+  cache_table_->drop_pins(ids, sealed);
 }
 
 // ---- actors
@@ -311,13 +278,18 @@ bool CacheMemory::sits(ipc::SessionId session, std::uint32_t actor) const {
   return seats_[actor].owner.load(std::memory_order_acquire) == session.value + 1;
 }
 
+bool CacheMemory::is_free(const ActorSeat& seat) const {
+  const std::uint64_t owner = seat.owner.load(std::memory_order_relaxed);
+  return owner == 0 || (owner == kResetting && cache_table_->done(seat.resetting));
+}
+
 ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Executor executor,
                                                    bool of_lane) {
   static std::atomic<std::uint64_t> openings{0};
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
     ActorSeat& seat = seats_[i];
     const bool own = sits(session, i) && seat.closed.load(std::memory_order_relaxed);
-    if (!own && seat.owner.load(std::memory_order_relaxed) != 0) continue;
+    if (!own && !is_free(seat)) continue;
     const std::lock_guard lock(totals_mutex_);
     seat.executor = executor;
     seat.of_lane.store(of_lane, std::memory_order_relaxed);
@@ -363,12 +335,17 @@ ipc::Status CacheMemory::close_actor(ipc::SessionId session, std::uint32_t actor
 }
 
 void CacheMemory::close_actors_of(ipc::SessionId session) {
+  std::vector<std::uint32_t> actors;
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
-    if (!sits(session, i)) continue;
-    kernels::reset_actor(table_, i);
+    if (sits(session, i)) actors.push_back(i);
+  }
+  if (actors.empty()) return;
+  const CacheTable::Ticket resetting = cache_table_->reset_actors(actors);
+  for (const std::uint32_t i : actors) {
     settle_totals(i);
     seats_[i].closed.store(false, std::memory_order_relaxed);
-    seats_[i].owner.store(0, std::memory_order_release);
+    seats_[i].resetting = resetting;
+    seats_[i].owner.store(kResetting, std::memory_order_release);
   }
 }
 
@@ -389,7 +366,7 @@ std::vector<ipc::SessionId> CacheMemory::overdue_actors(std::chrono::steady_cloc
     const kernels::ActorLine* line = kernels::actor_line(table_, i);
     const std::uint64_t entries = kernels::load_relaxed(&line->entries);
     const bool active = kernels::is_active(kernels::load_relaxed(&line->active));
-    if (owner == 0 || !active || entries != seat.seen_entries ||
+    if (owner == 0 || owner == kResetting || !active || entries != seat.seen_entries ||
         seat.seen_since == std::chrono::steady_clock::time_point{}) {
       seat.seen_entries = entries;
       seat.seen_since = now;
@@ -421,7 +398,8 @@ ResolveTotals CacheMemory::totals(Executor executor) const {
   ResolveTotals totals = closed_[static_cast<int>(executor)];
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
     const ActorSeat& seat = seats_[i];
-    if (seat.owner.load(std::memory_order_acquire) == 0 || seat.executor != executor) continue;
+    const std::uint64_t owner = seat.owner.load(std::memory_order_acquire);
+    if (owner == 0 || owner == kResetting || seat.executor != executor) continue;
     totals += seat_totals(i);
   }
   return totals;
@@ -441,29 +419,6 @@ ResolveTotals CacheMemory::totals() const {
 
 std::uint64_t CacheMemory::forecast_wasted() const {
   return kernels::load_relaxed(&table_.header->forecast_wasted);
-}
-
-HbmResidency CacheMemory::scan() const {
-  HbmResidency found;
-  found.pages_of_block.assign(shape_.table.blocks, 0);
-  found.pinned_of_block.assign(shape_.table.blocks, 0);
-  for (std::uint32_t slot = 0; slot < shape_.table.slots; ++slot) {
-    const kernels::Word word = kernels::load_relaxed(&table_.words[slot]);
-    const kernels::Page page = kernels::page_of(word);
-    if (page >= table_.pages) {
-      ++found.free_slots;
-      continue;
-    }
-    const kernels::Block block = kernels::block_of(table_, page);
-    ++found.pages_of_block[block];
-    if (kernels::is_pinned(word)) {
-      ++found.pinned_of_block[block];
-      ++found.pinned_pages;
-    } else {
-      ++found.cached_pages;
-    }
-  }
-  return found;
 }
 
 }  // namespace sluice::daemon

@@ -12,17 +12,19 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
+#include "daemon/cache_table.h"
 #include "daemon/device.h"
 #include "daemon/residency/types.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 #include "ipc/mapping.h"
 #include "ipc/wire_generated.h"
-#include "kernels/block_set.h"
 #include "kernels/frame_log.h"
 #include "kernels/grace.h"
 #include "kernels/page_store.h"
@@ -33,7 +35,9 @@ namespace sluice::daemon {
 struct CacheShape {
   residency::CacheShape sizes;
   kernels::TableSizes table;
-  std::uint64_t table_bytes = 0;
+  std::uint64_t table_bytes = 0;  // in the node's memory
+  std::uint64_t device_table_bytes = 0;
+  std::uint64_t device_table_extent_bytes = 0;
 };
 
 // Pages resolved since the cache was made. Sums saturate: some of these numbers are a client's.
@@ -50,19 +54,12 @@ struct ResolveTotals {
   friend bool operator==(const ResolveTotals&, const ResolveTotals&) = default;
 };
 
-// What the arena holds at one look; a moving picture while resolves run.
-struct HbmResidency {
-  std::uint64_t cached_pages = 0;
-  std::uint64_t pinned_pages = 0;
-  std::uint64_t free_slots = 0;
-  std::vector<std::uint32_t> pages_of_block;  // pages of a block that are in slots, pinned ones too
-  std::vector<std::uint32_t> pinned_of_block;
-};
-
-// Ids on their way out: withdrawn, and waiting for their grace period.
+// Ids on their way out: withdrawn, and waiting for their grace period, then for the scan that drops
+// their pages.
 struct Retirement {
   std::vector<ipc::BlockId> ids;
   kernels::Grace grace;
+  std::optional<CacheTable::Ticket> dropping;
 };
 
 class CacheMemory {
@@ -70,23 +67,21 @@ class CacheMemory {
   // Sizes and addresses, and no memory yet: make_piece until it is whole. Errors: no_memory,
   // invalid_layout (a table of absurd size), limit_reached.
   static ipc::Result<std::unique_ptr<CacheMemory>> create(const residency::CacheShape& sizes,
-                                                          std::uint32_t actors);
+                                                          std::uint32_t actors, Device& device);
 
   // ---- worker: coming and going
 
-  // Makes an extent of the arena, or kTablePiece of the table. Errors: no_memory, limit_reached,
+  // Makes an extent of the arena, or a piece of the table. Errors: no_memory, limit_reached,
   // io_error.
   ipc::Status make_piece(Device& device);
   // Table and arena are there: it can be used.
   bool whole() const;
   // Frees an extent or a piece of the table, whole or not, by the last who holds it. False: there
   // was nothing left.
-  bool free_piece();
-
-  static constexpr std::uint64_t kTablePiece = std::uint64_t{64} << 20;
+  bool free_piece(Device& device);
 
   const CacheShape& shape() const { return shape_; }
-  int table_fd() const { return table_fd_.get(); }
+  std::vector<int> table_fds() const { return cache_table_->fds(); }
   // One past the highest DRAM extent that was ever made.
   std::uint32_t frame_extents() const { return extents_.load(std::memory_order_acquire); }
   // Descriptors of at most `most` extents of a tier from index `first`; `total` of them exist. They
@@ -96,7 +91,8 @@ class CacheMemory {
 
   // ---- for resolves
 
-  // The daemon's view: the frame of a block comes from private memory.
+  // The daemon's view: the frame of a block comes from private memory. Of a split table there are
+  // no words in it, and nobody resolves on the CPU.
   const kernels::HotTable& table() const { return table_; }
   const kernels::PageStore& store() const { return store_; }
 
@@ -128,6 +124,12 @@ class CacheMemory {
   // Pins that a dead session may have left; see residency::DropPins.
   void drop_pins(const std::vector<ipc::BlockId>& ids, bool sealed);
 
+  // What the table's device has to be told; see CacheTable.
+  void on_table_orders(std::function<void(std::shared_ptr<CacheTable>)> listener) {
+    cache_table_->on_orders(std::move(listener));
+  }
+  void retry_table_orders(std::chrono::steady_clock::time_point now) { cache_table_->retry(now); }
+
   // ---- coordinator: actors
 
   // `of_lane`: for the lane's own work for this session; not counted by actors_of.
@@ -149,8 +151,8 @@ class CacheMemory {
   ResolveTotals totals() const;
   // Pages of this cache that forecasts brought in and nobody used, since it was made.
   std::uint64_t forecast_wasted() const;
-  // Reads every word of the table.
-  HbmResidency scan() const;
+  // Reads every word of the table. Errors: see CacheTable::scan.
+  ipc::Result<HbmResidency> scan() const { return cache_table_->scan(); }
 
  private:
   struct ActorSeat {
@@ -160,26 +162,26 @@ class CacheMemory {
     std::atomic<bool> closed{false};
     ipc::wire::Executor executor = ipc::wire::Executor::daemon;
     std::atomic<bool> of_lane{false};
-    ResolveTotals base;  // the line's counters when it was opened
-    ResolveTotals most;  // counted since then, as far as anybody has looked
+    ResolveTotals base;                // the line's counters when it was opened
+    ResolveTotals most;                // counted since then, as far as anybody has looked
+    CacheTable::Ticket resetting = 0;  // while the owner is kResetting
     std::uint64_t seen_entries = 0;
     std::chrono::steady_clock::time_point seen_since{};
   };
 
+  // The seat's session is over, and its actor is not known to be idle yet: nobody's.
+  static constexpr std::uint64_t kResetting = ~std::uint64_t{0};
+
   CacheMemory() = default;
   ipc::Status make_table_piece();
+  bool is_free(const ActorSeat& seat) const;
   ResolveTotals line_totals(std::uint32_t actor) const;
   const ResolveTotals& seat_totals(std::uint32_t actor) const;
   bool sits(ipc::SessionId session, std::uint32_t actor) const;
   void settle_totals(std::uint32_t actor);
-  void seal_pins(const kernels::BlockSet& blocks);
-  kernels::BlockSet mark(const std::vector<ipc::BlockId>& ids);
-  void unmark(const std::vector<ipc::BlockId>& ids);
 
   CacheShape shape_;
-  ipc::Fd table_fd_;
-  std::uint64_t table_taken_ = 0;  // bytes of it that have memory
-  ipc::Mapping table_memory_;      // once all have
+  std::shared_ptr<CacheTable> cache_table_;
   ipc::ReservedRange arena_;
   ipc::ReservedRange frames_;
   std::vector<ipc::Fd> slot_extents_;
@@ -188,14 +190,13 @@ class CacheMemory {
   std::atomic<std::uint32_t> extents_{0};
   std::vector<std::uint64_t> private_frames_;
   kernels::FrameLogWriter frame_log_;
-  kernels::HotTable shared_{};  // with the frame_of that clients read
-  kernels::HotTable table_{};   // with the daemon's own
+  kernels::HotTable shared_{};  // what the CPU sees, with the frame_of that clients read
+  kernels::HotTable table_{};   // and with the daemon's own
   kernels::PageStore store_{};
   std::unique_ptr<ActorSeat[]> seats_;
-  mutable std::mutex totals_mutex_;   // closed_, swept_; the seats' base, most, executor
-  ResolveTotals closed_[2];           // of actors that are gone, by executor
-  mutable ResolveTotals swept_;       // the table's own counter, as far as anybody has looked
-  std::vector<std::uint64_t> marks_;  // bitmap over ids, clear between calls
+  mutable std::mutex totals_mutex_;  // closed_, swept_; the seats' base, most, executor
+  ResolveTotals closed_[2];          // of actors that are gone, by executor
+  mutable ResolveTotals swept_;      // the table's own counter, as far as anybody has looked
 };
 
 }  // namespace sluice::daemon

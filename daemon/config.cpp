@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cctype>
 #include <cerrno>
 #include <concepts>
 #include <cstdlib>
@@ -42,6 +43,8 @@ constexpr std::uint64_t kDefaultDramBytes = 4 * kGiB;
 constexpr std::uint32_t kMinConfiguredRing = 16;
 constexpr std::size_t kQuotedBytes = 64;  // of the file's text in a message of ours
 constexpr std::size_t kMaxTenantName = 64;
+constexpr std::int64_t kMaxGpuOrdinal = 63;
+constexpr std::size_t kMaxProgramPath = 4095;
 
 std::string quoted(std::string_view text) {
   std::string out = "\"";
@@ -125,6 +128,8 @@ constexpr Word<LogLevel> kLogLevels[] = {{"trace", LogLevel::trace},
                                          {"warn", LogLevel::warn},
                                          {"error", LogLevel::error}};
 constexpr Word<LogFormat> kLogFormats[] = {{"text", LogFormat::text}, {"json", LogFormat::json}};
+constexpr Word<BackendKind> kBackendKinds[] = {{"host", BackendKind::host},
+                                               {"cuda", BackendKind::cuda}};
 constexpr Word<HugePages> kHugePages[] = {
     {"try", HugePages::attempt}, {"never", HugePages::never}, {"require", HugePages::require}};
 
@@ -148,12 +153,35 @@ std::string word_for(const Word<Value> (&words)[kCount], Value value) {
   return "\"?\"";
 }
 
-Parsed<BackendKind> backend_kind(const toml::node& node) {
-  if (node.value_exact<std::string_view>() == "host") return BackendKind::host;
-  if (node.value_exact<std::string_view>() == "cuda") {
-    return std::unexpected("\"host\": cuda is not supported by this build");
+// "GPU-" and a UUID in its usual groups.
+bool is_gpu_uuid(std::string_view text) {
+  constexpr std::string_view kShape = "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+  if (text.size() != kShape.size()) return false;
+  for (std::size_t i = 0; i < kShape.size(); ++i) {
+    const bool fits = kShape[i] == 'x' ? std::isxdigit(static_cast<unsigned char>(text[i])) != 0
+                                       : text[i] == kShape[i];
+    if (!fits) return false;
   }
-  return std::unexpected("\"host\"");
+  return true;
+}
+
+Parsed<std::string> gpu(const toml::node& node) {
+  const std::optional<std::int64_t> ordinal = node.value_exact<std::int64_t>();
+  if (ordinal && *ordinal >= 0 && *ordinal <= kMaxGpuOrdinal) return std::to_string(*ordinal);
+  const std::optional<std::string_view> text = node.value_exact<std::string_view>();
+  if (text && is_gpu_uuid(*text)) return std::string(*text);
+  return std::unexpected("the number of a GPU from 0 to " + std::to_string(kMaxGpuOrdinal) +
+                         ", or its UUID as nvidia-smi -L shows it (\"GPU-...\")");
+}
+
+Parsed<std::string> program_path(const toml::node& node) {
+  const std::optional<std::string_view> text = node.value_exact<std::string_view>();
+  const bool absolute = text && text->starts_with('/') && !text->ends_with('/');
+  if (text && (text->empty() || absolute) && text->size() <= kMaxProgramPath &&
+      text->find('\0') == text->npos) {
+    return std::string(*text);
+  }
+  return std::unexpected("the absolute path of a program, or \"\" for the one beside sluiced");
 }
 
 Parsed<std::string> socket_path(const toml::node& node) {
@@ -413,6 +441,14 @@ void read_daemon(Reader& reader, DaemonConfig& daemon) {
   reader.read("reserved_sessions", daemon.reserved_sessions, integer<std::uint32_t>(0, 65536));
 }
 
+void read_backend(Reader& reader, BackendConfig& backend) {
+  reader.read("kind", backend.kind, one_of(kBackendKinds));
+  reader.read("device", backend.device, gpu);
+  reader.read("device_worker", backend.device_worker, program_path);
+  reader.read("worker_idle", backend.worker_idle,
+              duration(std::chrono::milliseconds(100), std::chrono::milliseconds(3'600'000)));
+}
+
 void read_rings(Reader& reader, RingsConfig& rings) {
   reader.read("capacity", rings.capacity, ring_capacity);
   reader.read("request_memory", rings.request_memory_bytes, bytes(64 * kKiB, 1 * kGiB, kPage));
@@ -496,7 +532,7 @@ void read_config(const toml::table& table, Config& config, Findings& findings) {
   if (auto metrics = root.table("metrics")) {
     metrics->read("address", config.metrics.address, metrics_address);
   }
-  if (auto backend = root.table("backend")) backend->read("kind", config.backend, backend_kind);
+  if (auto backend = root.table("backend")) read_backend(*backend, config.backend);
   read_tiers(root, config);
   if (auto rings = root.table("rings")) read_rings(*rings, config.rings);
   if (auto limits = root.table("limits")) read_limits(*limits, config.limits);
@@ -654,10 +690,15 @@ std::string sizes_note(const Environment& environment) {
              : note + ", cut to half of the " + offer + " on offer";
 }
 
+// What the tiers take of the node; the arenas of a GPU are its own.
+std::uint64_t node_bytes(const Config& config) {
+  const bool on_node = config.backend.kind == BackendKind::host;
+  return (on_node ? config.hbm.capacity_bytes : 0) + config.dram.capacity_bytes;
+}
+
 std::string oversize_note(const Config& config, const Environment& environment) {
-  return "the tiers ask for " +
-         format_bytes(config.hbm.capacity_bytes + config.dram.capacity_bytes) +
-         " together, but only " + std::to_string(environment.memory_available_bytes / kMiB) +
+  return "the tiers ask for " + format_bytes(node_bytes(config)) + " together, but only " +
+         std::to_string(environment.memory_available_bytes / kMiB) +
          " MiB are on offer: allocations may fail before the tiers are full";
 }
 
@@ -670,8 +711,7 @@ std::vector<std::string> notes_on(const Config& config, const Environment& envir
   if (!findings.has("tiers.hbm.capacity") || !findings.has("tiers.dram.capacity")) {
     notes.push_back(sizes_note(environment));
   }
-  const std::uint64_t wanted = config.hbm.capacity_bytes + config.dram.capacity_bytes;
-  if (wanted > environment.memory_available_bytes) {
+  if (node_bytes(config) > environment.memory_available_bytes) {
     notes.push_back(oversize_note(config, environment));
   }
   if (!findings.has("tenant")) {
@@ -859,7 +899,12 @@ std::vector<ConfigValue> list_config(const Config& config) {
   list.add("daemon.max_sessions", config.daemon.max_sessions);
   list.add("daemon.reserved_sessions", config.daemon.reserved_sessions);
   list.add_text("metrics.address", config.metrics.address);
-  list.add("backend.kind", "\"host\"");
+  list.add("backend.kind", word_for(kBackendKinds, config.backend.kind));
+  list.add("backend.device", config.backend.device.starts_with("GPU-")
+                                 ? quoted(config.backend.device)
+                                 : config.backend.device);
+  list.add_text("backend.device_worker", config.backend.device_worker);
+  list.add("backend.worker_idle", quoted(format_duration(config.backend.worker_idle)));
   list.add_tier("tiers.hbm", config.hbm);
   list.add_tier("tiers.dram", config.dram);
   list.add("rings.capacity", config.rings.capacity);

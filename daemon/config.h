@@ -32,7 +32,7 @@ inline constexpr std::size_t kMaxIdsPerList = 1024;  // uids or gids
 inline constexpr std::size_t kMaxSocketPath = 107;   // bytes, of sockaddr_un
 
 using ipc::HugePages;  // attempt is written "try"
-enum class BackendKind : std::uint8_t { host };
+enum class BackendKind : std::uint8_t { host, cuda };
 
 struct DaemonConfig {
   std::string socket;  // whoever connects here is identified by uid, then gid
@@ -48,6 +48,15 @@ struct DaemonConfig {
 struct MetricsConfig {
   std::string address;  // "127.0.0.1:9464", "[::1]:9464"; port 0: any free one; empty: off
   bool operator==(const MetricsConfig&) const = default;
+};
+
+// What the fast tier is made of. All but `kind` is for cuda.
+struct BackendConfig {
+  BackendKind kind = BackendKind::host;
+  std::string device = "0";   // an ordinal by PCI bus order, or "GPU-..." as nvidia-smi -L lists it
+  std::string device_worker;  // its program; empty: sluice-device-worker beside sluiced
+  std::chrono::milliseconds worker_idle{10'000};  // without work: then it leaves the GPU
+  bool operator==(const BackendConfig&) const = default;
 };
 
 struct TierConfig {
@@ -107,7 +116,7 @@ struct TenantConfig {
 struct Config {
   DaemonConfig daemon;
   MetricsConfig metrics;
-  BackendKind backend = BackendKind::host;
+  BackendConfig backend;
   TierConfig hbm;
   TierConfig dram;
   RingsConfig rings;

@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kTickWhileWaiting{1};
 constexpr std::chrono::milliseconds kTickIdle{250};
+constexpr std::chrono::milliseconds kDeviceLookInterval{100};
 // Turns of unfinished work in one tick, so that requests get their turns in between.
 constexpr int kTurnsPerTick = 4;
 // How long the news that the node could not make an extent waits for somebody whom it concerns.
@@ -37,7 +38,42 @@ ipc::Result<std::array<std::uint64_t, 2>> random_seed() {
   return seed;
 }
 
-ipc::Status check_request(const OpenCacheRequest& request) {
+constexpr std::int32_t kNoDevice = 0;  // DLPack's numbers, and what libsluice says for "none"
+constexpr std::int32_t kCudaDevice = 2;
+
+// That the client asks for what this daemon has.
+ipc::Status check_device(const OpenCacheRequest& request, const device_worker::DeviceFacts* gpu) {
+  if (gpu == nullptr) {
+    if (request.device_type == kNoDevice) return {};
+    return fail(Errc::not_supported,
+                "this daemon runs the host backend; device must be none (device_type 0), or the "
+                "daemon must be configured with backend.kind = \"cuda\"");
+  }
+  const std::string here = gpu->name + " (" + device_worker::to_string(gpu->uuid) + ")";
+  if (request.device_type != kCudaDevice) {
+    return fail(Errc::not_supported,
+                "device_type " + std::to_string(request.device_type) +
+                    "; this daemon's arenas are on " + here +
+                    ": open the cache with device_type 2 (CUDA) and that device's number");
+  }
+  if (request.device_uuid.size() != gpu->uuid.size() ||
+      !std::equal(gpu->uuid.begin(), gpu->uuid.end(),
+                  reinterpret_cast<const std::uint8_t*>(request.device_uuid.data()))) {
+    return fail(Errc::not_supported,
+                "the cache was asked for on another GPU; this daemon's arenas "
+                "are on " +
+                    here + ": open it on that device");
+  }
+  if (request.executor == ipc::wire::Executor::daemon) {
+    return fail(Errc::not_supported,
+                "executor daemon is not built for GPUs: open the cache with executor direct, which "
+                "resolves in the stream of the process itself");
+  }
+  return {};
+}
+
+ipc::Status check_request(const OpenCacheRequest& request, const device_worker::DeviceFacts* gpu) {
+  if (auto ok = check_device(request, gpu); !ok) return ok;
   if (request.kind > static_cast<std::uint8_t>(ipc::wire::CacheKind::opaque_bytes)) {
     return fail(Errc::invalid_argument, "unknown kind of cache " + std::to_string(request.kind));
   }
@@ -64,7 +100,7 @@ residency::CacheSpec spec_of(const OpenCacheRequest& request) {
 ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& config,
                                                               std::unique_ptr<Device> device) {
   residency::ManagerConfig wanted;
-  wanted.hbm = {config.hbm.capacity_bytes, config.hbm.extent_bytes};
+  wanted.hbm = {config.hbm.capacity_bytes, config.hbm.extent_bytes, device->hbm_granularity()};
   wanted.dram = {config.dram.capacity_bytes, config.dram.extent_bytes};
   for (const TenantConfig& tenant : config.tenants) {
     wanted.tenants.push_back({tenant.name, quota_of(tenant.hbm), quota_of(tenant.dram)});
@@ -168,8 +204,19 @@ void Coordinator::account_forecasts(ipc::CacheId id, const CacheMemory& memory) 
   tell(residency::ForecastEvent::wasted, cache.forecast_wasted, memory.forecast_wasted());
 }
 
+void Coordinator::look_after_device() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - looked_after_ < kDeviceLookInterval) return;
+  looked_after_ = now;
+  device_->look_after();
+  for (const Cache& cache : caches_) {
+    if (cache.memory != nullptr) cache.memory->retry_table_orders(now);
+  }
+}
+
 std::chrono::milliseconds Coordinator::tick() {
   const std::lock_guard lock(mutex_);
+  look_after_device();
   settle();
   Actions actions;
   for (int i = 0; i < kTurnsPerTick && manager_.pending_work(); ++i) {
@@ -220,7 +267,8 @@ void Coordinator::count_violation(ipc::TenantId tenant, Violation kind) {
 ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
     Session& session, const std::shared_ptr<CacheOpening>& opening) {
   const OpenCacheRequest& request = opening->request;
-  if (auto ok = check_request(request); !ok) return std::unexpected(std::move(ok.error()));
+  if (auto ok = check_request(request, device_->gpu()); !ok)
+    return std::unexpected(std::move(ok.error()));
   if (auto ok = session.check_room(); !ok) return std::unexpected(std::move(ok.error()));
   const std::lock_guard lock(mutex_);
   if (opening->failure) return std::unexpected(*opening->failure);

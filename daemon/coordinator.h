@@ -41,6 +41,8 @@ struct OpenCacheRequest {
   ipc::Layout layout;
   ipc::wire::Executor executor = ipc::wire::Executor::daemon;
   std::uint64_t hbm_bytes = 0;
+  std::int32_t device_type = 0;  // DLPack's numbers
+  std::string device_uuid;       // of a GPU: its 16 bytes
 };
 
 struct OpenedCache {
@@ -137,6 +139,9 @@ class Coordinator {
 
   // ---- operators
 
+  // The GPU that HBM is of; null: it is memory of the node.
+  const device_worker::DeviceFacts* gpu() const { return device_->gpu(); }
+
   // Runs `look` with the manager, under the lock.
   template <class Look>
   auto with_manager(Look&& look) {
@@ -203,6 +208,7 @@ class Coordinator {
   // Tells the ledger what the tables counted since the last time.
   void account_forecasts();
   void account_forecasts(ipc::CacheId id, const CacheMemory& memory);
+  void look_after_device();
   // Ends what waits and can end; whether something did.
   bool settle();
   // Runs `attempt`, which may ask for extents of `cache`, and again if memory came back meanwhile.
@@ -233,6 +239,7 @@ class Coordinator {
   std::vector<Cache> caches_;  // by CacheId
   std::vector<PendingRetire> retiring_;
   std::vector<Reclaim> reclaims_;
+  std::chrono::steady_clock::time_point looked_after_{};  // the device
   std::vector<TenantCounters> counters_;
   std::vector<std::unique_ptr<Histogram>> reclaim_;
   std::vector<std::unique_ptr<Histogram>> resolve_;

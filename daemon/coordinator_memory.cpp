@@ -29,7 +29,7 @@ ipc::Status make_piece(std::unique_ptr<CacheMemory>& memory, const residency::Ca
                        std::uint32_t actors, Device& device) {
   try {
     if (memory != nullptr) return memory->make_piece(device);
-    auto begun = CacheMemory::create(shape, actors);
+    auto begun = CacheMemory::create(shape, actors, device);
     if (!begun) return std::unexpected(std::move(begun.error()));
     memory = std::move(*begun);
     return {};
@@ -55,7 +55,7 @@ MemoryWorker::Step Coordinator::make_cache(Making& making) {
     if (made) return hand_over(making);
     making.failure = std::move(made.error());
   }
-  if (making.memory != nullptr && making.memory->free_piece()) return Step::more;
+  if (making.memory != nullptr && making.memory->free_piece(*device_)) return Step::more;
   making.memory.reset();
   const std::lock_guard lock(mutex_);
   making.opening->failure = std::move(making.failure);
@@ -76,6 +76,12 @@ MemoryWorker::Step Coordinator::hand_over(Making& making) {
   }
   if (!making.memory->whole()) return Step::more;
   Cache& cache = caches_[making.cache.value];
+  making.memory->on_table_orders([id = making.cache, worker = std::weak_ptr(worker_)](
+                                     std::shared_ptr<CacheTable> table) {
+    const auto alive = worker.lock();
+    if (alive == nullptr) return;
+    alive->post(id, [table = std::move(table)] { return table->work() ? Step::more : Step::last; });
+  });
   cache.memory = share(making.cache, std::move(making.memory));
   cache.opening.reset();
   const auto told = manager_.cache_ready(making.cache);
@@ -116,7 +122,7 @@ MemoryWorker::Step Coordinator::free_cache(Freeing& freeing) {
     const std::lock_guard lock(mutex_);
     account_forecasts(freeing.cache, *freeing.memory);
   }
-  if (freeing.memory->free_piece()) return Step::more;
+  if (freeing.memory->free_piece(*device_)) return Step::more;
   freeing.memory.reset();
   const std::lock_guard lock(mutex_);
   caches_[freeing.cache.value] = {};

@@ -3,13 +3,15 @@
 // Extents of both tiers are file descriptors, so that they can be handed to the tenant's processes.
 // The host backend takes memfds for both; a GPU backend takes device allocations for HBM.
 //
-// Thread-safety: one thread at a time, the memory worker's.
+// Thread-safety: one thread at a time, the memory worker's; gpu() and look_after() from any.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
+#include "daemon/cache_table.h"
 #include "daemon/config.h"
+#include "daemon/device_worker/protocol.h"
 #include "ipc/error.h"
 #include "ipc/fd.h"
 #include "ipc/ids.h"
@@ -30,9 +32,33 @@ class Device {
   // Maps an extent of its own at `offset` of a range of this process.
   virtual ipc::Status map_extent(ipc::Tier tier, ipc::ReservedRange& range, std::uint64_t offset,
                                  const ipc::Fd& extent, std::uint64_t bytes) = 0;
+
+  // Gives the memory of an extent back, whoever still has a descriptor of it: what was in it is
+  // gone. Called before the descriptor is closed. Failures are logged. By default of a memfd.
+  virtual void free_extent(ipc::Tier tier, const ipc::Fd& extent, std::uint64_t bytes);
+
+  // A hot table, which has no memory yet. Errors: limit_reached, io_error. By default a whole one.
+  virtual ipc::Result<std::shared_ptr<CacheTable>> create_table(const kernels::TableSizes& sizes);
+
+  // Extents of HBM are multiples of this, a power of two.
+  virtual std::uint64_t hbm_granularity() const { return ipc::kMapGranularity; }
+
+  // The GPU that HBM is of; null: it is memory of the node.
+  virtual const device_worker::DeviceFacts* gpu() const { return nullptr; }
+
+  // To be called now and then.
+  virtual void look_after() {}
 };
 
 // HBM posed by a memfd; copies are memcpy. `hbm` and `dram` say how to use huge pages.
 std::unique_ptr<Device> make_host_device(HugePages hbm, HugePages dram);
+
+// HBM of the GPU that the configuration names, by way of a device worker; DRAM as above. Starts the
+// worker to see that there is a GPU. Errors: not_supported (no worker, driver or GPU), bad_config
+// (no such GPU, or one smaller than tiers.hbm), io_error.
+ipc::Result<std::unique_ptr<Device>> make_cuda_device(const Config& config);
+
+// That of the configured backend.
+ipc::Result<std::unique_ptr<Device>> make_device(const Config& config);
 
 }  // namespace sluice::daemon

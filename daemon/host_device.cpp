@@ -1,4 +1,5 @@
 #include "daemon/device.h"
+#include "daemon/logging.h"
 #include "ipc/memfd.h"
 
 namespace sluice::daemon {
@@ -34,6 +35,17 @@ class HostDevice final : public Device {
 };
 
 }  // namespace
+
+void Device::free_extent(ipc::Tier tier, const ipc::Fd& extent, std::uint64_t bytes) {
+  const char* const name = tier == ipc::Tier::hbm ? "sluice-hbm" : "sluice-dram";
+  if (auto vacated = ipc::vacate_memfd(extent.get(), name, 0, bytes); !vacated) {
+    log_error("memory of an extent was not given back", {{"reason", vacated.error().text}});
+  }
+}
+
+ipc::Result<std::shared_ptr<CacheTable>> Device::create_table(const kernels::TableSizes& sizes) {
+  return make_whole_table(sizes);
+}
 
 std::unique_ptr<Device> make_host_device(HugePages hbm, HugePages dram) {
   return std::make_unique<HostDevice>(hbm, dram);

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <string>
 
 #include "daemon/config.h"
 #include "daemon/daemon.h"
@@ -22,6 +23,12 @@ void raise_descriptor_limit() {
   if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
   files.rlim_cur = files.rlim_max;
   (void)setrlimit(RLIMIT_NOFILE, &files);
+}
+
+int failed(const sluice::ipc::Error& why) {
+  std::fprintf(stderr, "sluiced: %s (%s)\n", why.text.c_str(),
+               std::string(sluice::ipc::to_string(why.code)).c_str());
+  return kExitFailed;
 }
 
 }  // namespace
@@ -64,13 +71,10 @@ int main(int argc, char** argv) {
   raise_descriptor_limit();
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // an extent beyond the file size limit is an error like any other
-  auto device = make_host_device(config.hbm.huge_pages, config.dram.huge_pages);
-  auto daemon = Daemon::create(std::move(config), path, std::move(device));
-  if (!daemon) {
-    std::fprintf(stderr, "sluiced: %s (%s)\n", daemon.error().text.c_str(),
-                 std::string(sluice::ipc::to_string(daemon.error().code)).c_str());
-    return kExitFailed;
-  }
+  auto device = make_device(config);
+  if (!device) return failed(device.error());
+  auto daemon = Daemon::create(std::move(config), path, std::move(*device));
+  if (!daemon) return failed(daemon.error());
   (*daemon)->run();
   return 0;
 }

@@ -34,8 +34,9 @@ class MemoryWorker {
   using Job = std::move_only_function<Step()>;
 
   // A cache is made once and destroyed once; the grants of its extents are one job, and each extent
-  // is released at most once at a time.
-  static constexpr std::size_t kMaxJobsPerCache = residency::kMaxExtentsPerCache + 3;
+  // is released at most once at a time. Work on its table is a job while the one before ends, and
+  // so may it be for the table of the cache that had the number before.
+  static constexpr std::size_t kMaxJobsPerCache = residency::kMaxExtentsPerCache + 3 + 4;
 
   MemoryWorker();
   // Stops.

@@ -44,6 +44,7 @@ using ipc::fail;
 namespace {
 
 constexpr std::uint32_t kBothExecutors = 0b11;
+constexpr std::uint32_t kDirectOnly = 0b10;
 // Requests of one connection before others get their turn.
 constexpr int kFramesPerTurn = 16;
 // Connections without a session (peers that have not said hello yet, and admin connections), of all
@@ -52,6 +53,9 @@ constexpr int kFramesPerTurn = 16;
 // greeted long before its turn comes, so nobody is locked out.
 constexpr std::size_t kMaxSessionless = 1024;
 constexpr std::chrono::milliseconds kAcceptPause{100};  // after the process ran out of descriptors
+// How long an operator's request waits for what takes a moment, and how often it looks.
+constexpr std::chrono::seconds kAdminPatience{10};
+constexpr std::chrono::milliseconds kAdminPause{10};
 // Refused connections in between are counted and told together: whoever is refused must not be able
 // to fill the log.
 constexpr std::chrono::seconds kRefusalLogInterval{1};
@@ -98,9 +102,6 @@ ipc::Result<OpenCacheRequest> request_from(const wire::OpenCache& body) {
   if (body.role_metadata()) {
     return fail(Errc::not_supported, "metadata caches are not built yet");
   }
-  if (body.device_type() != 0 || body.device_id() != 0) {
-    return fail(Errc::not_supported, "this daemon runs the host backend; device must be none");
-  }
   OpenCacheRequest wanted;
   wanted.model = ipc::text_of(body.model());
   wanted.salt = ipc::text_of(body.salt());
@@ -110,6 +111,9 @@ ipc::Result<OpenCacheRequest> request_from(const wire::OpenCache& body) {
   wanted.layout = layout_from(*body.layout());
   wanted.executor = body.executor();
   wanted.hbm_bytes = body.hbm_bytes();
+  wanted.device_type = body.device_type();
+  const auto uuid = ipc::bytes_of(body.device_uuid());
+  wanted.device_uuid.assign(reinterpret_cast<const char*>(uuid.data()), uuid.size());
   return wanted;
 }
 
@@ -133,6 +137,8 @@ std::vector<std::byte> opened_message(std::uint64_t request, const OpenedCache& 
     reply.add_table_log_capacity(shape.table.log_capacity);
     reply.add_table_hint_capacity(shape.table.hint_capacity);
     reply.add_executor(executor);
+    reply.add_device_table_bytes(shape.device_table_bytes);
+    reply.add_device_table_extent_bytes(shape.device_table_extent_bytes);
     return reply.Finish();
   });
 }
@@ -227,6 +233,8 @@ struct Server::Impl::Connection : std::enable_shared_from_this<Connection> {
   asio::awaitable<void> discard_until_closed();
 
   std::vector<std::byte> handle(const wire::Envelope& envelope, std::vector<int>& fds);
+  // Also what is busy now, such as words that a device must be asked for.
+  asio::awaitable<std::vector<std::byte>> ask_admin(const wire::Envelope& envelope);
   asio::awaitable<ipc::Status> open_cache(std::uint64_t request, const wire::OpenCache& body);
   asio::awaitable<ipc::Result<OpenedCache>> wait_for_cache(
       const std::shared_ptr<CacheOpening>& waiting);
@@ -596,10 +604,11 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::welcome_session(std::uint
 
   const auto& layout = session->memory.layout();
   auto bytes = ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
-    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures,
-                                     session->id.value, session->tenant_name.c_str(),
-                                     layout.ring_capacity, layout.request_bytes,
-                                     layout.memory_bytes, kVersion, kBothExecutors);
+    return wire::CreateWelcomeDirect(
+        builder, ipc::kProtocolMinor, ipc::kProtocolFeatures, session->id.value,
+        session->tenant_name.c_str(), layout.ring_capacity, layout.request_bytes,
+        layout.memory_bytes, kVersion,
+        server->coordinator.gpu() == nullptr ? kBothExecutors : kDirectOnly);
   });
   log_info("session opened", {{"session", session->id.value},
                               {"tenant", session->tenant_name},
@@ -699,12 +708,29 @@ asio::awaitable<std::expected<void, SessionEnd>> Server::Impl::Connection::serve
   if ((*envelope)->body_type() == wire::Body::Bye) {
     said_bye = true;
     bytes = ipc::make_done((*envelope)->request());
+  } else if (admin) {
+    bytes = co_await ask_admin(**envelope);
   } else {
     bytes = handle(**envelope, fds);
   }
   ipc::Status sent = co_await send(std::move(bytes), std::move(fds));
   if (!sent) co_return std::unexpected(end_by(std::move(sent.error()), Violation::flood));
   co_return std::expected<void, SessionEnd>();
+}
+
+asio::awaitable<std::vector<std::byte>> Server::Impl::Connection::ask_admin(
+    const wire::Envelope& envelope) {
+  std::vector<int> none;
+  const auto until = std::chrono::steady_clock::now() + kAdminPatience;
+  auto reply = answer(envelope, none);
+  while (!reply && reply.error().code == Errc::busy && !server->stopping &&
+         std::chrono::steady_clock::now() < until) {
+    asio::steady_timer pause(server->io, kAdminPause);
+    co_await pause.async_wait(asio::use_awaitable);
+    reply = answer(envelope, none);
+  }
+  if (!reply) co_return ipc::make_failed(envelope.request(), reply.error());
+  co_return std::move(*reply);
 }
 
 std::vector<std::byte> Server::Impl::Connection::handle(const wire::Envelope& envelope,
@@ -783,7 +809,7 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::open_cache(std::uint64_t 
     co_return sent;
   }
   std::vector<int> fds;
-  if (executor == wire::Executor::direct) fds.push_back(opened->memory->table_fd());
+  if (executor == wire::Executor::direct) fds = opened->memory->table_fds();
   auto bytes = opened_message(request, *opened, executor);
   co_return co_await send(std::move(bytes), std::move(fds));
 }

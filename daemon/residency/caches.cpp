@@ -12,7 +12,9 @@
 namespace sluice::residency {
 namespace {
 
-constexpr std::uint64_t kArenaAlignment = ipc::kFrameAlignment;
+// Of an arena whose pages do not fit into the device's units otherwise; the configuration may ask
+// for larger ones.
+constexpr std::uint64_t kMostExtentBytes = std::uint64_t{1} << 30;
 constexpr std::uint64_t kMaxSlots = 0x7FFFFFFFu;  // a slot is an int32 that kernels index
 
 std::unexpected<Error> invalid(std::string text) {
@@ -82,9 +84,18 @@ Result<CacheShape> shape_of(State& state, TenantId tenant, const CacheSpec& spec
   CacheShape shape;
   shape.geometry = *geometry;
   shape.slot_extent_bytes =
-      ipc::extent_bytes_for(geometry->page_bytes, kArenaAlignment, state.hbm.extent_bytes);
-  shape.frame_extent_bytes =
-      ipc::extent_bytes_for(geometry->frame_stride, ipc::kFrameAlignment, state.dram.extent_bytes);
+      ipc::extent_bytes_for(geometry->page_bytes, state.hbm.granularity, state.hbm.extent_bytes);
+  if (shape.slot_extent_bytes > std::max(kMostExtentBytes, state.hbm.extent_bytes)) {
+    return ipc::fail(Errc::invalid_layout,
+                     "pages of " + std::to_string(geometry->page_bytes) + " bytes fill units of " +
+                         std::to_string(state.hbm.granularity) +
+                         " bytes, in which this device gives memory, only in extents of " +
+                         std::to_string(shape.slot_extent_bytes) + " bytes; expected at most " +
+                         std::to_string(kMostExtentBytes) +
+                         ": use a page size with a larger power of two in it");
+  }
+  shape.frame_extent_bytes = ipc::extent_bytes_for(geometry->frame_stride, state.dram.granularity,
+                                                   state.dram.extent_bytes);
   const std::uint64_t slots = shape.slot_extent_bytes / geometry->page_bytes;
   const std::uint64_t frames = shape.frame_extent_bytes / geometry->frame_stride;
   const std::uint64_t most_ids =

@@ -2,6 +2,7 @@
 #include "daemon/residency/manager.h"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 #include <utility>
 
@@ -35,6 +36,10 @@ Status check_config(const ManagerConfig& config) {
   if (config.hbm.extent_bytes == 0 || config.dram.extent_bytes == 0) {
     return bad("an extent size is 0; expected some MiB");
   }
+  if (!std::has_single_bit(config.hbm.granularity_bytes) ||
+      !std::has_single_bit(config.dram.granularity_bytes)) {
+    return bad("the granularity of a tier's extents is no power of two");
+  }
   return {};
 }
 
@@ -43,6 +48,7 @@ Status fill_book(TierBook& book, Tier tier, const TierSpec& spec,
   book.tier = tier;
   book.capacity = spec.capacity_bytes;
   book.extent_bytes = spec.extent_bytes;
+  book.granularity = spec.granularity_bytes;
   for (const TenantSpec& tenant : tenants) book.tenants.emplace_back().name = tenant.name;
   for (std::uint32_t i = 0; i < tenants.size(); ++i) {
     const Quota& quota = tier == Tier::hbm ? tenants[i].hbm : tenants[i].dram;

@@ -38,6 +38,7 @@ struct TierBook {
   Tier tier = Tier::dram;
   std::uint64_t capacity = 0;
   std::uint64_t extent_bytes = 0;
+  std::uint64_t granularity = 0;
   std::vector<TenantUse> tenants;
 };
 

@@ -47,6 +47,7 @@ struct TenantSpec {
 struct TierSpec {
   std::uint64_t capacity_bytes = 0;
   std::uint64_t extent_bytes = 64u << 20;  // wanted; each cache rounds to whole pages or frames
+  std::uint64_t granularity_bytes = ipc::kFrameAlignment;  // of extents; a power of two
 };
 
 struct ManagerConfig {

@@ -54,37 +54,37 @@ residency::CacheShape shape_of(std::uint32_t slot_extents) {
   return shape;
 }
 
-std::unique_ptr<CacheMemory> begun(std::uint32_t slot_extents) {
-  auto memory = CacheMemory::create(shape_of(slot_extents), 4);
+std::unique_ptr<CacheMemory> begun(CountingDevice& device, std::uint32_t slot_extents) {
+  auto memory = CacheMemory::create(shape_of(slot_extents), 4, device);
   EXPECT_TRUE(memory.has_value());
   return std::move(*memory);
 }
 
 std::unique_ptr<CacheMemory> whole(CountingDevice& device, std::uint32_t slot_extents) {
-  auto memory = begun(slot_extents);
+  auto memory = begun(device, slot_extents);
   while (!memory->whole()) EXPECT_TRUE(memory->make_piece(device));
   return memory;
 }
 
-int pieces_freed(CacheMemory& memory) {
+int pieces_freed(CacheMemory& memory, Device& device) {
   int pieces = 0;
-  while (memory.free_piece()) ++pieces;
+  while (memory.free_piece(device)) ++pieces;
   return pieces;
 }
 
 TEST(TheMemoryOfACache, IsMadeAnExtentAtATime) {
   CountingDevice device;
-  const auto memory = begun(3);
-  EXPECT_EQ(taken_bytes(memory->table_fd()), 0U) << "nothing yet";
+  const auto memory = begun(device, 3);
+  EXPECT_EQ(taken_bytes(memory->table_fds()[0]), 0U) << "nothing yet";
   ASSERT_TRUE(memory->make_piece(device));
-  EXPECT_GE(taken_bytes(memory->table_fd()), memory->shape().table_bytes);
+  EXPECT_GE(taken_bytes(memory->table_fds()[0]), memory->shape().table_bytes);
   for (int extent = 1; extent <= 3; ++extent) {
     EXPECT_FALSE(memory->whole());
     ASSERT_TRUE(memory->make_piece(device));
     EXPECT_EQ(device.made, extent);
   }
   EXPECT_TRUE(memory->whole());
-  EXPECT_EQ(memory->scan().free_slots, 3 * kExtent / memory->store().page_bytes);
+  EXPECT_EQ(memory->scan()->free_slots, 3 * kExtent / memory->store().page_bytes);
   memory->store().arena[3 * kExtent - 1] = std::byte{1};
 }
 
@@ -93,14 +93,14 @@ TEST(TheMemoryOfACache, IsFreedAnExtentAtATimeAndTheTableLast) {
   const auto memory = whole(device, 3);
   ASSERT_TRUE(memory->grant_extent(device, 0));
   ASSERT_TRUE(memory->grant_extent(device, 1));
-  const ipc::Fd table = std::move(*ipc::duplicate(memory->table_fd()));
+  const ipc::Fd table = std::move(*ipc::duplicate(memory->table_fds()[0]));
   for (int extent = 0; extent < 3 + 2; ++extent) {
-    ASSERT_TRUE(memory->free_piece());
+    ASSERT_TRUE(memory->free_piece(device));
     EXPECT_NE(taken_bytes(table.get()), 0U);
   }
-  EXPECT_TRUE(memory->free_piece());
+  EXPECT_TRUE(memory->free_piece(device));
   EXPECT_EQ(taken_bytes(table.get()), 0U) << "whoever has a descriptor of it";
-  EXPECT_FALSE(memory->free_piece());
+  EXPECT_FALSE(memory->free_piece(device));
 }
 
 // Such as a process that closed the cache and kept what it was given.
@@ -112,7 +112,7 @@ TEST(TheMemoryOfACache, GoesBackToTheNodeWhoeverHoldsDescriptorsOfIt) {
   const ipc::Fd arena = std::move(*ipc::duplicate(memory->extent_fds(Tier::hbm, 0, 1, total)[0]));
   const ipc::Fd dram = std::move(*ipc::duplicate(memory->extent_fds(Tier::dram, 0, 1, total)[0]));
   EXPECT_EQ(taken_bytes(arena.get()) + taken_bytes(dram.get()), 2 * kExtent);
-  EXPECT_EQ(pieces_freed(*memory), 3);
+  EXPECT_EQ(pieces_freed(*memory, device), 3);
   EXPECT_EQ(taken_bytes(arena.get()), 0U);
   EXPECT_EQ(taken_bytes(dram.get()), 0U);
 }
@@ -120,13 +120,13 @@ TEST(TheMemoryOfACache, GoesBackToTheNodeWhoeverHoldsDescriptorsOfIt) {
 TEST(TheMemoryOfACache, IsFreedAsFarAsItWasMade) {
   CountingDevice device;
   device.most = 2;
-  const auto memory = begun(5);
+  const auto memory = begun(device, 5);
   ipc::Status made;
   while (made) made = memory->make_piece(device);
   EXPECT_EQ(made.error().code, Errc::no_memory);
   EXPECT_FALSE(memory->whole());
-  EXPECT_EQ(pieces_freed(*memory), 2 + 1);
-  EXPECT_EQ(pieces_freed(*begun(5)), 0);
+  EXPECT_EQ(pieces_freed(*memory, device), 2 + 1);
+  EXPECT_EQ(pieces_freed(*begun(device, 5), device), 0);
 }
 
 TEST(TheMemoryOfACache, TakesAReleasedExtentAnewInTheSameFile) {

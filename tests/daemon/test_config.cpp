@@ -143,7 +143,10 @@ reserved_sessions = 4
 [metrics]
 address = "[::1]:9464"
 [backend]
-kind = "host"
+kind = "cuda"
+device = "GPU-01234567-89ab-cdef-0123-456789abcdef"
+device_worker = "/opt/worker"
+worker_idle = "3s"
 [tiers.hbm]
 capacity = "2GiB"
 extent = "128MiB"
@@ -179,6 +182,8 @@ dram.limit = "3GiB"
   Config expected;
   expected.daemon = {"/tmp/a.sock", 0600, LogLevel::debug, LogFormat::json, 3, 7, 4};
   expected.metrics.address = "[::1]:9464";
+  expected.backend = {BackendKind::cuda, "GPU-01234567-89ab-cdef-0123-456789abcdef", "/opt/worker",
+                      std::chrono::seconds(3)};
   expected.hbm = {2 * kGiB, 128 * kMiB, HugePages::require};
   expected.dram = {8 * kGiB, 256 * kMiB, HugePages::never};
   expected.rings = {64, 65536, 0};
@@ -212,6 +217,20 @@ TEST(AConfigFile, ThatAsksForMoreThanTheNodeHasIsWarnedAbout) {
   const ConfigReport report = check("[tiers.dram]\ncapacity = \"100GiB\"\n");
   EXPECT_TRUE(report.ok());
   EXPECT_THAT(report.notes, ::testing::Contains(HasSubstr("the tiers ask for 101GiB together")));
+}
+
+TEST(AConfigFile, OfCudaAsksTheNodeForDramOnly) {
+  const ConfigReport report = check(
+      "[backend]\nkind = \"cuda\"\n[tiers.hbm]\ncapacity = \"1000GiB\"\n[tiers.dram]\ncapacity = "
+      "\"1GiB\"\n");
+  EXPECT_TRUE(report.ok());
+  EXPECT_THAT(report.notes, ::testing::Not(::testing::Contains(HasSubstr("the tiers ask for"))));
+}
+
+TEST(AConfigFile, NamesAGpuByNumberOrUuid) {
+  EXPECT_EQ(read("[backend]\ndevice = 3\n").backend.device, "3");
+  const std::string uuid = "GPU-01234567-89ab-cdef-0123-456789abcdef";
+  EXPECT_EQ(read("[backend]\ndevice = \"" + uuid + "\"\n").backend.device, uuid);
 }
 
 // ---- errors
@@ -310,8 +329,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"[metrics]\naddress = \"127.0.0.1\"", "a numeric address with a port"},
         BadValue{"[metrics]\naddress = \"127.0.0.1:65536\"", "a numeric address with a port"},
         BadValue{"[metrics]\naddress = 9464", "an address with a port"},
-        BadValue{"[backend]\nkind = \"cuda\"", "cuda is not supported by this build"},
-        BadValue{"[backend]\nkind = \"rocm\"", "expected \"host\""},
+        BadValue{"[backend]\nkind = \"rocm\"", "one of \"host\", \"cuda\""},
+        BadValue{"[backend]\ndevice = -1", "the number of a GPU from 0 to 63"},
+        BadValue{"[backend]\ndevice = \"0\"", "or its UUID as nvidia-smi -L shows it"},
+        BadValue{"[backend]\ndevice = \"GPU-01234567-89ab-cdef-0123-456789abcdeg\"", "its UUID"},
+        BadValue{"[backend]\ndevice_worker = \"bin/worker\"", "the absolute path of a program"},
+        BadValue{"[backend]\nworker_idle = \"1ms\"", "a duration in whole milliseconds"},
         BadValue{"[tiers.dram]\ncapacity = \"0\"", "expected a size from 4KiB"},
         BadValue{"[tiers.dram]\ncapacity = \"1000000001B\"", "a multiple of 4KiB"},
         BadValue{"[tiers.dram]\ncapacity = 1073741824", "such as \"64MiB\""},

@@ -424,7 +424,7 @@ TEST_F(ACoordinator, FreesNoCacheUnderAReader) {
   const auto two = session(1);
   const auto wants_all = opening(64, "m");
   EXPECT_FALSE(try_open(*two, wants_all).value_or(OpenedCache{}).has_value());
-  EXPECT_EQ(reader->scan().free_slots, 4 * kExtent / 256);
+  EXPECT_EQ(reader->scan()->free_slots, 4 * kExtent / 256);
   EXPECT_EQ(used(Tier::hbm), 4 * kExtent) << "granted to nobody while somebody reads it";
   reader.reset();
   EXPECT_TRUE(finish(*two, wants_all));

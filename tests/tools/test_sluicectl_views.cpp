@@ -29,6 +29,13 @@ TEST(SluicectlViews, StatusShowsTiersTenantsAndTotals) {
       "shared 96 blocks, 192.0 MiB saved | caches 1 | blocks nobody refers to 40, retiring 0\n");
 }
 
+TEST(SluicectlViews, StatusNamesTheGpu) {
+  Json status = Json::parse(kSampleStatus);
+  status["daemon"]["backend"] = "cuda";
+  status["daemon"]["device"] = {{"name", "NVIDIA H200"}, {"uuid", "GPU-01"}};
+  EXPECT_THAT(status_view(status, {}), HasSubstr("  backend cuda (NVIDIA H200, GPU-01)  pid 77"));
+}
+
 TEST(SluicectlViews, SessionsShowTheReasonOfAQuarantine) {
   EXPECT_EQ(sessions_view(Json::parse(kSampleSessions), {}),
             "SESSION  TENANT  CLIENT     PID  STATE        CACHES  SEQUENCES  BLOCKS  REQUESTS  "

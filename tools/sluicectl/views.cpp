@@ -42,6 +42,10 @@ std::string head_of(const Json& status, const View& view) {
   std::string line =
       painted("sluiced " + text_at(status, {"daemon", "version"}), Colour::bold, view.colour);
   line += "  backend " + text_at(status, {"daemon", "backend"});
+  if (text_at(status, {"daemon", "backend"}) == "cuda") {
+    line += " (" + text_at(status, {"daemon", "device", "name"}) + ", " +
+            text_at(status, {"daemon", "device", "uuid"}) + ")";
+  }
   line += "  pid " + id_text(status, {"daemon", "pid"});
   line += "  up " + uptime_text(real_at(status, {"daemon", "uptime_seconds"}).value_or(-1));
   const auto findings = findings_in(status);

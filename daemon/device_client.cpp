@@ -1,0 +1,330 @@
+#include "daemon/device_client.h"
+
+#include <signal.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "daemon/logging.h"
+#include "ipc/deadline.h"
+#include "ipc/message.h"
+
+namespace sluice::daemon {
+
+namespace wire = device_worker::wire;
+using device_worker::make_message;
+using flatbuffers::FlatBufferBuilder;
+using ipc::Errc;
+using ipc::fail;
+
+namespace {
+
+// Until a killed process is really dead: the driver gives back what it had, and what it had pinned
+// takes time.
+constexpr std::chrono::seconds kDeathPatience{30};
+// For one that closed its socket to be dead by itself, so that one can say how.
+constexpr std::chrono::seconds kDyingPatience{1};
+// The descriptor of a worker's socket in that worker.
+constexpr int kWorkerSocket = 3;
+
+// Waits until a child is dead, and takes note of it: its status, or nothing at the deadline.
+std::optional<int> reap(pid_t pid, ipc::Deadline deadline) {
+  const ipc::Fd watch(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (watch) {
+    pollfd dead{watch.get(), POLLIN, 0};
+    (void)ipc::poll_until(&dead, 1, deadline);
+  }
+  int status = 0;
+  const pid_t gone = waitpid(pid, &status, WNOHANG);
+  if (gone == pid) return status;
+  if (gone < 0 && errno == ECHILD) return 0;  // somebody else did
+  return std::nullopt;
+}
+
+// Another worker would say the same.
+bool is_final(const ipc::Error& refusal) {
+  return refusal.code == Errc::not_supported || refusal.code == Errc::bad_config;
+}
+
+std::string describe_end(int status) {
+  if (WIFSIGNALED(status)) {
+    return std::string("was ended by signal ") + std::to_string(WTERMSIG(status));
+  }
+  return "ended with status " + std::to_string(WEXITSTATUS(status));
+}
+
+}  // namespace
+
+DeviceClient::DeviceClient(Options options) : options_(std::move(options)) {}
+
+DeviceClient::~DeviceClient() {
+  const std::lock_guard lock(mutex_);
+  (void)bury();
+  for (const pid_t pid : leaving_) {
+    (void)kill(pid, SIGKILL);
+    (void)reap(pid, ipc::deadline_in(kDeathPatience));
+  }
+}
+
+ipc::Status DeviceClient::start() {
+  if (access(options_.program.c_str(), X_OK) != 0) {
+    return fail(Errc::not_supported,
+                "the device worker " + options_.program +
+                    " cannot be started: " + std::strerror(errno) +
+                    "; backend.kind = \"cuda\" needs a build that found CUDA, and the program "
+                    "beside sluiced or named by backend.device_worker");
+  }
+  std::array<int, 2> ends{};
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+    return ipc::fail_errno("socketpair for a device worker");
+  }
+  ipc::Fd ours(ends[0]);
+  const ipc::Fd theirs(ends[1]);
+
+  std::array<std::string, 7> words = {options_.program,
+                                      "--socket",
+                                      std::to_string(kWorkerSocket),
+                                      "--parent",
+                                      std::to_string(getpid()),
+                                      "--device",
+                                      options_.device};
+  std::array<char*, words.size() + 1> arguments{};
+  for (std::size_t i = 0; i < words.size(); ++i) arguments[i] = words[i].data();
+  posix_spawn_file_actions_t actions;
+  if (posix_spawn_file_actions_init(&actions) != 0) return ipc::fail_errno("posix_spawn");
+  // Also where both are the same: the copy is kept over the exec.
+  (void)posix_spawn_file_actions_adddup2(&actions, theirs.get(), kWorkerSocket);
+  const int error =
+      posix_spawn(&pid_, options_.program.c_str(), &actions, nullptr, arguments.data(), environ);
+  (void)posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
+    pid_ = -1;
+    errno = error;
+    return ipc::fail_errno("starting the device worker " + options_.program);
+  }
+  socket_ = std::move(ours);
+  reader_ = ipc::FrameReader(ipc::FdPolicy::accept);
+  open_tables_.clear();
+  broken_ = false;
+  log_debug("device worker started", {{"pid", std::int64_t{pid_}}});
+  return {};
+}
+
+ipc::Status DeviceClient::bury() {
+  socket_.reset();
+  open_tables_.clear();
+  if (pid_ < 0) return {};
+  (void)kill(pid_, SIGKILL);
+  if (!reap(pid_, ipc::deadline_in(kDeathPatience))) {
+    return fail(Errc::io_error, "the device worker, pid " + std::to_string(pid_) +
+                                    ", was killed and does not die: the GPU or its driver hangs");
+  }
+  pid_ = -1;
+  return {};
+}
+
+// Notes that the worker is of no more use, and how it ended, if it did.
+ipc::Error DeviceClient::broken(ipc::Error reason) {
+  broken_ = true;
+  if (pid_ >= 0 && reason.code == Errc::daemon_away) {
+    // Its socket is closed: it is dying, or will be made to.
+    if (const auto end = reap(pid_, ipc::deadline_in(kDyingPatience))) {
+      pid_ = -1;
+      reason.text = "the device worker " + describe_end(*end) + " before it answered";
+    }
+  }
+  return reason;
+}
+
+const ipc::Error& DeviceClient::note_hang(const ipc::Error& reason) {
+  last_used_ = std::chrono::steady_clock::now();
+  return hung_.emplace(reason);
+}
+
+template <class Ask>
+auto DeviceClient::with_worker(Ask&& ask) {
+  const std::lock_guard lock(mutex_);
+  using Answered = decltype(ask());
+  // What waits behind a hang would wait as long, one after the other.
+  if (hung_ && std::chrono::steady_clock::now() - last_used_ < options_.rest) {
+    return Answered(std::unexpected(*hung_));
+  }
+  hung_.reset();
+  Answered answered = fail(Errc::internal, "nobody was asked");
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    if (!socket_ || broken_) {
+      if (auto dead = bury(); !dead) return Answered(std::unexpected(note_hang(dead.error())));
+      if (auto up = start(); !up) return Answered(std::unexpected(std::move(up.error())));
+    }
+    answered = ask();
+    last_used_ = std::chrono::steady_clock::now();
+    if (answered || !broken_ || is_final(answered.error())) return answered;
+    log_warn("the device worker failed",
+             {{"reason", answered.error().text}, {"attempt", std::int64_t{attempt + 1}}});
+  }
+  const auto dead = bury();
+  if (!dead || answered.error().code == Errc::timed_out) (void)note_hang(answered.error());
+  return answered;
+}
+
+ipc::Result<DeviceClient::Answer> DeviceClient::exchange(const std::vector<std::byte>& request,
+                                                         std::span<const int> fds,
+                                                         wire::Body expected) {
+  const ipc::Deadline deadline = ipc::deadline_in(options_.patience);
+  if (auto sent = ipc::send_frame(socket_.get(), request, fds, deadline); !sent) {
+    return std::unexpected(broken(std::move(sent.error())));
+  }
+  auto frame = ipc::receive_frame(reader_, socket_.get(), deadline);
+  if (!frame) return std::unexpected(broken(std::move(frame.error())));
+  Answer answer{std::move(*frame), nullptr};
+  const auto message = device_worker::verify_message(answer.frame.bytes);
+  if (!message) return std::unexpected(broken(message.error()));
+  answer.message = *message;
+  if (answer.message->request() != requests_) {
+    return std::unexpected(broken({Errc::peer_violation, "an answer to another request"}));
+  }
+  if (const auto* failed = answer.message->body_as_Failed(); failed != nullptr) {
+    broken_ = failed->leaving();
+    return std::unexpected(ipc::error_from_wire(failed->code(), ipc::text_of(failed->text())));
+  }
+  const bool has_memory = expected == wire::Body::Memory;
+  if (answer.message->body_type() != expected ||
+      answer.frame.fds.size() != (has_memory ? 1U : 0U)) {
+    return std::unexpected(broken(
+        {Errc::peer_violation, std::string("the device worker answers with ") +
+                                   wire::EnumNameBody(answer.message->body_type()) + " and " +
+                                   std::to_string(answer.frame.fds.size()) + " descriptors"}));
+  }
+  return answer;
+}
+
+ipc::Result<device_worker::DeviceFacts> DeviceClient::describe() {
+  return with_worker([&]() -> ipc::Result<device_worker::DeviceFacts> {
+    auto answer = exchange(
+        make_message(++requests_, [](FlatBufferBuilder& b) { return wire::CreateDescribe(b); }), {},
+        wire::Body::Device);
+    if (!answer) return std::unexpected(std::move(answer.error()));
+    auto facts = device_worker::facts_from(*answer->message->body_as_Device());
+    if (facts) options_.device = device_worker::to_string(facts->uuid);
+    return facts;
+  });
+}
+
+ipc::Result<ipc::Fd> DeviceClient::allocate(std::uint64_t bytes) {
+  return with_worker([&]() -> ipc::Result<ipc::Fd> {
+    auto answer =
+        exchange(make_message(++requests_,
+                              [&](FlatBufferBuilder& b) { return wire::CreateAllocate(b, bytes); }),
+                 {}, wire::Body::Memory);
+    if (!answer) return std::unexpected(std::move(answer.error()));
+    return std::move(answer->frame.fds[0]);
+  });
+}
+
+ipc::Status DeviceClient::scrub(const ipc::Fd& memory, std::uint64_t bytes) {
+  return with_worker([&]() -> ipc::Status {
+    auto answer =
+        exchange(make_message(++requests_,
+                              [&](FlatBufferBuilder& b) { return wire::CreateScrub(b, bytes); }),
+                 std::array{memory.get()}, wire::Body::Done);
+    if (!answer) return std::unexpected(std::move(answer.error()));
+    return {};
+  });
+}
+
+ipc::Result<ipc::Fd> DeviceClient::make_table(const kernels::TableSizes& sizes,
+                                              const ipc::Fd& node) {
+  return with_worker([&]() -> ipc::Result<ipc::Fd> {
+    auto answer = exchange(make_message(++requests_,
+                                        [&](FlatBufferBuilder& b) {
+                                          return wire::CreateMakeTable(
+                                              b, device_worker::write_sizes(b, sizes));
+                                        }),
+                           std::array{node.get()}, wire::Body::Memory);
+    if (!answer) return std::unexpected(std::move(answer.error()));
+    return std::move(answer->frame.fds[0]);
+  });
+}
+
+ipc::Status DeviceClient::open_table(const SplitTableParts& table) {
+  if (open_tables_.contains(table.number)) return {};
+  auto answer =
+      exchange(make_message(++requests_,
+                            [&](FlatBufferBuilder& b) {
+                              return wire::CreateOpenTable(
+                                  b, table.number, device_worker::write_sizes(b, table.sizes));
+                            }),
+               std::array{table.device.get(), table.node.get()}, wire::Body::Done);
+  if (!answer) return std::unexpected(std::move(answer.error()));
+  open_tables_.insert(table.number);
+  return {};
+}
+
+ipc::Status DeviceClient::work(const SplitTableParts& table, const device_worker::TableWork& work) {
+  return with_worker([&]() -> ipc::Status {
+    if (auto open = open_table(table); !open) return open;
+    auto answer = exchange(make_message(++requests_,
+                                        [&](FlatBufferBuilder& b) {
+                                          return wire::CreateWorkDirect(
+                                              b, table.number, &work.idle_actors, &work.seal_pins,
+                                              &work.drop_pins, &work.drop_pages);
+                                        }),
+                           {}, wire::Body::Done);
+    if (!answer) return std::unexpected(std::move(answer.error()));
+    return {};
+  });
+}
+
+ipc::Status DeviceClient::read_words(const SplitTableParts& table, std::uint32_t first,
+                                     std::uint32_t count, const ipc::Fd& into) {
+  return with_worker([&]() -> ipc::Status {
+    if (auto open = open_table(table); !open) return open;
+    auto answer =
+        exchange(make_message(++requests_,
+                              [&](FlatBufferBuilder& b) {
+                                return wire::CreateReadWords(b, table.number, first, count);
+                              }),
+                 std::array{into.get()}, wire::Body::Done);
+    if (!answer) return std::unexpected(std::move(answer.error()));
+    return {};
+  });
+}
+
+void DeviceClient::forget_table(std::uint64_t number) {
+  const std::lock_guard lock(mutex_);
+  if (!socket_ || broken_ || open_tables_.erase(number) == 0) return;
+  // Not worth a second try: what a dead worker kept is gone.
+  (void)exchange(
+      make_message(++requests_,
+                   [&](FlatBufferBuilder& b) { return wire::CreateForgetTable(b, number); }),
+      {}, wire::Body::Done);
+}
+
+void DeviceClient::look_after() {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) return;
+  std::erase_if(leaving_, [](pid_t pid) { return reap(pid, ipc::Clock::now()).has_value(); });
+  if (!socket_) return;
+  if (const auto end = reap(pid_, ipc::Clock::now())) {
+    log_warn("the device worker died", {{"how", describe_end(*end)}});
+    pid_ = -1;
+    socket_.reset();
+    open_tables_.clear();
+    return;
+  }
+  if (std::chrono::steady_clock::now() - last_used_ < options_.idle) return;
+  // It has nothing in hand, so that it ends by itself, and another may begin before it has.
+  socket_.reset();
+  open_tables_.clear();
+  leaving_.push_back(std::exchange(pid_, -1));
+  log_debug("the idle device worker was let go");
+}
+
+}  // namespace sluice::daemon

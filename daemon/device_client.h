@@ -1,0 +1,107 @@
+// The daemon's end of its device worker: starts it when there is something to do, asks it one thing
+// after the other, lets it go when there was nothing for a while, and replaces it when it died.
+//
+// A request that a worker did not answer is made once more, to a new one; all of them may be. The
+// new one starts when the old one is dead, so that nothing that the old one began runs beside it:
+// the kernel ends a process after the driver has ended its work on the GPU.
+//
+// Thread-safety: any thread. Requests wait for each other, and may take as long as it takes to
+// start a worker (a second) or to find out that it hangs (Options::patience, twice); look_after()
+// never waits.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "daemon/device_worker/protocol.h"
+#include "ipc/error.h"
+#include "ipc/fd.h"
+#include "ipc/frame.h"
+#include "kernels/table_sizes.h"
+
+namespace sluice::daemon {
+
+// A table whose parts are in two memories, as the worker gets to know it.
+struct SplitTableParts {
+  std::uint64_t number = 0;  // never reused in the life of a daemon
+  kernels::TableSizes sizes;
+  ipc::Fd node;
+  ipc::Fd device;
+};
+
+class DeviceClient {
+ public:
+  struct Options {
+    std::string program;
+    std::string device;  // as backend.device
+    std::chrono::milliseconds idle{10'000};
+    std::chrono::milliseconds patience{60'000};  // for one answer
+    std::chrono::milliseconds rest{10'000};      // after two that hung: requests fail at once
+  };
+
+  explicit DeviceClient(Options options);
+  // Ends the worker.
+  ~DeviceClient();
+  DeviceClient(const DeviceClient&) = delete;
+  DeviceClient& operator=(const DeviceClient&) = delete;
+
+  // Errors of all: what the worker says (no_memory, io_error); not_supported (there is no worker,
+  // or no GPU for it); daemon_away, timed_out (it died, or hung, twice); io_error (it does not
+  // die).
+  // From here on by its UUID: later workers find the same GPU, whatever its number is then.
+  ipc::Result<device_worker::DeviceFacts> describe();
+  ipc::Result<ipc::Fd> allocate(std::uint64_t bytes);
+  ipc::Status scrub(const ipc::Fd& memory, std::uint64_t bytes);
+  ipc::Result<ipc::Fd> make_table(const kernels::TableSizes& sizes, const ipc::Fd& node);
+  // At most kMaxWorkItems. When it returns without an error, all of it is done.
+  ipc::Status work(const SplitTableParts& table, const device_worker::TableWork& work);
+  ipc::Status read_words(const SplitTableParts& table, std::uint32_t first, std::uint32_t count,
+                         const ipc::Fd& into);
+  // The worker, if it knows the table, gives up what it keeps of it.
+  void forget_table(std::uint64_t number);
+
+  // To be called now and then: lets an idle worker go, and takes note of the end of those that
+  // went.
+  void look_after();
+
+ private:
+  // The answer of a worker; the bytes of `frame` hold `message`.
+  struct Answer {
+    ipc::Frame frame;
+    const device_worker::wire::Message* message = nullptr;
+  };
+
+  // `ask` runs once, and once more with another worker if the first one broke.
+  template <class Ask>
+  auto with_worker(Ask&& ask);
+  ipc::Status start();
+  // Ends what is left of the worker. Errors: io_error (it does not die).
+  ipc::Status bury();
+  ipc::Result<Answer> exchange(const std::vector<std::byte>& request, std::span<const int> fds,
+                               device_worker::wire::Body expected);
+  ipc::Status open_table(const SplitTableParts& table);
+  ipc::Error broken(ipc::Error reason);
+  const ipc::Error& note_hang(const ipc::Error& reason);
+
+  Options options_;
+  std::mutex mutex_;
+  ipc::Fd socket_;  // of the worker that runs, if one does
+  pid_t pid_ = -1;
+  ipc::FrameReader reader_{ipc::FdPolicy::accept};
+  bool broken_ = false;             // the worker is of no more use
+  std::optional<ipc::Error> hung_;  // the last request did, with two workers
+  std::uint64_t requests_ = 0;
+  std::chrono::steady_clock::time_point last_used_{};
+  std::set<std::uint64_t> open_tables_;  // that this worker knows
+  std::vector<pid_t> leaving_;           // let go, not seen to be dead yet
+};
+
+}  // namespace sluice::daemon

@@ -1,0 +1,26 @@
+// The hot table of a cache whose words are in the memory of a GPU; see cache_table.h.
+#pragma once
+
+#include <memory>
+
+#include "daemon/cache_table.h"
+#include "daemon/device_client.h"
+#include "ipc/error.h"
+#include "kernels/table_sizes.h"
+
+namespace sluice::daemon {
+
+// How long orders wait that the device could not do. An operator's look at the words is as old as
+// `look_life` at most.
+struct SplitTableTimes {
+  std::chrono::milliseconds retry{1000};
+  std::chrono::milliseconds look_life{1000};
+};
+
+// `granularity`: of allocations of the device. Errors: limit_reached, io_error.
+ipc::Result<std::shared_ptr<CacheTable>> make_split_table(std::shared_ptr<DeviceClient> device,
+                                                          std::uint64_t granularity,
+                                                          const kernels::TableSizes& sizes,
+                                                          const SplitTableTimes& times = {});
+
+}  // namespace sluice::daemon

@@ -1,0 +1,354 @@
+// The coordinator with a GPU's HBM, on a fake device: who may open what, how large extents are, and
+// that nothing is used again before the device has let go of it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "daemon/coordinator.h"
+#include "ipc/mapping.h"
+#include "kernels/pins.h"
+#include "kernels/steps.h"
+#include "tests/daemon/fake_device.h"
+
+namespace sluice::daemon {
+namespace {
+
+using ipc::CacheId;
+using ipc::Errc;
+using ipc::Tier;
+using ipc::wire::Executor;
+using test::FakeDevice;
+using test::kFakeGranularity;
+using test::Request;
+using ::testing::HasSubstr;
+
+constexpr std::chrono::seconds kPatience{20};
+constexpr std::uint64_t kDramExtent = 64 << 10;
+constexpr std::uint32_t kBlocks = 16;  // frames of the one DRAM extent that there is
+
+bool eventually(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+struct TestSession : Session {
+  explicit TestSession(Coordinator& owner) {
+    id = *owner.open_session(tenant);
+    memory = std::move(*ipc::SessionMemory::create(64, 64 << 10));
+    auto bells = ipc::make_doorbell();
+    bell = std::move(bells->daemon_end);
+  }
+};
+
+// What the node's and the device's part of a cache's table look like to an engine.
+class Engine {
+ public:
+  explicit Engine(const CacheMemory& memory) {
+    const std::vector<int> fds = memory.table_fds();
+    const kernels::TableSizes sizes = memory.shape().table;
+    const kernels::SplitOffsets offsets = kernels::split_offsets_of(sizes);
+    node_ = std::move(*ipc::Mapping::map(fds[0], 0, offsets.host_end, ipc::Access::read_write, ""));
+    device_ =
+        std::move(*ipc::Mapping::map(fds[1], 0, offsets.device_end, ipc::Access::read_write, ""));
+    table = kernels::view_split_table(device_.data(), node_.data(), sizes);
+  }
+  // Puts a page of each block into a slot, as in a step that is over.
+  void cache(const std::vector<residency::BlockRef>& blocks) const {
+    const kernels::Step step = kernels::enter_step(table, 0);
+    for (const residency::BlockRef& block : blocks) {
+      const kernels::Page page = kernels::page_number(table, block.id.value, 0);
+      const kernels::Slot slot = kernels::claim_pinned(table, table.sizes.slots, page, step);
+      EXPECT_TRUE(kernels::seal_pin(table, slot, page, step));
+    }
+    kernels::leave_step(table, 0);
+  }
+  std::uint32_t pages_of(ipc::BlockId block) const {
+    std::uint32_t pages = 0;
+    for (std::uint32_t i = 0; i < table.sizes.slots; ++i) {
+      const kernels::Page page = kernels::page_of(kernels::load_acquire(&table.words[i]));
+      pages += page < table.pages && kernels::block_of(table, page) == block.value ? 1 : 0;
+    }
+    return pages;
+  }
+  std::uint32_t cached_pages() const {
+    std::uint32_t pages = 0;
+    for (std::uint32_t i = 0; i < table.sizes.slots; ++i) {
+      pages += kernels::is_free(kernels::load_acquire(&table.words[i])) ? 0 : 1;
+    }
+    return pages;
+  }
+
+  kernels::HotTable table{};
+
+ private:
+  ipc::Mapping node_;
+  ipc::Mapping device_;
+};
+
+struct ACudaCoordinator : ::testing::Test {
+  ACudaCoordinator() {
+    config.backend.kind = BackendKind::cuda;
+    config.backend.device_worker = FakeDevice::program();
+    config.hbm = {.capacity_bytes = 64 << 20, .extent_bytes = 1 << 20};
+    config.dram = {.capacity_bytes = kDramExtent, .extent_bytes = kDramExtent};
+    config.dram.huge_pages = HugePages::never;
+    TenantConfig tenant;
+    tenant.name = "a";
+    tenant.hbm.limit_bytes = config.hbm.capacity_bytes;
+    tenant.dram.limit_bytes = config.dram.capacity_bytes;
+    config.tenants.push_back(tenant);
+    config.limits.actors_per_cache = 4;
+    coordinator = std::move(*Coordinator::create(config, std::move(*make_device(config))));
+  }
+  ~ACudaCoordinator() override { device->of(device->held, Request::Work) = 0; }
+
+  static std::shared_ptr<CacheOpening> opening() {
+    auto wanted = std::make_shared<CacheOpening>();
+    wanted->request.model = "m";
+    wanted->request.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
+    wanted->request.hbm_bytes = 4 << 20;
+    wanted->request.executor = Executor::direct;
+    wanted->request.device_type = 2;
+    wanted->request.device_uuid.assign(reinterpret_cast<const char*>(test::kFakeUuid.data()),
+                                       test::kFakeUuid.size());
+    return wanted;
+  }
+
+  ipc::Result<OpenedCache> open(TestSession& session, const std::shared_ptr<CacheOpening>& wanted) {
+    ipc::Result<std::optional<OpenedCache>> opened;
+    const bool done = eventually([&] {
+      opened = coordinator->open_cache(session, wanted);
+      return !opened || opened->has_value();
+    });
+    if (!done) return ipc::fail(Errc::timed_out, "never opened");
+    if (!opened) return std::unexpected(opened.error());
+    return std::move(**opened);
+  }
+
+  std::string refusal(const std::shared_ptr<CacheOpening>& wanted) {
+    TestSession session(*coordinator);
+    auto opened = open(session, wanted);
+    EXPECT_FALSE(opened);
+    if (opened) return "";
+    EXPECT_EQ(opened.error().code, Errc::not_supported);
+    return opened.error().text;
+  }
+
+  // As the client and the daemon's timer do.
+  ipc::Result<std::uint32_t> extend(TestSession& session, CacheId cache, ipc::Handle sequence,
+                                    std::uint32_t count) {
+    ipc::Result<std::uint32_t> extended;
+    eventually([&] {
+      extended = coordinator->extend(session.id, cache, sequence, count, blocks);
+      (void)coordinator->tick();
+      return extended || extended.error().code != Errc::busy;
+    });
+    return extended;
+  }
+
+  mutable FakeDevice device;
+  Config config;
+  std::unique_ptr<Coordinator> coordinator;
+  std::vector<residency::BlockRef> blocks;
+};
+
+TEST_F(ACudaCoordinator, OpensCachesOfItsGpuForDirectExecutors) {
+  TestSession session(*coordinator);
+  const auto opened = open(session, opening());
+  ASSERT_TRUE(opened) << opened.error().text;
+  const CacheShape& shape = opened->memory->shape();
+  EXPECT_EQ(shape.sizes.slot_extent_bytes, kFakeGranularity) << "1 MiB was configured";
+  EXPECT_EQ(shape.sizes.slot_extents, 2U);
+  EXPECT_GT(shape.device_table_bytes, 0U);
+  ASSERT_NE(coordinator->gpu(), nullptr);
+  EXPECT_EQ(coordinator->gpu()->name, "Fake GPU");
+}
+
+TEST_F(ACudaCoordinator, RefusesWhatItHasNot) {
+  auto wanted = opening();
+  wanted->request.device_type = 0;
+  wanted->request.device_uuid.clear();
+  EXPECT_THAT(refusal(wanted), HasSubstr("open the cache with device_type 2"));
+
+  wanted = opening();
+  wanted->request.device_uuid[0] = 'x';
+  EXPECT_THAT(refusal(wanted), HasSubstr("arenas are on Fake GPU (GPU-fa4e0102-"));
+
+  wanted = opening();
+  wanted->request.device_uuid.clear();
+  EXPECT_THAT(refusal(wanted), HasSubstr("another GPU"));
+
+  wanted = opening();
+  wanted->request.executor = Executor::daemon;
+  EXPECT_THAT(refusal(wanted), HasSubstr("open the cache with executor direct"));
+}
+
+TEST(AHostCoordinator, RefusesCachesOfAGpu) {
+  Config config;
+  config.hbm = config.dram = {.capacity_bytes = 1 << 20, .extent_bytes = 64 << 10};
+  TenantConfig tenant;
+  tenant.name = "a";
+  tenant.hbm.limit_bytes = tenant.dram.limit_bytes = 1 << 20;
+  config.tenants.push_back(tenant);
+  const auto coordinator = std::move(*Coordinator::create(config, std::move(*make_device(config))));
+  TestSession session(*coordinator);
+  const auto opened = coordinator->open_cache(session, ACudaCoordinator::opening());
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, Errc::not_supported);
+  EXPECT_THAT(opened.error().text, HasSubstr("this daemon runs the host backend"));
+}
+
+TEST_F(ACudaCoordinator, RefusesPagesThatFitIntoNoExtent) {
+  auto wanted = opening();
+  // 2 x 16 x 4,097 x 16 bytes: of the factors of 2 MiB it has few, so that a whole number of both
+  // takes 8 GiB.
+  wanted->request.layout = {1, 1, 4097, 16, 16, 2, ipc::PageKind::layer};
+  TestSession session(*coordinator);
+  const auto opened = open(session, wanted);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, Errc::invalid_layout);
+  EXPECT_THAT(opened.error().text, HasSubstr("a page size with a larger power of two in it"));
+}
+
+// Grace, then the scan of the device, then another life for the id.
+TEST_F(ACudaCoordinator, UsesAnIdAgainWhenTheDeviceHasDroppedItsPages) {
+  TestSession session(*coordinator);
+  const auto opened = open(session, opening());
+  ASSERT_TRUE(opened);
+  const CacheId cache = session.cache(opened->handle)->id;
+  const Engine engine(*opened->memory);
+  const ipc::Handle sequence = coordinator->open_sequence(session.id, cache, {}, blocks)->sequence;
+  ASSERT_TRUE(extend(session, cache, sequence, kBlocks));
+  engine.cache(blocks);
+  ASSERT_EQ(engine.cached_pages(), kBlocks);
+
+  device->of(device->held, Request::Work) = 1;
+  ASSERT_TRUE(coordinator->truncate(session.id, sequence, 0));
+  ASSERT_TRUE(eventually([&] {
+    (void)coordinator->tick();
+    return device->of(device->asked, Request::Work) == 1;
+  }));
+  for (int i = 0; i < 3; ++i) {
+    (void)coordinator->tick();
+    const auto early = coordinator->extend(session.id, cache, sequence, kBlocks, blocks);
+    ASSERT_FALSE(early) << "the device still has pages of these ids";
+    EXPECT_EQ(early.error().code, Errc::busy);
+  }
+  EXPECT_EQ(engine.cached_pages(), kBlocks);
+  device->of(device->held, Request::Work) = 0;
+  ASSERT_TRUE(extend(session, cache, sequence, kBlocks));
+  EXPECT_EQ(engine.cached_pages(), 0U);
+}
+
+// Whatever happens to workers, an id that is handed out has no pages in HBM.
+TEST_F(ACudaCoordinator, HandsOutIdsWithoutPagesWhileWorkersDie) {
+  constexpr int kRounds = 240;
+  constexpr std::uint32_t kBlocksAtOnce = 5;
+  TestSession session(*coordinator);
+  const auto opened = open(session, opening());
+  ASSERT_TRUE(opened);
+  const CacheId cache = session.cache(opened->handle)->id;
+  const Engine engine(*opened->memory);
+  const ipc::Handle sequence = coordinator->open_sequence(session.id, cache, {}, blocks)->sequence;
+  for (int round = 0; round < kRounds; ++round) {
+    // Seldom enough that each is over before the next one: after two in a row the device is left
+    // alone for a while.
+    if (round % 24 == 7) device->of(device->deaths, Request::Work) = 1;
+    if (round % 24 == 15) device->of(device->late_deaths, Request::Work) = 1;
+    if (round % 24 == 23) device->of(device->errors, Request::Work) = 1;
+    ASSERT_TRUE(extend(session, cache, sequence, kBlocksAtOnce)) << "round " << round;
+    for (const residency::BlockRef& block : blocks) {
+      EXPECT_EQ(engine.pages_of(block.id), 0U) << "round " << round;
+    }
+    engine.cache(blocks);
+    ASSERT_TRUE(coordinator->truncate(session.id, sequence, 0));
+  }
+  EXPECT_GT(device->started, static_cast<std::uint32_t>(kRounds / 10));
+}
+
+TEST_F(ACudaCoordinator, SurvivesTheDeathOfAWorkerInEachRequest) {
+  device->of(device->deaths, Request::Allocate) = 1;
+  device->of(device->late_deaths, Request::MakeTable) = 1;
+  TestSession session(*coordinator);
+  const auto opened = open(session, opening());
+  EXPECT_TRUE(opened) << opened.error().text;
+  EXPECT_GE(device->started, 3U);
+}
+
+TEST_F(ACudaCoordinator, FailsACacheThatTwoWorkersDiedOfAndMakesTheNext) {
+  device->of(device->deaths, Request::Allocate) = 2;
+  TestSession session(*coordinator);
+  const auto failed = open(session, opening());
+  ASSERT_FALSE(failed);
+  EXPECT_THAT(failed.error().text, HasSubstr("before it answered"));
+  const auto opened = open(session, opening());
+  EXPECT_TRUE(opened) << opened.error().text;
+}
+
+TEST_F(ACudaCoordinator, GivesASeatOfTheDeadToOthersAfterItsReset) {
+  auto dead = std::make_shared<TestSession>(*coordinator);
+  const auto opened = open(*dead, opening());
+  ASSERT_TRUE(opened);
+  TestSession other(*coordinator);
+  const auto joined = open(other, opening());
+  ASSERT_TRUE(joined);
+  EXPECT_FALSE(joined->created);
+  const Engine engine(*opened->memory);
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    ASSERT_EQ(*coordinator->open_actor(*dead, opened->handle), i);
+  }
+  kernels::enter_step(engine.table, 3);
+  device->of(device->held, Request::Work) = 1;
+  coordinator->end_session(dead, true, std::chrono::steady_clock::now());
+  ASSERT_TRUE(eventually([&] { return device->of(device->asked, Request::Work) == 1; }));
+  EXPECT_EQ(coordinator->open_actor(other, joined->handle).error().code, Errc::limit_reached);
+  device->of(device->held, Request::Work) = 0;
+  EXPECT_TRUE(
+      eventually([&] { return coordinator->open_actor(other, joined->handle).has_value(); }));
+  EXPECT_FALSE(kernels::is_active(kernels::actor_line(engine.table, 3)->active));
+}
+
+TEST_F(ACudaCoordinator, WipesTheHbmOfACacheThatGoes) {
+  auto session = std::make_shared<TestSession>(*coordinator);
+  const auto handle = [&] {
+    auto opened = open(*session, opening());
+    EXPECT_TRUE(opened);
+    return opened->handle;
+  }();
+  ASSERT_TRUE(coordinator->close_cache(*session, handle));
+  residency::EvictRequest all;
+  all.drop_idle_caches = true;
+  ASSERT_TRUE(coordinator->evict(all));
+  EXPECT_TRUE(eventually([&] {
+    (void)coordinator->tick();
+    return coordinator->with_manager([](auto& m) { return m.caches().empty(); });
+  }));
+  EXPECT_EQ(device->of(device->asked, Request::Scrub), 2U);
+  const auto used =
+      coordinator->with_manager([](auto& m) { return m.tenants()[0].hbm.used_bytes; });
+  EXPECT_EQ(used, 0U);
+}
+
+TEST(ACudaDaemonWithoutAWorker, SaysWhatItNeeds) {
+  Config config;
+  config.backend.kind = BackendKind::cuda;
+  config.backend.device_worker = "/nowhere/worker";
+  const auto device = make_device(config);
+  ASSERT_FALSE(device);
+  EXPECT_EQ(device.error().code, Errc::not_supported);
+  EXPECT_THAT(device.error().text, HasSubstr("backend.kind = \"cuda\" cannot work here"));
+  EXPECT_THAT(device.error().text, HasSubstr("/nowhere/worker"));
+}
+
+}  // namespace
+}  // namespace sluice::daemon
