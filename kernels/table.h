@@ -72,6 +72,7 @@ struct TableHeader {
   std::uint32_t scan_from = 0;   // where the next search for free slots begins
   std::uint32_t pin_from = 0;    // no free slot for a pin below, by a guess
   std::uint32_t round_from = 0;  // of a device: the clock when scan_from last was 0
+  std::uint32_t fresh = 0;       // of a device: slots below were claimed at least once
   std::uint64_t sweeps = 0;
   std::uint64_t freed = 0;            // slots
   std::uint64_t forecast_wasted = 0;  // pages brought in by forecasts, dropped unused

@@ -65,6 +65,12 @@ __device__ inline Word exchange_if(Word* at, Word expected, Word desired) {
   return atomicCAS(reinterpret_cast<unsigned long long*>(at), expected, desired);
 }
 
+__device__ inline std::uint64_t clock_ns() {
+  std::uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
+
 __device__ inline unsigned lane_id() { return threadIdx.x % kWarp; }
 __device__ inline unsigned lanes_below() { return (1u << lane_id()) - 1; }
 

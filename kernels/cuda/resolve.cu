@@ -37,7 +37,8 @@ constexpr unsigned kFewLookers = 64;        // as many as there are, if the list
 constexpr std::uint64_t kSmallPageBytes = 4096;
 constexpr std::uint64_t kMaxItems = std::uint64_t{kMostLookers} * kMostItems;  // of a launch
 constexpr int kMaxWordTries = 64;
-constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then without
+constexpr std::uint64_t kMaxHandOverNs = 2'000'000'000;  // for a table that somebody scribbled over
+constexpr unsigned kMaxLookupWait = 1u << 12;            // looks at the counter; then without
 
 // Division by a number that is known before the launch; exact below 2^21.
 struct Divisor {
@@ -60,6 +61,7 @@ struct Launch {
   ResolveBatch batch;
   Fill* fills = nullptr;  // what lookers hand to copiers: the actor's scratch memory
   std::uint32_t actor = 0;
+  std::uint32_t items = 0;
   std::uint32_t slice = 0;  // items of a looker
   std::uint32_t lookers = 0;
   std::uint32_t copiers = 0;
@@ -74,8 +76,9 @@ struct Launch {
 struct Missing {
   Page page[kMostItems];
   std::uint32_t item[kMostItems];
-  Slot slot[kMostItems];    // before the claim: of a fill that somebody else began
-  Frame frame[kMostItems];  // after the claim: kNoFrame unless we owe the fill
+  std::uint32_t hint[kMostItems];  // as it is stored
+  Slot slot[kMostItems];           // before the claim: of a fill that somebody else began
+  Frame frame[kMostItems];         // after the claim: kNoFrame unless we owe the fill
   Outcome outcome[kMostItems];
 };
 
@@ -90,6 +93,7 @@ struct Shared {
   Step previous;
   bool shared_step;
   std::uint32_t slots;  // that may be claimed
+  std::uint32_t fresh;  // the first of them that nobody has claimed yet
   std::uint32_t windows;
   std::uint32_t first_window;
   std::uint32_t hits;
@@ -240,6 +244,7 @@ __device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t begi
                             launch.store.extent_ready[frame / launch.store.frames_per_extent] != 0;
       shared.miss.page[at] = page;
       shared.miss.item[at] = index;
+      shared.miss.hint[at] = ~slot[j];
       shared.miss.slot[at] = met[j] == Met::filling ? static_cast<Slot>(slot[j]) : kNoSlot;
       shared.miss.frame[at] = readable ? frame : kNoFrame;
     }
@@ -315,12 +320,55 @@ __device__ __noinline__ void take_over(const HotTable& table, const Shared& shar
   claim.slot = kNoSlot;  // it is gone: claim a slot like anybody else
 }
 
+// Our claim stands unless another thread's came first for the same page: then its slot is ours too.
+__device__ void publish_claim(const HotTable& table, const Shared& shared, Claim& claim) {
+  claim.fill = true;
+  claim.outcome = Outcome::filled;
+  const std::uint32_t mine = ~static_cast<std::uint32_t>(claim.slot);
+  const std::uint32_t seen = shared.miss.hint[claim.place];
+  const std::uint32_t was = atomicCAS(&table.slot_of[claim.page], seen, mine);
+  if (was == seen) return;
+  const std::uint32_t theirs = ~was;
+  if (theirs < table.sizes.slots && theirs != static_cast<std::uint32_t>(claim.slot) &&
+      meet_again(table, theirs, load(&table.words[theirs]), claim.page, shared.step,
+                 shared.shared_step) == Met::ready) {
+    exchange_if(&table.words[claim.slot], make_word(claim.page, shared.step, false, false),
+                kFreeWord);
+    claim.slot = static_cast<Slot>(theirs);
+    claim.fill = false;
+    claim.outcome = Outcome::hit;
+    return;
+  }
+  store(&table.slot_of[claim.page], mine);
+}
+
 __device__ void mark_wanted_by(const HotTable& table, Block block, Step step) {
   store_system(&table.wanted[block], (step << 1) | 1);
   asm volatile(
       "st.relaxed.sys.global.u8 [%0], %1;" ::"l"(&table.wanted_groups[block / kWantedGroup]), "r"(1)
       : "memory");
   store_system(&table.host_header->wanted_bell, step);
+}
+
+// While there are slots that were never claimed, they go first: windows fill unevenly, and a full
+// one would give pages up while others have room. Returns who still wants, as claim_from_window.
+__device__ unsigned claim_fresh(const HotTable& table, Shared& shared, Page page, unsigned wanting,
+                                unsigned warp) {
+  std::uint32_t first = 0;
+  if (lane_id() == 0 && wanting != 0) first = atomicAdd(&table.header->fresh, __popc(wanting));
+  first = __shfl_sync(kWholeWarp, first, 0);
+  bool served = false;
+  const std::uint32_t slot = first + __popc(wanting & lanes_below());
+  if ((wanting >> lane_id() & 1) != 0 && slot >= first && slot < shared.slots) {
+    const Word seen = load(&table.words[slot]);
+    if (is_free(seen) &&
+        exchange_if(&table.words[slot], seen, make_word(page, shared.step, false, false)) == seen) {
+      shared.wants[warp].slot[lane_id()] = static_cast<Slot>(slot);
+      served = true;
+    }
+  }
+  __syncwarp();
+  return wanting & ~__ballot_sync(kWholeWarp, served);
 }
 
 // The warps share the missing pages of the block evenly.
@@ -360,7 +408,9 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
     unsigned wanting = __ballot_sync(
         kWholeWarp, mine && claim.slot == kNoSlot && claim.outcome != Outcome::absent);
     const unsigned claiming = wanting;
-    for (unsigned visit = 0; wanting != 0 && visit < windows + kShyWindows && visit < kMaxWindows;
+    if (shared.fresh < slots) wanting = claim_fresh(table, shared, claim.page, wanting, warp);
+    for (unsigned visit = 0;
+         wanting != 0 && windows != 0 && visit < windows + kShyWindows && visit < kMaxWindows;
          ++visit) {
       judge_window(window, cut);
       wanting = claim_from_window(table, window, claim.page, shared.step, false, wanting, most, me,
@@ -376,11 +426,7 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
     }
     if (((claiming & ~wanting) >> lane_id() & 1) != 0) {
       claim.slot = shared.wants[warp].slot[lane_id()];
-      claim.fill = true;
-      claim.outcome = Outcome::filled;
-      // Another thread may have claimed a slot for the same page, for a duplicate: then both hold
-      // it, and the one that the hint does not name grows old.
-      store(&table.slot_of[claim.page], ~static_cast<std::uint32_t>(claim.slot));
+      publish_claim(table, shared, claim);
     }
     if (mine) {
       shared.miss.slot[claim.place] = claim.slot;
@@ -529,6 +575,8 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
       const std::uint64_t from =
           frame * launch.store.frame_stride +
           page_in_block(launch.table, shared.miss.page[i]) * launch.store.page_bytes;
+      // A counter that somebody scribbled over leads nowhere.
+      if (first + i >= launch.items || first > launch.items) break;
       launch.fills[first + i] = {from, frame == kNoFrame ? kNoSlot : shared.miss.slot[i], 0};
     }
     __syncthreads();
@@ -552,9 +600,12 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
   const HotTable& table = launch.table;
   if (threadIdx.x == 0) {
     const std::uint32_t* const handed = &actor_line(table, launch.actor)->handed;
-    while (load_acquire_device(handed) - shared.handed_base < launch.lookers) {
+    const std::uint64_t begun = clock_ns();
+    while (load_acquire_device(handed) - shared.handed_base < launch.lookers &&
+           clock_ns() - begun < kMaxHandOverNs) {
     }
-    shared.fills = load(&actor_line(table, launch.actor)->pages[shared.launches % 2]);
+    shared.fills =
+        min(launch.items, load(&actor_line(table, launch.actor)->pages[shared.launches % 2]));
   }
   __syncthreads();
   const std::uint32_t pages = shared.fills;
@@ -692,6 +743,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     shared.handed_base = load(&line->handed_base);
     shared.slots = min(launch.store.slots, limit_of(launch.table));
     shared.windows = windows_of(shared.slots);
+    shared.fresh = load(&launch.table.header->fresh);
     shared.launches = state.y;
     const std::uint32_t step = !launch.advance ? now : state.y % 2 == 0 ? state.z : state.w;
     shared.step = step & kStepMask;
@@ -750,6 +802,7 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   launch.copiers = arrangement.copying_ctas < kFewLookers ? arrangement.copying_ctas : 0;
   const auto slice = static_cast<std::uint32_t>((items + kFewLookers - 1) / kFewLookers);
   launch.slice = std::clamp(slice, small ? kLeastSlice : kLeastOfLarge, kMostItems);
+  launch.items = static_cast<std::uint32_t>(items);
   launch.lookers = static_cast<std::uint32_t>((items + launch.slice - 1) / launch.slice);
   launch.blocks = launch.lookers + launch.copiers + (launch.advance ? 1 : 0);
   resolve_kernel<<<launch.blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(launch);

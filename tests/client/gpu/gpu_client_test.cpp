@@ -526,8 +526,8 @@ TEST(GpuClient, AForkedChildMayOnlyDisconnect) {
                       status_of(plan.launch()) == SLUICE_FORKED &&
                       status_of(engine.actor.set_stream(nullptr)) == SLUICE_FORKED;
     {
-      const Plan copied_plan = std::move(plan);
       const Engine copied = std::move(engine);
+      const Plan copied_plan = std::move(plan);
     }
     _exit(told ? 0 : 1);
   }
