@@ -102,6 +102,7 @@ ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& conf
   residency::ManagerConfig wanted;
   wanted.hbm = {config.hbm.capacity_bytes, config.hbm.extent_bytes, device->hbm_granularity()};
   wanted.dram = {config.dram.capacity_bytes, config.dram.extent_bytes};
+  wanted.dram.extents_stay = device->users_pin_dram();
   for (const TenantConfig& tenant : config.tenants) {
     wanted.tenants.push_back({tenant.name, quota_of(tenant.hbm), quota_of(tenant.dram)});
   }

@@ -46,6 +46,9 @@ class Device {
   // The GPU that HBM is of; null: it is memory of the node.
   virtual const device_worker::DeviceFacts* gpu() const { return nullptr; }
 
+  // DRAM extents are pinned by those who map them, so they stay with their cache.
+  bool users_pin_dram() const { return gpu() != nullptr; }
+
   // To be called now and then.
   virtual void look_after() {}
 };

@@ -51,7 +51,7 @@ void free_block(Cache& cache, BlockId id, Actions& actions) {
   --cache.counts.retiring;
   cache.free_ids.push_back(id);
   const std::uint32_t extent = cache.frames.extent_of(frame);
-  if (!cache.frames.give_back(frame)) return;
+  if (!cache.frames.give_back(frame) || cache.shape.extents_stay) return;
   const std::uint32_t spare = cache.keep_spare ? kSpareEmptyExtents : 0;
   if (cache.frames.vacating(extent) || cache.frames.empty() > spare) {
     release_extent(cache, extent, actions);
@@ -286,6 +286,7 @@ void release_extent(Cache& cache, std::uint32_t extent, Actions& actions) {
 }
 
 void release_empty_extents(Cache& cache, Actions& actions) {
+  if (cache.shape.extents_stay) return;
   cache.keep_spare = false;
   for (std::uint32_t extent = 0; extent < cache.frames.max_extents(); ++extent) {
     if (cache.frames.state(extent) == ExtentState::present && cache.frames.is_empty(extent)) {

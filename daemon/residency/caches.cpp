@@ -108,6 +108,7 @@ Result<CacheShape> shape_of(State& state, TenantId tenant, const CacheSpec& spec
   }
   shape.slots_per_extent = static_cast<std::uint32_t>(slots);
   shape.frames_per_extent = static_cast<std::uint32_t>(frames);
+  shape.extents_stay = state.dram.extents_stay;
 
   const Quota& quota = state.dram.tenants[tenant.value].quota;
   const std::uint64_t by_limit = quota.limit_bytes / shape.frame_extent_bytes;

@@ -49,6 +49,7 @@ Status fill_book(TierBook& book, Tier tier, const TierSpec& spec,
   book.capacity = spec.capacity_bytes;
   book.extent_bytes = spec.extent_bytes;
   book.granularity = spec.granularity_bytes;
+  book.extents_stay = spec.extents_stay;
   for (const TenantSpec& tenant : tenants) book.tenants.emplace_back().name = tenant.name;
   for (std::uint32_t i = 0; i < tenants.size(); ++i) {
     const Quota& quota = tier == Tier::hbm ? tenants[i].hbm : tenants[i].dram;

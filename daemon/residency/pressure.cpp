@@ -33,6 +33,7 @@ void begin_vacating(State& state, Cache& cache, std::uint32_t extent, bool force
 }
 
 bool can_give_extents(const Cache& cache) {
+  if (cache.shape.extents_stay) return false;
   return cache.state == CacheState::open || cache.state == CacheState::idle;
 }
 
@@ -60,6 +61,20 @@ std::uint64_t take_extents(State& state, TenantId donor, const Cache* asking, st
     if (from == nullptr) break;
     begun += from->extent_bytes();
     begin_vacating(state, *from, extent, false, actions);
+  }
+  return begun;
+}
+
+// Frees idle caches of `donor` whose extents stay with them, the one that was idle longest first,
+// until `bytes` are on their way. What it began to free.
+std::uint64_t take_idle_caches(State& state, TenantId donor, const Cache* asking,
+                               std::uint64_t bytes, Actions& actions) {
+  std::uint64_t begun = 0;
+  while (begun < bytes) {
+    Cache* const idle = longest_idle(state, donor.value);
+    if (idle == nullptr || idle == asking || !idle->shape.extents_stay) break;
+    begun += idle->dram_bytes();
+    destroy_cache(state, *idle, EvictReason::pressure, actions);
   }
   return begun;
 }
@@ -98,13 +113,21 @@ bool make_extent_room(State& state, Cache& cache, std::uint64_t extents, bool mu
   if (coming < wanted) {
     const std::uint64_t before = must ? kNever : oldest_use(cache);
     coming += take_extents(state, cache.tenant, &cache, before, wanted - coming, actions);
+    if (must && coming < wanted) {
+      coming += take_idle_caches(state, cache.tenant, &cache, wanted - coming, actions);
+    }
   }
   if (coming < wanted && bound == Bound::capacity) {
     std::uint64_t excess = 0;
     const std::uint32_t donor = most_excess(state, state.dram, cache.tenant, excess);
     if (donor != EvictRequest::kAny) {
-      coming += take_extents(state, TenantId{donor}, &cache, kNever,
-                             std::min(excess, wanted - coming), actions);
+      const std::uint64_t most = std::min(excess, wanted - coming);
+      const std::uint64_t begun =
+          take_extents(state, TenantId{donor}, &cache, kNever, most, actions);
+      coming += begun;
+      if (begun < most) {
+        coming += take_idle_caches(state, TenantId{donor}, &cache, most - begun, actions);
+      }
     }
   }
   return coming >= wanted;

@@ -39,6 +39,7 @@ struct TierBook {
   std::uint64_t capacity = 0;
   std::uint64_t extent_bytes = 0;
   std::uint64_t granularity = 0;
+  bool extents_stay = false;  // see TierSpec
   std::vector<TenantUse> tenants;
 };
 

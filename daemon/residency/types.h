@@ -48,6 +48,9 @@ struct TierSpec {
   std::uint64_t capacity_bytes = 0;
   std::uint64_t extent_bytes = 64u << 20;  // wanted; each cache rounds to whole pages or frames
   std::uint64_t granularity_bytes = ipc::kFrameAlignment;  // of extents; a power of two
+  // Users pin the extents for a device, which from then on reads the memory that was in them when
+  // they were pinned: an extent stays with its cache, and goes with it as a whole.
+  bool extents_stay = false;
 };
 
 struct ManagerConfig {
@@ -94,6 +97,8 @@ struct CacheShape {
   std::uint32_t frames_per_extent = 0;
   std::uint32_t max_frame_extents = 0;
   std::uint32_t max_blocks = 0;  // attached ids and frames
+  // Extents of DRAM are not taken from the cache one by one while it exists: see TierSpec.
+  bool extents_stay = false;
   friend bool operator==(const CacheShape&, const CacheShape&) = default;
 };
 

@@ -78,8 +78,8 @@ struct Missing {
   std::uint32_t item[kMostItems];
   std::uint32_t hint[kMostItems];  // as it is stored
   Slot slot[kMostItems];           // before the claim: of a fill that somebody else began
-  Frame frame[kMostItems];         // after the claim: kNoFrame unless we owe the fill
-  Outcome outcome[kMostItems];
+  Frame frame[kMostItems];         // kNoFrame: it cannot be read here
+  Outcome outcome[kMostItems];     // by the claim; filled: we owe the copy
 };
 
 struct Shared {
@@ -431,7 +431,6 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
     if (mine) {
       shared.miss.slot[claim.place] = claim.slot;
       shared.miss.outcome[claim.place] = claim.outcome;
-      if (!claim.fill) shared.miss.frame[claim.place] = kNoFrame;
     }
     const unsigned fills = __ballot_sync(kWholeWarp, claim.fill);
     if (lane_id() == 0 && fills != 0) atomicAdd(&shared.fills, __popc(fills));
@@ -502,7 +501,7 @@ struct Run {
   __device__ Vector* to(std::uint32_t index) const {
     if (index >= total) return nullptr;
     const std::uint32_t place = index / per_page;
-    if (shared.miss.frame[place] == kNoFrame) return nullptr;
+    if (shared.miss.outcome[place] != Outcome::filled) return nullptr;
     return reinterpret_cast<Vector*>(slot_bytes(launch.store, shared.miss.slot[place])) +
            (index - place * per_page);
   }
@@ -554,7 +553,9 @@ __device__ void bring_in(const Launch& launch, Shared& shared) {
   __threadfence();
   __syncthreads();
   for (std::uint32_t i = threadIdx.x; i < shared.missing; i += kThreads) {
-    if (shared.miss.frame[i] != kNoFrame) set_ready_bit(launch.table, shared.miss.slot[i]);
+    if (shared.miss.outcome[i] == Outcome::filled) {
+      set_ready_bit(launch.table, shared.miss.slot[i]);
+    }
   }
 }
 
@@ -572,12 +573,13 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
     // About in the order of the list: neighbours in a list are neighbours in DRAM.
     for (std::uint32_t i = threadIdx.x; i < shared.missing; i += kThreads) {
       const Frame frame = shared.miss.frame[i];
+      const bool fill = shared.miss.outcome[i] == Outcome::filled;
       const std::uint64_t from =
           frame * launch.store.frame_stride +
           page_in_block(launch.table, shared.miss.page[i]) * launch.store.page_bytes;
       // A counter that somebody scribbled over leads nowhere.
       if (first + i >= launch.items || first > launch.items) break;
-      launch.fills[first + i] = {from, frame == kNoFrame ? kNoSlot : shared.miss.slot[i], 0};
+      launch.fills[first + i] = {from, fill ? shared.miss.slot[i] : kNoSlot, 0};
     }
     __syncthreads();
   }

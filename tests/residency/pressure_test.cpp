@@ -144,6 +144,33 @@ TEST(Pressure, ANewCacheOfATenantTakesTheColdMemoryOfItsOldOne) {
   EXPECT_EQ(node.status(old).dram_bytes, 1 * kExtent);
 }
 
+// Users of a device have pinned the extents: what comes back of them comes back with the cache.
+TEST(Pressure, ExtentsThatStayGoWithTheirCacheAndNotBefore) {
+  ManagerConfig config = with_dram(0, 16, 0, 16);
+  config.dram.extents_stay = true;
+  Node node(config);
+  const SessionId red = node.session(0);
+  const SessionId blue = node.session(1);
+  const CacheId red_cache = node.cache(red);
+  node.release(red, node.sealed_sequence(red, red_cache, Keys("r", 60)));
+  ASSERT_EQ(node.status(red_cache).dram_bytes, 15 * kExtent);
+  const Handle gone = node.open(red, red_cache).sequence;
+  node.extend(red, gone, 4);
+  node.release(red, gone);
+  node.settle();
+  const CacheId blue_cache = node.cache(blue);
+  const Handle sequence = node.open(blue, blue_cache).sequence;
+  EXPECT_FALSE(node.try_extend(blue, sequence, 40)) << "red has its cache open";
+
+  ASSERT_TRUE(node.manager.close_cache(red, red_cache, node.actions));
+  node.settle();
+  EXPECT_EQ(node.extend(blue, sequence, 40).size(), 40u);
+  EXPECT_TRUE(Node::all<ReleaseExtent>(node.done).empty());
+  const auto destroyed = Node::all<DestroyCache>(node.done);
+  ASSERT_EQ(destroyed.size(), 1u);
+  EXPECT_EQ(destroyed[0].cache, red_cache);
+}
+
 TEST(Pressure, ALoweredLimitGivesMemoryBackAsReferencesGo) {
   Node node;
   const SessionId session = node.session();
