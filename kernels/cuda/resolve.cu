@@ -801,8 +801,12 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
       batch.kind == ItemKind::page && batch.counts == nullptr && batch.list_count == nullptr;
   launch.store.slots = std::min(store.slots, table.sizes.slots);
   const bool small = store.page_bytes <= kSmallPageBytes;
-  launch.copiers = arrangement.copying_ctas < kFewLookers ? arrangement.copying_ctas : 0;
-  const auto slice = static_cast<std::uint32_t>((items + kFewLookers - 1) / kFewLookers);
+  // Few enough items for so many blocks to look up and to copy: nothing is handed over.
+  const std::uint32_t bound = arrangement.copying_ctas;
+  const bool few = bound != 0 && items <= std::uint64_t{bound} * kMostItems;
+  const std::uint32_t wanted = few && bound < kFewLookers ? bound : kFewLookers;
+  launch.copiers = few || bound >= kFewLookers ? 0 : bound;
+  const auto slice = static_cast<std::uint32_t>((items + wanted - 1) / wanted);
   launch.slice = std::clamp(slice, small ? kLeastSlice : kLeastOfLarge, kMostItems);
   launch.items = static_cast<std::uint32_t>(items);
   launch.lookers = static_cast<std::uint32_t>((items + launch.slice - 1) / launch.slice);
