@@ -72,6 +72,9 @@ struct ResolveBatch {
   std::uint32_t* without_slot = nullptr;  // result: items that got none; or null
 };
 
+// lists * item_stride of a launch, at most.
+inline constexpr std::uint64_t kMaxBatchItems = std::uint64_t{1} << 30;
+
 // How a launch is spread over the GPU.
 struct Arrangement {
   std::uint32_t copying_ctas = 0;  // at most so many copy; 0: as many as are fastest on an idle GPU

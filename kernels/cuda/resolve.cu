@@ -35,21 +35,19 @@ constexpr std::uint32_t kLeastSlice = 128;  // items of a looker, if pages are s
 constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a block of threads
 constexpr unsigned kFewLookers = 64;        // as many as there are, if the lists are not very long
 constexpr std::uint64_t kSmallPageBytes = 4096;
-constexpr std::uint64_t kMaxItems = std::uint64_t{kMostLookers} * kMostItems;  // of a launch
 constexpr int kMaxWordTries = 64;
 constexpr std::uint64_t kMaxHandOverNs = 2'000'000'000;  // for a table that somebody scribbled over
 constexpr unsigned kMaxLookupWait = 1u << 12;            // looks at the counter; then without
 
-// Division by a number that is known before the launch; exact below 2^21.
+// Division by a number that is known before the launch; exact for 32 bits.
 struct Divisor {
-  std::uint64_t magic = 0;
+  std::uint64_t magic = 0;  // 2^64 / divisor, rounded up; 0: the divisor is 1
   explicit Divisor(std::uint32_t divisor = 1)
-      : magic(((std::uint64_t{1} << 42) + divisor - 1) / divisor) {}
+      : magic(divisor <= 1 ? 0 : ~std::uint64_t{0} / divisor + 1) {}
   __device__ std::uint32_t operator()(std::uint32_t n) const {
-    return static_cast<std::uint32_t>(n * magic >> 42);
+    return magic == 0 ? n : static_cast<std::uint32_t>(__umul64hi(magic, n));
   }
 };
-static_assert(kMaxItems <= 1u << 21);
 
 // Roles of the blocks of threads of a launch, in the order in which the device starts them:
 // `lookers` look up, claim and, unless there are copiers, copy; `copiers` copy what the lookers
@@ -783,7 +781,7 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
                const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
                Stream stream) {
   const std::uint64_t items = std::uint64_t{batch.lists} * batch.item_stride;
-  if (items > kMaxItems) return cudaErrorInvalidValue;
+  if (items > kMaxBatchItems) return cudaErrorInvalidValue;
   if (items == 0) return cudaSuccess;
   if (batch.lists_per_sequence == 0 || batch.rows_per_block == 0) return cudaErrorInvalidValue;
   Launch launch;

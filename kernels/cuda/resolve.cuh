@@ -5,8 +5,7 @@
 
 namespace sluice::kernels::cuda {
 
-inline constexpr std::uint32_t kMostLookers = 1024;  // blocks of threads that look up
-inline constexpr std::uint32_t kMostItems = 1024;    // that one of them looks up
+inline constexpr std::uint32_t kMostItems = 1024;  // that one block of threads looks up
 
 // A page to be copied.
 struct alignas(16) Fill {
