@@ -27,6 +27,10 @@ using Status = int;    // cudaError_t
 
 const char* describe(Status status);
 
+// Loads all kernels into the current context, so that none is loaded by its first launch: the
+// driver may not do that while a stream is captured.
+Status load();
+
 // ---- steps
 
 // The actor, idle, enters a step: publishes, applies the frame log, mirrors. Everything that the

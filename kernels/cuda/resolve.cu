@@ -809,8 +809,9 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   launch.items = static_cast<std::uint32_t>(items);
   launch.lookers = static_cast<std::uint32_t>((items + launch.slice - 1) / launch.slice);
   launch.blocks = launch.lookers + launch.copiers + (launch.advance ? 1 : 0);
-  resolve_kernel<<<launch.blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(launch);
-  return cudaGetLastError();
+  return launch_kernel(resolve_kernel, launch.blocks, kThreads, stream, launch);
 }
+
+Status load_resolve() { return load_kernel(resolve_kernel); }
 
 }  // namespace sluice::kernels::cuda
