@@ -190,6 +190,7 @@ TEST(BenchGpuOptions, AreOfTheSubcommand) {
   EXPECT_FALSE(others.gpu);
   BenchOptions wrong;
   EXPECT_EQ(parse({"gpu", "--only", "nothing"}, wrong), kBenchUsage);
+  EXPECT_EQ(parse({"gpu", "--shape", "round"}, wrong), kBenchUsage);
 }
 
 }  // namespace

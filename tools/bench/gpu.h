@@ -12,6 +12,7 @@ namespace sluice::tools {
 
 struct GpuOptions {
   std::string only;      // one of kGpuBenchmarks; empty: all
+  std::string shape;     // of resolve: the name of one of page_shapes(); empty: all
   double seconds = 0.1;  // of measuring, per figure
   bool quick = false;    // some of the cases, in less than a minute
   bool json = false;

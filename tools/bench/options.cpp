@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "tools/bench/gpu_plan.h"
 #include "tools/bench/report.h"
 
 namespace sluice::tools {
@@ -42,6 +43,10 @@ void add_gpu(CLI::App& app, GpuOptions& options) {
   gpu->add_option("--only", options.only, "one of them")
       ->check(
           CLI::IsMember(std::vector<std::string>(kGpuBenchmarks.begin(), kGpuBenchmarks.end())));
+  std::vector<std::string> shapes;
+  for (const PageShape& shape : page_shapes()) shapes.emplace_back(shape.name);
+  gpu->add_option("--shape", options.shape, "of resolve: pages of this shape only")
+      ->check(CLI::IsMember(shapes));
   gpu->add_option("--seconds", options.seconds, "of measuring, per figure")
       ->check(CLI::Range(0.0, kMostSeconds))
       ->capture_default_str();

@@ -13,6 +13,23 @@ ipc::Status check(int status, const std::string& what) {
               what + ": CUDA: " + cudaGetErrorString(error));
 }
 
+ipc::Status zero(void* data, std::size_t bytes, const std::string& what) {
+  for (const cudaError_t status :
+       {cudaDeviceSynchronize(), cudaMemset(data, 0, bytes), cudaDeviceSynchronize()}) {
+    if (auto ok = check(status, what); !ok) return ok;
+  }
+  return {};
+}
+
+ipc::Status upload(void* data, const void* from, std::size_t bytes, const std::string& what) {
+  for (const cudaError_t status :
+       {cudaDeviceSynchronize(), cudaMemcpy(data, from, bytes, cudaMemcpyHostToDevice),
+        cudaDeviceSynchronize()}) {
+    if (auto ok = check(status, what); !ok) return ok;
+  }
+  return {};
+}
+
 ipc::Result<Stream> Stream::make() {
   cudaStream_t raw = nullptr;
   if (auto ok = check(cudaStreamCreateWithFlags(&raw, cudaStreamNonBlocking), "cudaStreamCreate");

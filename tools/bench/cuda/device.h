@@ -20,6 +20,10 @@ namespace sluice::tools::cuda {
 // Errors: no_memory, io_error; `what` is what was tried.
 ipc::Status check(int status, const std::string& what);
 
+// Wait for the device before and after.
+ipc::Status zero(void* data, std::size_t bytes, const std::string& what);
+ipc::Status upload(void* data, const void* from, std::size_t bytes, const std::string& what);
+
 template <class T>
 class DeviceArray {
  public:
@@ -34,7 +38,7 @@ class DeviceArray {
     }
     array.data_.reset(static_cast<T*>(data));
     array.count_ = count;
-    if (auto ok = check(cudaMemset(data, 0, bytes), std::string("cudaMemset of ") + what); !ok) {
+    if (auto ok = zero(data, bytes, std::string("cudaMemset of ") + what); !ok) {
       return std::unexpected(std::move(ok.error()));
     }
     return array;
@@ -48,11 +52,11 @@ class DeviceArray {
 
   T* data() const { return data_.get(); }
   std::size_t size() const { return count_; }
-  // Both wait for the device.
+  // These wait for the device: streams of ours are not ordered with the default stream, where
+  // copies of pageable memory and memsets run.
   ipc::Status set(const std::vector<T>& values, const char* what) {
-    return check(
-        cudaMemcpy(data(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
-        std::string("cudaMemcpy of ") + what);
+    return upload(data(), values.data(), values.size() * sizeof(T),
+                  std::string("cudaMemcpy of ") + what);
   }
   ipc::Result<T> first(const char* what) const {
     T value{};
@@ -65,9 +69,7 @@ class DeviceArray {
     }
     return value;
   }
-  ipc::Status clear(const char* what) {
-    return check(cudaMemset(data(), 0, count_ * sizeof(T)), what);
-  }
+  ipc::Status clear(const char* what) { return zero(data(), count_ * sizeof(T), what); }
 
  private:
   struct Free {

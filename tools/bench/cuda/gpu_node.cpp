@@ -23,6 +23,7 @@ constexpr std::uint64_t kPinTimeoutUs = 120'000'000;
 constexpr std::uint64_t kDramExtentBytes = std::uint64_t{256} << 20;
 constexpr std::uint64_t kSmallDram = std::uint64_t{4} << 30;
 constexpr std::uint64_t kSpareFraction = 16;  // the daemon keeps a stock of free frames
+constexpr std::uint64_t kSpareExtents = 8;
 constexpr unsigned kMostFillers = 16;
 
 ipc::Error at(const char* call, ipc::Error error) {
@@ -62,7 +63,7 @@ DaemonSpec daemon_for(const GpuNodeSpec& spec) {
   const std::uint64_t dram =
       spec.dram_bytes != 0
           ? (spec.dram_bytes + extent - 1) / extent * extent
-          : (need + need / kSpareFraction + extent - 1) / extent * extent + 4 * extent;
+          : (need + need / kSpareFraction + extent - 1) / extent * extent + kSpareExtents * extent;
   daemon.tenants.push_back({kTenant, spec.slots * spec.shape.page_bytes(), dram});
   return daemon;
 }

@@ -19,6 +19,7 @@ constexpr std::uint64_t kMostBytes = std::uint64_t{64} << 30;
 constexpr std::uint64_t kQuickBytes = std::uint64_t{4} << 30;
 constexpr double kMemoryPart = 0.7;  // of what the node has available
 constexpr double kLeastRatio = 0.85;
+constexpr double kLeastMissesSeen = 0.97;  // of the rows; some are drawn twice
 constexpr double kBytesPerUsAndGb = 1000;
 
 StepList drawn(std::uint32_t step, std::uint32_t list, std::uint32_t count, std::uint32_t rows,
@@ -95,6 +96,7 @@ ipc::Status bench_reach(GpuRun& run) {
   row["no_slot"] = seen->without_slot;
   add_least(row, "ratio", best / us->median(), kLeastRatio);
   add_most(row, "no_slot", seen->without_slot, 0);
+  add_least(row, "misses_seen", seen->misses, kLeastMissesSeen * kSequences * kRows);
   run.report.add(row);
   return node->stream().wait("the end of reach");
 }

@@ -13,7 +13,7 @@ constexpr std::uint32_t kFewPairs = 16;
 constexpr std::uint32_t kLogEntries = 256;
 constexpr int kRounds = 30;
 // Until entries about blocks that were given up have been written and applied.
-constexpr int kDrains = 20;
+constexpr int kDrains = 100;
 constexpr std::uint64_t kDramBytes = std::uint64_t{1} << 30;
 constexpr double kMostUs = 6;
 constexpr double kMostLoadedUs = 10;
