@@ -33,6 +33,7 @@ int bench(const BenchOptions& options) {
 int main(int argc, char** argv) {
   sluice::tools::BenchOptions options;
   if (const auto exit_code = sluice::tools::parse_options(argc, argv, options)) return *exit_code;
+  if (options.gpu) return sluice::tools::run_gpu(options.gpu_options);
   if (options.list) {
     for (const auto* one : options.chosen) std::puts(one->name);
     return 0;

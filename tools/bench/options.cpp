@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "tools/bench/gpu_plan.h"
 #include "tools/bench/report.h"
 
 namespace sluice::tools {
@@ -31,6 +32,31 @@ std::string footer() {
          "3 no daemon.";
 }
 
+constexpr const char* kGpuDescription =
+    "Measures the CUDA backend: footprint, resolve, steps, interference, reach";
+
+void add_gpu(CLI::App& app, GpuOptions& options) {
+  CLI::App* const gpu = app.add_subcommand("gpu", kGpuDescription);
+  gpu->footer(
+      "Each figure stands beside its ceiling of the same run and the target of the project. Exit "
+      "codes as those of\nsluice-bench; 3 also where there is no GPU.");
+  gpu->add_option("--only", options.only, "one of them")
+      ->check(
+          CLI::IsMember(std::vector<std::string>(kGpuBenchmarks.begin(), kGpuBenchmarks.end())));
+  std::vector<std::string> shapes;
+  for (const PageShape& shape : page_shapes()) shapes.emplace_back(shape.name);
+  gpu->add_option("--shape", options.shape, "of resolve: pages of this shape only")
+      ->check(CLI::IsMember(shapes));
+  gpu->add_option("--seconds", options.seconds, "of measuring, per figure")
+      ->check(CLI::Range(0.0, kMostSeconds))
+      ->capture_default_str();
+  gpu->add_flag("--quick", options.quick, "some of the cases, in less than a minute");
+  gpu->add_flag("--json", options.json, "one JSON object per line");
+  gpu->add_flag("--check", options.check, "exit with 1 when a target is missed");
+  gpu->add_option("--sluiced", options.sluiced,
+                  "the program of the private daemons (default: beside this)");
+}
+
 }  // namespace
 
 std::optional<int> parse_options(int argc, char** argv, BenchOptions& options) {
@@ -52,11 +78,13 @@ std::optional<int> parse_options(int argc, char** argv, BenchOptions& options) {
                  "measure this daemon (default: a private one per benchmark)");
   app.add_option("--sluiced", options.setting.sluiced,
                  "the program of the private daemon (default: beside this)");
+  add_gpu(app, options.gpu_options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kBenchUsage;
   }
+  options.gpu = app.got_subcommand("gpu");
   for (const std::string& name : names) {
     const Benchmark* const found = find_benchmark(name);
     if (found == nullptr) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tools/bench/benchmark.h"
+#include "tools/bench/gpu.h"
 
 namespace sluice::tools {
 
@@ -21,6 +22,8 @@ struct BenchOptions {
   bool list = false;
   bool check = false;
   Setting setting;
+  bool gpu = false;  // the subcommand: `gpu_options` says what to do
+  GpuOptions gpu_options;
 };
 
 // An exit code when there is nothing more to do: the help was shown, or the usage is wrong.

@@ -47,6 +47,7 @@ std::string config_text(const DaemonSpec& spec, const std::string& folder) {
   if (spec.cuda) {
     text << "[backend]\nkind = \"cuda\"\n";
     if (!spec.gpu.empty()) text << "device = \"" << spec.gpu << "\"\n";
+    if (!spec.worker_idle.empty()) text << "worker_idle = \"" << spec.worker_idle << "\"\n";
   }
   text << "[tiers.hbm]\ncapacity = " << bytes(hbm) << "extent = " << bytes(spec.hbm_extent_bytes)
        << "[tiers.dram]\ncapacity = " << bytes(dram)

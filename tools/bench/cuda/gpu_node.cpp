@@ -1,0 +1,202 @@
+#include "tools/bench/cuda/gpu_node.h"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+#include <thread>
+#include <utility>
+
+#include "ipc/layout.h"
+#include "tools/bench/gpu_words.h"
+#include "tools/bench/node.h"
+
+namespace sluice::tools::cuda {
+namespace {
+
+using ipc::Errc;
+using ipc::fail;
+
+constexpr const char* kTenant = "bench";
+constexpr std::uint32_t kBlocksPerExtend = 1024;
+constexpr std::uint64_t kClientTimeoutUs = 120'000'000;  // memory of tens of GiB is made meanwhile
+constexpr std::uint64_t kPinTimeoutUs = 120'000'000;
+constexpr std::uint64_t kDramExtentBytes = std::uint64_t{256} << 20;
+constexpr std::uint64_t kSmallDram = std::uint64_t{4} << 30;
+constexpr std::uint64_t kSpareFraction = 16;  // the daemon keeps a stock of free frames
+constexpr std::uint64_t kSpareExtents = 8;
+constexpr unsigned kMostFillers = 16;
+
+ipc::Error at(const char* call, ipc::Error error) {
+  error.text = std::string(call) + ": " + std::move(error.text);
+  return error;
+}
+
+template <class T>
+ipc::Result<T> named(const char* call, client::Result<T> result) {
+  auto ours = to_ipc(std::move(result));
+  if (!ours) return std::unexpected(at(call, std::move(ours.error())));
+  return ours;
+}
+
+std::uint32_t page_kind_of(const PageShape& shape) {
+  if (shape.kind == ListItems::rows) return SLUICE_PAGE_ROW;
+  return shape.lists_per_sequence > 1 ? SLUICE_PAGE_HEAD : SLUICE_PAGE_LAYER;
+}
+
+}  // namespace
+
+DaemonSpec daemon_for(const GpuNodeSpec& spec) {
+  DaemonSpec daemon;
+  daemon.program = spec.sluiced.empty() ? beside_this_program("sluiced") : spec.sluiced;
+  daemon.cuda = true;
+  daemon.gpu = spec.gpu;
+  daemon.worker_idle = spec.worker_idle;
+  // The least that there is, so that an arena has exactly the slots that were asked for.
+  daemon.hbm_extent_bytes =
+      ipc::extent_bytes_for(spec.shape.page_bytes(), kDeviceExtentAlignment, 0);
+  const std::uint64_t stride = spec.shape.frame_stride();
+  const std::uint64_t blocks = std::uint64_t{spec.sequences} * spec.blocks_per_sequence;
+  const std::uint64_t need = std::max(spec.dram_bytes, blocks * stride);
+  daemon.dram_extent_bytes = ipc::extent_bytes_for(
+      stride, ipc::kFrameAlignment, need < kSmallDram ? kDramExtentBytes / 16 : kDramExtentBytes);
+  const std::uint64_t extent = daemon.dram_extent_bytes;
+  const std::uint64_t dram =
+      spec.dram_bytes != 0
+          ? (spec.dram_bytes + extent - 1) / extent * extent
+          : (need + need / kSpareFraction + extent - 1) / extent * extent + kSpareExtents * extent;
+  daemon.tenants.push_back({kTenant, spec.slots * spec.shape.page_bytes(), dram});
+  return daemon;
+}
+
+ipc::Result<GpuNode> GpuNode::open(const GpuNodeSpec& spec) {
+  auto daemon = SpawnedDaemon::start(daemon_for(spec));
+  if (!daemon) return std::unexpected(at("starting sluiced", std::move(daemon.error())));
+  auto node = connect(spec, daemon->tenant_socket(kTenant));
+  if (!node) {
+    if (const auto death = daemon->death()) return fail(Errc::daemon_away, *death);
+    return node;
+  }
+  node->daemon_.emplace(std::move(*daemon));
+  return node;
+}
+
+ipc::Result<GpuNode> GpuNode::connect(const GpuNodeSpec& spec, const std::string& socket) {
+  GpuNode node;
+  node.spec_ = spec;
+  sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
+  where.socket_path = socket.c_str();
+  where.client_name = "sluice-bench";
+  where.timeout_us = kClientTimeoutUs;
+  auto client = named("sluice_connect", client::Client::connect(where));
+  if (!client) return std::unexpected(std::move(client.error()));
+  node.client_.emplace(std::move(*client));
+  if (auto ok = node.open_cache(); !ok) return std::unexpected(std::move(ok.error()));
+  if (auto ok = node.prefill(); !ok) return std::unexpected(std::move(ok.error()));
+  return node;
+}
+
+ipc::Status GpuNode::open_cache() {
+  const PageShape& shape = spec_.shape;
+  sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
+  desc.model = "sluice-bench/gpu";
+  desc.executor = SLUICE_EXECUTOR_DIRECT;
+  desc.layers = 1;
+  desc.kv_heads = shape.kv_heads;
+  desc.head_dim = shape.head_dim;
+  desc.block_tokens = shape.block_tokens;
+  desc.dtype_bytes = shape.dtype_bytes;
+  desc.planes = shape.planes;
+  desc.page_kind = page_kind_of(shape);
+  desc.device_type = 2;
+  desc.device_id = 0;
+  desc.hbm_bytes = spec_.slots * shape.page_bytes();
+  auto cache = named("sluice_cache_open", client_->open_cache(desc));
+  if (!cache) return std::unexpected(std::move(cache.error()));
+  cache_.emplace(std::move(*cache));
+  if (auto ok = check(cudaSetDevice(0), "cudaSetDevice"); !ok) return ok;
+  auto stream = Stream::make();
+  if (!stream) return std::unexpected(std::move(stream.error()));
+  stream_ = std::move(*stream);
+  auto actor = named("sluice_actor_open", cache_->open_actor());
+  if (!actor) return std::unexpected(std::move(actor.error()));
+  actor_.emplace(std::move(*actor));
+  const sluice_stream ours{SLUICE_STREAM_CUDA, 0, stream_.get()};
+  auto set = named("sluice_actor_set_stream", actor_->set_stream(&ours));
+  if (!set) return std::unexpected(std::move(set.error()));
+  auto arena = named("sluice_cache_arena", cache_->arena());
+  if (!arena) return std::unexpected(std::move(arena.error()));
+  arena_ = *arena;
+  if (arena_.page_bytes != shape.page_bytes()) {
+    return fail(Errc::internal, "sluice_cache_arena: pages of " +
+                                    std::to_string(arena_.page_bytes) + " B; expected " +
+                                    std::to_string(shape.page_bytes()));
+  }
+  return {};
+}
+
+// All frames are written at once, by many threads, before the first block is sealed.
+ipc::Status GpuNode::prefill() {
+  const std::uint32_t blocks = spec_.blocks_per_sequence;
+  frames_.reserve(std::size_t{spec_.sequences} * blocks);
+  for (std::uint32_t s = 0; s < spec_.sequences; ++s) {
+    auto opened =
+        named("sluice_sequence_open", cache_->open_sequence({nullptr, sizeof(Key), 0, 0}));
+    if (!opened) return std::unexpected(std::move(opened.error()));
+    sequences_.push_back(std::move(opened->sequence));
+    for (std::uint32_t done = 0; done < blocks;) {
+      const std::uint32_t some = std::min(blocks - done, kBlocksPerExtend);
+      auto first = named("sluice_sequence_extend", sequences_[s].extend(some));
+      if (!first) return std::unexpected(std::move(first.error()));
+      done += some;
+    }
+    for (std::uint32_t b = 0; b < blocks; ++b) {
+      auto frame = named("sluice_block_map", sequences_[s].map(b));
+      if (!frame) return std::unexpected(std::move(frame.error()));
+      frames_.push_back(reinterpret_cast<std::uint64_t>(frame->data()));
+    }
+  }
+  if (spec_.fill) fill_frames();
+  std::vector<std::uint32_t> rows;
+  for (std::uint32_t s = 0; s < spec_.sequences; ++s) {
+    for (std::uint32_t b = 0; b < blocks; ++b) {
+      const Key key = key_of(std::uint64_t{s} * blocks + b);
+      auto sealed = named("sluice_seal", sequences_[s].seal(b, key));
+      if (!sealed) return std::unexpected(std::move(sealed.error()));
+    }
+    auto row = named("sluice_sequence_row", sequences_[s].row());
+    if (!row) return std::unexpected(std::move(row.error()));
+    rows.push_back(*row);
+  }
+  auto on_device = DeviceArray<std::uint32_t>::of(rows, "rows of sequences");
+  if (!on_device) return std::unexpected(std::move(on_device.error()));
+  rows_ = std::move(*on_device);
+  auto pinned = named("sluice_cache_wait_pinned", cache_->wait_pinned(kPinTimeoutUs));
+  if (!pinned) return std::unexpected(std::move(pinned.error()));
+  auto info = named("sluice_cache_get_info", cache_->info());
+  if (!info) return std::unexpected(std::move(info.error()));
+  info_ = *info;
+  return {};
+}
+
+ipc::Status GpuNode::ping() { return named("sluice_ping", client_->ping()); }
+
+void GpuNode::fill_frames() {
+  const std::uint32_t pages = spec_.shape.pages_per_block();
+  const std::uint64_t page_bytes = spec_.shape.page_bytes();
+  const auto words = static_cast<std::uint32_t>(page_bytes / sizeof(std::uint64_t));
+  const unsigned fillers = std::clamp(std::thread::hardware_concurrency(), 1u, kMostFillers);
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < fillers; ++t) {
+    threads.emplace_back([=, this] {
+      for (std::size_t block = t; block < frames_.size(); block += fillers) {
+        auto* word = reinterpret_cast<std::uint64_t*>(frames_[block]);
+        for (std::uint32_t page = 0; page < pages; ++page) {
+          for (std::uint32_t w = 0; w < words; ++w) *word++ = bench_word(block * pages + page, w);
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace sluice::tools::cuda

@@ -1,0 +1,14 @@
+// What a build without CUDA answers.
+#include <cstdio>
+
+#include "tools/bench/gpu.h"
+#include "tools/bench/options.h"
+
+namespace sluice::tools {
+
+int run_gpu(const GpuOptions&) {
+  std::fputs("sluice-bench: gpu: not_supported: this build has no CUDA\n", stderr);
+  return kBenchUnreachable;
+}
+
+}  // namespace sluice::tools
