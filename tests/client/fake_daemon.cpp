@@ -72,6 +72,7 @@ FakeDaemon::~FakeDaemon() {
 }
 
 void FakeDaemon::go_away(const std::optional<ipc::Error>& why) {
+  ASSERT_TRUE(connected_);
   if (why) {
     const auto closing = ipc::make_message(0, [&](auto& builder) {
       return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(why->code),
@@ -89,6 +90,7 @@ void FakeDaemon::run() {
   pollfd incoming{listener_.fd(), POLLIN, 0};
   ASSERT_EQ(ipc::poll_until(&incoming, 1, soon()).value(), 1);
   connection_ = std::move(*listener_.accept().value());
+  connected_ = true;
   while (true) {
     serve_rings();
     if (!requests_.prepare_to_sleep().value()) continue;

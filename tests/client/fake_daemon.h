@@ -62,6 +62,7 @@ class FakeDaemon {
   std::string socket_ = folder_.file("socket");
   ipc::UnixListener listener_;
   ipc::Fd connection_;
+  std::atomic<bool> connected_{false};  // connection_ may be read by any thread
   ipc::FrameReader reader_{ipc::FdPolicy::refuse};
   ipc::SessionMemory memory_;
   ipc::DoorbellPair bells_;

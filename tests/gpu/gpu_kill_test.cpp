@@ -107,6 +107,11 @@ pid_t child_named(pid_t parent, const std::string& name) {
   return -1;
 }
 
+// A pid of -1 would name every process.
+void send(pid_t pid, int signal) {
+  if (pid > 0) kill(pid, signal);
+}
+
 class KillTest {
  public:
   KillTest(const Options& options, std::string gpu)
@@ -159,7 +164,7 @@ class KillTest {
   void await_accounts(pid_t pid, std::uint64_t session, Clock::time_point death);
   void await_hbm(std::uint64_t before, bool worker_before, Clock::time_point death);
   void check_level(const char* when);
-  bool worker_alive() { return child_named(daemon_->pid(), kWorkerName) > 0; }
+  pid_t worker() const { return child_named(daemon_->pid(), kWorkerName); }
 
   void kill_engine(bool wild);
   void kill_worker();
@@ -180,6 +185,8 @@ class KillTest {
   Engine engines_[kMostEngines];
   std::uint64_t level_ = 0;    // of HBM, with nothing of ours
   std::uint64_t context_ = 0;  // what a bare context takes
+  pid_t settled_worker_ = -1;  // a device worker whose context is surely made
+  bool broken_ = false;        // an engine did not come up: nothing to go on with
   std::vector<std::string> wrongs_;
 
   std::uint32_t kills_ = 0, wild_ = 0, worker_kills_ = 0, daemon_kills_ = 0, starts_ = 0;
@@ -255,6 +262,7 @@ void KillTest::collect(std::uint32_t engine) {
 std::optional<int> KillTest::await_end(std::uint32_t engine, std::chrono::nanoseconds within) {
   int status = 0;
   const pid_t pid = engines_[engine].pid;
+  if (pid <= 0) return std::nullopt;
   if (!eventually(within, [&] { return waitpid(pid, &status, WNOHANG) == pid; })) {
     return std::nullopt;
   }
@@ -269,7 +277,11 @@ bool KillTest::await_running(std::uint32_t engine) {
     if (row(engine).phase == Phase::running && row(engine).steps > 0) return true;
     return (ended = await_end(engine, {})).has_value();
   });
-  if (up && !ended) return true;
+  if (up && !ended) {
+    settled_worker_ = worker();  // it has served the opening of the cache, or of an actor
+    return true;
+  }
+  broken_ = true;
   wrong("engine " + std::to_string(engine) + " does not come up: " +
         (ended ? how_it_ended(*ended) + ": " + row(engine).text : "no step in time"));
   return false;
@@ -284,6 +296,7 @@ bool KillTest::start_engines() {
 }
 
 bool KillTest::check_engines() {
+  if (broken_) return false;
   for (std::uint32_t e = 0; e < options_.engines; ++e) {
     if (const auto ended = await_end(e, {})) {
       wrong("engine " + std::to_string(e) + ", which nobody touched, " + how_it_ended(*ended) +
@@ -306,7 +319,7 @@ void KillTest::end_engines() {
     auto ended = await_end(e, kEndTimeout);
     if (!ended) {
       wrong("engine " + std::to_string(e) + " does not end when it is told to");
-      kill(engines_[e].pid, SIGKILL);
+      send(engines_[e].pid, SIGKILL);
       ended = await_end(e, kEndTimeout);
     } else if (*ended != 0) {
       wrong("engine " + std::to_string(e) + " " + how_it_ended(*ended) + ": " + row(e).text);
@@ -344,7 +357,7 @@ void KillTest::measure_context() {
   const bool made = read(ready[0], &answer, 1) == 1 && answer == '+';
   close(ready[0]);
   const std::uint64_t used = hbm_used();
-  kill(pid, SIGKILL);
+  send(pid, SIGKILL);
   waitpid(pid, nullptr, 0);
   if (!made || used <= level_) return wrong("a bare CUDA context takes no HBM, or cannot be made");
   context_ = used - level_;
@@ -386,10 +399,10 @@ void KillTest::await_hbm(std::uint64_t before, bool worker_before, Clock::time_p
   std::uint64_t used = 0;
   std::uint64_t expected = 0;
   const bool back = eventually(std::chrono::seconds(10), [&] {
-    const bool worker = worker_alive();
+    const bool has_worker = worker() > 0;
     used = hbm_used();
-    const std::uint64_t more = worker && !worker_before ? context_ : 0;
-    const std::uint64_t less = !worker && worker_before ? context_ : 0;
+    const std::uint64_t more = has_worker && !worker_before ? context_ : 0;
+    const std::uint64_t less = !has_worker && worker_before ? context_ : 0;
     expected = before + more + kNoiseBytes - std::min(before, less + context_);
     return used <= expected;
   });
@@ -424,21 +437,23 @@ void KillTest::kill_engine(bool wild) {
   const std::uint32_t engine = below(options_.engines);
   std::this_thread::sleep_for(pause(kLongestPause));
   const std::uint64_t before = hbm_used();
-  const bool worker_before = worker_alive();
+  // One that has just begun may or may not have had its context by then.
+  const pid_t worker_then = worker();
+  const bool worker_before = worker_then > 0 && worker_then == settled_worker_;
   const pid_t pid = engines_[engine].pid;
   std::uint64_t steps_before[kMostEngines];
   for (std::uint32_t e = 0; e < options_.engines; ++e) steps_before[e] = row(e).steps;
   if (wild) {
     row(engine).go_wild = true;
   } else {
-    kill(pid, SIGKILL);
+    send(pid, SIGKILL);
   }
   const auto ended = await_end(engine, kEndTimeout);
   const auto death = Clock::now();
   ++(wild ? wild_ : kills_);
   if (!ended) {
     wrong("an engine does not die");
-    kill(pid, SIGKILL);
+    send(pid, SIGKILL);
     (void)await_end(engine, kEndTimeout);
   } else if (wild && (!WIFEXITED(*ended) || WEXITSTATUS(*ended) != kWild)) {
     wrong("an engine with an illegal access " + how_it_ended(*ended) + ": " + row(engine).text);
@@ -456,7 +471,7 @@ void KillTest::kill_engine(bool wild) {
   if (!wild && kills_ % 4 == 0 && kills_ < options_.kills) {
     std::this_thread::sleep_for(pause(milliseconds(1500)));
     const pid_t starting = engines_[engine].pid;
-    kill(starting, SIGKILL);
+    send(starting, SIGKILL);
     (void)await_end(engine, kEndTimeout);
     ++kills_;
     await_accounts(starting, row(engine).session, Clock::now());
@@ -467,14 +482,14 @@ void KillTest::kill_engine(bool wild) {
 
 void KillTest::kill_worker() {
   std::this_thread::sleep_for(pause(kLongestPause));
-  const pid_t worker = child_named(daemon_->pid(), kWorkerName);
-  if (worker > 0) {
-    kill(worker, SIGKILL);
+  const pid_t victim = worker();
+  if (victim > 0) {
+    send(victim, SIGKILL);
     ++worker_kills_;
   }
   // Its next work meets the death, in the middle of it or before.
   kill_engine(false);
-  if (worker <= 0) say("the device worker had left; none was killed");
+  if (victim <= 0) say("the device worker had left; none was killed");
 }
 
 void KillTest::kill_daemon() {
@@ -486,7 +501,7 @@ void KillTest::kill_daemon() {
     row(e).longest_step_us = 0;
     steps_before[e] = row(e).steps;
   }
-  kill(daemon_->pid(), SIGKILL);
+  send(daemon_->pid(), SIGKILL);
   if (!eventually(kEndTimeout, [&] { return daemon_->death().has_value(); })) {
     return wrong("a daemon does not die");
   }
