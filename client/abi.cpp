@@ -320,7 +320,7 @@ sluice_status sluice_client_get_info(sluice_client* client, sluice_client_info* 
     if (auto ok = check_struct(out, "client_info"); !ok) return ok;
     Client& impl = *client->impl;
     if (auto ok = impl.check(); !ok) return ok;
-    const ipc::Status alive = impl.check_alive();
+    const ipc::Status alive = impl.look();
     const Errc ended = alive ? impl.channel().end_code() : alive.error().code;
     out->session = impl.session();
     out->connected = ended == Errc::ok ? 1 : 0;

@@ -69,7 +69,8 @@ ipc::Status Actor::begin_step() {
   if (in_step_) {
     return fail(Errc::wrong_state, "the actor is in a step already; end it first");
   }
-  if (auto ok = cache_.client().check_alive(); !ok) return ok;
+  Client& client = cache_.client();
+  if (auto ok = asks_daemon() ? client.check_alive() : client.check_not_ended(); !ok) return ok;
   if (uncertain_) {
     const ipc::Status ended = do_end_step();
     if (!ended && ended.error().code == Errc::timed_out) return ended;

@@ -87,6 +87,8 @@ class Actor {
   std::uint32_t index() const { return index_; }
 
  private:
+  // Whether its steps are requests to the daemon. Else they go on without one.
+  virtual bool asks_daemon() const { return false; }
   virtual ipc::Status do_begin_step() = 0;
   virtual ipc::Status do_end_step() = 0;
   virtual ipc::Status do_start(Operation& operation) = 0;

@@ -98,6 +98,15 @@ ipc::Status Client::check() {
   return {};
 }
 
+ipc::Status Client::look() {
+  if (auto ok = check(); !ok) return ok;
+  pollfd socket{control_->fd(), POLLRDHUP, 0};
+  if (poll(&socket, 1, 0) > 0 && (socket.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) {
+    return std::unexpected(control_->end_reason());
+  }
+  return {};
+}
+
 ipc::Status Client::check_alive() {
   if (auto ok = check(); !ok) return ok;
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -105,11 +114,18 @@ ipc::Status Client::check_alive() {
   if (now_ns < next_look_ns_.load(std::memory_order_relaxed)) return {};
   next_look_ns_.store(now_ns + std::chrono::nanoseconds(kLookInterval).count(),
                       std::memory_order_relaxed);
-  pollfd look{control_->fd(), POLLRDHUP, 0};
-  if (poll(&look, 1, 0) > 0 && (look.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) {
-    next_look_ns_.store(0, std::memory_order_relaxed);
-    return std::unexpected(control_->end_reason());
-  }
+  auto alive = look();
+  if (!alive) next_look_ns_.store(0, std::memory_order_relaxed);
+  return alive;
+}
+
+ipc::Status Client::check_not_ended() {
+  if (abandoned_.load(std::memory_order_relaxed)) return check();
+  auto alive = check_alive();
+  if (alive) return alive;
+  const Errc why = alive.error().code;
+  if (why != Errc::daemon_away && why != Errc::shutting_down) return alive;
+  abandoned_.store(true, std::memory_order_relaxed);
   return {};
 }
 

@@ -39,8 +39,15 @@ class Client {
 
   // Errors: forked, and why the session ended once it did.
   ipc::Status check();
-  // As check(), but also looks at the socket now and then, for callers that never use the rings.
+  // As check(), but also looks at the socket, now and then: for callers that never use the rings.
   ipc::Status check_alive();
+  // As check_alive(), for work that asks the daemon for nothing: a daemon that is gone, or stops in
+  // good order, is no error. Only a living daemon gives frames, slots and ids to somebody else, so
+  // that without one what a session had mapped stays its own. One that ended this session for a
+  // reason of its own lives on, and is obeyed.
+  ipc::Status check_not_ended();
+  // As check_alive(), at once.
+  ipc::Status look();
 
   bool in_owner() const { return fork_guard_.in_owner(); }
   ipc::Deadline deadline() const { return ipc::deadline_in(timeout_); }
@@ -65,6 +72,7 @@ class Client {
   std::string tenant_;
   std::string daemon_version_;
   std::atomic<std::int64_t> next_look_ns_{0};
+  std::atomic<bool> abandoned_{false};  // the daemon is gone: see check_not_ended()
 };
 
 }  // namespace sluice::client::internal

@@ -46,6 +46,7 @@ class RemoteActor final : public Actor {
 
  private:
   Client& client() const { return cache().client(); }
+  bool asks_daemon() const override { return true; }
 
   ipc::Status plain(wire::Op op) {
     auto memory = client().channel().allocate(ipc::kMaxErrorText, client().deadline());

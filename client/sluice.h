@@ -7,7 +7,8 @@
  * arena, the cache's memory in the fast tier, where the page's bytes lie until the step ends.
  *
  * Executors. `daemon`: the daemon looks pages up and copies misses. `direct`: this library does so,
- * in the calling thread, on tables shared with the daemon. The calls are the same.
+ * in the calling thread, on tables shared with the daemon. The calls are the same. Steps of
+ * `direct` go on without a daemon; see Waits.
  *
  * GPUs. A cache with device_type 2 has its arena on a CUDA GPU, and its executor is `direct`: steps
  * and resolves are kernels in a stream of the caller. sluice_step_begin and sluice_step_end only
@@ -36,11 +37,16 @@
  * daemon.
  *
  * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call. When the
- * daemon goes away, calls return SLUICE_DAEMON_AWAY within a second. After SLUICE_TIMED_OUT of a
- * call that changes a sequence (open, extend, truncate, seal, fork), nobody knows whether it was
- * carried out: the sequence answers SLUICE_WRONG_STATE from then on, and is to be released; one
- * that an open or fork made after all is released by the library. A step whose begin or end timed
- * out is put right by the next begin.
+ * daemon goes away, calls that ask it return SLUICE_DAEMON_AWAY within a second, or
+ * SLUICE_SHUTTING_DOWN if it stopped in good order: opening of any kind, extend, fork, truncate,
+ * seal, and steps and resolves of executor daemon. With executor direct what a decode step needs
+ * goes on, with the memory that is mapped: steps, resolves and plans, streams, rows, maps and pins
+ * of private blocks, the arena, infos and stats; sluice_client_get_info tells that nobody is
+ * connected. A session that a living daemon ended (after a violation, or by an operator) is over:
+ * steps fail with the reason, too. After SLUICE_TIMED_OUT of a call that changes a sequence (open,
+ * extend, truncate, seal, fork), nobody knows whether it was carried out: the sequence answers
+ * SLUICE_WRONG_STATE from then on, and is to be released; one that an open or fork made after all
+ * is released by the library. A step whose begin or end timed out is put right by the next begin.
  *
  * Releases. sluice_sequence_release, sluice_actor_close and sluice_cache_close free the object also
  * when they return an error, except SLUICE_WRONG_STATE of sluice_cache_close. An operation of

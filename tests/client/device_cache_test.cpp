@@ -67,7 +67,7 @@ TEST_F(DeviceCacheTest, IsMappedByExtentsAndHasATableOfTwoParts) {
   ASSERT_OK(opened);
   EXPECT_TRUE(daemon.opened_on_device);
   const std::string host_end =
-      std::to_string(kernels::split_offsets_of(FakeDaemon::device_table()).host_end);
+      std::to_string(kernels::split_offsets_of(FakeDaemon::table()).host_end);
   EXPECT_THAT(device.calls,
               ElementsAre("reserve arena of 8192", "map arena at 0, 8192",
                           "attach table of " + std::to_string(2 << 20) + " and " + host_end,
@@ -166,6 +166,18 @@ TEST_F(DeviceCacheTest, PinningThatStoppedIsToldByTheNextExtendAndTriedAgain) {
   EXPECT_ERROR(Sequence::open(*cache, {}, matched), Errc::limit_reached);
   device.pin_failure = {Errc::ok, {}};
   ASSERT_OK(sequence->extend(1));
+}
+
+TEST_F(DeviceCacheTest, StepsGoOnWithoutADaemon) {
+  open();
+  ASSERT_OK(sequence->extend(1));
+  daemon.go_away();
+  ASSERT_OK(actor->begin_step());
+  ASSERT_OK(pin(0));
+  ASSERT_OK(actor->end_step());
+  EXPECT_ERROR(client->look(), Errc::daemon_away);
+  ASSERT_OK(actor->begin_step());
+  EXPECT_ERROR(sequence->seal(0, key(), 0, actor.get()), Errc::daemon_away);
 }
 
 TEST_F(DeviceCacheTest, AStreamIsChangedBetweenStepsOnly) {

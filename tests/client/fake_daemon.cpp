@@ -1,13 +1,16 @@
 #include "tests/client/fake_daemon.h"
 
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <cstring>
 
 #include "ipc/frame.h"
 #include "ipc/layout.h"
+#include "ipc/mapping.h"
 #include "ipc/memfd.h"
 #include "ipc/protocol.h"
+#include "kernels/table.h"
 
 namespace sluice::client::internal {
 
@@ -32,6 +35,14 @@ void put(std::span<std::byte> to, std::size_t index, const T& value) {
   std::memcpy(place.data(), &value, sizeof(T));
 }
 
+ipc::Fd make_host_table() {
+  const std::uint64_t bytes = kernels::table_bytes(FakeDaemon::table());
+  ipc::Fd fd = std::move(*ipc::create_memfd("table", bytes, ipc::Populate::no));
+  auto memory = ipc::Mapping::map(fd.get(), 0, bytes, ipc::Access::read_write, "table");
+  kernels::format_table(memory.value().data(), FakeDaemon::table());
+  return fd;
+}
+
 }  // namespace
 
 // Two pages of 2 KiB make a block.
@@ -50,17 +61,36 @@ FakeDaemon::FakeDaemon()
       completions_(memory_.completion_ring()),
       arena_(std::move(*ipc::create_memfd("arena", arena_bytes(), ipc::Populate::no))),
       frames_(std::move(*ipc::create_memfd("frames", frames_bytes(), ipc::Populate::no))),
-      node_table_(std::move(*ipc::create_memfd(
-          "table", kernels::split_offsets_of(device_table()).host_end, ipc::Populate::no))),
+      host_table_(make_host_table()),
+      node_table_(std::move(*ipc::create_memfd("table", kernels::split_offsets_of(table()).host_end,
+                                               ipc::Populate::no))),
       device_table_(std::move(*ipc::create_memfd("device", kDeviceExtentBytes, ipc::Populate::no))),
       thread_([this] { run(); }) {}
 
-FakeDaemon::~FakeDaemon() { thread_.join(); }
+FakeDaemon::~FakeDaemon() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void FakeDaemon::go_away(const std::optional<ipc::Error>& why) {
+  ASSERT_TRUE(connected_);
+  if (why) {
+    const auto closing = ipc::make_message(0, [&](auto& builder) {
+      return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(why->code),
+                                       why->text.c_str());
+    });
+    ASSERT_TRUE(ipc::send_frame(connection_.get(), closing, {}, soon()).has_value());
+  }
+  ASSERT_EQ(shutdown(connection_.get(), SHUT_RDWR), 0);
+  thread_.join();
+  connection_ = {};
+  bells_.daemon_end = {};
+}
 
 void FakeDaemon::run() {
   pollfd incoming{listener_.fd(), POLLIN, 0};
   ASSERT_EQ(ipc::poll_until(&incoming, 1, soon()).value(), 1);
   connection_ = std::move(*listener_.accept().value());
+  connected_ = true;
   while (true) {
     serve_rings();
     if (!requests_.prepare_to_sleep().value()) continue;
@@ -82,7 +112,7 @@ bool FakeDaemon::serve_control() {
   return ipc::send_frame(connection_.get(), reply, fds, soon()).has_value();
 }
 
-kernels::TableSizes FakeDaemon::device_table() {
+kernels::TableSizes FakeDaemon::table() {
   return {.slots = kSlots,
           .blocks = kFrames,
           .pages_per_block = geometry().pages_per_block,
@@ -94,6 +124,16 @@ kernels::TableSizes FakeDaemon::device_table() {
 std::vector<std::byte> FakeDaemon::open_cache(const wire::Envelope& envelope,
                                               std::vector<int>& fds) {
   opened_on_device = envelope.body_as_OpenCache()->device_type() != 0;
+  if (!opened_on_device && envelope.body_as_OpenCache()->executor() == wire::Executor::direct) {
+    const kernels::TableSizes sizes = table();
+    fds = {host_table_.get()};
+    return ipc::make_message(envelope.request(), [&](auto& builder) {
+      return wire::CreateCacheOpened(builder, kCache, true, kSlots, arena_bytes(), 1, kFrames,
+                                     frames_bytes(), kFrames, 1, 1, kernels::table_bytes(sizes),
+                                     sizes.actors, sizes.log_capacity, sizes.hint_capacity,
+                                     wire::Executor::direct);
+    });
+  }
   if (!opened_on_device) {
     return ipc::make_message(envelope.request(), [&](auto& builder) {
       return wire::CreateCacheOpened(builder, kCache, true, kSlots, arena_bytes(), 1, kFrames,
@@ -101,12 +141,12 @@ std::vector<std::byte> FakeDaemon::open_cache(const wire::Envelope& envelope,
     });
   }
   fds = {node_table_.get(), device_table_.get()};
-  const kernels::TableSizes table = device_table();
-  const kernels::SplitOffsets offsets = kernels::split_offsets_of(table);
+  const kernels::TableSizes sizes = table();
+  const kernels::SplitOffsets offsets = kernels::split_offsets_of(sizes);
   return ipc::make_message(envelope.request(), [&](auto& builder) {
     return wire::CreateCacheOpened(builder, kCache, true, kSlots, arena_bytes(), 1, kFrames,
-                                   frames_bytes(), kFrames, 1, 1, offsets.host_end, table.actors,
-                                   table.log_capacity, table.hint_capacity, wire::Executor::direct,
+                                   frames_bytes(), kFrames, 1, 1, offsets.host_end, sizes.actors,
+                                   sizes.log_capacity, sizes.hint_capacity, wire::Executor::direct,
                                    offsets.device_end - table_bytes_missing, kDeviceExtentBytes);
   });
 }

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -30,9 +31,14 @@ class FakeDaemon {
   ~FakeDaemon();
 
   const std::string& socket() const { return socket_; }
+
+  // Ends the session and goes away, as the death of a daemon does; with `why`, it says so first.
+  // The client has connected, and waits for nothing.
+  void go_away(const std::optional<ipc::Error>& why = std::nullopt);
+
   static CacheOptions cache();
-  // Of the cache on a GPU.
-  static kernels::TableSizes device_table();
+  // Of a cache for executor direct.
+  static kernels::TableSizes table();
 
   std::atomic<std::int32_t> slot{0};                    // of every page that is resolved
   std::atomic<std::uint32_t> frame{0};                  // of every block that is added
@@ -56,12 +62,13 @@ class FakeDaemon {
   std::string socket_ = folder_.file("socket");
   ipc::UnixListener listener_;
   ipc::Fd connection_;
+  std::atomic<bool> connected_{false};  // connection_ may be read by any thread
   ipc::FrameReader reader_{ipc::FdPolicy::refuse};
   ipc::SessionMemory memory_;
   ipc::DoorbellPair bells_;
   ipc::SubmissionConsumer requests_;
   ipc::CompletionProducer completions_;
-  ipc::Fd arena_, frames_, node_table_, device_table_;
+  ipc::Fd arena_, frames_, host_table_, node_table_, device_table_;
   std::uint32_t blocks_ = 0;
   std::thread thread_;
 };

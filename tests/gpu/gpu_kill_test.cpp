@@ -1,0 +1,659 @@
+// gpu-kill-test: kills engines, device workers and daemons at random moments, and looks whether the
+// others go on, whether every byte is right, and whether the memory comes back.
+//
+// A private sluiced, and engines of two tenants in decode loops (kills/engine.cpp). This process
+// makes no CUDA context: engines are forked from it. Its parts are asked for by counts, so that it
+// can be run in pieces.
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include "tests/gpu/kills/board.h"
+#include "tests/gpu/kills/hbm.h"
+#include "tools/common/spawn.h"
+#include "tools/replay/accounting.h"
+#include "tools/replay/gpu.h"
+#include "tools/replay/kill_accounting.h"
+
+namespace sluice::test::kills {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+constexpr int kExitFailed = 1;
+constexpr int kExitNoGpu = 77;
+
+constexpr std::chrono::seconds kStartTimeout{60};  // of an engine: context, prefill and pinning
+constexpr std::chrono::seconds kEndTimeout{20};
+constexpr milliseconds kPoll{2};
+constexpr milliseconds kLongestPause{250};  // before something is killed
+constexpr std::chrono::seconds kLongestDown{5};
+// A daemon's death must not be felt; what a step takes on a busy machine is far less.
+constexpr std::uint64_t kMostStepUs = 500'000;
+// What processes of others, and the driver, may take and give meanwhile.
+constexpr std::uint64_t kNoiseBytes = std::uint64_t{64} << 20;
+
+struct Options {
+  std::uint32_t engines = 4;
+  std::uint32_t kills = 20;
+  std::uint32_t daemon_kills = 5;
+  std::uint32_t worker_kills = 5;
+  std::uint32_t wild = 1;
+  std::uint32_t seconds = 600;
+  std::uint64_t seed = 1;
+  bool json = false;
+  bool cuda = true;
+};
+
+// The promise: 2 s, and 60 ms per GiB that the engine had pinned.
+double bound_ms() {
+  return 2000.0 + 60.0 * static_cast<double>(kDramBytes) / static_cast<double>(1u << 30);
+}
+
+double ms_since(Clock::time_point from) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - from).count();
+}
+
+bool eventually(std::chrono::nanoseconds within, const std::function<bool()>& condition) {
+  const auto deadline = Clock::now() + within;
+  while (!condition()) {
+    if (Clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(kPoll);
+  }
+  return true;
+}
+
+std::string tenant_of(std::uint32_t engine) { return "t" + std::to_string(engine % kTenants); }
+
+std::string how_it_ended(int status) {
+  if (WIFSIGNALED(status)) return "was ended by signal " + std::to_string(WTERMSIG(status));
+  return "exited with " + std::to_string(WEXITSTATUS(status));
+}
+
+// The child of `parent` whose name begins with `name`; -1: there is none.
+pid_t child_named(pid_t parent, const std::string& name) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    std::ifstream file(entry.path() / "stat");
+    std::string line;
+    if (!std::getline(file, line)) continue;
+    const auto open = line.find('(');
+    const auto close = line.rfind(')');
+    if (open == std::string::npos || close == std::string::npos) continue;
+    if (line.compare(open + 1, name.size(), name) != 0) continue;
+    char state = 0;
+    int of = 0;
+    if (std::sscanf(line.c_str() + close + 1, " %c %d", &state, &of) != 2) continue;
+    if (of == parent && state != 'Z') return static_cast<pid_t>(std::stol(line));
+  }
+  return -1;
+}
+
+// A pid of -1 would name every process.
+void send(pid_t pid, int signal) {
+  if (pid > 0) kill(pid, signal);
+}
+
+class KillTest {
+ public:
+  KillTest(const Options& options, std::string gpu)
+      : options_(options),
+        gpu_(std::move(gpu)),
+        random_(options.seed),
+        end_(Clock::now() + std::chrono::seconds(options.seconds)) {
+    void* const memory =
+        mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    board_ = new (memory) Board;
+    if (options.cuda) meter_.emplace(gpu_);
+  }
+
+  int run();
+
+ private:
+  struct Engine {
+    pid_t pid = -1;
+  };
+
+  EngineRow& row(std::uint32_t engine) { return board_->engines[engine]; }
+  std::uint32_t below(std::uint32_t end) {
+    return std::uniform_int_distribution<std::uint32_t>(0, end - 1)(random_);
+  }
+  milliseconds pause(milliseconds most) {
+    return milliseconds(below(static_cast<std::uint32_t>(most.count()) + 1));
+  }
+  void wrong(const std::string& text) {
+    std::fprintf(stderr, "WRONG: %s\n", text.c_str());
+    wrongs_.push_back(text);
+  }
+  void say(const std::string& text) const {
+    if (!options_.json) std::printf("%s\n", text.c_str());
+  }
+  bool time_left() const { return Clock::now() < end_; }
+
+  bool start_daemon();
+  void fork_engine(std::uint32_t engine);
+  bool await_running(std::uint32_t engine);
+  bool start_engines();
+  // An engine that is over when it should not be is told, and started again.
+  bool check_engines();
+  void collect(std::uint32_t engine);
+  // Reaps it; the status, or nullopt at the deadline.
+  std::optional<int> await_end(std::uint32_t engine, std::chrono::nanoseconds within);
+  void end_engines();
+
+  std::uint64_t hbm_used();
+  void await_accounts(pid_t pid, std::uint64_t session, Clock::time_point death);
+  void await_hbm(std::uint64_t before, bool worker_before, Clock::time_point death);
+  void check_level(const char* when);
+  pid_t worker() const { return child_named(daemon_->pid(), kWorkerName); }
+
+  void kill_engine(bool wild);
+  void kill_worker();
+  void kill_daemon();
+  void measure_context();
+  void report();
+
+  // As the kernel cuts it off.
+  static constexpr const char* kWorkerName = "sluice-device-w";
+
+  const Options& options_;
+  const std::string gpu_;
+  std::mt19937_64 random_;
+  const Clock::time_point end_;
+  Board* board_ = nullptr;
+  std::optional<HbmMeter> meter_;
+  std::optional<tools::SpawnedDaemon> daemon_;
+  Engine engines_[kMostEngines];
+  std::uint64_t level_ = 0;    // of HBM, with nothing of ours
+  std::uint64_t context_ = 0;  // what a bare context takes
+  pid_t settled_worker_ = -1;  // a device worker whose context is surely made
+  bool broken_ = false;        // an engine did not come up: nothing to go on with
+  std::vector<std::string> wrongs_;
+
+  std::uint32_t kills_ = 0, wild_ = 0, worker_kills_ = 0, daemon_kills_ = 0, starts_ = 0;
+  double worst_accounted_ms_ = 0, worst_hbm_ms_ = 0;
+  std::uint64_t longest_step_us_ = 0, longest_step_without_us_ = 0, steps_without_ = 0;
+  std::uint64_t fewest_without_ = ~std::uint64_t{0};  // steps of one engine, in one time without
+  std::uint64_t steps_ = 0, pages_ = 0, misses_ = 0, no_slot_ = 0, absent_ = 0, sealed_ = 0,
+                mismatches_ = 0;
+};
+
+// ---- processes
+
+bool KillTest::start_daemon() {
+  tools::DaemonSpec spec;
+  spec.program = tools::beside_this_program("sluiced");
+  spec.cuda = options_.cuda;
+  spec.gpu = gpu_;
+  spec.hbm_extent_bytes = tools::spawn_extent_bytes(
+      kHbmBytes, kPageBytes, options_.cuda ? tools::kDeviceExtentAlignment : ipc::kFrameAlignment);
+  spec.dram_extent_bytes = tools::spawn_extent_bytes(kDramBytes, kBlockBytes);
+  for (std::uint32_t t = 0; t < kTenants; ++t) {
+    spec.tenants.push_back({tenant_of(t), kHbmBytes, kDramBytes});
+  }
+  auto started = tools::SpawnedDaemon::start(spec);
+  if (!started) {
+    wrong("a daemon does not start: " + started.error().text);
+    return false;
+  }
+  daemon_.emplace(std::move(*started));
+  return true;
+}
+
+void KillTest::fork_engine(std::uint32_t engine) {
+  row(engine).reset();
+  EngineJob job;
+  job.number = engine;
+  job.seed = random_();
+  job.cuda = options_.cuda;
+  job.tenant = tenant_of(engine);
+  job.socket = daemon_->tenant_socket(job.tenant);
+  std::fflush(nullptr);
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(kFailed);
+    _exit(run_engine(job, row(engine)));
+  }
+  engines_[engine].pid = pid;
+  ++starts_;
+}
+
+// Adds up what it says of itself.
+void KillTest::collect(std::uint32_t engine) {
+  EngineRow& from = row(engine);
+  steps_ += from.steps;
+  pages_ += from.pages;
+  misses_ += from.misses;
+  no_slot_ += from.no_slot;
+  absent_ += from.absent;
+  sealed_ += from.sealed;
+  mismatches_ += from.mismatches;
+  longest_step_us_ = std::max<std::uint64_t>(longest_step_us_, from.longest_step_us);
+  const std::string name = "engine " + std::to_string(engine);
+  if (from.mismatches != 0) {
+    wrong(name + " found " + std::to_string(from.mismatches) + " pages with wrong bytes");
+  }
+  if (from.absent != 0) {
+    wrong(name + " found " + std::to_string(from.absent) + " pages absent that are in DRAM");
+  }
+}
+
+std::optional<int> KillTest::await_end(std::uint32_t engine, std::chrono::nanoseconds within) {
+  int status = 0;
+  const pid_t pid = engines_[engine].pid;
+  if (pid <= 0) return std::nullopt;
+  if (!eventually(within, [&] { return waitpid(pid, &status, WNOHANG) == pid; })) {
+    return std::nullopt;
+  }
+  engines_[engine].pid = -1;
+  collect(engine);
+  return status;
+}
+
+bool KillTest::await_running(std::uint32_t engine) {
+  std::optional<int> ended;
+  const bool up = eventually(kStartTimeout, [&] {
+    if (row(engine).phase == Phase::running && row(engine).steps > 0) return true;
+    return (ended = await_end(engine, {})).has_value();
+  });
+  if (up && !ended) {
+    settled_worker_ = worker();  // it has served the opening of the cache, or of an actor
+    return true;
+  }
+  broken_ = true;
+  wrong("engine " + std::to_string(engine) + " does not come up: " +
+        (ended ? how_it_ended(*ended) + ": " + row(engine).text : "no step in time"));
+  return false;
+}
+
+bool KillTest::start_engines() {
+  for (std::uint32_t e = 0; e < options_.engines; ++e) fork_engine(e);
+  for (std::uint32_t e = 0; e < options_.engines; ++e) {
+    if (!await_running(e)) return false;
+  }
+  return true;
+}
+
+bool KillTest::check_engines() {
+  if (broken_) return false;
+  for (std::uint32_t e = 0; e < options_.engines; ++e) {
+    if (const auto ended = await_end(e, {})) {
+      wrong("engine " + std::to_string(e) + ", which nobody touched, " + how_it_ended(*ended) +
+            ": " + row(e).text);
+      fork_engine(e);
+      if (!await_running(e)) return false;
+    }
+  }
+  if (const auto death = daemon_->death()) {
+    wrong(*death);
+    return false;
+  }
+  return true;
+}
+
+void KillTest::end_engines() {
+  for (std::uint32_t e = 0; e < options_.engines; ++e) row(e).stop = true;
+  for (std::uint32_t e = 0; e < options_.engines; ++e) {
+    if (engines_[e].pid < 0) continue;
+    auto ended = await_end(e, kEndTimeout);
+    if (!ended) {
+      wrong("engine " + std::to_string(e) + " does not end when it is told to");
+      send(engines_[e].pid, SIGKILL);
+      ended = await_end(e, kEndTimeout);
+    } else if (*ended != 0) {
+      wrong("engine " + std::to_string(e) + " " + how_it_ended(*ended) + ": " + row(e).text);
+    }
+  }
+}
+
+// ---- memory
+
+std::uint64_t KillTest::hbm_used() {
+  if (!meter_) return 0;
+  const auto used = meter_->used();
+  if (used) return *used;
+  wrong(used.error().text);
+  return 0;
+}
+
+// The context of a process that does nothing else.
+void KillTest::measure_context() {
+  if (!meter_) return;
+  level_ = hbm_used();
+  int ready[2];
+  if (pipe(ready) != 0) return wrong("there is no pipe");
+  std::fflush(nullptr);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const char answer = make_context() ? '+' : '-';
+    if (write(ready[1], &answer, 1) != 1) _exit(1);
+    ::pause();
+    _exit(0);
+  }
+  close(ready[1]);
+  char answer = 0;
+  const bool made = read(ready[0], &answer, 1) == 1 && answer == '+';
+  close(ready[0]);
+  const std::uint64_t used = hbm_used();
+  send(pid, SIGKILL);
+  waitpid(pid, nullptr, 0);
+  if (!made || used <= level_) return wrong("a bare CUDA context takes no HBM, or cannot be made");
+  context_ = used - level_;
+}
+
+// The daemon no longer knows the process, nor anything that its session had.
+void KillTest::await_accounts(pid_t pid, std::uint64_t session, Clock::time_point death) {
+  const std::string admin = daemon_->admin_socket();
+  std::string trouble = "it is still among the sessions";
+  const bool gone = eventually(tools::kAccountingTimeout, [&] {
+    const auto reply = tools::ask_daemon(admin, "sessions");
+    if (!reply) {
+      trouble = reply.error().text;
+      return false;
+    }
+    return std::ranges::none_of((*reply)["sessions"], [&](const json& row) {
+      return row.value("pid", std::int64_t{-1}) == pid;
+    });
+  });
+  if (gone && session != 0) {
+    const tools::KillReport report = tools::account_for_kill(admin, session, death);
+    trouble = report.accounted ? "" : report.trouble;
+  } else if (gone) {
+    trouble.clear();
+  }
+  const double took = ms_since(death);
+  worst_accounted_ms_ = std::max(worst_accounted_ms_, took);
+  if (!trouble.empty()) return wrong("the daemon does not let go of a killed engine: " + trouble);
+  if (took > bound_ms()) {
+    wrong("the daemon let go of a killed engine after " + std::to_string(took) + " ms; expected " +
+          std::to_string(bound_ms()));
+  }
+}
+
+// At least the killed engine's context is back; what the device worker took or gave meanwhile, by
+// starting or leaving, does not count.
+void KillTest::await_hbm(std::uint64_t before, bool worker_before, Clock::time_point death) {
+  if (!meter_) return;
+  std::uint64_t used = 0;
+  std::uint64_t expected = 0;
+  const bool back = eventually(std::chrono::seconds(10), [&] {
+    const bool has_worker = worker() > 0;
+    used = hbm_used();
+    const std::uint64_t more = has_worker && !worker_before ? context_ : 0;
+    const std::uint64_t less = !has_worker && worker_before ? context_ : 0;
+    expected = before + more + kNoiseBytes - std::min(before, less + context_);
+    return used <= expected;
+  });
+  const double took = ms_since(death);
+  worst_hbm_ms_ = std::max(worst_hbm_ms_, took);
+  if (!back) {
+    wrong("HBM in use is " + std::to_string(used >> 20) + " MiB after a kill; expected at most " +
+          std::to_string(expected >> 20));
+  } else if (took > bound_ms()) {
+    wrong("HBM came back after " + std::to_string(took) + " ms; expected " +
+          std::to_string(bound_ms()));
+  }
+}
+
+// With nothing of ours left.
+void KillTest::check_level(const char* when) {
+  if (!meter_) return;
+  std::uint64_t used = 0;
+  if (eventually(std::chrono::seconds(10), [&] {
+        used = hbm_used();
+        return used <= level_ + kNoiseBytes;
+      })) {
+    return;
+  }
+  wrong(std::string("HBM in use is ") + std::to_string(used >> 20) + " MiB " + when + "; it was " +
+        std::to_string(level_ >> 20) + " before all");
+}
+
+// ---- kills
+
+void KillTest::kill_engine(bool wild) {
+  const std::uint32_t engine = below(options_.engines);
+  std::this_thread::sleep_for(pause(kLongestPause));
+  const std::uint64_t before = hbm_used();
+  // One that has just begun may or may not have had its context by then.
+  const pid_t worker_then = worker();
+  const bool worker_before = worker_then > 0 && worker_then == settled_worker_;
+  const pid_t pid = engines_[engine].pid;
+  std::uint64_t steps_before[kMostEngines];
+  for (std::uint32_t e = 0; e < options_.engines; ++e) steps_before[e] = row(e).steps;
+  if (wild) {
+    row(engine).go_wild = true;
+  } else {
+    send(pid, SIGKILL);
+  }
+  const auto ended = await_end(engine, kEndTimeout);
+  const auto death = Clock::now();
+  ++(wild ? wild_ : kills_);
+  if (!ended) {
+    wrong("an engine does not die");
+    send(pid, SIGKILL);
+    (void)await_end(engine, kEndTimeout);
+  } else if (wild && (!WIFEXITED(*ended) || WEXITSTATUS(*ended) != kWild)) {
+    wrong("an engine with an illegal access " + how_it_ended(*ended) + ": " + row(engine).text);
+  }
+  await_accounts(pid, row(engine).session, death);
+  await_hbm(before, worker_before, death);
+  for (std::uint32_t e = 0; e < options_.engines; ++e) {
+    if (e == engine) continue;
+    if (!eventually(kEndTimeout, [&] { return row(e).steps > steps_before[e]; })) {
+      wrong("engine " + std::to_string(e) + " stands still after the death of another");
+    }
+  }
+  // Every fourth is killed once more while it starts.
+  fork_engine(engine);
+  if (!wild && kills_ % 4 == 0 && kills_ < options_.kills) {
+    std::this_thread::sleep_for(pause(milliseconds(1500)));
+    const pid_t starting = engines_[engine].pid;
+    send(starting, SIGKILL);
+    (void)await_end(engine, kEndTimeout);
+    ++kills_;
+    await_accounts(starting, row(engine).session, Clock::now());
+    fork_engine(engine);
+  }
+  (void)await_running(engine);
+}
+
+void KillTest::kill_worker() {
+  std::this_thread::sleep_for(pause(kLongestPause));
+  const pid_t victim = worker();
+  if (victim > 0) {
+    send(victim, SIGKILL);
+    ++worker_kills_;
+  }
+  // Its next work meets the death, in the middle of it or before.
+  kill_engine(false);
+  if (victim <= 0) say("the device worker had left; none was killed");
+}
+
+void KillTest::kill_daemon() {
+  std::this_thread::sleep_for(pause(kLongestPause));
+  std::uint64_t steps_before[kMostEngines];
+  for (std::uint32_t e = 0; e < options_.engines; ++e) {
+    row(e).without_daemon = true;
+    longest_step_us_ = std::max<std::uint64_t>(longest_step_us_, row(e).longest_step_us);
+    row(e).longest_step_us = 0;
+    steps_before[e] = row(e).steps;
+  }
+  send(daemon_->pid(), SIGKILL);
+  if (!eventually(kEndTimeout, [&] { return daemon_->death().has_value(); })) {
+    return wrong("a daemon does not die");
+  }
+  ++daemon_kills_;
+  std::this_thread::sleep_for(milliseconds(500) + pause(kLongestDown - milliseconds(500)));
+  for (std::uint32_t e = 0; e < options_.engines; ++e) {
+    const std::uint64_t steps = row(e).steps - steps_before[e];
+    const std::uint64_t longest = row(e).longest_step_us;
+    steps_without_ += steps;
+    fewest_without_ = std::min(fewest_without_, steps);
+    longest_step_without_us_ = std::max(longest_step_without_us_, longest);
+    if (steps == 0) {
+      wrong("engine " + std::to_string(e) + " makes no step without a daemon: " + row(e).text);
+    } else if (longest > kMostStepUs) {
+      wrong("a step without a daemon took " + std::to_string(longest / 1000) +
+            " ms; expected at most " + std::to_string(kMostStepUs / 1000));
+    }
+  }
+  end_engines();
+  daemon_.reset();
+  check_level("after the death of a daemon and the end of its engines");
+  if (start_daemon()) (void)start_engines();
+}
+
+// ---- all of it
+
+int KillTest::run() {
+  measure_context();
+  if (wrongs_.empty() && start_daemon() && start_engines()) {
+    enum class Act { engine, wild, worker, daemon };
+    while (time_left() && daemon_ && check_engines()) {
+      std::vector<Act> left;
+      const auto add = [&](Act act, std::uint32_t done, std::uint32_t wanted) {
+        if (done < wanted) left.insert(left.end(), wanted - done, act);
+      };
+      add(Act::engine, kills_, options_.kills);
+      add(Act::wild, wild_, options_.wild);
+      add(Act::worker, worker_kills_, options_.worker_kills);
+      add(Act::daemon, daemon_kills_, options_.daemon_kills);
+      if (left.empty()) break;
+      switch (left[below(static_cast<std::uint32_t>(left.size()))]) {
+        case Act::engine:
+          kill_engine(false);
+          break;
+        case Act::wild:
+          kill_engine(true);
+          break;
+        case Act::worker:
+          kill_worker();
+          break;
+        case Act::daemon:
+          kill_daemon();
+          break;
+      }
+    }
+  }
+  end_engines();
+  if (daemon_) {
+    if (const auto leftovers = tools::find_leftovers(daemon_->admin_socket())) wrong(*leftovers);
+    daemon_.reset();
+  }
+  check_level("at the end");
+  const std::pair<const char*, std::pair<std::uint32_t, std::uint32_t>> counts[] = {
+      {"kills of engines", {kills_, options_.kills}},
+      {"illegal accesses", {wild_, options_.wild}},
+      {"kills of device workers", {worker_kills_, options_.worker_kills}},
+      {"kills of daemons", {daemon_kills_, options_.daemon_kills}}};
+  for (const auto& [what, count] : counts) {
+    if (count.first < count.second) {
+      wrong("only " + std::to_string(count.first) + " of " + std::to_string(count.second) + " " +
+            what + " were made; give it more --seconds");
+    }
+  }
+  if (pages_ == 0) wrong("no page was compared");
+  report();
+  return wrongs_.empty() ? 0 : kExitFailed;
+}
+
+void KillTest::report() {
+  const json document = {
+      {"schema", "sluice-gpu-kill-test"},
+      {"version", 1},
+      {"backend", options_.cuda ? "cuda" : "host"},
+      {"gpu", gpu_},
+      {"seed", options_.seed},
+      {"engines", options_.engines},
+      {"engines_started", starts_},
+      {"kills", kills_},
+      {"illegal_accesses", wild_},
+      {"worker_kills", worker_kills_},
+      {"daemon_kills", daemon_kills_},
+      {"bound_ms", bound_ms()},
+      {"worst_accounted_ms", worst_accounted_ms_},
+      {"worst_hbm_back_ms", worst_hbm_ms_},
+      {"hbm_measured_by", meter_ ? meter_->source() : ""},
+      {"hbm_context_bytes", context_},
+      {"longest_step_ms", static_cast<double>(longest_step_us_) / 1000},
+      {"without_daemon",
+       {{"steps", steps_without_},
+        {"fewest_steps", daemon_kills_ == 0 ? 0 : fewest_without_},
+        {"longest_step_ms", static_cast<double>(longest_step_without_us_) / 1000}}},
+      {"steps", steps_},
+      {"pages_compared", pages_},
+      {"misses", misses_},
+      {"no_slot", no_slot_},
+      {"absent", absent_},
+      {"own_blocks_sealed", sealed_},
+      {"mismatches", mismatches_},
+      {"wrong", wrongs_}};
+  std::printf("%s\n", document.dump(2).c_str());
+}
+
+int main_of(int argc, char** argv) {
+  Options options;
+  std::string backend = "cuda";
+  CLI::App app("Kills engines, device workers and daemons at random, and checks the others.",
+               "gpu-kill-test");
+  app.footer("Exit codes: 0 nothing was wrong; 1 something was; 77 there is no GPU here.");
+  app.add_option("--engines", options.engines, "engine processes, of two tenants")
+      ->check(CLI::Range(2u, kMostEngines))
+      ->capture_default_str();
+  app.add_option("--kills", options.kills, "of engines, by SIGKILL")->capture_default_str();
+  app.add_option("--wild", options.wild, "engines that make an illegal access")
+      ->capture_default_str();
+  app.add_option("--worker-kills", options.worker_kills, "of device workers")
+      ->capture_default_str();
+  app.add_option("--daemon-kills", options.daemon_kills, "of daemons")->capture_default_str();
+  app.add_option("--seconds", options.seconds, "when to stop, done or not")->capture_default_str();
+  app.add_option("--seed", options.seed, "of what is random")->capture_default_str();
+  app.add_flag("--json", options.json, "nothing but the result on standard output");
+  app.add_option("--backend", backend, "host: without a GPU, and without what needs one")
+      ->check(CLI::IsMember({"cuda", "host"}))
+      ->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  options.cuda = backend == "cuda";
+  std::string gpu;
+  if (options.cuda) {
+    const auto uuid = tools::gpu_uuid(0);
+    if (!uuid) {
+      std::printf("SKIPPED: %s. This test needs a GPU and its driver.\n",
+                  uuid.error().text.c_str());
+      return kExitNoGpu;
+    }
+    gpu = *uuid;
+  } else {
+    options.wild = options.worker_kills = 0;
+  }
+  return KillTest(options, gpu).run();
+}
+
+}  // namespace
+
+}  // namespace sluice::test::kills
+
+int main(int argc, char** argv) { return sluice::test::kills::main_of(argc, argv); }

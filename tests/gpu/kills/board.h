@@ -1,0 +1,82 @@
+// What the processes of the kill test share: memory in which engines say how far they are, and the
+// driver what they are to do. It is made before the first fork, and an engine that is killed leaves
+// it as it was.
+//
+// Thread-safety: each member has one writer, and any number of readers.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+namespace sluice::test::kills {
+
+inline constexpr std::uint32_t kMostEngines = 16;
+inline constexpr std::size_t kTextBytes = 512;
+
+// The cache of each tenant, and its memory.
+inline constexpr std::uint32_t kTenants = 2;
+inline constexpr std::uint32_t kPages = 8;  // of a block: one per layer
+inline constexpr std::uint32_t kHeads = 2;
+inline constexpr std::uint32_t kHeadDim = 64;
+inline constexpr std::uint32_t kBlockTokens = 16;
+inline constexpr std::uint32_t kElementBytes = 2;
+inline constexpr std::uint32_t kPlanes = 2;
+inline constexpr std::uint64_t kPageBytes =
+    std::uint64_t{kHeads} * kPlanes * kBlockTokens * kHeadDim * kElementBytes;
+inline constexpr std::uint64_t kBlockBytes = kPageBytes * kPages;
+inline constexpr std::uint64_t kHbmBytes = std::uint64_t{32} << 20;
+inline constexpr std::uint64_t kDramBytes = std::uint64_t{256} << 20;
+// All engines of a tenant read these, which are half as many again as the arena has room for.
+inline constexpr std::uint32_t kSharedBlocks = 768;
+
+enum class Phase : std::uint32_t { starting, running, finished };
+
+struct EngineRow {
+  // by the engine
+  std::atomic<Phase> phase;
+  std::atomic<std::uint64_t> session;  // 0: not connected yet
+  std::atomic<std::uint64_t> steps;
+  std::atomic<std::uint64_t> pages;  // compared
+  std::atomic<std::uint64_t> misses;
+  std::atomic<std::uint64_t> no_slot;
+  std::atomic<std::uint64_t> absent;
+  std::atomic<std::uint64_t> sealed;      // blocks of its own
+  std::atomic<std::uint64_t> mismatches;  // pages
+  std::atomic<std::uint64_t> longest_step_us;
+  char text[kTextBytes];  // why it failed, written before it ends
+
+  // by the driver
+  std::atomic<bool> stop;
+  std::atomic<bool> without_daemon;  // calls that ask the daemon may fail from now on
+  std::atomic<bool> go_wild;         // make a kernel write where nothing is
+
+  void reset();
+};
+
+struct Board {
+  EngineRow engines[kMostEngines];
+};
+
+struct EngineJob {
+  std::uint32_t number = 0;  // of its row
+  std::uint64_t seed = 0;
+  bool cuda = true;
+  std::string tenant;
+  std::string socket;
+};
+
+// How an engine ends.
+inline constexpr int kDone = 0;
+inline constexpr int kFailed = 1;
+inline constexpr int kWild = 3;  // its context was lost, as it was told to make it
+
+// The life of an engine: decode steps with random lists over sealed blocks, every byte compared,
+// and now and then a block of its own. Returns the exit status.
+int run_engine(const EngineJob& job, EngineRow& row);
+
+// Enqueues a kernel that writes to an address where nothing is; the context is lost. Returns a
+// cudaError_t.
+int enqueue_wild_write(void* stream);
+
+}  // namespace sluice::test::kills
