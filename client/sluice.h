@@ -418,7 +418,8 @@ SLUICE_API sluice_status sluice_op_wait(sluice_op* op, uint64_t timeout_us,
  * Fills only spare slots; may be dropped; accounted in the stats. `slots` and `outcomes` of the
  * lists are not used.
  *
- * On a GPU it only enqueues, in the actor's stream, and never waits: a call while two forecasts of
+ * On a GPU it only enqueues, in the actor's stream, and never waits (but the first of an actor
+ * allocates, and is best made before the work begins): a call while two forecasts of
  * the actor are under way is dropped, as are pages beyond 131,072 of a call. Give forecasts an
  * actor of their own: the first of them gives the actor's own stream, for good, the least priority
  * of the device; a stream of the caller keeps its priority. The stats tell forecasts as of the last
