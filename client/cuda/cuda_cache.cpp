@@ -6,6 +6,7 @@
 #include "client/cache.h"
 #include "client/client.h"
 #include "client/cuda/cuda_actor.h"
+#include "kernels/cuda/launch.h"
 
 namespace sluice::client::internal {
 
@@ -107,6 +108,10 @@ ipc::Status CudaCache::attach_table(const kernels::TableSizes& sizes, int device
   auto node =
       Registration::make(node_part.data(), node_part.size(), "the node's part of the hot table", 0);
   if (!node) return std::unexpected(node.error());
+  if (auto ok = check(static_cast<cudaError_t>(kernels::cuda::load()), "loading the kernels");
+      !ok) {
+    return ok;
+  }
   table_ = kernels::view_split_table(range->data(), node_part.data(), sizes);
   state_->device_table = std::move(*range);
   state_->node_table = std::move(*node);

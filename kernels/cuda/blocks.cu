@@ -177,54 +177,56 @@ __global__ void __launch_bounds__(kThreads)
 
 Status claim_pins(const HotTable& table, std::uint32_t mapped_slots, std::uint32_t actor,
                   const Block* blocks, std::uint32_t count, Slot* slots, Stream stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
   const std::uint64_t pages = std::uint64_t{count} * table.sizes.pages_per_block;
-  claim<<<blocks_for(pages * kWarp), kThreads, 0, on>>>(table, mapped_slots, actor, blocks, count,
-                                                        slots);
+  if (const Status failed = launch_kernel(claim, blocks_for(pages * kWarp), kThreads, stream, table,
+                                          mapped_slots, actor, blocks, count, slots)) {
+    return failed;
+  }
   const unsigned groups = count == 0 ? 1 : min(count, 1024u);
-  all_or_none<<<groups, kThreads, 0, on>>>(table, blocks, count, slots);
-  return cudaGetLastError();
+  return launch_kernel(all_or_none, groups, kThreads, stream, table, blocks, count, slots);
 }
 
 Status seal_pins(const HotTable& table, std::uint32_t actor, const Block* blocks,
                  std::uint32_t count, const Slot* slots, Stream stream) {
   const std::uint64_t pages = std::uint64_t{count} * table.sizes.pages_per_block;
-  unpin_all<<<blocks_for(pages), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      table, actor_line(table, actor), blocks, count, slots);
-  return cudaGetLastError();
+  return launch_kernel(unpin_all, blocks_for(pages), kThreads, stream, table,
+                       actor_line(table, actor), blocks, count, slots);
 }
 
 Status drop_pins(const HotTable& table, const Block* blocks, std::uint32_t count, const Slot* slots,
                  Stream stream) {
   const std::uint64_t pages = std::uint64_t{count} * table.sizes.pages_per_block;
-  unpin_all<<<blocks_for(pages), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      table, nullptr, blocks, count, slots);
-  return cudaGetLastError();
+  return launch_kernel(unpin_all, blocks_for(pages), kThreads, stream, table, nullptr, blocks,
+                       count, slots);
 }
 
 Status copy_to_frames(const HotTable& table, const PageStore& store, std::byte* writable_frames,
                       const Slot* slots, const Frame* frames, std::uint32_t count, Stream stream) {
-  copy<<<kMaxCopyBlocks, kCopyThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      table, store, writable_frames, slots, frames, count);
-  return cudaGetLastError();
+  return launch_kernel(copy, kMaxCopyBlocks, kCopyThreads, stream, table, store, writable_frames,
+                       slots, frames, count);
 }
 
 Status copy_to_slots(const HotTable& table, const PageStore& store, const Slot* slots,
                      const Frame* frames, std::uint32_t count, Stream stream) {
-  copy<<<kMaxCopyBlocks, kCopyThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      table, store, nullptr, slots, frames, count);
-  return cudaGetLastError();
+  return launch_kernel(copy, kMaxCopyBlocks, kCopyThreads, stream, table, store, nullptr, slots,
+                       frames, count);
 }
 
 Status format(const HotTable& table, Stream stream) {
-  make_empty<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(table);
-  return cudaGetLastError();
+  return launch_kernel(make_empty, 1, 1, stream, table);
 }
 
 Status drop_blocks(const HotTable& table, const BlockSet& blocks, Drop what, Stream stream) {
-  drop<<<blocks_for(table.sizes.slots), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      table, blocks, what);
-  return cudaGetLastError();
+  return launch_kernel(drop, blocks_for(table.sizes.slots), kThreads, stream, table, blocks, what);
+}
+
+Status load_blocks() {
+  if (const Status failed = load_kernel(claim)) return failed;
+  if (const Status failed = load_kernel(all_or_none)) return failed;
+  if (const Status failed = load_kernel(unpin_all)) return failed;
+  if (const Status failed = load_kernel(copy)) return failed;
+  if (const Status failed = load_kernel(make_empty)) return failed;
+  return load_kernel(drop);
 }
 
 }  // namespace sluice::kernels::cuda

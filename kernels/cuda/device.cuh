@@ -10,6 +10,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/steps.h"
@@ -19,6 +20,28 @@ namespace sluice::kernels::cuda {
 
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
+
+// Enqueues a kernel. Its own error only: what went wrong before in this thread is not ours to take.
+template <class... Parameters, class... Arguments>
+Status launch_kernel(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
+                     Stream stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = threads;
+  config.stream = static_cast<cudaStream_t>(stream);
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+// Makes the driver load a kernel, which it otherwise does at its first launch: never in a capture.
+template <class... Parameters>
+Status load_kernel(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, kernel);
+}
+Status load_steps();
+Status load_blocks();
+Status load_resolve();
+Status load_forecast();
 
 __device__ inline std::uint32_t load(const std::uint32_t* at) {
   std::uint32_t value;

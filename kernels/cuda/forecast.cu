@@ -249,11 +249,12 @@ Status forecast(const HotTable& table, const PageStore& store, std::uint32_t act
   launch.min_age = std::clamp<Step>(goal.min_age, 1, kHalfRange - 1);
   const std::uint32_t pieces = (launch.items + kThreads - 1) / kThreads;
   const std::uint32_t ctas = goal.copying_ctas == 0 ? kForecastCtas : goal.copying_ctas;
-  const auto on = static_cast<cudaStream_t>(stream);
-  const cudaError_t zeroed = cudaMemsetAsync(scratch, 0, kForecastScratchBytes, on);
+  const cudaError_t zeroed =
+      cudaMemsetAsync(scratch, 0, kForecastScratchBytes, static_cast<cudaStream_t>(stream));
   if (zeroed != cudaSuccess) return zeroed;
-  forecast_kernel<<<std::min(ctas, pieces), kThreads, 0, on>>>(launch);
-  return cudaGetLastError();
+  return launch_kernel(forecast_kernel, std::min(ctas, pieces), kThreads, stream, launch);
 }
+
+Status load_forecast() { return load_kernel(forecast_kernel); }
 
 }  // namespace sluice::kernels::cuda

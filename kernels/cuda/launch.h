@@ -27,6 +27,10 @@ using Status = int;    // cudaError_t
 
 const char* describe(Status status);
 
+// Loads all kernels into the current context, so that none is loaded by its first launch: the
+// driver may not do that while a stream is captured.
+Status load();
+
 // ---- steps
 
 // The actor, idle, enters a step: publishes, applies the frame log, mirrors. Everything that the
@@ -71,6 +75,9 @@ struct ResolveBatch {
   ItemKind kind = ItemKind::page;
   std::uint32_t* without_slot = nullptr;  // result: items that got none; or null
 };
+
+// lists * item_stride of a launch, at most.
+inline constexpr std::uint64_t kMaxBatchItems = std::uint64_t{1} << 30;
 
 // How a launch is spread over the GPU.
 struct Arrangement {

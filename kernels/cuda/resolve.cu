@@ -563,13 +563,18 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   // Small pages are copied by who misses them; of large ones a few would fall on one block of
   // threads, so they are dealt out.
   const bool small = store.page_bytes <= kSmallPageBytes;
-  launch.copiers = arrangement.copying_ctas < kFewLookers ? arrangement.copying_ctas : 0;
-  const std::uint32_t slice = (items + kFewLookers - 1) / kFewLookers;
+  // Few enough items for so many blocks to look up and to copy: nothing is handed over.
+  const std::uint32_t bound = arrangement.copying_ctas;
+  const bool few = bound != 0 && items <= std::uint64_t{bound} * kMostItems;
+  const std::uint32_t wanted = few && bound < kFewLookers ? bound : kFewLookers;
+  launch.copiers = few || bound >= kFewLookers ? 0 : bound;
+  const std::uint32_t slice = (items + wanted - 1) / wanted;
   launch.slice = std::clamp(slice, small ? kLeastSlice : kLeastOfLarge, kMostItems);
   launch.lookers = (items + launch.slice - 1) / launch.slice;
   launch.blocks = launch.lookers + launch.copiers + (launch.advance ? 1 : 0);
-  resolve_kernel<<<launch.blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(launch);
-  return cudaGetLastError();
+  return launch_kernel(resolve_kernel, launch.blocks, kThreads, stream, launch);
 }
+
+Status load_resolve() { return load_kernel(resolve_kernel); }
 
 }  // namespace sluice::kernels::cuda

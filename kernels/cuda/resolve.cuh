@@ -10,16 +10,13 @@
 
 namespace sluice::kernels::cuda {
 
-inline constexpr std::uint32_t kMostLookers = 1024;  // blocks of threads that look up
-inline constexpr std::uint32_t kMostItems = 1024;    // that one of them looks up
+inline constexpr std::uint32_t kMostItems = 1024;  // that one block of threads looks up
 inline constexpr unsigned kThreads = 512;
 inline constexpr unsigned kWarps = kThreads / kWarp;
 static_assert(kMostItems % kThreads == 0);
 inline constexpr unsigned kMostPerWindow = 16;    // of kWindow: claims take the oldest eighth
 inline constexpr unsigned kVectorsPerThread = 4;  // on their way at a time
 inline constexpr unsigned kEarlyPerThread = 2;    // of these before slots are known
-inline constexpr std::uint64_t kMaxItems = std::uint64_t{kMostLookers} * kMostItems;  // of a launch
-static_assert(kMaxItems <= 1u << 21);
 
 // A page to be copied: what the blocks of threads of one resolve hand to each other, in the actor's
 // scratch memory.
@@ -29,13 +26,13 @@ struct alignas(16) Fill {
   std::uint32_t pieces;  // that are copied
 };
 
-// Division by a number that is known before the launch; exact below 2^21.
+// Division by a number that is known before the launch; exact for 32 bits.
 struct Divisor {
-  std::uint64_t magic = 0;
+  std::uint64_t magic = 0;  // 2^64 / divisor, rounded up; 0: the divisor is 1
   explicit Divisor(std::uint32_t divisor = 1)
-      : magic(((std::uint64_t{1} << 42) + divisor - 1) / divisor) {}
+      : magic(divisor <= 1 ? 0 : ~std::uint64_t{0} / divisor + 1) {}
   __device__ std::uint32_t operator()(std::uint32_t n) const {
-    return static_cast<std::uint32_t>(n * magic >> 42);
+    return magic == 0 ? n : static_cast<std::uint32_t>(__umul64hi(magic, n));
   }
 };
 
@@ -64,7 +61,7 @@ struct Launch {
 inline Status bind_lists(Launch& launch, const HotTable& table, const PageStore& store,
                          std::uint32_t actor, const ResolveBatch& batch) {
   const std::uint64_t items = std::uint64_t{batch.lists} * batch.item_stride;
-  if (items > kMaxItems) return cudaErrorInvalidValue;
+  if (items > kMaxBatchItems) return cudaErrorInvalidValue;
   if (items == 0) return cudaSuccess;
   if (batch.lists_per_sequence == 0 || batch.rows_per_block == 0) return cudaErrorInvalidValue;
   launch.table = table;

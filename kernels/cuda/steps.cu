@@ -83,18 +83,21 @@ __global__ void reset(const __grid_constant__ HotTable table, std::uint32_t acto
 }  // namespace
 
 Status enter_step(const HotTable& table, std::uint32_t actor, Stream stream) {
-  enter<<<1, kEnterThreads, 0, static_cast<cudaStream_t>(stream)>>>(table, actor);
-  return cudaGetLastError();
+  return launch_kernel(enter, 1, kEnterThreads, stream, table, actor);
 }
 
 Status leave_step(const HotTable& table, std::uint32_t actor, Stream stream) {
-  leave<<<1, kWarp, 0, static_cast<cudaStream_t>(stream)>>>(table, actor);
-  return cudaGetLastError();
+  return launch_kernel(leave, 1, kWarp, stream, table, actor);
 }
 
 Status reset_actor(const HotTable& table, std::uint32_t actor, Stream stream) {
-  reset<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(table, actor);
-  return cudaGetLastError();
+  return launch_kernel(reset, 1, 1, stream, table, actor);
+}
+
+Status load_steps() {
+  if (const Status failed = load_kernel(enter)) return failed;
+  if (const Status failed = load_kernel(leave)) return failed;
+  return load_kernel(reset);
 }
 
 }  // namespace sluice::kernels::cuda
