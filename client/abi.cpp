@@ -236,21 +236,41 @@ ipc::Result<StreamRef> stream_from(const sluice_stream* stream) {
   return StreamRef{true, stream->handle};
 }
 
+ipc::Status check_forecast(const sluice_plan_desc& desc) {
+  const bool forecast = (desc.flags & SLUICE_PLAN_FORECAST) != 0;
+  if (!forecast && (desc.confidence != 0 || desc.budget_bytes != 0)) {
+    return fail(Errc::invalid_argument,
+                "plan_desc.confidence and budget_bytes are for SLUICE_PLAN_FORECAST, else zero");
+  }
+  if (forecast && (desc.flags & SLUICE_PLAN_ADVANCE) != 0) {
+    return fail(Errc::invalid_argument,
+                "a plan that forecasts cannot advance: begin and end the steps of its actor");
+  }
+  if (desc.confidence > 100) {
+    return fail(Errc::invalid_argument, "plan_desc.confidence is " +
+                                            std::to_string(desc.confidence) +
+                                            "; expected 0 to 100 per cent");
+  }
+  return {};
+}
+
 ipc::Result<PlanOptions> plan_options(const sluice_plan_desc* desc) {
   if (auto ok = check_struct(desc, "plan_desc"); !ok) return std::unexpected(ok.error());
-  if (auto ok = check_zero(desc->reserved, desc->flags & ~SLUICE_PLAN_ADVANCE, "plan_desc"); !ok) {
+  constexpr std::uint32_t kFlags = SLUICE_PLAN_ADVANCE | SLUICE_PLAN_FORECAST;
+  if (auto ok = check_zero(desc->reserved, desc->flags & ~kFlags, "plan_desc"); !ok) {
     return std::unexpected(ok.error());
   }
-  if (desc->reserved0 != 0) return fail(Errc::invalid_argument, "plan_desc.reserved0 must be zero");
+  if (auto ok = check_forecast(*desc); !ok) return std::unexpected(ok.error());
+  const bool forecast = (desc->flags & SLUICE_PLAN_FORECAST) != 0;
   if (desc->kind > SLUICE_ITEM_ROW) {
     return fail(Errc::invalid_argument, "plan_desc.kind is " + std::to_string(desc->kind));
   }
   for (const auto& [pointer, name] :
        {std::pair<const void*, const char*>{desc->items, "plan_desc.items"},
-        {desc->sequences, "plan_desc.sequences"},
-        {desc->slots, "plan_desc.slots"}}) {
+        {desc->sequences, "plan_desc.sequences"}}) {
     if (pointer == nullptr) return null_argument(name);
   }
+  if (desc->slots == nullptr && !forecast) return null_argument("plan_desc.slots");
   const std::uint32_t per_sequence = desc->lists_per_sequence == 0 ? 1 : desc->lists_per_sequence;
   if (desc->max_lists == 0 || desc->list_capacity == 0 || desc->max_lists % per_sequence != 0) {
     return fail(Errc::invalid_argument,
@@ -267,6 +287,9 @@ ipc::Result<PlanOptions> plan_options(const sluice_plan_desc* desc) {
   PlanOptions options;
   options.kind = desc->kind == SLUICE_ITEM_ROW ? PlanItems::rows : PlanItems::blocks;
   options.advance = (desc->flags & SLUICE_PLAN_ADVANCE) != 0;
+  options.forecast = forecast;
+  options.confidence = desc->confidence;
+  options.budget_bytes = desc->budget_bytes == 0 ? kForecastBudgetBytes : desc->budget_bytes;
   options.max_lists = desc->max_lists;
   options.list_capacity = desc->list_capacity;
   options.lists_per_sequence = per_sequence;
@@ -429,6 +452,7 @@ sluice_status sluice_cache_get_stats(sluice_cache* cache, sluice_cache_stats* ou
   return guarded(error, [&]() -> ipc::Status {
     if (cache == nullptr) return null_argument("cache");
     if (auto ok = check_struct(out, "cache_stats"); !ok) return ok;
+    cache->impl->collect_stats();
     const CacheStats& from = cache->impl->stats();
     const auto get = [](const std::atomic<std::uint64_t>& n) {
       return n.load(std::memory_order_relaxed);

@@ -301,4 +301,9 @@ ipc::Status Cache::close() {
   return {};
 }
 
+void Cache::collect_stats() {
+  if (device_ == nullptr || !client_.in_owner()) return;
+  device_->count_into(stats_, geometry_.page_bytes);
+}
+
 }  // namespace sluice::client::internal

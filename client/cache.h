@@ -97,6 +97,8 @@ class Cache {
   const kernels::PageStore& store() const { return store_; }
 
   CacheStats& stats() { return stats_; }
+  // Brings stats() up to date with what a device has counted.
+  void collect_stats();
   std::atomic<std::uint32_t>& users() { return users_; }
 
  private:

@@ -23,6 +23,7 @@ namespace sluice::client::internal {
 class Actor;
 class Cache;
 class Client;
+struct CacheStats;
 
 // DLPack's numbers.
 inline constexpr std::int32_t kDeviceHost = 1;
@@ -87,6 +88,9 @@ class DeviceCache {
   virtual void remove_row(std::uint32_t row) = 0;
 
   virtual ipc::Result<std::unique_ptr<Actor>> make_actor(Cache& cache, std::uint32_t index) = 0;
+
+  // Adds what the device has counted since the last time: forecasts, as of each actor's last step.
+  virtual void count_into(CacheStats&, std::uint64_t /*page_bytes*/) {}
 };
 
 // Sequences of a cache that plans can name.

@@ -22,9 +22,6 @@ static_assert(SLUICE_MISS == static_cast<int>(kernels::Outcome::filled));
 static_assert(SLUICE_NO_ROOM == static_cast<int>(kernels::Outcome::no_slot));
 static_assert(SLUICE_ABSENT == static_cast<int>(kernels::Outcome::absent));
 
-// What a forecast may bring in by one call.
-constexpr std::uint64_t kForecastBudgetBytes = std::uint64_t{64} << 20;
-
 class DirectActor final : public Actor {
  public:
   DirectActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}

@@ -17,10 +17,16 @@ struct StreamRef {
 
 enum class PlanItems : std::uint8_t { blocks, rows };
 
+// What a forecast may bring in by one call or launch, unless a plan says otherwise.
+inline constexpr std::uint64_t kForecastBudgetBytes = std::uint64_t{64} << 20;
+
 // sluice_plan_desc. Pointers are the device's.
 struct PlanOptions {
   PlanItems kind = PlanItems::blocks;
   bool advance = false;
+  bool forecast = false;  // the next two are of forecasts
+  std::uint32_t confidence = 0;
+  std::uint64_t budget_bytes = 0;
   std::uint32_t max_lists = 0;
   std::uint32_t list_capacity = 0;
   std::uint32_t lists_per_sequence = 1;

@@ -422,7 +422,14 @@ SLUICE_API sluice_status sluice_op_wait(sluice_op* op, uint64_t timeout_us,
 
 /* A hint: these pages will be resolved within `deadline_us`, with `confidence` 0..100 per cent.
  * Fills only spare slots; may be dropped; accounted in the stats. `slots` and `outcomes` of the
- * lists are not used. On a GPU all of them are dropped for now, and counted so. */
+ * lists are not used.
+ *
+ * On a GPU it only enqueues, in the actor's stream, and never waits (but the first of an actor
+ * allocates, and is best made before the work begins): a call while two forecasts of
+ * the actor are under way is dropped, as are pages beyond 131,072 of a call. Give forecasts an
+ * actor of their own: the first of them gives the actor's own stream, for good, the least priority
+ * of the device; a stream of the caller keeps its priority. The stats tell forecasts as of the last
+ * step that each actor ended. */
 SLUICE_API sluice_status sluice_forecast(sluice_actor* actor, const sluice_page_list* lists,
                                          size_t list_count, uint64_t deadline_us,
                                          uint32_t confidence, sluice_error* error);
@@ -457,6 +464,13 @@ typedef enum sluice_item_kind {
 
 /* A launch leaves the actor's step and enters the next one before it looks anything up. */
 #define SLUICE_PLAN_ADVANCE 1u
+/* A launch is a forecast, as sluice_forecast: what it names is brought in as far as budget_bytes
+ * and spare slots go, by few CTAs (4, unless copying_ctas says otherwise), and slots need no
+ * pointer. What is there, or is being brought in, has the outcome HIT; a slot says where a page was
+ * seen, and nothing keeps it there until it is resolved. Give it an actor of its own, whose steps
+ * it brackets with begin and end; not together with ADVANCE. Creating one gives the actor's own
+ * stream a low priority, as sluice_forecast does. */
+#define SLUICE_PLAN_FORECAST 2u
 
 /* A resolve whose lists lie in device memory. What the pointers lead to may change from launch to
  * launch; the pointers, and the numbers here, are bound once. List l is items[l * list_capacity
@@ -468,26 +482,27 @@ typedef enum sluice_item_kind {
 typedef struct sluice_plan_desc {
   size_t struct_size;
   uint32_t kind;               /* sluice_item_kind */
-  uint32_t flags;              /* SLUICE_PLAN_ADVANCE or zero */
+  uint32_t flags;              /* SLUICE_PLAN_ADVANCE, SLUICE_PLAN_FORECAST, or zero */
   uint32_t max_lists;          /* a multiple of lists_per_sequence */
   uint32_t list_capacity;      /* items; max_lists * list_capacity <= SLUICE_MAX_PLAN_ITEMS */
   uint32_t lists_per_sequence; /* e.g. one per KV head; 0: 1 */
   uint32_t first_page;         /* of a layer: page index inside a block */
   uint32_t copying_ctas;       /* CTAs that copy, at most; 0: as many as are best on an idle GPU */
-  uint32_t reserved0;          /* zero */
+  uint32_t confidence;         /* of a forecast: 0 to 100 per cent; else zero */
   const int32_t* items;        /* [max_lists][list_capacity] */
   const uint32_t* counts;      /* [max_lists] items of each list; NULL: list_capacity */
   const uint32_t* list_count;  /* how many lists are real, one number; NULL: max_lists */
   const uint32_t* sequences;   /* [max_lists / lists_per_sequence] of sluice_sequence_row */
-  int32_t* slots;              /* out, [max_lists][list_capacity]; -1: none */
+  int32_t* slots;         /* out, [max_lists][list_capacity]; -1: none. NULL: of a forecast only */
   uint8_t* outcomes;      /* out, likewise: sluice_outcome, where 3 and more is ABSENT; or NULL */
   uint32_t* without_slot; /* one number, to which items with NO_ROOM or ABSENT are added; or NULL */
-  uint64_t reserved[4];
+  uint64_t budget_bytes;  /* of each launch of a forecast; 0: 64 MiB; else zero */
+  uint64_t reserved[3];
 } sluice_plan_desc;
 /* clang-format off */
 #define SLUICE_PLAN_DESC_INIT                                                      \
   {sizeof(sluice_plan_desc), 0, 0, 0, 0, 1, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, \
-   NULL, NULL, {0, 0, 0, 0}}
+   NULL, NULL, 0, {0, 0, 0}}
 /* clang-format on */
 
 /* Checks and allocates what launches need. INVALID_ARGUMENT: also a pointer that the device cannot

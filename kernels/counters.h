@@ -20,11 +20,17 @@ struct TableCounters {
 
 inline ActorCounters read_actor_counters(const HotTable& table, std::uint32_t actor) {
   const ActorCounters& from = actor_line(table, actor)->counters;
-  return {load_relaxed(&from.hits),          load_relaxed(&from.fills),
-          load_relaxed(&from.refills),       load_relaxed(&from.no_slot),
-          load_relaxed(&from.absent),        load_relaxed(&from.pinned),
-          load_relaxed(&from.filled_bytes),  load_relaxed(&from.forecast_issued),
-          load_relaxed(&from.forecast_used), load_relaxed(&from.forecast_bytes)};
+  return {load_relaxed(&from.hits),
+          load_relaxed(&from.fills),
+          load_relaxed(&from.refills),
+          load_relaxed(&from.no_slot),
+          load_relaxed(&from.absent),
+          load_relaxed(&from.pinned),
+          load_relaxed(&from.filled_bytes),
+          load_relaxed(&from.forecast_issued),
+          load_relaxed(&from.forecast_used),
+          load_relaxed(&from.forecast_bytes),
+          load_relaxed(&from.forecast_dropped)};
 }
 
 inline TableCounters read_counters(const HotTable& table) {
@@ -41,6 +47,7 @@ inline TableCounters read_counters(const HotTable& table) {
     sum.pages.forecast_issued += actor.forecast_issued;
     sum.pages.forecast_used += actor.forecast_used;
     sum.pages.forecast_bytes += actor.forecast_bytes;
+    sum.pages.forecast_dropped += actor.forecast_dropped;
   }
   sum.sweeps = load_relaxed(&table.header->sweeps);
   sum.freed_slots = load_relaxed(&table.header->freed);

@@ -100,6 +100,7 @@ SLUICE_HD inline ForecastCounts forecast(const HotTable& table, const PageStore&
   ActorCounters& total = actor_line(table, actor)->counters;
   detail::add(&total.forecast_issued, counts.issued);
   detail::add(&total.forecast_bytes, counts.issued_bytes);
+  detail::add(&total.forecast_dropped, counts.dropped);
   return counts;
 }
 

@@ -7,6 +7,7 @@
 #include "client/cuda/cuda_plan.h"
 #include "client/sequence.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/forecast.h"
 
 namespace sluice::client::internal::cuda {
 
@@ -23,6 +24,8 @@ static_assert(SLUICE_ABSENT == static_cast<int>(kernels::Outcome::absent));
 // Items of one resolve call, and what buffers begin with.
 constexpr std::size_t kMostItems = std::size_t{1} << 28;
 constexpr std::size_t kLeastItems = 1024;
+// Pages of one forecast; sluice.h says so.
+constexpr std::size_t kMostForecastItems = std::size_t{1} << 17;
 
 ipc::Status check_launch(kernels::cuda::Status status, const char* what) {
   return check(static_cast<cudaError_t>(status), what);
@@ -66,6 +69,7 @@ ipc::Result<std::unique_ptr<Actor>> CudaActor::make(Cache& cache, CudaCache& dev
   auto block = DeviceBuffer::make(bytes);
   if (!block) return std::unexpected(block.error());
   state.block = std::move(*block);
+  device.begin_counting(index);
   return actor;
 }
 
@@ -74,6 +78,7 @@ CudaActor::~CudaActor() {
     (void)state_.release();  // see CudaCache
     return;
   }
+  device_.end_counting(index(), cache().stats());
   const CurrentBesideCaptures current(device_.context());
   state_.reset();
 }
@@ -192,6 +197,18 @@ void CudaActor::scatter(Operation& operation, const std::int32_t* slots,
   counts.bytes_filled = counts.misses * page_bytes;
 }
 
+std::size_t CudaActor::stage_pages(std::span<const PageList> lists, std::int32_t* to,
+                                   std::size_t most) {
+  std::size_t staged = 0;
+  for (const PageList& list : lists) {
+    const kernels::Page first = kernels::page_number(cache().table(), 0, list.page);
+    for (std::uint32_t i = 0; i < list.count && staged < most; ++i) {
+      to[staged++] = static_cast<std::int32_t>(first + list.sequence->id(list.blocks[i]));
+    }
+  }
+  return staged;
+}
+
 ipc::Status CudaActor::do_start(Operation& operation) {
   std::size_t items = 0;
   for (const PageList& list : operation.lists) items += list.count;
@@ -199,25 +216,94 @@ ipc::Status CudaActor::do_start(Operation& operation) {
   const Current current(device_.context());
   if (auto ok = make_room(items); !ok) return ok;
   const ListPlaces places(capacity_);
-  auto* to = state_->list_staging.at<std::int32_t>(places.items);
-  for (const PageList& list : operation.lists) {
-    const kernels::Page first = kernels::page_number(cache().table(), 0, list.page);
-    for (std::uint32_t i = 0; i < list.count; ++i) {
-      *to++ = static_cast<std::int32_t>(first + list.sequence->id(list.blocks[i]));
-    }
-  }
+  stage_pages(operation.lists, state_->list_staging.at<std::int32_t>(places.items), items);
   if (auto ok = look_up(items); !ok) return ok;
   scatter(operation, state_->list_staging.at<std::int32_t>(places.slots),
           state_->list_staging.at<std::uint8_t>(places.outcomes), cache().geometry().page_bytes);
   return {};
 }
 
-// A stream of low priority for forecasts is not built yet.
-ipc::Status CudaActor::do_forecast(std::span<const PageList> lists, std::uint64_t, std::uint32_t) {
-  std::uint64_t pages = 0;
-  for (const PageList& list : lists) pages += list.count;
-  cache().stats().forecast_dropped.fetch_add(pages, std::memory_order_relaxed);
+// ---- forecast
+
+ipc::Status CudaActor::lower_priority() {
+  if (low_priority_) return {};
+  auto low = OwnStream::make(Priority::least);
+  if (!low) return std::unexpected(low.error());
+  State& state = *state_;
+  if (stream_ == state.own_stream.get()) {
+    auto before = OwnEvent::make();
+    if (!before) return std::unexpected(before.error());
+    if (auto ok = before->record(stream_); !ok) return ok;
+    if (auto ok = check(cudaStreamWaitEvent(low->get(), before->get(), 0),
+                        "ordering a stream for forecasts after the actor's");
+        !ok) {
+      return ok;
+    }
+    stream_ = low->get();
+  }
+  // The old one goes when what is enqueued in it has run.
+  state.own_stream = std::move(*low);
+  low_priority_ = true;
   return {};
+}
+
+ipc::Status CudaActor::make_forecasts() {
+  State& state = *state_;
+  if (auto ok = lower_priority(); !ok) return ok;
+  if (state.forecast_scratch.data() != nullptr) return {};
+  for (ForecastList& list : state.forecasts) {
+    auto items = StagingBuffer::make(kMostForecastItems * sizeof(std::int32_t));
+    if (!items) return std::unexpected(items.error());
+    auto passed = OwnEvent::make();
+    if (!passed) return std::unexpected(passed.error());
+    list.items = std::move(*items);
+    list.passed = std::move(*passed);
+  }
+  auto scratch = DeviceBuffer::make(kernels::cuda::kForecastScratchBytes);
+  if (!scratch) return std::unexpected(scratch.error());
+  state.forecast_scratch = std::move(*scratch);
+  return {};
+}
+
+ipc::Result<CudaActor::ForecastList*> CudaActor::free_forecast() {
+  for (ForecastList& list : state_->forecasts) {
+    const auto passed = list.passed.passed();
+    if (!passed) return std::unexpected(passed.error());
+    if (*passed) return &list;
+  }
+  return nullptr;
+}
+
+ipc::Status CudaActor::do_forecast(std::span<const PageList> lists, std::uint64_t /*deadline_us*/,
+                                   std::uint32_t confidence) {
+  std::size_t pages = 0;
+  for (const PageList& list : lists) pages += list.count;
+  if (pages == 0) return {};
+  const CurrentBesideCaptures current(device_.context());
+  if (auto ok = make_forecasts(); !ok) return ok;
+  const auto list = free_forecast();
+  if (!list) return std::unexpected(list.error());
+  std::size_t items = 0;
+  if (*list != nullptr) {
+    items = stage_pages(lists, (*list)->items.at<std::int32_t>(), kMostForecastItems);
+  }
+  // What the device drops it counts by itself.
+  cache().stats().forecast_dropped.fetch_add(pages - items, std::memory_order_relaxed);
+  if (items == 0) return {};
+  kernels::cuda::ResolveBatch batch;
+  batch.items = (*list)->items.at<std::int32_t>();
+  batch.lists = 1;
+  batch.item_stride = static_cast<std::uint32_t>(items);
+  const kernels::cuda::ForecastGoal goal{kForecastBudgetBytes,
+                                         kernels::forecast_min_age(confidence), 0};
+  if (auto ok =
+          check_launch(kernels::cuda::forecast(cache().table(), cache().store(), index(), batch,
+                                               goal, state_->forecast_scratch.data(), stream_),
+                       "enqueueing a forecast");
+      !ok) {
+    return ok;
+  }
+  return (*list)->passed.record(stream_);
 }
 
 // ---- pins

@@ -1,12 +1,14 @@
 // The executor of a GPU: steps, resolves and pins as kernels in a stream, on the table that this
 // process shares with the daemon.
 //
-// Steps only enqueue. A resolve of lists in host memory copies them there and back, and waits; see
-// CudaPlan for the way without. What is enqueued here runs in order, in one stream at a time.
+// Steps and forecasts only enqueue. A resolve of lists in host memory copies them there and back,
+// and waits; see CudaPlan for the way without. What is enqueued here runs in order, in one stream
+// at a time.
 //
 // Thread-safety: one thread at a time per actor.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -32,12 +34,22 @@ class CudaActor final : public Actor {
   CudaCache& device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
   std::uint32_t number() const { return index(); }
+  // The actor forecasts: its own stream is one of the least priority from now on. What is enqueued
+  // in the present one comes first.
+  ipc::Status lower_priority();
 
  private:
   // Where the lists of a resolve lie, in staging memory and on the device alike.
   struct ListPlaces;
   // What is copied about one block.
   struct BlockPlaces;
+
+  // What a forecast under way reads: the device takes the items from the host's memory, in its own
+  // time.
+  struct ForecastList {
+    StagingBuffer items;
+    OwnEvent passed;
+  };
 
   struct State {
     OwnStream own_stream;
@@ -47,6 +59,9 @@ class CudaActor final : public Actor {
     StagingBuffer list_staging;
     DeviceBuffer lists;
     DeviceBuffer scratch;
+    // Of forecasts; made by the first.
+    std::array<ForecastList, 2> forecasts;
+    DeviceBuffer forecast_scratch;
   };
 
   CudaActor(Cache& cache, CudaCache& device, std::uint32_t index)
@@ -65,6 +80,11 @@ class CudaActor final : public Actor {
   ipc::Status do_close() override;
 
   ipc::Status make_room(std::size_t items);
+  ipc::Status make_forecasts();
+  // One that no launch reads any more; null: there is none.
+  ipc::Result<ForecastList*> free_forecast();
+  // Writes the page numbers of the lists, `most` at most; returns how many.
+  std::size_t stage_pages(std::span<const PageList> lists, std::int32_t* to, std::size_t most);
   ipc::Status look_up(std::size_t items);
   static void scatter(Operation& operation, const std::int32_t* slots, const std::uint8_t* outcomes,
                       std::uint64_t page_bytes);
@@ -77,6 +97,7 @@ class CudaActor final : public Actor {
   CudaCache& device_;
   std::unique_ptr<State> state_;
   cudaStream_t stream_ = nullptr;
+  bool low_priority_ = false;   // of the own stream
   std::uint32_t capacity_ = 0;  // items that the buffers of resolves hold; a power of two
 };
 

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 
+#include "client/cache.h"
 #include "client/client.h"
 #include "client/cuda/cuda_actor.h"
 #include "kernels/cuda/launch.h"
@@ -157,6 +158,49 @@ void CudaCache::remove_row(std::uint32_t row) {
 
 ipc::Result<std::unique_ptr<Actor>> CudaCache::make_actor(Cache& cache, std::uint32_t index) {
   return CudaActor::make(cache, *this, index);
+}
+
+// ---- counters
+
+CudaCache::Forecasts CudaCache::forecasts_of(std::uint32_t actor) const {
+  const auto* const line = reinterpret_cast<const kernels::ActorLine*>(
+      table_.mirrors + std::size_t{actor} * kernels::kActorBytes);
+  return {kernels::load_relaxed(&line->counters.forecast_issued),
+          kernels::load_relaxed(&line->counters.forecast_used),
+          kernels::load_relaxed(&line->counters.forecast_dropped)};
+}
+
+void CudaCache::count(std::uint32_t actor, Forecasts& counted, CacheStats& stats) const {
+  const Forecasts now = forecasts_of(actor);
+  // From shared memory: whatever it says, counts only grow.
+  const auto add = [](std::atomic<std::uint64_t>& to, std::uint64_t& before, std::uint64_t after) {
+    if (after > before) to.fetch_add(after - before, std::memory_order_relaxed);
+    before = after;
+  };
+  add(stats.forecast_issued, counted.issued, now.issued);
+  add(stats.forecast_used, counted.used, now.used);
+  add(stats.forecast_dropped, counted.dropped, now.dropped);
+}
+
+void CudaCache::begin_counting(std::uint32_t actor) {
+  const std::lock_guard lock(counting_mutex_);
+  counted_[actor] = forecasts_of(actor);
+}
+
+void CudaCache::end_counting(std::uint32_t actor, CacheStats& stats) {
+  const std::lock_guard lock(counting_mutex_);
+  const auto at = counted_.find(actor);
+  if (at == counted_.end()) return;
+  count(actor, at->second, stats);
+  counted_.erase(at);
+}
+
+void CudaCache::count_into(CacheStats& stats, std::uint64_t page_bytes) {
+  const std::lock_guard lock(counting_mutex_);
+  for (auto& [actor, counted] : counted_) count(actor, counted, stats);
+  stats.forecast_wasted_bytes.store(
+      kernels::load_relaxed(&table_.host_header->forecast_wasted) * page_bytes,
+      std::memory_order_relaxed);
 }
 
 }  // namespace sluice::client::internal::cuda

@@ -5,7 +5,9 @@
 // Thread-safety: that of DeviceCache.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <mutex>
 
 #include "client/cuda/driver.h"
 #include "client/cuda/memory.h"
@@ -50,11 +52,15 @@ class CudaCache final : public DeviceCache {
   void remove_row(std::uint32_t row) override;
 
   ipc::Result<std::unique_ptr<Actor>> make_actor(Cache& cache, std::uint32_t index) override;
+  void count_into(CacheStats& stats, std::uint64_t page_bytes) override;
 
   // ---- for actors and plans
 
   const Context& context() const { return state_->context; }
   SequenceRows& rows() { return *state_->rows; }
+  // What the table counts for the actor, from now on and until now, is this client's.
+  void begin_counting(std::uint32_t actor);
+  void end_counting(std::uint32_t actor, CacheStats& stats);
 
  private:
   // Members go in reverse order: what reads the frames before what it reads.
@@ -66,6 +72,18 @@ class CudaCache final : public DeviceCache {
     std::unique_ptr<SequenceRows> rows = std::make_unique<SequenceRows>();
     std::unique_ptr<Pinner> pinner;
   };
+
+  // Of an actor, as the device mirrors them.
+  struct Forecasts {
+    std::uint64_t issued = 0;
+    std::uint64_t used = 0;
+    std::uint64_t dropped = 0;
+  };
+  Forecasts forecasts_of(std::uint32_t actor) const;
+  void count(std::uint32_t actor, Forecasts& counted, CacheStats& stats) const;
+
+  std::mutex counting_mutex_;
+  std::map<std::uint32_t, Forecasts> counted_;  // by actor; guarded by counting_mutex_
 
   const Client& client_;
   const std::int32_t ordinal_;

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "kernels/forecast.h"
+
 namespace sluice::client::internal::cuda {
 
 using ipc::Errc;
@@ -59,13 +61,18 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
   const CurrentBesideCaptures current(device.context());
   if (auto ok = check_pages(options, actor.cache()); !ok) return std::unexpected(ok.error());
   if (auto ok = check_pointers(options, device.ordinal()); !ok) return std::unexpected(ok.error());
+  if (options.forecast) {
+    if (auto ok = actor.lower_priority(); !ok) return std::unexpected(ok.error());
+  }
   auto rows = device.rows().table();
   if (!rows) return std::unexpected(rows.error());
   auto stream = OwnStream::make();
   if (!stream) return std::unexpected(stream.error());
-  auto scratch = DeviceBuffer::make_zeroed(
-      kernels::cuda::resolve_scratch_bytes(options.max_lists, options.list_capacity),
-      stream->get());
+  const std::size_t scratch_bytes =
+      options.forecast
+          ? kernels::cuda::kForecastScratchBytes
+          : kernels::cuda::resolve_scratch_bytes(options.max_lists, options.list_capacity);
+  auto scratch = DeviceBuffer::make_zeroed(scratch_bytes, stream->get());
   if (!scratch) return std::unexpected(scratch.error());
 
   std::unique_ptr<CudaPlan> plan(new CudaPlan(actor));
@@ -89,6 +96,9 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
   batch.without_slot = options.without_slot;
   plan->arrangement_.copying_ctas = options.copying_ctas;
   plan->arrangement_.advance = options.advance;
+  plan->forecast_ = options.forecast;
+  plan->goal_ = {options.budget_bytes, kernels::forecast_min_age(options.confidence),
+                 options.copying_ctas};
   return plan;
 }
 
@@ -117,8 +127,11 @@ ipc::Status CudaPlan::launch(const StreamRef& stream) {
   const cudaStream_t in =
       stream.is_cuda ? static_cast<cudaStream_t>(stream.handle) : actor_.stream();
   if (auto ok = check_step(in); !ok) return ok;
-  const kernels::cuda::Status launched = kernels::cuda::resolve(
-      cache.table(), cache.store(), actor_.number(), batch_, arrangement_, scratch_->data(), in);
+  const kernels::cuda::Status launched =
+      forecast_ ? kernels::cuda::forecast(cache.table(), cache.store(), actor_.number(), batch_,
+                                          goal_, scratch_->data(), in)
+                : kernels::cuda::resolve(cache.table(), cache.store(), actor_.number(), batch_,
+                                         arrangement_, scratch_->data(), in);
   return check(static_cast<cudaError_t>(launched), "launching a plan");
 }
 

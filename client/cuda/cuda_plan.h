@@ -1,4 +1,4 @@
-// A plan on a GPU: one launch of the resolver with everything bound. See plan.h.
+// A plan on a GPU: one launch of the resolver, or of a forecast, with everything bound. See plan.h.
 //
 // Thread-safety: one thread at a time, which is that of its actor or ordered with it.
 #pragma once
@@ -27,7 +27,9 @@ class CudaPlan final : public Plan {
 
   CudaActor& actor_;
   kernels::cuda::ResolveBatch batch_;
-  kernels::cuda::Arrangement arrangement_;
+  bool forecast_ = false;
+  kernels::cuda::Arrangement arrangement_;  // of a resolve
+  kernels::cuda::ForecastGoal goal_;        // of a forecast
   std::unique_ptr<DeviceBuffer> scratch_ = std::make_unique<DeviceBuffer>();
 };
 

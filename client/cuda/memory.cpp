@@ -74,10 +74,17 @@ StagingBuffer::~StagingBuffer() {
 
 // ---- OwnStream
 
-ipc::Result<OwnStream> OwnStream::make() {
+ipc::Result<OwnStream> OwnStream::make(Priority priority) {
+  constexpr const char* kWhat = "creating a stream";
+  int value = 0;  // normal
+  if (priority == Priority::least) {
+    if (auto ok = check(cudaDeviceGetStreamPriorityRange(&value, nullptr), kWhat); !ok) {
+      return std::unexpected(ok.error());
+    }
+  }
   OwnStream stream;
-  if (auto ok = check(cudaStreamCreateWithFlags(&stream.stream_, cudaStreamNonBlocking),
-                      "creating a stream");
+  if (auto ok =
+          check(cudaStreamCreateWithPriority(&stream.stream_, cudaStreamNonBlocking, value), kWhat);
       !ok) {
     return std::unexpected(ok.error());
   }
@@ -86,6 +93,36 @@ ipc::Result<OwnStream> OwnStream::make() {
 
 OwnStream::~OwnStream() {
   if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+}
+
+// ---- OwnEvent
+
+ipc::Result<OwnEvent> OwnEvent::make() {
+  OwnEvent event;
+  if (auto ok = check(cudaEventCreateWithFlags(&event.event_, cudaEventDisableTiming),
+                      "creating an event");
+      !ok) {
+    return std::unexpected(ok.error());
+  }
+  return event;
+}
+
+OwnEvent::~OwnEvent() {
+  if (event_ != nullptr) (void)cudaEventDestroy(event_);
+}
+
+ipc::Status OwnEvent::record(cudaStream_t stream) {
+  return check(cudaEventRecord(event_, stream), "recording an event");
+}
+
+ipc::Result<bool> OwnEvent::passed() const {
+  const cudaError_t status = cudaEventQuery(event_);
+  if (status == cudaErrorNotReady) {
+    (void)cudaGetLastError();  // or the next launch would report it
+    return false;
+  }
+  if (auto ok = check(status, "asking an event"); !ok) return std::unexpected(ok.error());
+  return true;
 }
 
 // ---- Registration

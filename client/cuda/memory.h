@@ -68,6 +68,8 @@ class StagingBuffer {
   std::byte* data_ = nullptr;
 };
 
+enum class Priority : std::uint8_t { normal, least };
+
 // A stream that does not wait for the legacy default stream.
 class OwnStream {
  public:
@@ -79,11 +81,32 @@ class OwnStream {
   }
   ~OwnStream();
 
-  static ipc::Result<OwnStream> make();
+  static ipc::Result<OwnStream> make(Priority priority = Priority::normal);
   cudaStream_t get() const { return stream_; }
 
  private:
   cudaStream_t stream_ = nullptr;
+};
+
+// Tells when a stream has passed a place.
+class OwnEvent {
+ public:
+  OwnEvent() = default;
+  OwnEvent(OwnEvent&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  OwnEvent& operator=(OwnEvent&& other) noexcept {
+    std::swap(event_, other.event_);
+    return *this;
+  }
+  ~OwnEvent();
+
+  static ipc::Result<OwnEvent> make();
+  ipc::Status record(cudaStream_t stream);
+  // Whether the place is passed; also if there was none yet.
+  ipc::Result<bool> passed() const;
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
 };
 
 // Registers memory of this process with the device, readable at the same address.

@@ -26,6 +26,9 @@ __global__ void __launch_bounds__(kThreads)
   const std::uint32_t windows = windows_of(limit);
   const Step step = load(&actor_line(table, actor)->step) & kStepMask;
   const unsigned warp = threadIdx.x / kWarp;
+  const bool marks = load(&table.header->forecasts) != 0;
+  if (lane_id() == 0) wants[warp].displaced = 0;
+  __syncwarp();
   for (std::uint64_t n = std::uint64_t{blockIdx.x} * kWarps + warp;
        n < std::uint64_t{count} * per_block; n += warps) {
     const Block block = blocks[n / per_block];
@@ -44,6 +47,7 @@ __global__ void __launch_bounds__(kThreads)
         __syncwarp();
       }
       if (lane_id() == 0 && slot != kNoSlot) {
+        if (marks) waste_mark(table, static_cast<std::uint32_t>(slot));
         set_slot_hint(table, page, slot);
         const std::uint32_t at = static_cast<std::uint32_t>(slot) / kWindow * kWindow;
         if (at > load(&table.header->pin_from)) store(&table.header->pin_from, at);
@@ -51,6 +55,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (lane_id() == 0) slots[n] = slot;
   }
+  if (lane_id() == 0) add_freed(table, wants[warp].displaced);
 }
 
 __device__ void unpin(const HotTable& table, Slot slot, Page page, Step step, bool keep) {
@@ -144,6 +149,7 @@ __global__ void __launch_bounds__(kThreads)
     drop(const __grid_constant__ HotTable table, const BlockSet blocks, Drop what) {
   constexpr int kMaxTries = 64;
   const Step step = load(&table.header->clock) & kStepMask;
+  const bool marks = load(&table.header->forecasts) != 0;
   for (std::uint32_t slot = blockIdx.x * blockDim.x + threadIdx.x; slot < table.sizes.slots;
        slot += gridDim.x * blockDim.x) {
     Word word = load(&table.words[slot]);
@@ -157,7 +163,10 @@ __global__ void __launch_bounds__(kThreads)
       const Word was =
           exchange_if(&table.words[slot], word,
                       what == Drop::seal_pins ? make_word(page, later, false, true) : kFreeWord);
-      if (was == word) break;
+      if (was == word) {
+        if (marks && what != Drop::seal_pins) waste_mark(table, slot);
+        break;
+      }
       word = was;
     }
   }

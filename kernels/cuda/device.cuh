@@ -41,6 +41,7 @@ Status load_kernel(void (*kernel)(Parameters...)) {
 Status load_steps();
 Status load_blocks();
 Status load_resolve();
+Status load_forecast();
 
 __device__ inline std::uint32_t load(const std::uint32_t* at) {
   std::uint32_t value;
@@ -125,6 +126,31 @@ __device__ inline Cut cut_by_warp(const HotTable& table) {
   return cut_by_warp(table, clock);
 }
 
+// Marks of forecasts, as in forecast_marks.h but at the device's scope; relaxed, since they only
+// count. Who read header->forecasts as 0 need not look at any; what it misses then is a count.
+__device__ inline bool clear_mark(const HotTable& table, std::uint32_t slot) {
+  const std::uint64_t bit = std::uint64_t{1} << (slot % 64);
+  std::uint64_t* const at = &table.forecast_bits[slot / 64];
+  if ((load(at) & bit) == 0) return false;
+  if ((atomicAnd(reinterpret_cast<unsigned long long*>(at), ~bit) & bit) == 0) return false;
+  atomicSub(&table.header->forecasts, 1u);
+  return true;
+}
+
+__device__ inline void count_wasted(const HotTable& table) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(&table.header->forecast_wasted), 1ull);
+}
+
+// What the slot held is gone: a mark that is still there was for nothing.
+static __device__ __noinline__ void waste_mark(const HotTable& table, std::uint32_t slot) {
+  if (clear_mark(table, slot)) count_wasted(table);
+}
+
+__device__ inline void add_freed(const HotTable& table, std::uint32_t slots) {
+  if (slots == 0) return;
+  atomicAdd(reinterpret_cast<unsigned long long*>(&table.header->freed), std::uint64_t{slots});
+}
+
 // Words that a warp looks at in one go. Claims take the oldest of a window, so the recency of the
 // whole table is a sample of windows: with 128 words close to LRU, and work follows misses alone.
 inline constexpr unsigned kWordsPerLane = 4;
@@ -174,6 +200,7 @@ struct Wants {
   Page page[kWarp];            // by rank among those who still want
   std::uint32_t owner[kWarp];  // lane, by rank
   Slot slot[kWarp];            // by lane: what was claimed
+  std::uint32_t displaced;     // claims that took the place of another page are added to it
 };
 
 // Lane i wants a slot for `page` if bit i of `wanting` is set (the same in all lanes). Takes what
@@ -217,6 +244,7 @@ __device__ inline unsigned claim_from_window(const HotTable& table, Window& wind
         if (exchange_if(&table.words[window.first + j], seen,
                         make_word(wants.page[rank], step, pin, false)) == seen) {
           wants.slot[owner] = static_cast<Slot>(window.first + j);
+          if (!is_free(seen)) atomicAdd(&wants.displaced, 1u);
           served = 1u << owner;
         }
       }

@@ -9,7 +9,8 @@ const char* describe(Status status) { return cudaGetErrorString(static_cast<cuda
 Status load() {
   if (const Status failed = load_steps()) return failed;
   if (const Status failed = load_blocks()) return failed;
-  return load_resolve();
+  if (const Status failed = load_resolve()) return failed;
+  return load_forecast();
 }
 
 }  // namespace sluice::kernels::cuda

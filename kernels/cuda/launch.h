@@ -92,6 +92,30 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
                const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
                Stream stream);
 
+// ---- forecast
+
+// What a forecast may do.
+struct ForecastGoal {
+  std::uint64_t budget_bytes = 0;  // of one launch; whole pages
+  Step min_age = 1;                // of the table's clock: younger pages make no room
+  std::uint32_t copying_ctas = 0;  // 0: kForecastCtas
+};
+
+// Few, so that an engine's kernels keep the GPU and its resolves the link.
+inline constexpr std::uint32_t kForecastCtas = 4;
+
+// Memory that forecasts need of their own, in device memory; one per actor that forecasts.
+inline constexpr std::size_t kForecastScratchBytes = 16;
+
+// Brings pages of the lists in before they are asked for; see kernels/forecast.h. Pages that are
+// there, or that somebody is bringing in, are left as they are; the blocks of absent ones are
+// marked wanted. `batch.slots` and `batch.outcomes` may be null; outcomes are hit (left as it is),
+// filled, no_slot (no spare slot, or no budget left), absent and invalid, and slots are where pages
+// were seen, which nobody keeps there. The actor, one of its own, is in a step. Needs no order with
+// launches of other actors.
+Status forecast(const HotTable& table, const PageStore& store, std::uint32_t actor,
+                const ResolveBatch& batch, const ForecastGoal& goal, void* scratch, Stream stream);
+
 // ---- pins and whole blocks. Lists are in device memory; the actor is in a step.
 
 // Pins slots for all pages of each block: slots[i * pages_per_block + page]; kNoSlot in all of a

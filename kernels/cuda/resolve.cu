@@ -24,13 +24,7 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr unsigned kThreads = 512;
-constexpr unsigned kWarps = kThreads / kWarp;
-static_assert(kMostItems % kThreads == 0);
-constexpr unsigned kMostPerWindow = 16;  // of kWindow: claims take the oldest eighth
 constexpr unsigned kShyWindows = 2;  // looked at before pages of the actor's last step are taken
-constexpr unsigned kVectorsPerThread = 4;   // on their way at a time
-constexpr unsigned kEarlyPerThread = 2;     // of these before slots are known
 constexpr std::uint32_t kLeastSlice = 128;  // items of a looker, if pages are small
 constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a block of threads
 constexpr unsigned kFewLookers = 64;        // as many as there are, if the lists are not very long
@@ -38,115 +32,6 @@ constexpr std::uint64_t kSmallPageBytes = 4096;
 constexpr int kMaxWordTries = 64;
 constexpr std::uint64_t kMaxHandOverNs = 2'000'000'000;  // for a table that somebody scribbled over
 constexpr unsigned kMaxLookupWait = 1u << 12;            // looks at the counter; then without
-
-// Division by a number that is known before the launch; exact for 32 bits.
-struct Divisor {
-  std::uint64_t magic = 0;  // 2^64 / divisor, rounded up; 0: the divisor is 1
-  explicit Divisor(std::uint32_t divisor = 1)
-      : magic(divisor <= 1 ? 0 : ~std::uint64_t{0} / divisor + 1) {}
-  __device__ std::uint32_t operator()(std::uint32_t n) const {
-    return magic == 0 ? n : static_cast<std::uint32_t>(__umul64hi(magic, n));
-  }
-};
-
-// Roles of the blocks of threads of a launch, in the order in which the device starts them:
-// `lookers` look up, claim and, unless there are copiers, copy; `copiers` copy what the lookers
-// missed; one more, if `advance`, reads the log. Only copiers wait, for lookers, which were started
-// before them.
-struct Launch {
-  HotTable table;
-  PageStore store;
-  ResolveBatch batch;
-  Fill* fills = nullptr;  // what lookers hand to copiers: the actor's scratch memory
-  std::uint32_t actor = 0;
-  std::uint32_t items = 0;
-  std::uint32_t slice = 0;  // items of a looker
-  std::uint32_t lookers = 0;
-  std::uint32_t copiers = 0;
-  std::uint32_t blocks = 0;  // of all roles
-  Divisor by_stride;
-  Divisor by_lists;
-  bool plain = false;  // every item is a page of a real list
-  bool advance = false;
-};
-
-// What a looker misses.
-struct Missing {
-  Page page[kMostItems];
-  std::uint32_t item[kMostItems];
-  std::uint32_t hint[kMostItems];  // as it is stored
-  Slot slot[kMostItems];           // before the claim: of a fill that somebody else began
-  Frame frame[kMostItems];         // kNoFrame: it cannot be read here
-  Outcome outcome[kMostItems];     // by the claim; filled: we owe the copy
-};
-
-struct Shared {
-  std::uint32_t missing;
-  std::uint32_t fills;
-  std::uint32_t looked_base;
-  std::uint32_t handed_base;
-  std::uint32_t launches;
-  Step clock;
-  Step step;
-  Step previous;
-  bool shared_step;
-  std::uint32_t slots;  // that may be claimed
-  std::uint32_t fresh;  // the first of them that nobody has claimed yet
-  std::uint32_t windows;
-  std::uint32_t first_window;
-  std::uint32_t hits;
-  std::uint32_t no_slot;
-  std::uint32_t absent;
-  Wants wants[kWarps];
-  Missing miss;
-};
-
-struct Item {
-  Page page = kNoPage;
-  bool real = false;
-};
-
-__device__ Item item_at(const Launch& launch, std::uint32_t index) {
-  const ResolveBatch& batch = launch.batch;
-  // The item is loaded before the counts that bound it: it is there, whatever they say.
-  const std::int32_t item = batch.items[index];
-  Item found;
-  if (launch.plain) {
-    found.real = true;
-    found.page = static_cast<std::uint32_t>(item);  // a negative one is none
-    return found;
-  }
-  const std::uint32_t list = launch.by_stride(index);
-  if (batch.list_count != nullptr && list >= *batch.list_count) return found;
-  if (batch.counts != nullptr && index - list * batch.item_stride >= batch.counts[list]) {
-    return found;
-  }
-  found.real = true;
-  if (item < 0) return found;
-  const auto number = static_cast<std::uint32_t>(item);
-  if (batch.kind == ItemKind::page) {
-    found.page = number;
-    return found;
-  }
-  const std::uint32_t sequence = launch.by_lists(list);
-  const std::uint32_t row = batch.sequences[sequence];
-  if (row >= batch.row_limit) return found;
-  const std::uint32_t in_block = batch.kind == ItemKind::row
-                                     ? number % batch.rows_per_block
-                                     : list - sequence * batch.lists_per_sequence;
-  const std::uint32_t place = batch.kind == ItemKind::row ? number / batch.rows_per_block : number;
-  const SequenceRow& ids = batch.rows[row];
-  const std::uint32_t page = batch.first_page + in_block;
-  if (place >= ids.blocks || page >= launch.table.sizes.pages_per_block) return found;
-  const Block block = ids.ids[place];
-  if (block < launch.table.sizes.blocks) found.page = page_number(launch.table, block, page);
-  return found;
-}
-
-__device__ void finish(const Launch& launch, std::uint32_t index, Slot slot, Outcome outcome) {
-  launch.batch.slots[index] = slot;
-  if (launch.batch.outcomes != nullptr) launch.batch.outcomes[index] = outcome;
-}
 
 enum class Met : std::uint8_t { ready, filling, elsewhere };
 
@@ -173,6 +58,11 @@ __device__ Met meet(const HotTable& table, std::uint32_t slot, Word word, Page p
 __device__ __noinline__ Met meet_again(const HotTable& table, std::uint32_t slot, Word word,
                                        Page page, Step step, bool shared_step) {
   return meet(table, slot, word, page, step, shared_step);
+}
+
+// A hit of a slot that may hold what a forecast brought in.
+__device__ __noinline__ void use_mark(const HotTable& table, Shared& shared, std::uint32_t slot) {
+  if (clear_mark(table, slot)) atomicAdd(&shared.used, 1u);
 }
 
 __device__ bool is_complete(Word word) { return (word & (kReadyBit | kPinBit)) != 0; }
@@ -225,6 +115,7 @@ __device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t begi
     if (met[j] == Met::ready) {
       ++hits;
       finish(launch, index, static_cast<Slot>(slot[j]), Outcome::hit);
+      if (shared.forecasts != 0) use_mark(table, shared, slot[j]);
     } else if (page < table.pages) {
       missing = true;
     } else if (items[j].real) {
@@ -340,35 +231,6 @@ __device__ void publish_claim(const HotTable& table, const Shared& shared, Claim
   store(&table.slot_of[claim.page], mine);
 }
 
-__device__ void mark_wanted_by(const HotTable& table, Block block, Step step) {
-  store_system(&table.wanted[block], (step << 1) | 1);
-  asm volatile(
-      "st.relaxed.sys.global.u8 [%0], %1;" ::"l"(&table.wanted_groups[block / kWantedGroup]), "r"(1)
-      : "memory");
-  store_system(&table.host_header->wanted_bell, step);
-}
-
-// While there are slots that were never claimed, they go first: windows fill unevenly, and a full
-// one would give pages up while others have room. Returns who still wants, as claim_from_window.
-__device__ unsigned claim_fresh(const HotTable& table, Shared& shared, Page page, unsigned wanting,
-                                unsigned warp) {
-  std::uint32_t first = 0;
-  if (lane_id() == 0 && wanting != 0) first = atomicAdd(&table.header->fresh, __popc(wanting));
-  first = __shfl_sync(kWholeWarp, first, 0);
-  bool served = false;
-  const std::uint32_t slot = first + __popc(wanting & lanes_below());
-  if ((wanting >> lane_id() & 1) != 0 && slot >= first && slot < shared.slots) {
-    const Word seen = load(&table.words[slot]);
-    if (is_free(seen) &&
-        exchange_if(&table.words[slot], seen, make_word(page, shared.step, false, false)) == seen) {
-      shared.wants[warp].slot[lane_id()] = static_cast<Slot>(slot);
-      served = true;
-    }
-  }
-  __syncwarp();
-  return wanting & ~__ballot_sync(kWholeWarp, served);
-}
-
 // The warps share the missing pages of the block evenly.
 __device__ void claim_slots(const Launch& launch, Shared& shared) {
   const HotTable& table = launch.table;
@@ -424,6 +286,7 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
     }
     if (((claiming & ~wanting) >> lane_id() & 1) != 0) {
       claim.slot = shared.wants[warp].slot[lane_id()];
+      if (shared.forecasts != 0) waste_mark(table, static_cast<std::uint32_t>(claim.slot));
       publish_claim(table, shared, claim);
     }
     if (mine) {
@@ -452,91 +315,6 @@ __device__ void finish_missing(const Launch& launch, Shared& shared) {
     }
   }
 }
-
-// The page cannot have left the slot: we are in the step that the word has.
-__device__ void set_ready_bit(const HotTable& table, Slot slot) {
-  atomicOr(reinterpret_cast<unsigned long long*>(&table.words[slot]), kReadyBit);
-}
-
-// Vectors of host memory are read once: they do not displace what the L1 holds. Volatile: they are
-// read where it says so, and not where they are needed.
-__device__ uint4 read_once(const uint4* at) {
-  uint4 v;
-  asm volatile("ld.relaxed.sys.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(at));
-  return v;
-}
-__device__ std::uint32_t read_once(const std::uint32_t* at) { return *at; }
-__device__ std::uint8_t read_once(const std::uint8_t* at) { return *at; }
-
-// The missing pages of the block as one run of vectors, a few per thread on their way at a time.
-template <class Vector>
-struct Run {
-  const Launch& launch;
-  Shared& shared;
-  std::uint32_t per_page;
-  std::uint32_t total;  // below 2^32: 1,024 pages of at most 1 MiB are 2^30 bytes
-  Vector early[kEarlyPerThread];
-
-  __device__ Run(const Launch& in, Shared& among)
-      : launch(in),
-        shared(among),
-        per_page(static_cast<std::uint32_t>(in.store.page_bytes / sizeof(Vector))),
-        total(among.missing * per_page) {}
-
-  // Where vector `index` comes from; null: it is not to be copied.
-  __device__ const Vector* from(std::uint32_t index) const {
-    if (index >= total) return nullptr;
-    const std::uint32_t place = index / per_page;
-    const Frame frame = shared.miss.frame[place];
-    if (frame == kNoFrame) return nullptr;
-    const std::byte* page =
-        frame_bytes(launch.store, frame, page_in_block(launch.table, shared.miss.page[place]));
-    return reinterpret_cast<const Vector*>(page) + (index - place * per_page);
-  }
-
-  __device__ Vector* to(std::uint32_t index) const {
-    if (index >= total) return nullptr;
-    const std::uint32_t place = index / per_page;
-    if (shared.miss.outcome[place] != Outcome::filled) return nullptr;
-    return reinterpret_cast<Vector*>(slot_bytes(launch.store, shared.miss.slot[place])) +
-           (index - place * per_page);
-  }
-
-  // Starts the first reads: the link takes longer than the claims.
-  __device__ void begin() {
-#pragma unroll
-    for (unsigned j = 0; j < kEarlyPerThread; ++j) {
-      const Vector* const at = from(threadIdx.x + j * kThreads);
-      if (at != nullptr) early[j] = read_once(at);
-    }
-  }
-
-  // The slots are known: copies everything.
-  __device__ void end() const {
-#pragma unroll
-    for (unsigned j = 0; j < kEarlyPerThread; ++j) {
-      Vector* const at = to(threadIdx.x + j * kThreads);
-      if (at != nullptr) *at = early[j];
-    }
-    constexpr std::uint32_t done = kThreads * kEarlyPerThread;
-    for (std::uint32_t base = done + threadIdx.x; base < total;
-         base += kThreads * kVectorsPerThread) {
-      Vector data[kVectorsPerThread];
-#pragma unroll
-      for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-        const Vector* const at = from(base + j * kThreads);
-        if (at != nullptr) data[j] = read_once(at);
-      }
-#pragma unroll
-      for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-        Vector* const at = to(base + j * kThreads);
-        if (at != nullptr) *at = data[j];
-      }
-    }
-  }
-};
 
 // Claims and copies what the block misses.
 template <class Vector>
@@ -667,17 +445,6 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
   }
 }
 
-template <class F>
-__device__ void with_vector(std::uint64_t page_bytes, F f) {
-  if (page_bytes % sizeof(uint4) == 0) {
-    f(uint4{});
-  } else if (page_bytes % sizeof(std::uint32_t) == 0) {
-    f(std::uint32_t{});
-  } else {
-    f(std::uint8_t{});
-  }
-}
-
 // The block beside the others: takes the step of the next launch, applies the log for it, and
 // mirrors what the launch before had applied, which everyone who reads frame_of since has seen.
 __device__ void read_log(const Launch& launch, const Shared& shared) {
@@ -704,6 +471,8 @@ __device__ void account(const Launch& launch, const Shared& shared) {
   add(&counters.no_slot, shared.no_slot);
   add(&counters.absent, shared.absent);
   add(&counters.filled_bytes, shared.fills * launch.store.page_bytes);
+  add(&counters.forecast_used, shared.used);
+  if (shared.missing != 0) add_freed(launch.table, displaced_by_block(shared));
   const std::uint32_t none = shared.no_slot + shared.absent;
   if (launch.batch.without_slot != nullptr && none != 0) {
     atomicAdd(launch.batch.without_slot, none);
@@ -744,6 +513,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     shared.slots = min(launch.store.slots, limit_of(launch.table));
     shared.windows = windows_of(shared.slots);
     shared.fresh = load(&launch.table.header->fresh);
+    shared.forecasts = load(&launch.table.header->forecasts);
     shared.launches = state.y;
     const std::uint32_t step = !launch.advance ? now : state.y % 2 == 0 ? state.z : state.w;
     shared.step = step & kStepMask;
@@ -756,7 +526,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     shared.absent = 0;
     shared.missing = 0;
     shared.fills = 0;
+    shared.used = 0;
   }
+  if (threadIdx.x < kWarps) shared.wants[threadIdx.x].displaced = 0;
   __syncthreads();
   if (blockIdx.x < launch.lookers) {
     look_up_slice(launch, shared);
@@ -780,34 +552,25 @@ std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride
 Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
                const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
                Stream stream) {
-  const std::uint64_t items = std::uint64_t{batch.lists} * batch.item_stride;
-  if (items > kMaxBatchItems) return cudaErrorInvalidValue;
-  if (items == 0) return cudaSuccess;
-  if (batch.lists_per_sequence == 0 || batch.rows_per_block == 0) return cudaErrorInvalidValue;
   Launch launch;
-  launch.table = table;
-  launch.store = store;
-  launch.batch = batch;
+  if (const Status status = bind_lists(launch, table, store, actor, batch); status != cudaSuccess) {
+    return status;
+  }
+  const std::uint32_t items = launch.items;
+  if (items == 0) return cudaSuccess;
   launch.fills = static_cast<Fill*>(scratch);
-  launch.actor = actor;
   launch.advance = arrangement.advance;
   // Small pages are copied by who misses them; of large ones a few would fall on one block of
   // threads, so they are dealt out.
-  launch.by_stride = Divisor(batch.item_stride);
-  launch.by_lists = Divisor(batch.lists_per_sequence);
-  launch.plain =
-      batch.kind == ItemKind::page && batch.counts == nullptr && batch.list_count == nullptr;
-  launch.store.slots = std::min(store.slots, table.sizes.slots);
   const bool small = store.page_bytes <= kSmallPageBytes;
   // Few enough items for so many blocks to look up and to copy: nothing is handed over.
   const std::uint32_t bound = arrangement.copying_ctas;
   const bool few = bound != 0 && items <= std::uint64_t{bound} * kMostItems;
   const std::uint32_t wanted = few && bound < kFewLookers ? bound : kFewLookers;
   launch.copiers = few || bound >= kFewLookers ? 0 : bound;
-  const auto slice = static_cast<std::uint32_t>((items + wanted - 1) / wanted);
+  const std::uint32_t slice = (items + wanted - 1) / wanted;
   launch.slice = std::clamp(slice, small ? kLeastSlice : kLeastOfLarge, kMostItems);
-  launch.items = static_cast<std::uint32_t>(items);
-  launch.lookers = static_cast<std::uint32_t>((items + launch.slice - 1) / launch.slice);
+  launch.lookers = (items + launch.slice - 1) / launch.slice;
   launch.blocks = launch.lookers + launch.copiers + (launch.advance ? 1 : 0);
   return launch_kernel(resolve_kernel, launch.blocks, kThreads, stream, launch);
 }

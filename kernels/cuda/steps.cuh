@@ -81,13 +81,19 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
 // time; each is a sum of some moment.
 __device__ inline void mirror_counters(const HotTable& table, std::uint32_t actor) {
   constexpr unsigned kCounters = sizeof(ActorCounters) / sizeof(std::uint64_t);
-  static_assert(kCounters <= kWarp);
   const auto* from = reinterpret_cast<const std::uint64_t*>(&actor_line(table, actor)->counters);
   auto* to = reinterpret_cast<std::uint64_t*>(&mirror_line(table, actor)->counters);
   if (lane_id() < kCounters) store_system(&to[lane_id()], load(&from[lane_id()]));
-  if (lane_id() == kCounters) {
-    store_system(&table.host_header->freed, load(&table.header->freed));
+  constexpr unsigned kSums = 4;
+  static_assert(kCounters + kSums <= kWarp);
+  const TableHeader* const own = table.header;
+  TableHeader* const sums = table.host_header;
+  if (lane_id() == kCounters) store_system(&sums->freed, load(&own->freed));
+  if (lane_id() == kCounters + 1) store_system(&sums->sweeps, load(&own->sweeps));
+  if (lane_id() == kCounters + 2) {
+    store_system(&sums->forecast_wasted, load(&own->forecast_wasted));
   }
+  if (lane_id() == kCounters + 3) store_system(&sums->forecasts, load(&own->forecasts));
 }
 
 // Release: our last reads of slots come before; whoever sees us idle and takes a slot passes that

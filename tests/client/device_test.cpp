@@ -91,9 +91,8 @@ TEST_F(HostCacheTest, IsAlwaysPinnedAndCostsNoDevice) {
 TEST_F(HostCacheTest, PlansThatCannotBeAreRefusedBeforeAnythingElse) {
   EXPECT_EQ(refused([](auto& d) { d.struct_size = 8; }), SLUICE_INVALID_ARGUMENT);
   EXPECT_EQ(refused([](auto& d) { d.kind = 2; }), SLUICE_INVALID_ARGUMENT);
-  EXPECT_EQ(refused([](auto& d) { d.flags = 2; }), SLUICE_INVALID_ARGUMENT);
-  EXPECT_EQ(refused([](auto& d) { d.reserved0 = 1; }), SLUICE_INVALID_ARGUMENT);
-  EXPECT_EQ(refused([](auto& d) { d.reserved[3] = 1; }), SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) { d.flags = 4; }), SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) { d.reserved[2] = 1; }), SLUICE_INVALID_ARGUMENT);
   EXPECT_EQ(refused([](auto& d) { d.max_lists = 0; }), SLUICE_INVALID_ARGUMENT);
   EXPECT_EQ(refused([](auto& d) { d.max_lists = 3; }), SLUICE_INVALID_ARGUMENT)
       << "half of a sequence's lists";
@@ -104,6 +103,33 @@ TEST_F(HostCacheTest, PlansThatCannotBeAreRefusedBeforeAnythingElse) {
   EXPECT_EQ(refused([](auto& d) { d.max_lists = d.list_capacity = 1u << 16; }),
             SLUICE_LIST_TOO_LONG);
   EXPECT_EQ(refused([](auto& d) { d.flags = SLUICE_PLAN_ADVANCE; }), SLUICE_NOT_SUPPORTED)
+      << "which a cache on a GPU takes";
+}
+
+TEST_F(HostCacheTest, PlansOfForecastsThatCannotBeAreRefused) {
+  EXPECT_EQ(refused([](auto& d) { d.confidence = 1; }), SLUICE_INVALID_ARGUMENT)
+      << "of no forecast";
+  EXPECT_EQ(refused([](auto& d) { d.budget_bytes = 1; }), SLUICE_INVALID_ARGUMENT)
+      << "of no forecast";
+  EXPECT_EQ(refused([](auto& d) { d.flags = SLUICE_PLAN_FORECAST | SLUICE_PLAN_ADVANCE; }),
+            SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) {
+              d.flags = SLUICE_PLAN_FORECAST;
+              d.confidence = 101;
+            }),
+            SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) {
+              d.flags = SLUICE_PLAN_FORECAST;
+              d.items = nullptr;
+            }),
+            SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) {
+              d.flags = SLUICE_PLAN_FORECAST;
+              d.confidence = 100;
+              d.budget_bytes = 1;
+              d.slots = nullptr;
+            }),
+            SLUICE_NOT_SUPPORTED)
       << "which a cache on a GPU takes";
 }
 

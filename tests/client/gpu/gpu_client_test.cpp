@@ -539,6 +539,62 @@ TEST(GpuClient, AForkedChildMayOnlyDisconnect) {
   must(engine.actor.end_step());
 }
 
+// A forecast by an actor of its own, beside which the engine's resolves are hits.
+TEST(GpuClient, ForecastsBringPagesInBeforeTheyAreAskedFor) {
+  const DaemonProcess daemon(on_gpu());
+  Engine engine(daemon);
+  const Sequence sequence = prefilled(engine, 20);
+  Actor forecaster = must(engine.cache.open_actor());
+  const std::vector<std::uint32_t> blocks = {3, 4, 5};
+  const PageList list{sequence.get(), 0, 3, blocks.data(), nullptr, nullptr};
+  must(forecaster.begin_step());
+  must(forecaster.forecast({&list, 1}, 1'000'000, 100));
+  must(forecaster.end_step());
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  auto stats = must(engine.cache.stats());
+  EXPECT_EQ(stats.forecast_issued, 3u);
+  EXPECT_EQ(stats.forecast_dropped, 0u);
+
+  must(engine.actor.begin_step());
+  client::ResolveCounts counts{};
+  const auto slots = engine.resolve(sequence, 0, blocks, &counts);
+  EXPECT_EQ(counts.hits, 3u);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    EXPECT_TRUE(engine.filled(slots[i], static_cast<int>(blocks[i]) + 1));
+  }
+  must(engine.actor.end_step());
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  stats = must(engine.cache.stats());
+  EXPECT_EQ(stats.forecast_issued, 3u) << "counted once";
+  EXPECT_EQ(stats.forecast_used, 3u);
+  EXPECT_EQ(stats.forecast_wasted_bytes, 0u);
+}
+
+TEST(GpuClient, APlanForecastsWithoutResults) {
+  const DaemonProcess daemon(on_gpu());
+  Engine engine(daemon);
+  const Sequence sequence = prefilled(engine, 20);
+  Actor forecaster = must(engine.cache.open_actor());
+  OnDevice<std::int32_t> items({3, 4, 5, 6});
+  OnDevice<std::uint32_t> sequences({must(sequence.row())});
+  sluice_plan_desc desc = SLUICE_PLAN_DESC_INIT;
+  desc.flags = SLUICE_PLAN_FORECAST;
+  desc.max_lists = 1;
+  desc.list_capacity = 4;
+  desc.items = items.data();
+  desc.sequences = sequences.data();
+  desc.budget_bytes = 3 * engine.info.page_bytes;
+  desc.confidence = 100;
+  Plan plan = must(Plan::create(forecaster, desc));
+  must(forecaster.begin_step());
+  must(plan.launch());
+  must(forecaster.end_step());
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  const auto stats = must(engine.cache.stats());
+  EXPECT_EQ(stats.forecast_issued, 3u) << "its budget";
+  EXPECT_EQ(stats.forecast_dropped, 1u);
+}
+
 TEST(GpuClient, ACacheOnAGpuHasTheDirectExecutorOnly) {
   const DaemonProcess daemon(on_gpu());
   Client client = daemon.connect('a');
