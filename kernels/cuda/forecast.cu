@@ -17,7 +17,8 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr unsigned kMostForecastWindows = 8;  // looked at for what one warp wants
+constexpr unsigned kMostForecastWindows =
+    8;  // looked at for what one warp wants; few ones several times
 
 struct ForecastLaunch : Launch {
   std::uint32_t* granted = nullptr;  // pages
@@ -126,7 +127,7 @@ __device__ void claim_old(const ForecastLaunch& launch, Shared& shared, std::uin
   const std::uint32_t warps = gridDim.x * kWarps;
   const Cut cut = cut_by_warp(table);
   std::uint32_t at = shared.first_window + piece * kWarps + warp;
-  for (unsigned visit = 0; wanting != 0 && visit < min(windows, kMostForecastWindows); ++visit) {
+  for (unsigned visit = 0; wanting != 0 && windows != 0 && visit < kMostForecastWindows; ++visit) {
     Window window;
     load_window(table, shared.slots, at % windows, window);
     judge_window(window, cut);

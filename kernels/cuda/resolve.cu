@@ -24,7 +24,8 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr unsigned kShyWindows = 2;  // looked at before pages of the actor's last step are taken
+constexpr unsigned kShyWindows = 2;    // looked at before pages of the actor's last step are taken
+constexpr unsigned kLeastVisits = 16;  // to few windows, where warps take words from each other
 constexpr std::uint32_t kLeastSlice = 128;  // items of a looker, if pages are small
 constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a block of threads
 constexpr unsigned kFewLookers = 64;        // as many as there are, if the lists are not very long
@@ -269,9 +270,8 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
         kWholeWarp, mine && claim.slot == kNoSlot && claim.outcome != Outcome::absent);
     const unsigned claiming = wanting;
     if (shared.fresh < slots) wanting = claim_fresh(table, shared, claim.page, wanting, warp);
-    for (unsigned visit = 0;
-         wanting != 0 && windows != 0 && visit < windows + kShyWindows && visit < kMaxWindows;
-         ++visit) {
+    const unsigned visits = min(max(windows + kShyWindows, kLeastVisits), kMaxWindows);
+    for (unsigned visit = 0; wanting != 0 && windows != 0 && visit < visits; ++visit) {
       judge_window(window, cut);
       wanting = claim_from_window(table, window, claim.page, shared.step, false, wanting, most, me,
                                   shared.wants[warp]);

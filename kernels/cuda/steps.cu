@@ -5,6 +5,7 @@ namespace sluice::kernels::cuda {
 namespace {
 
 constexpr unsigned kEnterThreads = 256;
+constexpr unsigned kEnterBlocks = 2;  // one enters, one looks for old words
 
 // Drops words that are so old that steps would stop to compare, one window per step: an old word is
 // taken by claims before that, unless there are none.
@@ -38,37 +39,42 @@ __device__ void age_by_warp(const HotTable& table) {
 
 __global__ void __launch_bounds__(kEnterThreads)
     enter(const __grid_constant__ HotTable table, std::uint32_t actor) {
+  if (blockIdx.x == 1) {
+    if (threadIdx.x < kWarp) age_by_warp(table);
+    return;
+  }
   ActorLine* const line = actor_line(table, actor);
   ActorLine* const mirror = mirror_line(table, actor);
-  __shared__ Step before;
+  __shared__ std::uint32_t step;
   if (threadIdx.x == 0) {
-    before = load(&table.header->clock) & kStepMask;
-    store(&line->active, active_in(before));
-    store_system(&mirror->active, active_in(before));
+    const std::uint32_t before = active_in(load(&table.header->clock) & kStepMask);
+    store(&line->active, before);
+    store_system(&mirror->active, before);
     // Pairs with the fences of cut_by_warp() and Grace::start_by_log(): either they see us active,
     // or we see below what they had read or written before.
     asm volatile("fence.sc.sys;" ::: "memory");
   }
   __syncthreads();
+  // The clock, by a thread that does not wait for the log meanwhile: a step for now, and one for a
+  // launch that advances.
+  if (threadIdx.x == kWarp) step = take_steps(table, 2);
   const std::uint64_t position = apply_log_by_block(table);
   if (threadIdx.x == 0) {
+    const std::uint32_t next = (step & kSharedStep) != 0 ? step : (step + 1) & kStepMask;
     const std::uint64_t entries = line->entries + 1;
-    line->entries = entries;
-    line->log_position = position;
-    store_system(&mirror->log_position, position);
-    store_system(&mirror->entries, entries);
-    const std::uint32_t step = take_step(table);
-    const std::uint32_t next = take_step(table);
     line->previous = line->step;
     line->step = step;
     line->next[0] = next;
     line->next[1] = next;
-    // Release: a grace that reads this step also reads the log position of this entry.
-    __threadfence_system();
+    line->entries = entries;
+    line->log_position = position;
     store(&line->active, active_in(step & kStepMask));
+    // In any order: the mirror says active since before the log was read, and a grace goes by the
+    // position.
+    store_system(&mirror->log_position, position);
+    store_system(&mirror->entries, entries);
     store_system(&mirror->active, active_in(step & kStepMask));
   }
-  if (threadIdx.x / kWarp == 1) age_by_warp(table);
 }
 
 __global__ void leave(const __grid_constant__ HotTable table, std::uint32_t actor) {
@@ -83,7 +89,7 @@ __global__ void reset(const __grid_constant__ HotTable table, std::uint32_t acto
 }  // namespace
 
 Status enter_step(const HotTable& table, std::uint32_t actor, Stream stream) {
-  return launch_kernel(enter, 1, kEnterThreads, stream, table, actor);
+  return launch_kernel(enter, kEnterBlocks, kEnterThreads, stream, table, actor);
 }
 
 Status leave_step(const HotTable& table, std::uint32_t actor, Stream stream) {

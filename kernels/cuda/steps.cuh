@@ -10,12 +10,15 @@ namespace sluice::kernels::cuda {
 // others may have taken the same one.
 inline constexpr std::uint32_t kSharedStep = 1u << 31;
 
-__device__ inline std::uint32_t take_step(const HotTable& table) {
+// The first of `count` steps that nobody else has.
+__device__ inline std::uint32_t take_steps(const HotTable& table, std::uint32_t count) {
   const Step clock = load(&table.header->clock) & kStepMask;
   const Step lead = steps_between(load(&table.header->swept) & kStepMask, clock);
   if (lead >= kMaxClockLead && lead < kHalfRange) return clock | kSharedStep;
-  return (atomicAdd(&table.header->clock, 1u) + 1) & kStepMask;
+  return (atomicAdd(&table.header->clock, count) + 1) & kStepMask;
 }
+
+__device__ inline std::uint32_t take_step(const HotTable& table) { return take_steps(table, 1); }
 
 __device__ inline void raise_frame(const HotTable& table, Block block, Frame frame,
                                    std::uint32_t version) {
@@ -96,16 +99,13 @@ __device__ inline void mirror_counters(const HotTable& table, std::uint32_t acto
   if (lane_id() == kCounters + 3) store_system(&sums->forecasts, load(&own->forecasts));
 }
 
-// Release: our last reads of slots come before; whoever sees us idle and takes a slot passes that
-// on.
+// What the stream read of slots it has read: kernels of a stream end before the next one begins.
 __device__ inline void leave_by_warp(const HotTable& table, std::uint32_t actor) {
-  mirror_counters(table, actor);
-  __threadfence_system();
-  __syncwarp();
   if (lane_id() == 0) {
-    store_release_device(&actor_line(table, actor)->active, kIdle);
+    store(&actor_line(table, actor)->active, kIdle);
     store_system(&mirror_line(table, actor)->active, kIdle);
   }
+  mirror_counters(table, actor);
 }
 
 }  // namespace sluice::kernels::cuda
