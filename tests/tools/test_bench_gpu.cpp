@@ -170,6 +170,7 @@ TEST(BenchWordsOfPages, DifferBetweenPagesAndPlaces) {
 std::optional<int> parse(std::vector<std::string> arguments, BenchOptions& options) {
   arguments.insert(arguments.begin(), "sluice-bench");
   std::vector<char*> argv;
+  argv.reserve(arguments.size());
   for (std::string& one : arguments) argv.push_back(one.data());
   return parse_options(static_cast<int>(argv.size()), argv.data(), options);
 }
