@@ -42,17 +42,11 @@ struct alignas(64) ActorLine {
   std::uint64_t log_position = 0;  // frame_of was at least this far when the step began
   std::uint64_t entries = 0;       // steps entered
   // Of an actor on a device (cuda/steps.cuh). Not mirrored.
-  std::uint32_t step = 0;                     // entered last
-  std::uint32_t previous = 0;                 // and the one before it
-  alignas(16) std::uint32_t looked_base = 0;  // `looked` when the next launch begins
-  std::uint32_t launches = 0;
+  std::uint32_t step = 0;      // entered last
+  std::uint32_t previous = 0;  // and the one before it
+  alignas(16) std::uint32_t launches = 0;
   std::uint32_t next[2] = {0, 0};  // the step of a launch that advances, by the parity of launches
-  std::uint32_t handed_base = 0;   // `handed` when the next launch begins
   alignas(64) ActorCounters counters;
-  // Counts of all launches so far; they go round.
-  alignas(64) std::uint32_t looked = 0;  // blocks of threads that ended their look-ups
-  std::uint32_t handed = 0;              // and that handed over what they missed
-  std::uint32_t pages[2] = {0, 0};       // handed over, by the parity of launches
 };
 static_assert(sizeof(ActorLine) <= kActorBytes);
 

@@ -36,11 +36,12 @@ __global__ void __launch_bounds__(kThreads)
     Slot slot = kNoSlot;
     if (block < table.sizes.blocks && limit != 0) {
       const std::uint32_t first = load(&table.header->pin_from) % limit / kWindow;
+      const Cut cut = cut_by_warp(table);
       for (std::uint32_t i = 0; i < windows && slot == kNoSlot; ++i) {
         const std::uint32_t index = (first + i) % windows;
         Window window;
         load_window(table, limit, index, window);
-        judge_window(window, cut_by_warp(table));
+        judge_window(window, cut);
         const unsigned left = claim_from_window(table, window, page, step, true, 1u, 1u,
                                                 static_cast<unsigned>(n), wants[warp]);
         if (left == 0) slot = wants[warp].slot[0];

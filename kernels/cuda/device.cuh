@@ -14,6 +14,7 @@
 
 #include "kernels/cuda/launch.h"
 #include "kernels/steps.h"
+#include "kernels/sweep.h"
 #include "kernels/table.h"
 
 namespace sluice::kernels::cuda {
@@ -86,12 +87,6 @@ __device__ inline void store_system(std::uint64_t* at, std::uint64_t value) {
 // Relaxed: what a word promises is ordered by the fences of those who make and use the promise.
 __device__ inline Word exchange_if(Word* at, Word expected, Word desired) {
   return atomicCAS(reinterpret_cast<unsigned long long*>(at), expected, desired);
-}
-
-__device__ inline std::uint64_t clock_ns() {
-  std::uint64_t now;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-  return now;
 }
 
 __device__ inline unsigned lane_id() { return threadIdx.x % kWarp; }
@@ -179,19 +174,23 @@ __device__ inline void load_window(const HotTable& table, std::uint32_t slots, s
   }
 }
 
+// How old a word is, if it may be taken; else 0.
+__device__ inline Step takeable_age(Word word, const Cut& cut) {
+  if (is_pinned(word)) return 0;
+  if (is_free(word)) return kFreeAge;
+  const Step age = steps_between(step_of(word), cut.clock);
+  // Stamped since the clock was read; or a step that nobody can have taken.
+  if (age >= kHalfRange) {
+    return steps_between(cut.clock, step_of(word)) < kernels::detail::kImpossibleLead ? 0
+                                                                                      : kHalfRange;
+  }
+  return step_before(step_of(word), cut.step) ? age : 0;
+}
+
 __device__ inline void judge_window(Window& window, const Cut& cut) {
 #pragma unroll
   for (unsigned j = 0; j < kWordsPerLane; ++j) {
-    const Word word = window.words[j];
-    const Step age = steps_between(step_of(word), cut.clock);
-    // Steps in the future are impossible, or of a clock that this look missed: left alone until
-    // they are so far off that they are from half a range ago.
-    const bool old =
-        age < kHalfRange ? step_before(step_of(word), cut.step) : age < 3 * (kHalfRange / 2);
-    window.ages[j] = is_pinned(word) ? 0
-                     : is_free(word) ? kFreeAge
-                     : old           ? (age == 0 ? 1 : age)
-                                     : 0;
+    window.ages[j] = takeable_age(window.words[j], cut);
   }
 }
 

@@ -17,8 +17,8 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr unsigned kMostForecastWindows =
-    8;  // looked at for what one warp wants; few ones several times
+// Looked at for what one warp wants; few ones several times.
+constexpr unsigned kMostForecastWindows = 8;
 
 struct ForecastLaunch : Launch {
   std::uint32_t* granted = nullptr;  // pages

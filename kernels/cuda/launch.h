@@ -85,7 +85,8 @@ struct Arrangement {
   bool advance = false;            // leave the step and enter the next one, in the same launch
 };
 
-// Memory that a resolve needs of its own, zeroed once, in device memory; one per actor.
+// Memory that resolves of such lists need of their own: device memory, zeroed once, that no other
+// process can reach, for one launch at a time.
 std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride);
 
 Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,

@@ -1,6 +1,6 @@
 // resolve on a device: every block of threads takes a slice of the lists.
 //
-//  1. Look-up. Hint, then word; four items per thread, so that their loads overlap. Hits are
+//  1. Look-up. Hint, then word; a thread has one or two items, whose loads overlap. Hits are
 //  stamped
 //     and done. What is missing is gathered in shared memory.
 //  2. Claims. Each warp serves some of the missing pages: it reads windows of words and takes the
@@ -18,8 +18,7 @@
 #include "kernels/cuda/resolve.cuh"
 
 #include <algorithm>
-
-#include "kernels/cuda/steps.cuh"
+#include <cstddef>
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -31,15 +30,15 @@ constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a bl
 constexpr unsigned kFewLookers = 64;        // as many as there are, if the lists are not very long
 constexpr std::uint64_t kSmallPageBytes = 4096;
 constexpr int kMaxWordTries = 64;
-constexpr std::uint64_t kMaxHandOverNs = 2'000'000'000;  // for a table that somebody scribbled over
-constexpr unsigned kMaxLookupWait = 1u << 12;            // looks at the counter; then without
+constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then without
 
 enum class Met : std::uint8_t { ready, filling, elsewhere };
 
 // As kernels::detail::meet, from the word as it was seen. A pinned page of a block that the
 // caller's sequence holds is its own, or sealed a moment ago: its bytes are there.
-__device__ Met meet(const HotTable& table, std::uint32_t slot, Word word, Page page, Step step,
-                    bool shared_step) {
+// Out of line: words that change under a look-up, and such as are not complete, are rare.
+__device__ __noinline__ Met meet(const HotTable& table, std::uint32_t slot, Word word, Page page,
+                                 Step step, bool shared_step) {
   for (int i = 0; i < kMaxWordTries; ++i) {
     if (page_of(word) != page) return Met::elsewhere;
     const bool complete = is_ready(word) || is_pinned(word);
@@ -53,12 +52,6 @@ __device__ Met meet(const HotTable& table, std::uint32_t slot, Word word, Page p
     word = was;
   }
   return Met::elsewhere;
-}
-
-// The rare ways out of a look-up: a word that changed under it, and one that is not complete.
-__device__ __noinline__ Met meet_again(const HotTable& table, std::uint32_t slot, Word word,
-                                       Page page, Step step, bool shared_step) {
-  return meet(table, slot, word, page, step, shared_step);
 }
 
 // A hit of a slot that may hold what a forecast brought in.
@@ -110,7 +103,7 @@ __device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t begi
     const std::uint32_t index = begin + j * kThreads + threadIdx.x;
     const Page page = items[j].page;
     if (met[j] == Met::filling || was[j] != word[j]) {
-      met[j] = meet_again(table, slot[j], was[j], page, step, shared.shared_step);
+      met[j] = meet(table, slot[j], was[j], page, step, shared.shared_step);
     }
     bool missing = false;
     if (met[j] == Met::ready) {
@@ -149,24 +142,31 @@ __device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t begi
 // actor's last step that a later look-up would have hit. No order is needed: an exchange decides
 // about every word, and all that the stream read before this launch was read before it began.
 __device__ void note_looked(const Launch& launch, const Shared& shared) {
-  ActorLine* const line = actor_line(launch.table, launch.actor);
-  const std::uint32_t ticket = atomicAdd(&line->looked, 1u);
+  Scratch& scratch = *launch.scratch;
+  const std::uint32_t ticket = atomicAdd(&scratch.looked, 1u);
   if (ticket + 1 - shared.looked_base != launch.blocks) return;
-  store(&line->looked_base, ticket + 1);
-  store(&line->handed_base, shared.handed_base + (launch.copiers != 0 ? launch.lookers : 0));
+  store(&scratch.looked_base, ticket + 1);
+  store(&scratch.handed_base, shared.handed_base + (launch.copiers != 0 ? launch.lookers : 0));
+  store(&scratch.turn, shared.turn + 1);
+  store(&scratch.pages[(shared.turn + 1) % 2], 0);
+  ActorLine* const line = actor_line(launch.table, launch.actor);
   store(&line->launches, shared.launches + 1);
-  store(&line->pages[(shared.launches + 1) % 2], 0);
   if (!launch.advance) return;
   store(&line->previous, shared.previous);
   store(&line->step, shared.step | (shared.shared_step ? kSharedStep : 0));
   store(&line->active, active_in(shared.step));
 }
 
-// By lane 0 of a warp, bounded: blocks that the device has not started yet may have to wait for us.
+// Until all is looked up, and pages of the actor's last step may be taken; by lane 0 of a warp,
+// bounded: blocks that the device has not started yet may have to wait for us.
 __device__ void await_look_ups(const Launch& launch, const Shared& shared) {
-  const std::uint32_t* const looked = &actor_line(launch.table, launch.actor)->looked;
+  const std::uint32_t* const looked = &launch.scratch->looked;
+  const std::uint32_t* const active = &actor_line(launch.table, launch.actor)->active;
   for (unsigned i = 0; i < kMaxLookupWait; ++i) {
-    if (load(looked) - shared.looked_base >= launch.blocks) return;
+    if (load(looked) - shared.looked_base >= launch.blocks &&
+        load(active) == active_in(shared.step)) {
+      return;
+    }
     __nanosleep(64);
   }
 }
@@ -175,7 +175,6 @@ __device__ void await_look_ups(const Launch& launch, const Shared& shared) {
 struct Claim {
   std::uint32_t place = 0;  // in shared memory
   Page page = kNoPage;
-  std::uint32_t hint = 0;  // as it is stored
   Slot slot = kNoSlot;
   bool fill = false;  // this launch owes the copy to us
   Outcome outcome = Outcome::no_slot;
@@ -220,8 +219,8 @@ __device__ void publish_claim(const HotTable& table, const Shared& shared, Claim
   if (was == seen) return;
   const std::uint32_t theirs = ~was;
   if (theirs < table.sizes.slots && theirs != static_cast<std::uint32_t>(claim.slot) &&
-      meet_again(table, theirs, load(&table.words[theirs]), claim.page, shared.step,
-                 shared.shared_step) == Met::ready) {
+      meet(table, theirs, load(&table.words[theirs]), claim.page, shared.step,
+           shared.shared_step) == Met::ready) {
     exchange_if(&table.words[claim.slot], make_word(claim.page, shared.step, false, false),
                 kFreeWord);
     claim.slot = static_cast<Slot>(theirs);
@@ -341,8 +340,7 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
   __shared__ std::uint32_t first;
   if (shared.missing != 0) {
     if (threadIdx.x == kThreads - 1) {
-      ActorLine* const line = actor_line(launch.table, launch.actor);
-      first = atomicAdd(&line->pages[shared.launches % 2], shared.missing);
+      first = atomicAdd(&launch.scratch->pages[shared.turn % 2], shared.missing);
     }
     claim_slots(launch, shared);
     __syncthreads();
@@ -353,17 +351,13 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
       const std::uint64_t from =
           frame * launch.store.frame_stride +
           page_in_block(launch.table, shared.miss.page[i]) * launch.store.page_bytes;
-      // A counter that somebody scribbled over leads nowhere.
-      if (first + i >= launch.items || first > launch.items) break;
-      launch.fills[first + i] = {from, fill ? shared.miss.slot[i] : kNoSlot, 0};
+      launch.scratch->fills[first + i] = {from, fill ? shared.miss.slot[i] : kNoSlot, 0};
     }
     __syncthreads();
   }
   if (threadIdx.x == 0) {
     // Release, also of what the others wrote before the barrier.
-    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(
-                     &actor_line(launch.table, launch.actor)->handed),
-                 "r"(1)
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(&launch.scratch->handed), "r"(1)
                  : "memory");
   }
   finish_missing(launch, shared);
@@ -377,13 +371,10 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
   const PageStore& store = launch.store;
   const HotTable& table = launch.table;
   if (threadIdx.x == 0) {
-    const std::uint32_t* const handed = &actor_line(table, launch.actor)->handed;
-    const std::uint64_t begun = clock_ns();
-    while (load_acquire_device(handed) - shared.handed_base < launch.lookers &&
-           clock_ns() - begun < kMaxHandOverNs) {
+    // Lookers were started before us and wait for nobody.
+    while (load_acquire_device(&launch.scratch->handed) - shared.handed_base < launch.lookers) {
     }
-    shared.fills =
-        min(launch.items, load(&actor_line(table, launch.actor)->pages[shared.launches % 2]));
+    shared.fills = load(&launch.scratch->pages[shared.turn % 2]);
   }
   __syncthreads();
   const std::uint32_t pages = shared.fills;
@@ -395,7 +386,7 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
   const std::uint32_t pieces = parts > 1 ? pages * parts : (pages + together - 1) / together;
   const std::uint32_t me = blockIdx.x - launch.lookers;
   const std::uint32_t in_piece = threadIdx.x / per_page;  // page, if several
-  const Fill* const fills = launch.fills;
+  const Fill* const fills = launch.scratch->fills;
   const auto page_of_piece = [&](std::uint32_t piece) {
     return parts > 1 ? piece / parts : piece * together + in_piece;
   };
@@ -429,7 +420,7 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
     const std::uint32_t piece = me + turn * launch.copiers;
     if (piece >= pieces) break;
     if (parts > 1) {
-      Fill& fill = launch.fills[piece / parts];
+      Fill& fill = launch.scratch->fills[piece / parts];
       // The last of the pieces says so for all: each of the others was fenced before it was
       // counted.
       if (atomicAdd(&fill.pieces, 1u) + 1 == parts) {
@@ -504,23 +495,25 @@ __global__ void __launch_bounds__(kThreads, 2)
   __shared__ Shared shared;
   if (threadIdx.x == 0) {
     const ActorLine* const line = actor_line(launch.table, launch.actor);
-    const uint4 state = __ldcg(reinterpret_cast<const uint4*>(&line->looked_base));
+    const uint4 books = __ldcg(reinterpret_cast<const uint4*>(&launch.scratch->looked_base));
+    const uint4 state = __ldcg(reinterpret_cast<const uint4*>(&line->launches));
     const std::uint32_t now = load(&line->step);
     const std::uint32_t before = load(&line->previous);
     shared.clock = load(&launch.table.header->clock) & kStepMask;
-    shared.looked_base = state.x;
-    shared.handed_base = load(&line->handed_base);
+    shared.looked_base = books.x;
+    shared.handed_base = books.y;
+    shared.turn = books.z;
     shared.slots = min(launch.store.slots, limit_of(launch.table));
     shared.windows = windows_of(shared.slots);
     shared.fresh = load(&launch.table.header->fresh);
     shared.forecasts = load(&launch.table.header->forecasts);
-    shared.launches = state.y;
-    const std::uint32_t step = !launch.advance ? now : state.y % 2 == 0 ? state.z : state.w;
+    shared.launches = state.x;
+    const std::uint32_t step = !launch.advance ? now : state.x % 2 == 0 ? state.y : state.z;
     shared.step = step & kStepMask;
     shared.shared_step = (step & kSharedStep) != 0;
     shared.previous = (launch.advance ? now : before) & kStepMask;
     // As good as random.
-    shared.first_window = __umulhi((shared.step + state.y) * 0x9E3779B1u, shared.windows);
+    shared.first_window = __umulhi((shared.step + state.x) * 0x9E3779B1u, shared.windows);
     shared.hits = 0;
     shared.no_slot = 0;
     shared.absent = 0;
@@ -546,7 +539,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }  // namespace
 
 std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride) {
-  return sizeof(Fill) * std::max<std::size_t>(1, std::size_t{lists} * item_stride);
+  return offsetof(Scratch, fills) + sizeof(Fill) * lists * item_stride;
 }
 
 Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
@@ -558,10 +551,8 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   }
   const std::uint32_t items = launch.items;
   if (items == 0) return cudaSuccess;
-  launch.fills = static_cast<Fill*>(scratch);
+  launch.scratch = static_cast<Scratch*>(scratch);
   launch.advance = arrangement.advance;
-  // Small pages are copied by who misses them; of large ones a few would fall on one block of
-  // threads, so they are dealt out.
   const bool small = store.page_bytes <= kSmallPageBytes;
   // Few enough items for so many blocks to look up and to copy: nothing is handed over.
   const std::uint32_t bound = arrangement.copying_ctas;

@@ -18,12 +18,26 @@ inline constexpr unsigned kMostPerWindow = 16;    // of kWindow: claims take the
 inline constexpr unsigned kVectorsPerThread = 4;  // on their way at a time
 inline constexpr unsigned kEarlyPerThread = 2;    // of these before slots are known
 
-// A page to be copied: what the blocks of threads of one resolve hand to each other, in the actor's
-// scratch memory.
+// A page to be copied.
 struct alignas(16) Fill {
   std::uint64_t from;  // in the frames' range
   std::int32_t slot;
   std::uint32_t pieces;  // that are copied
+};
+
+// What the blocks of threads of a launch tell each other, in scratch memory of the process: a block
+// waits for what is said here, so nobody else may be able to say it, nor to die in the middle. The
+// counts are of all launches so far, and go round.
+struct Scratch {
+  // As the launch begins; changed when all of its blocks have read them.
+  alignas(16) std::uint32_t looked_base;
+  std::uint32_t handed_base;
+  std::uint32_t turn;  // of the launches with this scratch memory
+  std::uint32_t reserved;
+  std::uint32_t looked;    // blocks that ended their look-ups
+  std::uint32_t handed;    // lookers that handed over what they missed
+  std::uint32_t pages[2];  // handed over, by the parity of the turn
+  Fill fills[];            // as many as a launch has items
 };
 
 // Division by a number that is known before the launch; exact for 32 bits.
@@ -44,7 +58,7 @@ struct Launch {
   HotTable table;
   PageStore store;
   ResolveBatch batch;
-  Fill* fills = nullptr;  // what lookers hand to copiers: the actor's scratch memory
+  Scratch* scratch = nullptr;
   std::uint32_t actor = 0;
   std::uint32_t items = 0;
   std::uint32_t slice = 0;  // items of a looker
@@ -92,6 +106,7 @@ struct Shared {
   std::uint32_t fills;
   std::uint32_t looked_base;
   std::uint32_t handed_base;
+  std::uint32_t turn;
   std::uint32_t launches;
   Step clock;
   Step step;

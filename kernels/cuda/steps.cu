@@ -19,12 +19,17 @@ __device__ void age_by_warp(const HotTable& table) {
   load_window(table, table.sizes.slots, index, window);
   for (unsigned j = 0; j < kWordsPerLane; ++j) {
     const Word word = window.words[j];
-    const Step age = steps_between(step_of(word), cut.clock);
-    if (window.first + j >= table.sizes.slots || is_free(word) || age <= kMaxWordAge) continue;
-    if (age < kHalfRange && !step_before(step_of(word), cut.step)) continue;
-    // A pin that its owner has not touched for long keeps comparable.
-    exchange_if(&table.words[window.first + j], word,
-                is_pinned(word) ? with_step(word, cut.step) : kFreeWord);
+    Word* const at = &table.words[window.first + j];
+    if (window.first + j >= table.sizes.slots) continue;
+    if (is_pinned(word)) {
+      // One that its owner has not touched for long keeps comparable.
+      const bool stale = steps_between(step_of(word), cut.step) > kMaxWordAge;
+      if (stale && step_before(step_of(word), cut.step)) {
+        exchange_if(at, word, with_step(word, cut.step));
+      }
+    } else if (!is_free(word) && takeable_age(word, cut) > kMaxWordAge) {
+      exchange_if(at, word, kFreeWord);
+    }
   }
   if (lane_id() == 0 && index + 1 == windows) {
     // A round is over. A window whose visitor died is visited in the next one: the bounds of

@@ -15,6 +15,7 @@
 #include "kernels/pins.h"
 #include "kernels/steps.h"
 #include "tests/daemon/fake_device.h"
+#include "tests/daemon/split_parts.h"
 
 namespace sluice::daemon {
 namespace {
@@ -51,17 +52,10 @@ struct TestSession : Session {
 };
 
 // What the node's and the device's part of a cache's table look like to an engine.
-class Engine {
+class Engine : public test::SplitParts {
  public:
-  explicit Engine(const CacheMemory& memory) {
-    const std::vector<int> fds = memory.table_fds();
-    const kernels::TableSizes sizes = memory.shape().table;
-    const kernels::SplitOffsets offsets = kernels::split_offsets_of(sizes);
-    node_ = std::move(*ipc::Mapping::map(fds[0], 0, offsets.host_end, ipc::Access::read_write, ""));
-    device_ =
-        std::move(*ipc::Mapping::map(fds[1], 0, offsets.device_end, ipc::Access::read_write, ""));
-    table = kernels::view_split_table(device_.data(), node_.data(), sizes);
-  }
+  using SplitParts::SplitParts;
+
   // Puts a page of each block into a slot, as in a step that is over.
   void cache(const std::vector<residency::BlockRef>& blocks) const {
     const kernels::Step step = kernels::enter_step(table, 0);
@@ -87,12 +81,6 @@ class Engine {
     }
     return pages;
   }
-
-  kernels::HotTable table{};
-
- private:
-  ipc::Mapping node_;
-  ipc::Mapping device_;
 };
 
 struct ACudaCoordinator : ::testing::Test {

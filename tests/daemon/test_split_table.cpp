@@ -17,6 +17,7 @@
 #include "kernels/pins.h"
 #include "kernels/steps.h"
 #include "tests/daemon/fake_device.h"
+#include "tests/daemon/split_parts.h"
 
 namespace sluice::daemon {
 namespace {
@@ -31,35 +32,15 @@ using test::kFakeGranularity;
 using test::Request;
 using ::testing::HasSubstr;
 
-constexpr std::uint64_t kFrameExtent = 64 << 10;
 constexpr SessionId kSession{1};
 constexpr SessionId kOther{2};
 
-residency::CacheShape shape_of() {
-  residency::CacheShape shape;
-  shape.geometry = *ipc::geometry_of({2, 1, 16, 4, 2, 2, ipc::PageKind::layer});
-  shape.slot_extent_bytes = kFakeGranularity;
-  shape.slots_per_extent = static_cast<std::uint32_t>(kFakeGranularity / shape.geometry.page_bytes);
-  shape.slot_extents = 2;
-  shape.frame_extent_bytes = kFrameExtent;
-  shape.frames_per_extent = static_cast<std::uint32_t>(kFrameExtent / shape.geometry.frame_stride);
-  shape.max_frame_extents = 4;
-  shape.max_blocks = shape.max_frame_extents * shape.frames_per_extent;
-  return shape;
-}
+residency::CacheShape shape_of() { return test::split_shape(kFakeGranularity); }
 
 // A process that uses a cache: the parts of its table, mapped, as an engine's GPU would see them.
-class Engine {
+class Engine : public test::SplitParts {
  public:
-  explicit Engine(const CacheMemory& memory) {
-    const std::vector<int> fds = memory.table_fds();
-    const kernels::TableSizes sizes = memory.shape().table;
-    const kernels::SplitOffsets offsets = kernels::split_offsets_of(sizes);
-    node_ = std::move(*ipc::Mapping::map(fds[0], 0, offsets.host_end, ipc::Access::read_write, ""));
-    device_ =
-        std::move(*ipc::Mapping::map(fds[1], 0, offsets.device_end, ipc::Access::read_write, ""));
-    table = kernels::view_split_table(device_.data(), node_.data(), sizes);
-  }
+  using SplitParts::SplitParts;
 
   kernels::Step enter(std::uint32_t actor) const {
     const kernels::Step step = kernels::enter_step(table, actor);
@@ -89,8 +70,6 @@ class Engine {
   }
   kernels::Word word(kernels::Slot slot) const { return kernels::load_acquire(&table.words[slot]); }
 
-  kernels::HotTable table{};
-
  private:
   // What the GPU does at the end of an entry, and when it leaves.
   void mirror(std::uint32_t actor) const {
@@ -101,9 +80,6 @@ class Engine {
     kernels::store_relaxed(&to->counters.hits, line->counters.hits);
     kernels::store_release(&to->active, line->active);
   }
-
-  ipc::Mapping node_;
-  ipc::Mapping device_;
 };
 
 Config config_of() {

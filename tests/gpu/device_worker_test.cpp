@@ -24,6 +24,7 @@
 #include "daemon/device_worker/cuda_memory.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/table.h"
+#include "tests/daemon/split_parts.h"
 
 namespace sluice::daemon {
 namespace {
@@ -39,7 +40,6 @@ using ::testing::Each;
 
 constexpr std::chrono::seconds kPatience{30};
 constexpr std::uint64_t kGranularity = std::uint64_t{2} << 20;
-constexpr std::uint64_t kFrameExtent = 64 << 10;
 constexpr std::uint32_t kActors = 4;
 constexpr SessionId kSession{1};
 constexpr SessionId kOther{2};
@@ -93,18 +93,7 @@ Config config_of() {
   return config;
 }
 
-residency::CacheShape shape_of() {
-  residency::CacheShape shape;
-  shape.geometry = *ipc::geometry_of({2, 1, 16, 4, 2, 2, ipc::PageKind::layer});
-  shape.slot_extent_bytes = kGranularity;
-  shape.slots_per_extent = static_cast<std::uint32_t>(kGranularity / shape.geometry.page_bytes);
-  shape.slot_extents = 2;
-  shape.frame_extent_bytes = kFrameExtent;
-  shape.frames_per_extent = static_cast<std::uint32_t>(kFrameExtent / shape.geometry.frame_stride);
-  shape.max_frame_extents = 4;
-  shape.max_blocks = shape.max_frame_extents * shape.frames_per_extent;
-  return shape;
-}
+residency::CacheShape shape_of() { return test::split_shape(kGranularity); }
 
 // This process as an engine: both parts of a table in its own context, and launches on them.
 class Engine {

@@ -9,23 +9,31 @@
 namespace sluice::kernels {
 namespace {
 
+// With more items than the bound on copying blocks times what one looks up (1,024), blocks hand
+// over.
 struct Case {
   std::uint64_t page_bytes;
   std::uint32_t copiers;
   bool advance;
+  std::uint32_t items = 200;
 };
 
 class EveryShape : public testing::TestWithParam<Case> {};
 
 TEST_P(EveryShape, SlotsHoldTheBytesOfTheirPagesAndHitsAreThoseThatWereThere) {
   const Case& c = GetParam();
-  const std::uint32_t items = c.page_bytes > 65536 ? 40 : 200;
-  World world({.slots = items * 3 / 2, .page_bytes = c.page_bytes});
+  const std::uint32_t items = c.items;
+  constexpr std::uint32_t kPagesPerBlock = 16;
+  World world({.slots = items * 3 / 2,
+               .blocks = std::max(64u, items * 2 / kPagesPerBlock),
+               .pages_per_block = kPagesPerBlock,
+               .page_bytes = c.page_bytes});
   User user(world, 1, 1, items);
   user.arrangement = {c.copiers, c.advance};
   std::mt19937 random(1);
   if (c.advance) user.enter();
-  for (int step = 0; step < 30; ++step) {
+  const int steps = items > 1024 ? 10 : 30;
+  for (int step = 0; step < steps; ++step) {
     const std::vector<Word> before = world.words();
     std::set<Page> held;
     for (const Word word : before) {
@@ -49,7 +57,7 @@ TEST_P(EveryShape, SlotsHoldTheBytesOfTheirPagesAndHitsAreThoseThatWereThere) {
     EXPECT_EQ(distinct.size(), pages.size());
   }
   const ActorCounters counters = world.counters(1);
-  EXPECT_EQ(counters.hits + counters.fills, 30u * items);
+  EXPECT_EQ(counters.hits + counters.fills, static_cast<std::uint64_t>(steps) * items);
   EXPECT_EQ(counters.filled_bytes, counters.fills * c.page_bytes);
   EXPECT_EQ(user.none.get()[0], 0u);
 }
@@ -60,106 +68,101 @@ INSTANTIATE_TEST_SUITE_P(Pages, EveryShape,
                                          Case{656, 8, true}, Case{1000, 0, false},
                                          Case{1001, 0, false}, Case{1001, 3, true},
                                          Case{32768, 0, false}, Case{32768, 8, true},
-                                         Case{65536, 32, false}, Case{1u << 20, 8, false},
-                                         Case{1u << 20, 0, true}));
+                                         Case{65536, 32, false}, Case{1u << 20, 8, false, 40},
+                                         Case{1u << 20, 0, true, 40}, Case{656, 1, false, 2500},
+                                         Case{656, 2, true, 2500}, Case{1000, 1, true, 1500},
+                                         Case{1001, 1, false, 1500}, Case{32768, 1, true, 1100}));
+
+// The same table on the CPU, for comparison.
+class Reference {
+ public:
+  explicit Reference(const World& world)
+      : memory_(table_bytes(world.sizes_) + kAlignment),
+        arena_(world.shape_.slots * world.shape_.page_bytes),
+        current_(world.shape_.blocks, 0),
+        store_(world.store_) {
+    void* at = memory_.data();
+    std::size_t space = memory_.size();
+    table_ =
+        format_table(std::align(kAlignment, table_bytes(world.sizes_), at, space), world.sizes_);
+    store_.arena = arena_.data();
+    store_.extent_ready = &ready_;
+    writer_.current = current_.data();
+    for (Block block = 0; block < world.shape_.blocks; ++block) {
+      append_log(table_, writer_, block, block);
+      apply_log(table_);
+    }
+  }
+  Reference(const Reference&) = delete;
+
+  // Outcomes of a resolve that is a step of its own.
+  std::vector<Outcome> step(const std::vector<std::int32_t>& pages) {
+    const std::vector<Page> list(pages.begin(), pages.end());
+    std::vector<Slot> slots(list.size());
+    std::vector<Outcome> outcomes(list.size());
+    const Step now = enter_step(table_, 0);
+    resolve(table_, store_, 0, now,
+            {.pages = list.data(),
+             .count = static_cast<std::uint32_t>(list.size()),
+             .slots = slots.data(),
+             .outcomes = outcomes.data(),
+             .own = {}});
+    leave_step(table_, 0);
+    return outcomes;
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = 64;
+  std::vector<std::byte> memory_;
+  std::vector<std::byte> arena_;
+  std::vector<std::uint64_t> current_;
+  std::uint8_t ready_ = 1;
+  FrameLogWriter writer_;
+  PageStore store_;
+  HotTable table_;
+};
 
 TEST(Resolve, HitsAreThoseOfTheCpuWhereNothingHasToLeave) {
-  const Shape shape{.slots = 1024};
-  World world(shape);
+  World world({.slots = 1024});
   constexpr std::uint32_t kItems = 128;
   User user(world, 0, 1, kItems);
-  std::vector<std::byte> memory(table_bytes(world.sizes_));
-  std::vector<std::byte> arena(shape.slots * shape.page_bytes);
-  const std::uint8_t ready = 1;
-  void* aligned = memory.data();
-  std::vector<std::byte> big(table_bytes(world.sizes_) + 64);
-  aligned = big.data();
-  std::size_t space = big.size();
-  aligned = std::align(64, table_bytes(world.sizes_), aligned, space);
-  const HotTable reference = format_table(aligned, world.sizes_);
-  PageStore store = world.store_;
-  store.arena = arena.data();
-  store.extent_ready = &ready;
-  std::vector<std::uint64_t> current(shape.blocks, 0);
-  FrameLogWriter writer;
-  writer.current = current.data();
-  for (Block block = 0; block < shape.blocks; ++block) {
-    append_log(reference, writer, block, block);
-    apply_log(reference);
-  }
+  Reference reference(world);
   std::mt19937 random(2);
   for (int step = 0; step < 20; ++step) {
     const auto pages = random_pages(random, world.table_.pages, kItems);
     user.step(pages);
-    const auto outcomes = user.outcomes.get();
-    const std::vector<Page> list(pages.begin(), pages.end());
-    std::vector<Slot> slots(kItems);
-    std::vector<Outcome> expected(kItems);
-    const Step now = enter_step(reference, 0);
-    resolve(reference, store, 0, now,
-            {.pages = list.data(),
-             .count = kItems,
-             .slots = slots.data(),
-             .outcomes = expected.data(),
-             .own = {}});
-    leave_step(reference, 0);
-    for (std::uint32_t i = 0; i < kItems; ++i)
-      ASSERT_EQ(outcomes[i], expected[i]) << step << ", " << i;
+    ASSERT_EQ(user.outcomes.get(), reference.step(pages)) << "step " << step;
   }
 }
 
 TEST(Resolve, RecencyIsCloseToThatOfTheCpu) {
   // A working set that drifts, in a pool of 1.5 steps.
-  const Shape shape{.slots = 384, .blocks = 256};
-  World world(shape);
+  World world({.slots = 384, .blocks = 256});
   constexpr std::uint32_t kItems = 256;
+  constexpr int kSteps = 200;
   User user(world, 0, 1, kItems);
-  std::vector<std::byte> big(table_bytes(world.sizes_) + 64);
-  void* aligned = big.data();
-  std::size_t space = big.size();
-  aligned = std::align(64, table_bytes(world.sizes_), aligned, space);
-  const HotTable reference = format_table(aligned, world.sizes_);
-  std::vector<std::byte> arena(shape.slots * shape.page_bytes);
-  const std::uint8_t ready = 1;
-  PageStore store = world.store_;
-  store.arena = arena.data();
-  store.extent_ready = &ready;
-  std::vector<std::uint64_t> current(shape.blocks, 0);
-  FrameLogWriter writer;
-  writer.current = current.data();
-  for (Block block = 0; block < shape.blocks; ++block) {
-    append_log(reference, writer, block, block);
-    apply_log(reference);
-  }
+  Reference reference(world);
   std::mt19937 random(3);
-  std::vector<std::int32_t> order = random_pages(random, world.table_.pages, world.table_.pages);
-  std::uint64_t ours = 0;
-  std::uint64_t theirs = 0;
+  const auto order = random_pages(random, world.table_.pages, world.table_.pages);
   std::vector<std::int32_t> set(order.begin(), order.begin() + kItems);
-  for (int step = 0; step < 200; ++step) {
+  std::int64_t ours = 0;
+  std::int64_t theirs = 0;
+  const auto hits = [](const std::vector<Outcome>& outcomes) {
+    return std::count(outcomes.begin(), outcomes.end(), Outcome::hit);
+  };
+  for (int step = 0; step < kSteps; ++step) {
     for (int i = 0; i < 20; ++i) {
       std::int32_t& one = set[random() % kItems];
       const std::int32_t next = order[random() % order.size()];
       if (std::find(set.begin(), set.end(), next) == set.end()) one = next;
     }
-    const auto slots = user.step(set);
-    ASSERT_EQ(world.wrong(set, slots), 0u);
+    ASSERT_EQ(world.wrong(set, user.step(set)), 0u);
     ASSERT_EQ(user.none.get()[0], 0u) << "step " << step;
-    for (const Outcome outcome : user.outcomes.get()) ours += outcome == Outcome::hit ? 1 : 0;
-    const std::vector<Page> list(set.begin(), set.end());
-    std::vector<Slot> places(kItems);
-    const Step now = enter_step(reference, 0);
-    theirs += resolve(reference, store, 0, now,
-                      {.pages = list.data(),
-                       .count = kItems,
-                       .slots = places.data(),
-                       .outcomes = nullptr,
-                       .own = {}})
-                  .hits;
-    leave_step(reference, 0);
+    ours += hits(user.outcomes.get());
+    theirs += hits(reference.step(set));
   }
-  EXPECT_NEAR(static_cast<double>(ours) / (200 * kItems),
-              static_cast<double>(theirs) / (200 * kItems), 0.01);
+  constexpr double kAll = double{kSteps} * kItems;
+  EXPECT_NEAR(static_cast<double>(ours) / kAll, static_cast<double>(theirs) / kAll, 0.01);
 }
 
 TEST(Resolve, DuplicatesGetSlotsWithTheRightBytes) {
@@ -474,18 +477,39 @@ TEST(Stress, StreamsShareFewSlots) {
   }
 }
 
-// Whoever scribbles on a table gets wrong slots, never a fault.
+// An actor enters, and looks for words that are too old, with a clock that it read before somebody
+// else stamped one.
+TEST(Steps, AWordStampedSinceTheClockWasReadIsNotAnOldOne) {
+  World world({.slots = 64});
+  User user(world, 0, 1, 1);
+  const auto put = [&](Step step) {
+    const Word word = make_word(world.page(3, 2), step & kStepMask, false, true);
+    CUDA_OK(cudaMemcpy(&world.table_.words[5], &word, sizeof word, cudaMemcpyHostToDevice));
+  };
+  const auto step_with = [&](Step step) {
+    put(step);
+    user.step({-1});
+    return world.words()[5];
+  };
+  EXPECT_FALSE(is_free(step_with(1000)));
+  EXPECT_FALSE(is_free(step_with(kMaxWordAge)));
+  EXPECT_TRUE(is_free(step_with(0u - kMaxWordAge - 1000))) << "one that is too old goes";
+  EXPECT_TRUE(is_free(step_with(kMaxClockLead * 2 - 1))) << "and one that nobody can have stamped";
+}
+
+// Whoever scribbles on a table gets wrong slots, never a fault, and nobody waits for it.
 TEST(Hostile, ATableOfNoiseDoesNoHarm) {
+  constexpr std::uint32_t kItems = 1200;
   World world({.slots = 256});
-  User user(world, 0, 1, 128);
+  User user(world, 0, 1, kItems);
   std::mt19937_64 random(9);
   for (int round = 0; round < 20; ++round) {
     std::vector<std::uint8_t> noise(world.device_part_.size());
     for (auto& byte : noise) byte = static_cast<std::uint8_t>(random());
     world.device_part_.set(noise);
-    std::vector<std::int32_t> pages(128);
+    std::vector<std::int32_t> pages(kItems);
     for (auto& page : pages) page = static_cast<std::int32_t>(random());
-    user.arrangement = {round % 2 == 0 ? 0u : 8u, false};
+    user.arrangement = {round % 2 == 0 ? 0u : 1u, false};
     for (const std::int32_t slot : user.step(pages)) {
       ASSERT_TRUE(slot == -2 || slot == kNoSlot || static_cast<std::uint32_t>(slot) < 256u) << slot;
     }
