@@ -117,7 +117,6 @@ ipc::Status Cache::accept(const wire::CacheOpened& opened, std::vector<ipc::Fd>&
                                             "addresses for the cache's DRAM extents");
   if (!frames) return std::unexpected(frames.error());
   frames_ = std::move(*frames);
-  extent_ready_.assign(max_frame_extents_, 0);
   if (device_ != nullptr) {
     if (auto ok = attach_split_table(opened, fds); !ok) return ok;
   } else if (executor_ == wire::Executor::direct) {
@@ -161,22 +160,20 @@ ipc::Status Cache::map_table(int fd, std::uint64_t bytes) {
   return {};
 }
 
-void Cache::fill_store(const std::uint8_t* extent_ready) {
+void Cache::fill_store(const std::uint32_t* frames_ready) {
   store_.arena = arena();
   store_.page_bytes = geometry_.page_bytes;
   store_.frames = frames_.data();
   store_.frame_stride = geometry_.frame_stride;
-  store_.frames_per_extent = frames_per_extent_;
-  store_.extent_ready = extent_ready;
+  store_.frames_ready = frames_ready;
   store_.slots = sizes_.slots;
-  store_.frame_limit = max_frame_extents_ * frames_per_extent_;
 }
 
 ipc::Status Cache::attach_table(int fd) {
   const bool sizes_ok = kernels::check_sizes(sizes_) == kernels::SizesError::none;
   if (auto ok = map_table(fd, sizes_ok ? kernels::table_bytes(sizes_) : 0); !ok) return ok;
   table_ = kernels::view_table(table_memory_.data(), sizes_);
-  fill_store(extent_ready_.data());
+  fill_store(&frames_ready_);
   return {};
 }
 
@@ -206,12 +203,13 @@ ipc::Status Cache::attach_split_table(const wire::CacheOpened& opened,
       !ok) {
     return ok;
   }
-  if (auto ok = device_->start_pinning(frames_.data(), frame_extent_bytes_, max_frame_extents_);
+  if (auto ok = device_->start_pinning(frames_.data(), frame_extent_bytes_, frames_per_extent_,
+                                       max_frame_extents_);
       !ok) {
     return ok;
   }
   table_ = device_->table();
-  fill_store(device_->extent_ready());
+  fill_store(device_->frames_ready());
   return {};
 }
 
@@ -263,10 +261,8 @@ ipc::Status Cache::map_frame_extents(std::uint32_t count) {
         return map_extent(frames_, extent, fd, frame_extent_bytes_, "a DRAM extent");
       });
   if (!now) return std::unexpected(now.error());
-  for (std::uint32_t i = mapped; i < *now; ++i) {
-    // Read by resolves of other threads: the mapping comes before the mark.
-    std::atomic_ref(extent_ready_[i]).store(1, std::memory_order_release);
-  }
+  // Read by resolves of other threads: the mapping comes before the number.
+  std::atomic_ref(frames_ready_).store(*now * frames_per_extent_, std::memory_order_release);
   mapped_.store(*now, std::memory_order_release);
   if (device_ != nullptr) device_->pin(*now);
   return {};

@@ -109,7 +109,7 @@ class Cache {
   ipc::Status attach_split_table(const ipc::wire::CacheOpened& opened,
                                  const std::vector<ipc::Fd>& fds);
   ipc::Status map_table(int fd, std::uint64_t bytes);
-  void fill_store(const std::uint8_t* extent_ready);
+  void fill_store(const std::uint32_t* frames_ready);
   // Has `map(extent, fd)` map extents from `first` on: at least up to `until`, and what else the
   // daemon has, `most` at most. Returns where the mapped ones end.
   template <class Map>
@@ -137,7 +137,7 @@ class Cache {
   kernels::HotTable table_{};
   kernels::PageStore store_{};
   std::mutex grow_;
-  std::vector<std::uint8_t> extent_ready_;
+  std::uint32_t frames_ready_ = 0;
   std::atomic<std::uint32_t> mapped_{0};
   std::unique_ptr<DeviceCache> device_;  // after the memory that it has registered
   CacheStats stats_;

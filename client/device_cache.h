@@ -53,14 +53,15 @@ class DeviceCache {
                                    std::uint64_t device_bytes, std::span<std::byte> node_part) = 0;
   // `frames`: the range in which DRAM extents are mapped; it outlives this object.
   virtual ipc::Status start_pinning(std::byte* frames, std::uint64_t extent_bytes,
+                                    std::uint32_t frames_per_extent,
                                     std::uint32_t most_extents) = 0;
 
   // ---- what the device sees
 
   virtual std::byte* arena() const = 0;
   virtual const kernels::HotTable& table() const = 0;
-  // [frame extents] nonzero: registered here, so that the device may read it.
-  virtual const std::uint8_t* extent_ready() const = 0;
+  // In device memory: frames below are registered here, so that the device may read them.
+  virtual const std::uint32_t* frames_ready() const = 0;
   // HBM that this costs beside the arena.
   virtual std::uint64_t device_bytes() const = 0;
 

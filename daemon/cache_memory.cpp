@@ -120,17 +120,14 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::C
   if (!frames) return std::unexpected(std::move(frames.error()));
   memory.frames_ = std::move(*frames);
   memory.frame_extents_.resize(sizes.max_frame_extents);
-  memory.extent_ready_.assign(sizes.max_frame_extents, 0);
   memory.private_frames_.assign(table->blocks, 0);
   memory.frame_log_.current = memory.private_frames_.data();
   memory.store_.arena = memory.arena_.data();
   memory.store_.frames = memory.frames_.data();
   memory.store_.page_bytes = sizes.geometry.page_bytes;
   memory.store_.frame_stride = sizes.geometry.frame_stride;
-  memory.store_.frames_per_extent = sizes.frames_per_extent;
   memory.store_.slots = table->slots;
-  memory.store_.frame_limit = sizes.max_frame_extents * sizes.frames_per_extent;
-  memory.store_.extent_ready = memory.extent_ready_.data();
+  memory.store_.frames_ready = &memory.frames_ready_;
   memory.seats_ = std::make_unique<ActorSeat[]>(table->actors);
   return made;
 }
@@ -211,7 +208,8 @@ ipc::Status CacheMemory::grant_extent(Device& device, std::uint32_t extent) {
   auto mapped = device.map_extent(ipc::Tier::dram, frames_, extent * bytes, *made, bytes);
   if (!mapped) return mapped;
   frame_extents_[extent] = std::move(*made);
-  std::atomic_ref(extent_ready_[extent]).store(1, std::memory_order_release);
+  std::atomic_ref(frames_ready_)
+      .store((extent + 1) * shape_.sizes.frames_per_extent, std::memory_order_release);
   extents_.store(extent + 1, std::memory_order_release);
   return {};
 }

@@ -186,7 +186,7 @@ class CacheMemory {
   ipc::ReservedRange frames_;
   std::vector<ipc::Fd> slot_extents_;
   std::vector<ipc::Fd> frame_extents_;  // reserved to its final size: never moves
-  std::vector<std::uint8_t> extent_ready_;
+  std::uint32_t frames_ready_ = 0;      // where store_ points
   std::atomic<std::uint32_t> extents_{0};
   std::vector<std::uint64_t> private_frames_;
   kernels::FrameLogWriter frame_log_;

@@ -121,10 +121,10 @@ ipc::Status CudaCache::attach_table(const kernels::TableSizes& sizes, int device
 }
 
 ipc::Status CudaCache::start_pinning(std::byte* frames, std::uint64_t extent_bytes,
-                                     std::uint32_t most_extents) {
+                                     std::uint32_t frames_per_extent, std::uint32_t most_extents) {
   const CurrentBesideCaptures current(state_->context);
-  auto pinner =
-      Pinner::make(state_->context, frames, extent_bytes, most_extents, node_table_bytes_);
+  auto pinner = Pinner::make(state_->context, frames, extent_bytes, frames_per_extent, most_extents,
+                             node_table_bytes_);
   if (!pinner) return std::unexpected(pinner.error());
   state_->pinner = std::move(*pinner);
   extent_bytes_ = extent_bytes;

@@ -31,11 +31,11 @@ class CudaCache final : public DeviceCache {
   ipc::Status attach_table(const kernels::TableSizes& sizes, int device_fd,
                            std::uint64_t device_bytes, std::span<std::byte> node_part) override;
   ipc::Status start_pinning(std::byte* frames, std::uint64_t extent_bytes,
-                            std::uint32_t most_extents) override;
+                            std::uint32_t frames_per_extent, std::uint32_t most_extents) override;
 
   std::byte* arena() const override { return state_->arena.data(); }
   const kernels::HotTable& table() const override { return table_; }
-  const std::uint8_t* extent_ready() const override { return state_->pinner->marks(); }
+  const std::uint32_t* frames_ready() const override { return state_->pinner->frames_ready(); }
   std::uint64_t device_bytes() const override;
 
   void pin(std::uint32_t extents) override { state_->pinner->pin(extents); }

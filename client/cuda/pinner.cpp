@@ -10,16 +10,17 @@ using ipc::fail;
 
 ipc::Result<std::unique_ptr<Pinner>> Pinner::make(const Context& context, std::byte* frames,
                                                   std::uint64_t extent_bytes,
+                                                  std::uint32_t frames_per_extent,
                                                   std::uint32_t most_extents,
                                                   std::uint64_t registered) {
-  std::unique_ptr<Pinner> pinner(new Pinner(context, frames, extent_bytes, registered));
+  std::unique_ptr<Pinner> pinner(
+      new Pinner(context, frames, extent_bytes, frames_per_extent, registered));
   auto stream = OwnStream::make();
   if (!stream) return std::unexpected(stream.error());
   pinner->stream_ = std::move(*stream);
-  auto marks =
-      DeviceBuffer::make_zeroed(std::max<std::uint32_t>(most_extents, 1), pinner->stream_.get());
-  if (!marks) return std::unexpected(marks.error());
-  pinner->marks_ = std::move(*marks);
+  auto frames_ready = DeviceBuffer::make_zeroed(sizeof(std::uint32_t), pinner->stream_.get());
+  if (!frames_ready) return std::unexpected(frames_ready.error());
+  pinner->frames_ready_ = std::move(*frames_ready);
   pinner->extents_.reserve(most_extents);
   pinner->thread_ = std::thread([self = pinner.get()] { self->run(); });
   return pinner;
@@ -39,12 +40,12 @@ ipc::Result<Registration> Pinner::register_extent(std::uint32_t extent) const {
                                          "DRAM extent " + std::to_string(extent),
                                          registered_ + extent * extent_bytes_);
   if (!registration) return registration;
-  constexpr std::uint8_t kReady = 1;
+  const std::uint32_t ready = (extent + 1) * frames_per_extent_;
   for (const cudaError_t status :
-       {cudaMemcpyAsync(marks_.at<std::uint8_t>(extent), &kReady, sizeof kReady,
+       {cudaMemcpyAsync(frames_ready_.at<std::uint32_t>(), &ready, sizeof ready,
                         cudaMemcpyHostToDevice, stream_.get()),
         cudaStreamSynchronize(stream_.get())}) {
-    if (auto ok = check(status, "marking a DRAM extent as pinned"); !ok) {
+    if (auto ok = check(status, "saying that a DRAM extent is pinned"); !ok) {
       return std::unexpected(ok.error());
     }
   }

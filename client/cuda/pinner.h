@@ -1,8 +1,8 @@
 // Registers the DRAM extents of a cache with the device, one after another in a thread of its own:
 // the kernel needs 20 to 40 ms per GiB, which no step should wait for.
 //
-// An extent's mark, in device memory, is set when its registration is complete; kernels take a page
-// whose extent is not marked as absent. After an error the thread stops until retry().
+// How many frames are registered stands in device memory; kernels take a page of a frame that is
+// not as absent. After an error the thread stops until retry().
 //
 // Thread-safety: any thread.
 #pragma once
@@ -28,13 +28,15 @@ class Pinner {
   // that the cache has registered beside.
   static ipc::Result<std::unique_ptr<Pinner>> make(const Context& context, std::byte* frames,
                                                    std::uint64_t extent_bytes,
+                                                   std::uint32_t frames_per_extent,
                                                    std::uint32_t most_extents,
                                                    std::uint64_t registered);
   // Stops, and unregisters everything; no kernel may read the extents any more.
   ~Pinner();
 
-  const std::uint8_t* marks() const { return marks_.at<std::uint8_t>(); }
-  std::uint64_t device_bytes() const { return marks_.size(); }
+  // In device memory.
+  const std::uint32_t* frames_ready() const { return frames_ready_.at<std::uint32_t>(); }
+  std::uint64_t device_bytes() const { return frames_ready_.size(); }
 
   // So many extents are mapped now.
   void pin(std::uint32_t extents);
@@ -46,17 +48,22 @@ class Pinner {
 
  private:
   Pinner(const Context& context, std::byte* frames, std::uint64_t extent_bytes,
-         std::uint64_t registered)
-      : context_(context), frames_(frames), extent_bytes_(extent_bytes), registered_(registered) {}
+         std::uint32_t frames_per_extent, std::uint64_t registered)
+      : context_(context),
+        frames_(frames),
+        extent_bytes_(extent_bytes),
+        frames_per_extent_(frames_per_extent),
+        registered_(registered) {}
   void run();
   ipc::Result<Registration> register_extent(std::uint32_t extent) const;
 
   const Context& context_;
   std::byte* const frames_;
   const std::uint64_t extent_bytes_;
+  const std::uint32_t frames_per_extent_;
   const std::uint64_t registered_;
   OwnStream stream_;
-  DeviceBuffer marks_;
+  DeviceBuffer frames_ready_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -27,8 +27,7 @@ __global__ void __launch_bounds__(kThreads)
   const Step step = load(&actor_line(table, actor)->step) & kStepMask;
   const unsigned warp = threadIdx.x / kWarp;
   const bool marks = load(&table.header->forecasts) != 0;
-  if (lane_id() == 0) wants[warp].displaced = 0;
-  __syncwarp();
+  std::uint32_t displaced = 0;
   for (std::uint64_t n = std::uint64_t{blockIdx.x} * kWarps + warp;
        n < std::uint64_t{count} * per_block; n += warps) {
     const Block block = blocks[n / per_block];
@@ -41,9 +40,8 @@ __global__ void __launch_bounds__(kThreads)
         const std::uint32_t index = (first + i) % windows;
         Window window;
         load_window(table, limit, index, window);
-        judge_window(window, cut);
-        const unsigned left = claim_from_window(table, window, page, step, true, 1u, 1u,
-                                                static_cast<unsigned>(n), wants[warp]);
+        const unsigned left = claim_from_window(table, window, {cut}, page, step, true, 1u, 1u,
+                                                static_cast<unsigned>(n), wants[warp], displaced);
         if (left == 0) slot = wants[warp].slot[0];
         __syncwarp();
       }
@@ -56,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (lane_id() == 0) slots[n] = slot;
   }
-  if (lane_id() == 0) add_freed(table, wants[warp].displaced);
+  if (lane_id() == 0) add_freed(table, displaced);
 }
 
 __device__ void unpin(const HotTable& table, Slot slot, Page page, Step step, bool keep) {
@@ -123,11 +121,12 @@ __global__ void __launch_bounds__(kCopyThreads)
     copy(const __grid_constant__ HotTable table, const __grid_constant__ PageStore store,
          std::byte* writable_frames, const Slot* slots, const Frame* frames, std::uint32_t count) {
   const std::uint32_t per_block = table.sizes.pages_per_block;
+  const std::uint32_t frames_ready = load(store.frames_ready);
   for (std::uint64_t n = blockIdx.x; n < std::uint64_t{count} * per_block; n += gridDim.x) {
     const Slot slot = slots[n];
     const Frame frame = frames[n / per_block];
     const auto page = static_cast<std::uint32_t>(n % per_block);
-    if (static_cast<std::uint32_t>(slot) >= store.slots || frame >= store.frame_limit) continue;
+    if (static_cast<std::uint32_t>(slot) >= store.slots || frame >= frames_ready) continue;
     std::byte* to = slot_bytes(store, slot);
     const std::byte* from = frame_bytes(store, frame, page);
     if (writable_frames != nullptr) {

@@ -96,6 +96,13 @@ __device__ inline ActorLine* mirror_line(const HotTable& table, std::uint32_t ac
   return reinterpret_cast<ActorLine*>(table.mirrors + std::size_t{actor} * kActorBytes);
 }
 
+// How far an actor's step is behind the clock; 0 also for one that is idle.
+__device__ inline Step steps_behind(std::uint32_t active, Step clock) {
+  if (!is_active(active)) return 0;
+  const Step behind = steps_between(active_step(active), clock);
+  return behind < kHalfRange ? behind : 0;
+}
+
 // The cut of rule 4, by a whole warp, from a clock that was read before: each actor once.
 //
 // The loads are relaxed: what depends on the cut is an exchange of a word and stores to its slot,
@@ -104,11 +111,9 @@ __device__ inline ActorLine* mirror_line(const HotTable& table, std::uint32_t ac
 // lower.
 __device__ inline Cut cut_by_warp(const HotTable& table, Step clock) {
   std::uint32_t most = 0;  // steps behind the clock
+#pragma unroll 1
   for (std::uint32_t i = lane_id(); i < table.sizes.actors; i += kWarp) {
-    const std::uint32_t active = load(&actor_line(table, i)->active);
-    if (!is_active(active)) continue;
-    const Step behind = steps_between(active_step(active), clock);
-    if (behind < kHalfRange && behind > most) most = behind;
+    most = max(most, steps_behind(load(&actor_line(table, i)->active), clock));
   }
   most = __reduce_max_sync(kWholeWarp, most);
   return {clock, (clock - most) & kStepMask};
@@ -154,10 +159,13 @@ inline constexpr unsigned kWindow = kWarp * kWordsPerLane;
 inline constexpr unsigned kMaxWindows = 256;
 inline constexpr Step kFreeAge = kStepMask;  // free words are older than all others
 
+// Word j of a lane is word j * kWarp + lane of the window, so that a warp's loads are contiguous.
 struct Window {
   Word words[kWordsPerLane];
-  Step ages[kWordsPerLane];  // 0: not to be taken
-  std::uint32_t first = 0;   // slot of words[0] of this lane
+  unsigned tried = 0;       // bit j: words[j] was
+  std::uint32_t first = 0;  // slot of words[0] of this lane
+
+  __device__ std::uint32_t slot(unsigned j) const { return first + j * kWarp; }
 };
 
 __device__ inline std::uint32_t windows_of(std::uint32_t slots) {
@@ -166,32 +174,50 @@ __device__ inline std::uint32_t windows_of(std::uint32_t slots) {
 
 __device__ inline void load_window(const HotTable& table, std::uint32_t slots, std::uint32_t index,
                                    Window& window) {
-  window.first = index * kWindow + lane_id() * kWordsPerLane;
+  window.tried = 0;
+  window.first = index * kWindow + lane_id();
 #pragma unroll
   for (unsigned j = 0; j < kWordsPerLane; ++j) {
     // A pinned word is the filler: never taken.
-    window.words[j] = window.first + j < slots ? load(&table.words[window.first + j]) : kPinBit;
+    window.words[j] = window.slot(j) < slots ? load(&table.words[window.slot(j)]) : kPinBit;
   }
 }
 
 // How old a word is, if it may be taken; else 0.
 __device__ inline Step takeable_age(Word word, const Cut& cut) {
-  if (is_pinned(word)) return 0;
-  if (is_free(word)) return kFreeAge;
   const Step age = steps_between(step_of(word), cut.clock);
+  const Step behind = steps_between(cut.step, cut.clock);
+  Step takeable = age > behind ? age : 0;
   // Stamped since the clock was read; or a step that nobody can have taken.
-  if (age >= kHalfRange) {
-    return steps_between(cut.clock, step_of(word)) < kernels::detail::kImpossibleLead ? 0
-                                                                                      : kHalfRange;
-  }
-  return step_before(step_of(word), cut.step) ? age : 0;
+  if (age >= kHalfRange)
+    takeable = age <= kStepMask + 1 - kernels::detail::kImpossibleLead ? kHalfRange : 0;
+  if (is_free(word)) takeable = kFreeAge;
+  return is_pinned(word) ? 0 : takeable;
 }
 
-__device__ inline void judge_window(Window& window, const Cut& cut) {
+// What words a claim may take.
+struct Takeable {
+  Cut cut;
+  Step min_age = 1;
+  unsigned lanes = kWholeWarp;  // whose words
+};
+
+// The oldest word of this lane that was not tried yet.
+struct Oldest {
+  Word word = kFreeWord;
+  Step age = 0;  // 0: there is none
+  unsigned place = 0;
+};
+__device__ inline Oldest oldest_of_lane(const Window& window, const Takeable& takeable) {
+  Oldest oldest;
+  if ((takeable.lanes >> lane_id() & 1) == 0) return oldest;
 #pragma unroll
   for (unsigned j = 0; j < kWordsPerLane; ++j) {
-    window.ages[j] = takeable_age(window.words[j], cut);
+    const Step age = takeable_age(window.words[j], takeable.cut);
+    if ((window.tried >> j & 1) != 0 || age < takeable.min_age || age <= oldest.age) continue;
+    oldest = {window.words[j], age, j};
   }
+  return oldest;
 }
 
 // A warp's need of slots, in shared memory of the warp.
@@ -199,60 +225,69 @@ struct Wants {
   Page page[kWarp];            // by rank among those who still want
   std::uint32_t owner[kWarp];  // lane, by rank
   Slot slot[kWarp];            // by lane: what was claimed
-  std::uint32_t displaced;     // claims that took the place of another page are added to it
 };
 
-// Lane i wants a slot for `page` if bit i of `wanting` is set (the same in all lanes). Takes what
-// the window has, oldest first, at most `most` of it; wants.slot has the slots of served lanes.
-// Returns who still wants.
-__device__ inline unsigned claim_from_window(const HotTable& table, Window& window, Page page,
-                                             Step step, bool pin, unsigned wanting, unsigned most,
-                                             unsigned turn, Wants& wants) {
-  bool ranked = false;
-  while (wanting != 0 && most != 0) {
-    Step oldest = 0;
-#pragma unroll
-    for (unsigned j = 0; j < kWordsPerLane; ++j) oldest = max(oldest, window.ages[j]);
-    oldest = __reduce_max_sync(kWholeWarp, oldest);
+inline constexpr unsigned kNoRank = ~0u;
+
+// The rank of this lane's age among those of the warp, the highest first, if it is below `need`;
+// else kNoRank. Of one age, the lane `shift` is the first.
+__device__ inline unsigned rank_of_age(Step age, unsigned need, unsigned shift) {
+  unsigned rank = kNoRank;
+  unsigned ranked = 0;
+#pragma unroll 1
+  while (ranked < need) {
+    const Step oldest = __reduce_max_sync(kWholeWarp, age);
     if (oldest == 0) break;
-#pragma unroll
-    for (unsigned j = 0; j < kWordsPerLane; ++j) {
-      const bool candidate = window.ages[j] == oldest;
-      const unsigned candidates = __ballot_sync(kWholeWarp, candidate);
-      if (candidates == 0) continue;
-      if (candidate) window.ages[j] = 0;
-      if (!ranked) {
-        __syncwarp();
-        if ((wanting >> lane_id() & 1) != 0) {
-          const unsigned mine = __popc(wanting & lanes_below());
-          wants.page[mine] = page;
-          wants.owner[mine] = lane_id();
-        }
-        __syncwarp();
-        ranked = true;
-      }
-      // Warps that share a window begin at different lanes, so that they do not all try one word.
-      const unsigned shift = turn % kWarp;
-      const unsigned turned = __funnelshift_r(candidates, candidates, shift);
-      const unsigned rank = __popc(turned & ((1u << ((lane_id() - shift) % kWarp)) - 1));
-      const bool take = candidate && rank < min(most, static_cast<unsigned>(__popc(wanting)));
-      unsigned served = 0;
-      if (take) {
-        const Word seen = window.words[j];
-        const unsigned owner = wants.owner[rank];
-        if (exchange_if(&table.words[window.first + j], seen,
-                        make_word(wants.page[rank], step, pin, false)) == seen) {
-          wants.slot[owner] = static_cast<Slot>(window.first + j);
-          if (!is_free(seen)) atomicAdd(&wants.displaced, 1u);
-          served = 1u << owner;
-        }
-      }
-      served = __reduce_or_sync(kWholeWarp, served);
-      wanting &= ~served;
-      most -= min(most, static_cast<unsigned>(__popc(served)));
-      ranked = served == 0;
-      if (wanting == 0 || most == 0) break;
+    const unsigned among = __ballot_sync(kWholeWarp, age == oldest);
+    if (age == oldest) {
+      const unsigned before = (1u << ((lane_id() - shift) % kWarp)) - 1;
+      rank = ranked + __popc(__funnelshift_r(among, among, shift) & before);
+      age = 0;
     }
+    ranked += __popc(among);
+  }
+  return rank < need ? rank : kNoRank;
+}
+
+// Lane i wants a slot for `page` if bit i of `wanting` is set (the same in all lanes). Takes what
+// the window has, at most `most` of it, each lane's oldest word before the second of any;
+// wants.slot has the slots of served lanes. Warps that share a window have different `turn`s, so
+// that they do not all try one word of many that are equally old. Returns who still wants; claims
+// that took the place of another page are added to `displaced`.
+__device__ inline unsigned claim_from_window(const HotTable& table, Window& window,
+                                             const Takeable& takeable, Page page, Step step,
+                                             bool pin, unsigned wanting, unsigned most,
+                                             unsigned turn, Wants& wants,
+                                             std::uint32_t& displaced) {
+#pragma unroll 1
+  while (wanting != 0 && most != 0) {
+    const Oldest mine = oldest_of_lane(window, takeable);
+    const unsigned need = min(most, static_cast<unsigned>(__popc(wanting)));
+    const unsigned rank = rank_of_age(mine.age, need, turn % kWarp);
+    const unsigned trying = __ballot_sync(kWholeWarp, rank != kNoRank);
+    if (trying == 0) break;
+    most -= __popc(trying);
+    if ((wanting >> lane_id() & 1) != 0) {
+      const unsigned place = __popc(wanting & lanes_below());
+      wants.page[place] = page;
+      wants.owner[place] = lane_id();
+    }
+    __syncwarp();
+    unsigned served = 0;
+    bool displaces = false;
+    if (rank != kNoRank) {
+      window.tried |= 1u << mine.place;
+      const std::uint32_t slot = window.slot(mine.place);
+      if (exchange_if(&table.words[slot], mine.word,
+                      make_word(wants.page[rank], step, pin, false)) == mine.word) {
+        const unsigned owner = wants.owner[rank];
+        wants.slot[owner] = static_cast<Slot>(slot);
+        displaces = !is_free(mine.word);
+        served = 1u << owner;
+      }
+    }
+    wanting &= ~__reduce_or_sync(kWholeWarp, served);
+    displaced += __popc(__ballot_sync(kWholeWarp, displaces));
   }
   __syncwarp();
   return wanting;

@@ -26,6 +26,27 @@ struct ForecastLaunch : Launch {
   Step min_age = 1;
 };
 
+struct Shared {
+  Step step;
+  std::uint32_t slots;  // that may be claimed
+  std::uint32_t fresh;  // the first of them that nobody has claimed yet
+  std::uint32_t windows;
+  std::uint32_t first_window;
+  std::uint32_t frames_ready;  // frames below may be read
+  // Of the piece.
+  std::uint32_t missing;
+  std::uint32_t afforded;  // of these
+  Missing<kThreads> miss;
+  Outcome outcome[kThreads];  // of what is missing
+  Fills fills;
+  // Of the block.
+  std::uint32_t filled;
+  std::uint32_t no_slot;
+  std::uint32_t absent;
+  std::uint32_t displaced;  // pages that gave their place
+  Wants wants[kWarps];
+};
+
 __device__ void tell(const Launch& launch, std::uint32_t index, Slot slot, Outcome outcome) {
   if (launch.batch.slots != nullptr) launch.batch.slots[index] = slot;
   if (launch.batch.outcomes != nullptr) launch.batch.outcomes[index] = outcome;
@@ -47,7 +68,9 @@ __device__ void set_mark(const HotTable& table, Slot slot) {
 __device__ void gather(const Launch& launch, Shared& shared, std::uint32_t begin) {
   const HotTable& table = launch.table;
   const std::uint32_t index = begin + threadIdx.x;
-  const Item item = index < launch.items ? item_at(launch, index) : Item{};
+  Item items[1];
+  load_items<1>(launch, {index}, launch.items, items, [] {});
+  const Item item = items[0];
   bool missing = false;
   bool absent = false;
   std::uint32_t hint = 0;
@@ -60,8 +83,7 @@ __device__ void gather(const Launch& launch, Shared& shared, std::uint32_t begin
     } else {
       const Block block = block_of(table, item.page);
       frame = frame_in(load(&table.frame_of[block]));
-      missing = frame < launch.store.frame_limit &&
-                launch.store.extent_ready[frame / launch.store.frames_per_extent] != 0;
+      missing = frame < shared.frames_ready;
       absent = !missing;
       if (absent) {
         mark_wanted_by(table, block, shared.step);
@@ -86,7 +108,7 @@ __device__ void gather(const Launch& launch, Shared& shared, std::uint32_t begin
   shared.miss.hint[at] = hint;
   shared.miss.frame[at] = frame;
   shared.miss.slot[at] = kNoSlot;
-  shared.miss.outcome[at] = Outcome::no_slot;
+  shared.outcome[at] = Outcome::no_slot;
 }
 
 // Ours is to be filled, unless another claim for the page was published meanwhile.
@@ -100,21 +122,21 @@ __device__ void publish(const HotTable& table, Shared& shared, std::uint32_t pla
     if (theirs < table.sizes.slots && was != mine && page_of(load(&table.words[theirs])) == page) {
       exchange_if(&table.words[slot], make_word(page, shared.step, false, false), kFreeWord);
       shared.miss.slot[place] = static_cast<Slot>(theirs);
-      shared.miss.outcome[place] = Outcome::hit;
+      shared.outcome[place] = Outcome::hit;
       return;
     }
     store(&table.slot_of[page], mine);
   }
   set_mark(table, slot);
   shared.miss.slot[place] = slot;
-  shared.miss.outcome[place] = Outcome::filled;
+  shared.outcome[place] = Outcome::filled;
 }
 
 // The warps share the first `afforded` of the missing pages, each at most one per lane.
-__device__ void claim_old(const ForecastLaunch& launch, Shared& shared, std::uint32_t afforded,
-                          std::uint32_t piece) {
+__device__ void claim_old(const ForecastLaunch& launch, Shared& shared, std::uint32_t piece) {
   const HotTable& table = launch.table;
   const unsigned warp = threadIdx.x / kWarp;
+  const std::uint32_t afforded = shared.afforded;
   const std::uint32_t group = (afforded + kWarps - 1) / kWarps;
   const std::uint32_t place = warp * group + lane_id();
   const bool mine = lane_id() < group && place < afforded;
@@ -122,55 +144,47 @@ __device__ void claim_old(const ForecastLaunch& launch, Shared& shared, std::uin
   const unsigned claiming = __ballot_sync(kWholeWarp, mine);
   if (claiming == 0) return;
   unsigned wanting = claiming;
-  if (shared.fresh < shared.slots) wanting = claim_fresh(table, shared, page, wanting, warp);
+  if (shared.fresh < shared.slots) {
+    wanting = claim_fresh(table, shared.slots, page, shared.step, wanting, shared.wants[warp]);
+  }
   const std::uint32_t windows = shared.windows;
   const std::uint32_t warps = gridDim.x * kWarps;
   const Cut cut = cut_by_warp(table);
+  std::uint32_t displaced = 0;
   std::uint32_t at = shared.first_window + piece * kWarps + warp;
   for (unsigned visit = 0; wanting != 0 && windows != 0 && visit < kMostForecastWindows; ++visit) {
     Window window;
     load_window(table, shared.slots, at % windows, window);
-    judge_window(window, cut);
-    for (unsigned j = 0; j < kWordsPerLane; ++j) {
-      if (window.ages[j] < launch.min_age) window.ages[j] = 0;
-    }
     // A small pool has no other windows that the rest could come from.
-    wanting =
-        claim_from_window(table, window, page, shared.step, false, wanting,
-                          windows <= warps ? kWindow : kMostPerWindow, warp, shared.wants[warp]);
+    wanting = claim_from_window(table, window, {cut, launch.min_age}, page, shared.step, false,
+                                wanting, windows <= warps ? kWindow : kMostPerWindow, warp,
+                                shared.wants[warp], displaced);
     at += windows <= warps ? 1 : warps;
   }
+  if (lane_id() == 0 && displaced != 0) atomicAdd(&shared.displaced, displaced);
   if (((claiming & ~wanting) >> lane_id() & 1) != 0) {
     publish(table, shared, place, shared.wants[warp].slot[lane_id()]);
   }
 }
 
-__device__ void copy_in(const Launch& launch, Shared& shared) {
-  with_vector(launch.store.page_bytes, [&](auto vector) {
-    Run<decltype(vector)> run(launch, shared);
-    run.begin();
-    run.end();
-  });
-  // Each thread's stores come before the ready bits of the pages that it had a part in.
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x < shared.missing && shared.miss.outcome[threadIdx.x] == Outcome::filled) {
-    set_ready_bit(launch.table, shared.miss.slot[threadIdx.x]);
-  }
-}
-
-// Results of what the piece missed; what gets no slot is not read either.
+// Results of what the piece missed, and what is to be copied.
 __device__ void finish_piece(const Launch& launch, Shared& shared) {
   const std::uint32_t i = threadIdx.x;
   const bool mine = i < shared.missing;
-  const Outcome outcome = mine ? shared.miss.outcome[i] : Outcome::invalid;
+  const Outcome outcome = mine ? shared.outcome[i] : Outcome::invalid;
   if (mine) tell(launch, shared.miss.item[i], shared.miss.slot[i], outcome);
-  if (mine && outcome != Outcome::filled) shared.miss.frame[i] = kNoFrame;
   const unsigned fills = __ballot_sync(kWholeWarp, outcome == Outcome::filled);
   const unsigned none = __ballot_sync(kWholeWarp, outcome == Outcome::no_slot);
-  if (lane_id() != 0) return;
-  if (fills != 0) atomicAdd(&shared.fills, __popc(fills));
-  if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
+  std::uint32_t first = 0;
+  if (lane_id() == 0) {
+    if (fills != 0) first = atomicAdd(&shared.fills.count, __popc(fills));
+    if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
+  }
+  first = __shfl_sync(kWholeWarp, first, 0);
+  if (outcome == Outcome::filled) {
+    shared.fills.at[first + __popc(fills & lanes_below())] = {
+        frame_offset(launch, shared.miss.frame[i], shared.miss.page[i]), shared.miss.slot[i], 0};
+  }
 }
 
 __device__ void account(const Launch& launch, const Shared& shared) {
@@ -178,10 +192,10 @@ __device__ void account(const Launch& launch, const Shared& shared) {
     if (n != 0) atomicAdd(reinterpret_cast<unsigned long long*>(to), n);
   };
   ActorCounters& counters = actor_line(launch.table, launch.actor)->counters;
-  add(&counters.forecast_issued, shared.fills);
-  add(&counters.forecast_bytes, shared.fills * launch.store.page_bytes);
+  add(&counters.forecast_issued, shared.filled);
+  add(&counters.forecast_bytes, shared.filled * launch.store.page_bytes);
   add(&counters.forecast_dropped, shared.no_slot);
-  add_freed(launch.table, displaced_by_block(shared));
+  add_freed(launch.table, shared.displaced);
   const std::uint32_t none = shared.no_slot + shared.absent;
   if (launch.batch.without_slot != nullptr && none != 0) {
     atomicAdd(launch.batch.without_slot, none);
@@ -195,41 +209,44 @@ __device__ void begin(const Launch& launch, Shared& shared) {
   shared.windows = windows_of(shared.slots);
   shared.fresh = load(&header->fresh);
   shared.first_window = __umulhi(shared.step * 0x9E3779B1u, shared.windows);  // as good as random
-  shared.fills = 0;
+  shared.frames_ready = load(launch.store.frames_ready);
+  shared.filled = 0;
+  shared.displaced = 0;
   shared.no_slot = 0;
   shared.absent = 0;
   shared.missing = 0;
+  shared.fills.count = 0;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     forecast_kernel(const __grid_constant__ ForecastLaunch launch) {
   __shared__ Shared shared;
-  __shared__ std::uint32_t afforded;
   if (threadIdx.x == 0) begin(launch, shared);
-  if (threadIdx.x < kWarps) shared.wants[threadIdx.x].displaced = 0;
   __syncthreads();
   for (std::uint32_t piece = blockIdx.x; piece * kThreads < launch.items; piece += gridDim.x) {
     gather(launch, shared, piece * kThreads);
     __syncthreads();
     if (shared.missing != 0) {
-      std::uint32_t issued = 0;  // before this piece
       if (threadIdx.x == 0) {
-        issued = shared.fills;
         const std::uint32_t before = atomicAdd(launch.granted, shared.missing);
-        afforded = min(shared.missing, before < launch.budget ? launch.budget - before : 0u);
+        shared.afforded = min(shared.missing, before < launch.budget ? launch.budget - before : 0u);
       }
       __syncthreads();
-      claim_old(launch, shared, afforded, piece);
+      claim_old(launch, shared, piece);
       __syncthreads();
       finish_piece(launch, shared);
       __syncthreads();
       if (threadIdx.x == 0) {
-        atomicSub(launch.granted, shared.missing - (shared.fills - issued));
+        atomicSub(launch.granted, shared.missing - shared.fills.count);
+        shared.filled += shared.fills.count;
       }
-      copy_in(launch, shared);
+      copy_fills(launch, shared.fills);
     }
     __syncthreads();
-    if (threadIdx.x == 0) shared.missing = 0;
+    if (threadIdx.x == 0) {
+      shared.missing = 0;
+      shared.fills.count = 0;
+    }
     __syncthreads();
   }
   if (threadIdx.x == 0) account(launch, shared);

@@ -4,7 +4,7 @@
 // into a CUDA graph and replayed, with lists, counts and the table changing between replays, since
 // what changes is read on the device. Tables are views by view_split_table; both parts, the arena
 // and the frames are addresses that the current device can use (frames: registered host memory,
-// readable where extent_ready says so).
+// readable below store.frames_ready, which is in device memory).
 //
 // An actor belongs to one stream at a time: its launches run one after another.
 //

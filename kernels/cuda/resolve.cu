@@ -1,12 +1,13 @@
 // resolve on a device: every block of threads takes a slice of the lists.
 //
 //  1. Look-up. Hint, then word; a thread has one or two items, whose loads overlap. Hits are
-//  stamped
-//     and done. What is missing is gathered in shared memory.
-//  2. Claims. Each warp serves some of the missing pages: it reads windows of words and takes the
-//     oldest that nobody uses, by one exchange each. There is no free list and no separate sweep:
-//     work follows the misses, and nothing can run dry or be lost with a process that dies.
-//  3. Copies. All threads move the slice's missing pages together, 16 bytes at a time.
+//     stamped and done. One warp of the block beside its items reads the state of the launch.
+//  2. Claims, by each warp for what it misses: it reads windows of words and takes the oldest that
+//     nobody uses, by one exchange each. There is no free list and no separate sweep: work follows
+//     the misses, and nothing can run dry or be lost with a process that dies.
+//  3. Copies. All threads move the missing pages of the slice together, 16 bytes at a time. They
+//     begin when slots are claimed: an SM returns loads in order, so those of words would wait for
+//     reads of host memory that were begun before them.
 //  4. Ready bits.
 //
 // Duplicates. Pages of a launch may meet each other, and another process's fill of the same page
@@ -23,14 +24,122 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr unsigned kShyWindows = 2;    // looked at before pages of the actor's last step are taken
+constexpr unsigned kShyVisits = 3;     // to windows before pages of the actor's last step are taken
 constexpr unsigned kLeastVisits = 16;  // to few windows, where warps take words from each other
-constexpr std::uint32_t kLeastSlice = 128;  // items of a looker, if pages are small
+constexpr std::uint32_t kLeastSlice = 32;   // items of a looker, if pages are small
 constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a block of threads
-constexpr unsigned kFewLookers = 64;        // as many as there are, if the lists are not very long
+constexpr unsigned kFewLookers = 128;       // as many as there are, if the lists are not very long
 constexpr std::uint64_t kSmallPageBytes = 4096;
 constexpr int kMaxWordTries = 64;
 constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then without
+
+constexpr std::uint32_t kMostOfWarp = kMostItems / kWarps;
+
+struct Shared {
+  // State of the launch, read once.
+  std::uint32_t looked_base;
+  std::uint32_t handed_base;
+  std::uint32_t turn;
+  std::uint32_t launches;
+  Step step;
+  Step previous;
+  Step clock;
+  Step oldest;  // of the actors
+  bool shared_step;
+  std::uint32_t slots;  // that may be claimed
+  std::uint32_t fresh;  // the first of them that nobody has claimed yet
+  std::uint32_t windows;
+  std::uint32_t first_window;
+  std::uint32_t forecasts;     // as header->forecasts was: 0 if no slot has a mark
+  std::uint32_t frames_ready;  // frames below may be read
+  // Counts of the block.
+  std::uint32_t looked;  // warps that are through with their look-ups
+  std::uint32_t hits;
+  std::uint32_t no_slot;
+  std::uint32_t absent;
+  std::uint32_t used;       // marks that hits took away
+  std::uint32_t displaced;  // pages that gave their place
+  std::uint32_t handed;     // pages of the launch that were handed over
+  Wants wants[kWarps];
+  Missing<kMostOfWarp> miss[kWarps];
+  Fills fills;
+};
+
+// The state of the launch, read by one warp in two rounds of loads, between which and after which
+// it begins others.
+class Opening {
+ public:
+  __device__ Opening(const Launch& launch, bool reads) : launch_(launch), reads_(reads) {}
+
+  __device__ void first() {
+    if (!reads_) return;
+    const ActorLine* const line = actor_line(launch_.table, launch_.actor);
+    const TableHeader* const header = launch_.table.header;
+    books_ = __ldcg(reinterpret_cast<const uint4*>(&launch_.scratch->looked_base));
+    state_ = __ldcg(reinterpret_cast<const uint4*>(&line->launches));
+    now_ = load(&line->step);
+    before_ = load(&line->previous);
+    limit_ = limit_of(launch_.table);
+    fresh_ = load(&header->fresh);
+    forecasts_ = load(&header->forecasts);
+    frames_ready_ = load(launch_.store.frames_ready);
+    // Rule 4: the clock first. Acquire: who advanced it before is seen in its step below.
+    clock_ = load_acquire_device(&header->clock) & kStepMask;
+  }
+
+  __device__ void second() {
+    if (!reads_) return;
+#pragma unroll 1
+    for (std::uint32_t i = lane_id(); i < launch_.table.sizes.actors; i += kWarp) {
+      behind_ = max(behind_, steps_behind(load(&actor_line(launch_.table, i)->active), clock_));
+    }
+  }
+
+  // Before a barrier.
+  __device__ void tell(Shared& shared) {
+    if (!reads_) return;
+    const Step behind = __reduce_max_sync(kWholeWarp, behind_);
+    if (lane_id() != 0) return;
+    shared.looked_base = books_.x;
+    shared.handed_base = books_.y;
+    shared.turn = books_.z;
+    shared.launches = state_.x;
+    const std::uint32_t step = !launch_.advance ? now_ : state_.x % 2 == 0 ? state_.y : state_.z;
+    shared.step = step & kStepMask;
+    shared.shared_step = (step & kSharedStep) != 0;
+    shared.previous = (launch_.advance ? now_ : before_) & kStepMask;
+    shared.clock = clock_;
+    shared.oldest = (clock_ - behind) & kStepMask;
+    shared.slots = min(launch_.store.slots, limit_);
+    shared.windows = windows_of(shared.slots);
+    shared.fresh = fresh_;
+    // As good as random.
+    shared.first_window = __umulhi((shared.step + state_.x) * 0x9E3779B1u, shared.windows);
+    shared.forecasts = forecasts_;
+    shared.frames_ready = frames_ready_;
+    shared.looked = 0;
+    shared.hits = 0;
+    shared.no_slot = 0;
+    shared.absent = 0;
+    shared.used = 0;
+    shared.fills.count = 0;
+    shared.displaced = 0;
+  }
+
+ private:
+  const Launch& launch_;
+  const bool reads_;
+  uint4 books_{};
+  uint4 state_{};
+  std::uint32_t now_ = 0;
+  std::uint32_t before_ = 0;
+  std::uint32_t limit_ = 0;
+  std::uint32_t fresh_ = 0;
+  std::uint32_t forecasts_ = 0;
+  std::uint32_t frames_ready_ = 0;
+  Step clock_ = 0;
+  Step behind_ = 0;
+};
 
 enum class Met : std::uint8_t { ready, filling, elsewhere };
 
@@ -39,6 +148,7 @@ enum class Met : std::uint8_t { ready, filling, elsewhere };
 // Out of line: words that change under a look-up, and such as are not complete, are rare.
 __device__ __noinline__ Met meet(const HotTable& table, std::uint32_t slot, Word word, Page page,
                                  Step step, bool shared_step) {
+#pragma unroll 1
   for (int i = 0; i < kMaxWordTries; ++i) {
     if (page_of(word) != page) return Met::elsewhere;
     const bool complete = is_ready(word) || is_pinned(word);
@@ -61,21 +171,33 @@ __device__ __noinline__ void use_mark(const HotTable& table, Shared& shared, std
 
 __device__ bool is_complete(Word word) { return (word & (kReadyBit | kPinBit)) != 0; }
 
-// By all threads, kPerThread items each, whose loads overlap.
+// Warps that may have something to claim are numbered through the launch, and begin at windows of
+// their own, or, if there are not enough, at parts of windows.
+__device__ std::uint32_t number_of_warp(const Launch& launch) {
+  return threadIdx.x / kWarp * launch.lookers + blockIdx.x;
+}
+__device__ std::uint32_t window_of_warp(const Launch& launch, const Shared& shared) {
+  const std::uint32_t at = shared.first_window + number_of_warp(launch);
+  return at < shared.windows ? at : at % max(shared.windows, 1u);
+}
+
+// By all threads, kPerThread items each, whose loads overlap. Returns how many of its items the
+// warp misses; then `window` is its first one.
 template <unsigned kPerThread>
-__device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t begin,
-                        std::uint32_t end) {
+__device__ std::uint32_t look_up(const Launch& launch, Shared& shared, std::uint32_t begin,
+                                 std::uint32_t end, Window& window) {
   const HotTable& table = launch.table;
   const std::uint32_t slots = launch.store.slots;
-  const Step step = shared.step;
+  const unsigned warp = threadIdx.x / kWarp;
+  std::uint32_t index[kPerThread];
   Item items[kPerThread];
   std::uint32_t slot[kPerThread];
   Word word[kPerThread];
 #pragma unroll
-  for (unsigned j = 0; j < kPerThread; ++j) {
-    const std::uint32_t index = begin + j * kThreads + threadIdx.x;
-    items[j] = index < end ? item_at(launch, index) : Item{};
-  }
+  for (unsigned j = 0; j < kPerThread; ++j) index[j] = begin + j * kThreads + threadIdx.x;
+  Opening opening(launch, warp == kWarps - 1);
+  load_items(launch, index, end, items, [&] { opening.first(); });
+  opening.second();
 #pragma unroll
   for (unsigned j = 0; j < kPerThread; ++j) {
     slot[j] = items[j].page < table.pages ? ~load(&table.slot_of[items[j].page]) : ~0u;
@@ -84,68 +206,87 @@ __device__ void look_up(const Launch& launch, Shared& shared, std::uint32_t begi
   for (unsigned j = 0; j < kPerThread; ++j) {
     word[j] = slot[j] < slots ? load(&table.words[slot[j]]) : kFreeWord;
   }
-  // The stamps of all are under way before the first is looked at.
+  opening.tell(shared);
+  __syncthreads();
+  const Step step = shared.step;
+  // The stamps of all are under way before the first is looked at, and what misses need meanwhile.
   Met met[kPerThread];
   Word was[kPerThread];
+  std::uint64_t entry[kPerThread];
+  bool missing[kPerThread];
+  unsigned any = 0;
 #pragma unroll
   for (unsigned j = 0; j < kPerThread; ++j) {
     met[j] = Met::elsewhere;
     was[j] = word[j];
-    if (items[j].page >= table.pages || page_of(word[j]) != items[j].page) continue;
-    met[j] = is_complete(word[j]) ? Met::ready : Met::filling;
-    if (met[j] == Met::ready && step_before(step_of(word[j]), step)) {
-      was[j] = exchange_if(&table.words[slot[j]], word[j], with_step(word[j], step));
+    if (items[j].page < table.pages && page_of(word[j]) == items[j].page) {
+      met[j] = is_complete(word[j]) ? Met::ready : Met::filling;
+      if (met[j] == Met::ready && step_before(step_of(word[j]), step)) {
+        was[j] = exchange_if(&table.words[slot[j]], word[j], with_step(word[j], step));
+      }
     }
+    missing[j] = met[j] != Met::ready && items[j].page < table.pages;
+    if (missing[j]) entry[j] = load(&table.frame_of[block_of(table, items[j].page)]);
+    any |= __ballot_sync(kWholeWarp, missing[j]);
   }
+  if (any != 0) load_window(table, shared.slots, window_of_warp(launch, shared), window);
   std::uint32_t hits = 0;
+  std::uint32_t count = 0;
 #pragma unroll
   for (unsigned j = 0; j < kPerThread; ++j) {
-    const std::uint32_t index = begin + j * kThreads + threadIdx.x;
     const Page page = items[j].page;
     if (met[j] == Met::filling || was[j] != word[j]) {
       met[j] = meet(table, slot[j], was[j], page, step, shared.shared_step);
+      const bool late = met[j] != Met::ready;
+      if (late && !missing[j]) entry[j] = load(&table.frame_of[block_of(table, page)]);
+      missing[j] = late;
     }
-    bool missing = false;
     if (met[j] == Met::ready) {
       ++hits;
-      finish(launch, index, static_cast<Slot>(slot[j]), Outcome::hit);
+      finish(launch, index[j], static_cast<Slot>(slot[j]), Outcome::hit);
       if (shared.forecasts != 0) use_mark(table, shared, slot[j]);
-    } else if (page < table.pages) {
-      missing = true;
-    } else if (items[j].real) {
-      finish(launch, index, kNoSlot, Outcome::invalid);
+    } else if (!missing[j] && items[j].real) {
+      finish(launch, index[j], kNoSlot, Outcome::invalid);
     }
-    const unsigned group = __ballot_sync(kWholeWarp, missing);
-    if (group == 0) continue;
-    std::uint32_t first = 0;
-    if (lane_id() == 0) first = atomicAdd(&shared.missing, __popc(group));
-    first = __shfl_sync(kWholeWarp, first, 0);
-    if (missing) {
-      const std::uint32_t at = first + __popc(group & lanes_below());
-      const Frame frame = frame_in(load(&table.frame_of[block_of(table, page)]));
-      const bool readable = frame < launch.store.frame_limit &&
-                            launch.store.extent_ready[frame / launch.store.frames_per_extent] != 0;
-      shared.miss.page[at] = page;
-      shared.miss.item[at] = index;
-      shared.miss.hint[at] = ~slot[j];
-      shared.miss.slot[at] = met[j] == Met::filling ? static_cast<Slot>(slot[j]) : kNoSlot;
-      shared.miss.frame[at] = readable ? frame : kNoFrame;
+    const unsigned group = __ballot_sync(kWholeWarp, missing[j]);
+    if (missing[j]) {
+      const std::uint32_t at = count + __popc(group & lanes_below());
+      const Frame frame = frame_in(entry[j]);
+      Missing<kMostOfWarp>& miss = shared.miss[warp];
+      miss.page[at] = page;
+      miss.item[at] = index[j];
+      miss.hint[at] = ~slot[j];
+      miss.slot[at] = met[j] == Met::filling ? static_cast<Slot>(slot[j]) : kNoSlot;
+      miss.frame[at] = frame < shared.frames_ready ? frame : kNoFrame;
     }
+    count += __popc(group);
   }
+  __syncwarp();
   hits = __reduce_add_sync(kWholeWarp, hits);
   if (lane_id() == 0 && hits != 0) atomicAdd(&shared.hits, hits);
+  if (any == 0 && count != 0) {
+    load_window(table, shared.slots, window_of_warp(launch, shared), window);
+  }
+  return count;
 }
 
-// Says that this block has looked up what it had to, and has read the actor's line. The last one to
-// say so closes the books: the line changes for the next launch. With `advance`, the step of the
-// launch is published only now, so that meanwhile nobody, this launch included, takes a page of the
-// actor's last step that a later look-up would have hit. No order is needed: an exchange decides
-// about every word, and all that the stream read before this launch was read before it began.
-__device__ void note_looked(const Launch& launch, const Shared& shared) {
+// That this block is through with its look-ups, and has read the state of the launch.
+__device__ void note_looked(const Launch& launch) {
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], %1;" ::"l"(&launch.scratch->looked), "r"(1)
+               : "memory");
+}
+
+// When all others have said so, the clerk closes the books: the state changes for the next launch.
+// With `advance`, the step of the launch is published only now, so that meanwhile nobody, this
+// launch included, takes a page of the actor's last step that a later look-up would have hit. No
+// order is needed: an exchange decides about every word, and all that the stream read before this
+// launch was read before it began.
+__device__ void close_books(const Launch& launch, const Shared& shared) {
   Scratch& scratch = *launch.scratch;
-  const std::uint32_t ticket = atomicAdd(&scratch.looked, 1u);
-  if (ticket + 1 - shared.looked_base != launch.blocks) return;
-  store(&scratch.looked_base, ticket + 1);
+  const std::uint32_t others = launch.blocks - 1;
+  while (load(&scratch.looked) - shared.looked_base < others) {
+  }
+  store(&scratch.looked_base, shared.looked_base + others);
   store(&scratch.handed_base, shared.handed_base + (launch.copiers != 0 ? launch.lookers : 0));
   store(&scratch.turn, shared.turn + 1);
   store(&scratch.pages[(shared.turn + 1) % 2], 0);
@@ -160,21 +301,19 @@ __device__ void note_looked(const Launch& launch, const Shared& shared) {
 // Until all is looked up, and pages of the actor's last step may be taken; by lane 0 of a warp,
 // bounded: blocks that the device has not started yet may have to wait for us.
 __device__ void await_look_ups(const Launch& launch, const Shared& shared) {
-  const std::uint32_t* const looked = &launch.scratch->looked;
+  const std::uint32_t* const closed = &launch.scratch->turn;
   const std::uint32_t* const active = &actor_line(launch.table, launch.actor)->active;
+#pragma unroll 1
   for (unsigned i = 0; i < kMaxLookupWait; ++i) {
-    if (load(looked) - shared.looked_base >= launch.blocks &&
-        load(active) == active_in(shared.step)) {
-      return;
-    }
+    if (load(closed) != shared.turn && load(active) == active_in(shared.step)) return;
     __nanosleep(64);
   }
 }
 
 // What a lane knows of the missing page that it serves.
 struct Claim {
-  std::uint32_t place = 0;  // in shared memory
   Page page = kNoPage;
+  std::uint32_t hint = 0;  // as it was
   Slot slot = kNoSlot;
   bool fill = false;  // this launch owes the copy to us
   Outcome outcome = Outcome::no_slot;
@@ -185,6 +324,7 @@ struct Claim {
 __device__ __noinline__ void take_over(const HotTable& table, const Shared& shared, Claim& claim) {
   Word* const at = &table.words[claim.slot];
   Word word = load(at);
+#pragma unroll 1
   for (int i = 0; i < kMaxWordTries; ++i) {
     if (page_of(word) != claim.page) break;
     const bool complete = is_ready(word) || is_pinned(word);
@@ -214,7 +354,7 @@ __device__ void publish_claim(const HotTable& table, const Shared& shared, Claim
   claim.fill = true;
   claim.outcome = Outcome::filled;
   const std::uint32_t mine = ~static_cast<std::uint32_t>(claim.slot);
-  const std::uint32_t seen = shared.miss.hint[claim.place];
+  const std::uint32_t seen = claim.hint;
   const std::uint32_t was = atomicCAS(&table.slot_of[claim.page], seen, mine);
   if (was == seen) return;
   const std::uint32_t theirs = ~was;
@@ -231,33 +371,69 @@ __device__ void publish_claim(const HotTable& table, const Shared& shared, Claim
   store(&table.slot_of[claim.page], mine);
 }
 
-// The warps share the missing pages of the block evenly.
-__device__ void claim_slots(const Launch& launch, Shared& shared) {
+// Puts what the warp owes into the block's list.
+__device__ void owe(const Launch& launch, Shared& shared, const Claim& claim, Frame frame) {
+  const unsigned fills = __ballot_sync(kWholeWarp, claim.fill);
+  if (fills == 0) return;
+  std::uint32_t first = 0;
+  if (lane_id() == 0) first = atomicAdd(&shared.fills.count, __popc(fills));
+  first = __shfl_sync(kWholeWarp, first, 0);
+  if (claim.fill) {
+    shared.fills.at[first + __popc(fills & lanes_below())] = {
+        frame_offset(launch, frame, claim.page), claim.slot, 0};
+  }
+}
+
+__device__ void count_outcomes(Shared& shared, Outcome outcome) {
+  if (__all_sync(kWholeWarp, outcome == Outcome::filled || outcome == Outcome::invalid)) return;
+  const unsigned hits = __ballot_sync(kWholeWarp, outcome == Outcome::hit);
+  const unsigned none = __ballot_sync(kWholeWarp, outcome == Outcome::no_slot);
+  const unsigned absent = __ballot_sync(kWholeWarp, outcome == Outcome::absent);
+  if (lane_id() != 0 || (hits | none | absent) == 0) return;
+  if (hits != 0) atomicAdd(&shared.hits, __popc(hits));
+  if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
+  if (absent != 0) atomicAdd(&shared.absent, __popc(absent));
+}
+
+// Lanes whose words of the first window are tried at first: warps that share it take a part each.
+__device__ unsigned part_of_warp(std::uint32_t me, std::uint32_t warps, std::uint32_t windows) {
+  if (warps <= windows) return kWholeWarp;
+  if (warps <= 2 * windows) return me < windows ? 0x55555555u : 0xAAAAAAAAu;
+  return 0x11111111u << (me / max(windows, 1u) % 4);
+}
+
+// For what the warp misses, of which there are `missing` in shared memory.
+__device__ void claim_slots(const Launch& launch, Shared& shared, std::uint32_t missing,
+                            Window& window) {
   const HotTable& table = launch.table;
-  const std::uint32_t missing = shared.missing;
   const unsigned warp = threadIdx.x / kWarp;
-  const std::uint32_t group = min(kWarp, (missing + kWarps - 1) / kWarps);
+  const Missing<kMostOfWarp>& miss = shared.miss[warp];
+  Wants& wants = shared.wants[warp];
   const std::uint32_t slots = shared.slots;
   const std::uint32_t windows = shared.windows;
-  const std::uint32_t warps = launch.lookers * kWarps;
-  const std::uint32_t me = warp * launch.lookers + blockIdx.x;
+  const std::uint32_t warps = launch.lookers * launch.warps;
+  const std::uint32_t me = number_of_warp(launch);
+  std::uint32_t at = window_of_warp(launch, shared);
   const unsigned most = windows <= warps ? kWindow : kMostPerWindow;
-  for (std::uint32_t begin = warp * group; begin < missing; begin += kWarps * group) {
-    Claim claim;
-    claim.place = begin + lane_id();
-    const bool mine = lane_id() < group && claim.place < missing;
-    // Warps of a launch begin at windows of their own, unless there are not enough.
-    std::uint32_t at = shared.first_window + me + begin;
-    if (at >= windows) at = windows > warps ? (at - windows) % windows : at % max(windows, 1u);
-    Window window;
-    if (windows != 0) load_window(table, slots, at, window);
-    Cut cut = cut_by_warp(table, shared.clock);
+  std::uint32_t displaced = 0;
+  Takeable takeable{};
+  takeable.cut.clock = shared.clock;
+#pragma unroll 1
+  for (std::uint32_t begin = 0; begin < missing; begin += kWarp) {
+    const std::uint32_t place = begin + lane_id();
+    const bool mine = place < missing;
     // The actor's last step is not touched at first.
-    if (step_before(shared.previous, cut.step)) cut.step = shared.previous;
+    takeable.cut.step =
+        step_before(shared.previous, shared.oldest) ? shared.previous : shared.oldest;
+    takeable.lanes = part_of_warp(me, warps, windows);
+    Claim claim;
+    Frame frame = kNoFrame;
     if (mine) {
-      claim.page = shared.miss.page[claim.place];
-      claim.slot = shared.miss.slot[claim.place];
-      if (shared.miss.frame[claim.place] == kNoFrame) {
+      claim.page = miss.page[place];
+      claim.hint = miss.hint[place];
+      claim.slot = miss.slot[place];
+      frame = miss.frame[place];
+      if (frame == kNoFrame) {
         claim.slot = kNoSlot;
         claim.outcome = Outcome::absent;
         mark_wanted_by(table, block_of(table, claim.page), shared.step);
@@ -268,90 +444,57 @@ __device__ void claim_slots(const Launch& launch, Shared& shared) {
     unsigned wanting = __ballot_sync(
         kWholeWarp, mine && claim.slot == kNoSlot && claim.outcome != Outcome::absent);
     const unsigned claiming = wanting;
-    if (shared.fresh < slots) wanting = claim_fresh(table, shared, claim.page, wanting, warp);
-    const unsigned visits = min(max(windows + kShyWindows, kLeastVisits), kMaxWindows);
+    if (shared.fresh < slots) {
+      wanting = claim_fresh(table, slots, claim.page, shared.step, wanting, wants);
+    }
+    const unsigned visits = min(max(windows + kShyVisits, kLeastVisits), kMaxWindows);
+    bool eager = false;
+#pragma unroll 1
     for (unsigned visit = 0; wanting != 0 && windows != 0 && visit < visits; ++visit) {
-      judge_window(window, cut);
-      wanting = claim_from_window(table, window, claim.page, shared.step, false, wanting, most, me,
-                                  shared.wants[warp]);
+      wanting = claim_from_window(table, window, takeable, claim.page, shared.step, false, wanting,
+                                  most, me, wants, displaced);
       if (wanting == 0) break;
-      if (visit + 1 == kShyWindows) {
+      if (takeable.lanes != kWholeWarp) {
+        takeable.lanes = kWholeWarp;
+        continue;
+      }
+      if (visit + 1 >= kShyVisits && !eager) {
+        eager = true;
         if (lane_id() == 0) await_look_ups(launch, shared);
         __syncwarp();
-        cut = cut_by_warp(table);
+        takeable.cut = cut_by_warp(table);
       }
-      at = (at + (visit + 1 < kShyWindows ? warps : 1)) % windows;
+      at = (at + (eager ? 1 : warps)) % windows;
       load_window(table, slots, at, window);
     }
     if (((claiming & ~wanting) >> lane_id() & 1) != 0) {
-      claim.slot = shared.wants[warp].slot[lane_id()];
+      claim.slot = wants.slot[lane_id()];
       if (shared.forecasts != 0) waste_mark(table, static_cast<std::uint32_t>(claim.slot));
       publish_claim(table, shared, claim);
     }
-    if (mine) {
-      shared.miss.slot[claim.place] = claim.slot;
-      shared.miss.outcome[claim.place] = claim.outcome;
-    }
-    const unsigned fills = __ballot_sync(kWholeWarp, claim.fill);
-    if (lane_id() == 0 && fills != 0) atomicAdd(&shared.fills, __popc(fills));
-  }
-}
-
-// The results of what was missing.
-__device__ void finish_missing(const Launch& launch, Shared& shared) {
-  for (std::uint32_t base = 0; base < shared.missing; base += kThreads) {
-    const std::uint32_t i = base + threadIdx.x;
-    const bool mine = i < shared.missing;
-    const Outcome outcome = mine ? shared.miss.outcome[i] : Outcome::invalid;
-    if (mine) finish(launch, shared.miss.item[i], shared.miss.slot[i], outcome);
-    const unsigned hits = __ballot_sync(kWholeWarp, outcome == Outcome::hit);
-    const unsigned none = __ballot_sync(kWholeWarp, outcome == Outcome::no_slot);
-    const unsigned absent = __ballot_sync(kWholeWarp, outcome == Outcome::absent);
-    if (lane_id() == 0 && (hits | none | absent) != 0) {
-      if (hits != 0) atomicAdd(&shared.hits, __popc(hits));
-      if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
-      if (absent != 0) atomicAdd(&shared.absent, __popc(absent));
+    if (mine) finish(launch, miss.item[place], claim.slot, claim.outcome);
+    count_outcomes(shared, mine ? claim.outcome : Outcome::invalid);
+    owe(launch, shared, claim, frame);
+    __syncwarp();
+    if (begin + kWarp < missing && windows != 0) {
+      at = (at + warps) % windows;
+      load_window(table, slots, at, window);
     }
   }
+  if (lane_id() == 0 && displaced != 0) atomicAdd(&shared.displaced, displaced);
 }
 
-// Claims and copies what the block misses.
-template <class Vector>
-__device__ void bring_in(const Launch& launch, Shared& shared) {
-  Run<Vector> run(launch, shared);
-  run.begin();
-  claim_slots(launch, shared);
-  __syncthreads();
-  run.end();
-  finish_missing(launch, shared);
-  // Each thread's stores come before the ready bits of the pages that it had a part in.
-  __threadfence();
-  __syncthreads();
-  for (std::uint32_t i = threadIdx.x; i < shared.missing; i += kThreads) {
-    if (shared.miss.outcome[i] == Outcome::filled) {
-      set_ready_bit(launch.table, shared.miss.slot[i]);
-    }
-  }
-}
-
-// Claims, and leaves the copies to the copiers. An entry is taken for every missing page, before it
-// is known which of them are to be copied.
+// Leaves the copies to the copiers.
 __device__ void hand_over(const Launch& launch, Shared& shared) {
-  __shared__ std::uint32_t first;
-  if (shared.missing != 0) {
-    if (threadIdx.x == kThreads - 1) {
-      first = atomicAdd(&launch.scratch->pages[shared.turn % 2], shared.missing);
+  const std::uint32_t count = shared.fills.count;
+  if (count != 0) {
+    if (threadIdx.x == 0) {
+      shared.handed = atomicAdd(&launch.scratch->pages[shared.turn % 2], count);
     }
-    claim_slots(launch, shared);
     __syncthreads();
-    // About in the order of the list: neighbours in a list are neighbours in DRAM.
-    for (std::uint32_t i = threadIdx.x; i < shared.missing; i += kThreads) {
-      const Frame frame = shared.miss.frame[i];
-      const bool fill = shared.miss.outcome[i] == Outcome::filled;
-      const std::uint64_t from =
-          frame * launch.store.frame_stride +
-          page_in_block(launch.table, shared.miss.page[i]) * launch.store.page_bytes;
-      launch.scratch->fills[first + i] = {from, fill ? shared.miss.slot[i] : kNoSlot, 0};
+#pragma unroll 1
+    for (std::uint32_t i = threadIdx.x; i < count; i += kThreads) {
+      launch.scratch->fills[shared.handed + i] = shared.fills.at[i];
     }
     __syncthreads();
   }
@@ -360,180 +503,176 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(&launch.scratch->handed), "r"(1)
                  : "memory");
   }
-  finish_missing(launch, shared);
+}
+
+// Says of pages, copied in pieces that this block of threads took in turn, that their bytes are
+// there; `parts` pieces of a page, or `together` pages of a piece.
+__device__ void set_ready_bits(const Launch& launch, std::uint32_t pieces, std::uint32_t parts,
+                               std::uint32_t together, std::uint32_t pages) {
+  const std::uint32_t me = blockIdx.x - launch.lookers;
+  Fill* const fills = launch.scratch->fills;
+  __threadfence();
   __syncthreads();
+#pragma unroll 1
+  for (std::uint32_t piece = me + threadIdx.x * launch.copiers; piece < pieces;
+       piece += kThreads * launch.copiers) {
+    if (parts > 1) {
+      Fill& fill = fills[launch.by_parts(piece)];
+      // The last of the pieces says so for all: each of the others was fenced before it was
+      // counted.
+      if (atomicAdd(&fill.pieces, 1u) + 1 == parts) {
+        __threadfence();
+        set_ready_bit(launch.table, fill.slot);
+      }
+      continue;
+    }
+    const std::uint32_t end = min(pages, (piece + 1) * together);
+#pragma unroll 1
+    for (std::uint32_t i = piece * together; i < end; ++i) {
+      set_ready_bit(launch.table, fills[i].slot);
+    }
+  }
 }
 
 // Copies what the lookers missed, when all have handed it over, in pieces that the copiers take in
 // turn: some pages, or a part of one.
-template <class Vector>
 __device__ void copy_handed(const Launch& launch, Shared& shared) {
   const PageStore& store = launch.store;
-  const HotTable& table = launch.table;
   if (threadIdx.x == 0) {
     // Lookers were started before us and wait for nobody.
     while (load_acquire_device(&launch.scratch->handed) - shared.handed_base < launch.lookers) {
     }
-    shared.fills = load(&launch.scratch->pages[shared.turn % 2]);
+    shared.handed = load(&launch.scratch->pages[shared.turn % 2]);
   }
   __syncthreads();
-  const std::uint32_t pages = shared.fills;
+  const std::uint32_t pages = shared.handed;
   if (pages == 0) return;
-  constexpr std::uint32_t kPiece = kThreads;  // vectors
-  const auto per_page = static_cast<std::uint32_t>(store.page_bytes / sizeof(Vector));
-  const std::uint32_t together = max(1u, kPiece / per_page);     // pages of a piece
-  const std::uint32_t parts = (per_page + kPiece - 1) / kPiece;  // pieces of a page
-  const std::uint32_t pieces = parts > 1 ? pages * parts : (pages + together - 1) / together;
   const std::uint32_t me = blockIdx.x - launch.lookers;
-  const std::uint32_t in_piece = threadIdx.x / per_page;  // page, if several
   const Fill* const fills = launch.scratch->fills;
-  const auto page_of_piece = [&](std::uint32_t piece) {
-    return parts > 1 ? piece / parts : piece * together + in_piece;
-  };
-  const auto vector_of = [&](std::uint32_t piece) {
-    return parts > 1 ? piece % parts * kPiece + threadIdx.x : threadIdx.x - in_piece * per_page;
-  };
-  const bool busy = parts > 1 || in_piece < together;
+  if (store.page_bytes % sizeof(uint4) != 0) {
+    for (std::uint32_t page = me; page < pages; page += launch.copiers) {
+      copy_odd(launch, &fills[page], 1);
+    }
+    set_ready_bits(launch, pages, 1, 1, pages);
+    return;
+  }
+  constexpr std::uint32_t kPiece = kThreads;  // vectors
+  const auto per_page = static_cast<std::uint32_t>(store.page_bytes / sizeof(uint4));
+  const std::uint32_t parts = (per_page + kPiece - 1) / kPiece;  // pieces of a page
+  const std::uint32_t together = max(1u, kPiece / per_page);     // pages of a piece
+  const std::uint32_t pieces = parts > 1 ? pages * parts : (pages + together - 1) / together;
+  const std::uint32_t in_piece = parts > 1 ? 0 : launch.by_page(threadIdx.x);  // page, if several
+  const std::uint32_t in_page = threadIdx.x - in_piece * per_page;
+#pragma unroll 4
   for (std::uint32_t piece = me; piece < pieces; piece += launch.copiers * kVectorsPerThread) {
-    Vector data[kVectorsPerThread];
-    Vector* to[kVectorsPerThread];
+    uint4 data[kVectorsPerThread];
+    uint4* to[kVectorsPerThread];
 #pragma unroll
     for (unsigned j = 0; j < kVectorsPerThread; ++j) {
       const std::uint32_t at = piece + j * launch.copiers;
-      const std::uint32_t page = page_of_piece(at);
-      const std::uint32_t vector = vector_of(at);
+      const std::uint32_t page = parts > 1 ? launch.by_parts(at) : at * together + in_piece;
+      const std::uint32_t vector = parts > 1 ? (at - page * parts) * kPiece + in_page : in_page;
       to[j] = nullptr;
-      if (!busy || at >= pieces || page >= pages || vector >= per_page) continue;
+      if (at >= pieces || page >= pages || in_piece >= together || vector >= per_page) continue;
       const Fill fill = fills[page];
-      if (fill.slot == kNoSlot) continue;
-      to[j] = reinterpret_cast<Vector*>(slot_bytes(store, fill.slot)) + vector;
-      data[j] = read_once(reinterpret_cast<const Vector*>(store.frames + fill.from) + vector);
+      to[j] = reinterpret_cast<uint4*>(slot_bytes(store, fill.slot)) + vector;
+      data[j] = read_once(reinterpret_cast<const uint4*>(store.frames + fill.from) + vector);
     }
 #pragma unroll
     for (unsigned j = 0; j < kVectorsPerThread; ++j) {
       if (to[j] != nullptr) *to[j] = data[j];
     }
   }
-  __threadfence();
-  __syncthreads();
-  for (std::uint32_t turn = threadIdx.x;; turn += kThreads) {
-    const std::uint32_t piece = me + turn * launch.copiers;
-    if (piece >= pieces) break;
-    if (parts > 1) {
-      Fill& fill = launch.scratch->fills[piece / parts];
-      // The last of the pieces says so for all: each of the others was fenced before it was
-      // counted.
-      if (atomicAdd(&fill.pieces, 1u) + 1 == parts) {
-        __threadfence();
-        if (fill.slot != kNoSlot) set_ready_bit(table, fill.slot);
-      }
-      continue;
-    }
-    for (std::uint32_t i = 0; i < together && piece * together + i < pages; ++i) {
-      const Slot slot = fills[piece * together + i].slot;
-      if (slot != kNoSlot) set_ready_bit(table, slot);
-    }
-  }
+  set_ready_bits(launch, pieces, parts, together, pages);
 }
 
-// The block beside the others: takes the step of the next launch, applies the log for it, and
-// mirrors what the launch before had applied, which everyone who reads frame_of since has seen.
-__device__ void read_log(const Launch& launch, const Shared& shared) {
+// The block beside the others. With `advance` it applies the log for the next launch, takes that
+// one's step, and mirrors what the launch before had applied, which everyone who reads frame_of
+// since has seen.
+__device__ void keep_books(const Launch& launch, Shared& shared) {
+  // By the second warp: the first one reads the log's end, from the node's memory, meanwhile.
+  Opening opening(launch, threadIdx.x / kWarp == 1);
+  opening.first();
+  opening.second();
+  opening.tell(shared);
+  if (!launch.advance) {
+    if (threadIdx.x == kWarp) close_books(launch, shared);
+    return;
+  }
+  const std::uint64_t position = apply_log_by_block(launch.table);
   ActorLine* const line = actor_line(launch.table, launch.actor);
-  ActorLine* const mirror = mirror_line(launch.table, launch.actor);
   if (threadIdx.x == 0) {
     store(&line->next[(shared.launches + 1) % 2], take_step(launch.table));
+    ActorLine* const mirror = mirror_line(launch.table, launch.actor);
     line->entries += 1;
     store_system(&mirror->log_position, line->log_position);
     store_system(&mirror->entries, line->entries);
+    line->log_position = position;
   }
-  const std::uint64_t position = apply_log_by_block(launch.table);
-  if (threadIdx.x == 0) line->log_position = position;
   if (threadIdx.x < kWarp) mirror_counters(launch.table, launch.actor);
+  if (threadIdx.x == kWarp) close_books(launch, shared);
 }
 
+// By a warp, when all claims of the block are made.
 __device__ void account(const Launch& launch, const Shared& shared) {
-  const auto add = [](std::uint64_t* to, std::uint64_t n) {
-    if (n != 0) atomicAdd(reinterpret_cast<unsigned long long*>(to), n);
-  };
   ActorCounters& counters = actor_line(launch.table, launch.actor)->counters;
-  add(&counters.hits, shared.hits);
-  add(&counters.fills, shared.fills);
-  add(&counters.no_slot, shared.no_slot);
-  add(&counters.absent, shared.absent);
-  add(&counters.filled_bytes, shared.fills * launch.store.page_bytes);
-  add(&counters.forecast_used, shared.used);
-  if (shared.missing != 0) add_freed(launch.table, displaced_by_block(shared));
   const std::uint32_t none = shared.no_slot + shared.absent;
-  if (launch.batch.without_slot != nullptr && none != 0) {
+  std::uint64_t* to = nullptr;
+  std::uint64_t count = 0;
+  const auto lane = [&](unsigned i, std::uint64_t& counter, std::uint64_t n) {
+    if (lane_id() != i) return;
+    to = &counter;
+    count = n;
+  };
+  lane(0, counters.hits, shared.hits);
+  lane(1, counters.fills, shared.fills.count);
+  lane(2, counters.filled_bytes, shared.fills.count * launch.store.page_bytes);
+  lane(3, counters.no_slot, shared.no_slot);
+  lane(4, counters.absent, shared.absent);
+  lane(5, counters.forecast_used, shared.used);
+  lane(6, launch.table.header->freed, shared.displaced);
+  if (count != 0) atomicAdd(reinterpret_cast<unsigned long long*>(to), count);
+  if (lane_id() == 7 && launch.batch.without_slot != nullptr && none != 0) {
     atomicAdd(launch.batch.without_slot, none);
   }
 }
 
 __device__ void look_up_slice(const Launch& launch, Shared& shared) {
-  const std::uint32_t all = launch.batch.lists * launch.batch.item_stride;
   const std::uint32_t begin = blockIdx.x * launch.slice;
-  const std::uint32_t end = min(all, begin + launch.slice);
-  if (launch.slice <= kThreads) {
-    look_up<1>(launch, shared, begin, end);
-  } else {
-    look_up<kMostItems / kThreads>(launch, shared, begin, end);
-  }
+  const std::uint32_t end = min(launch.items, begin + launch.slice);
+  Window window;
+  const std::uint32_t missing =
+      launch.slice <= kThreads ? look_up<1>(launch, shared, begin, end, window)
+                               : look_up<kMostItems / kThreads>(launch, shared, begin, end, window);
+  if (lane_id() == 0 && atomicAdd(&shared.looked, 1u) + 1 == kWarps) note_looked(launch);
+  if (missing != 0) claim_slots(launch, shared, missing, window);
   __syncthreads();
-  if (threadIdx.x == 0) note_looked(launch, shared);
+  if (threadIdx.x / kWarp == kWarps - 1) account(launch, shared);
   if (launch.copiers != 0) {
     hand_over(launch, shared);
-  } else if (shared.missing != 0) {
-    with_vector(launch.store.page_bytes,
-                [&](auto vector) { bring_in<decltype(vector)>(launch, shared); });
+  } else {
+    copy_fills(launch, shared.fills);
   }
-  if (threadIdx.x == 0) account(launch, shared);
 }
 
 __global__ void __launch_bounds__(kThreads, 2)
     resolve_kernel(const __grid_constant__ Launch launch) {
   __shared__ Shared shared;
-  if (threadIdx.x == 0) {
-    const ActorLine* const line = actor_line(launch.table, launch.actor);
-    const uint4 books = __ldcg(reinterpret_cast<const uint4*>(&launch.scratch->looked_base));
-    const uint4 state = __ldcg(reinterpret_cast<const uint4*>(&line->launches));
-    const std::uint32_t now = load(&line->step);
-    const std::uint32_t before = load(&line->previous);
-    shared.clock = load(&launch.table.header->clock) & kStepMask;
-    shared.looked_base = books.x;
-    shared.handed_base = books.y;
-    shared.turn = books.z;
-    shared.slots = min(launch.store.slots, limit_of(launch.table));
-    shared.windows = windows_of(shared.slots);
-    shared.fresh = load(&launch.table.header->fresh);
-    shared.forecasts = load(&launch.table.header->forecasts);
-    shared.launches = state.x;
-    const std::uint32_t step = !launch.advance ? now : state.x % 2 == 0 ? state.y : state.z;
-    shared.step = step & kStepMask;
-    shared.shared_step = (step & kSharedStep) != 0;
-    shared.previous = (launch.advance ? now : before) & kStepMask;
-    // As good as random.
-    shared.first_window = __umulhi((shared.step + state.x) * 0x9E3779B1u, shared.windows);
-    shared.hits = 0;
-    shared.no_slot = 0;
-    shared.absent = 0;
-    shared.missing = 0;
-    shared.fills = 0;
-    shared.used = 0;
-  }
-  if (threadIdx.x < kWarps) shared.wants[threadIdx.x].displaced = 0;
-  __syncthreads();
   if (blockIdx.x < launch.lookers) {
     look_up_slice(launch, shared);
     return;
   }
-  if (threadIdx.x == 0) note_looked(launch, shared);
-  if (blockIdx.x < launch.lookers + launch.copiers) {
-    with_vector(launch.store.page_bytes,
-                [&](auto vector) { copy_handed<decltype(vector)>(launch, shared); });
-  } else {
-    read_log(launch, shared);
+  if (blockIdx.x >= launch.lookers + launch.copiers) {
+    keep_books(launch, shared);
+    return;
   }
+  Opening opening(launch, threadIdx.x < kWarp);
+  opening.first();
+  opening.second();
+  opening.tell(shared);
+  if (threadIdx.x == 0) note_looked(launch);
+  __syncthreads();
+  copy_handed(launch, shared);
 }
 
 }  // namespace
@@ -557,12 +696,15 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   // Few enough items for so many blocks to look up and to copy: nothing is handed over.
   const std::uint32_t bound = arrangement.copying_ctas;
   const bool few = bound != 0 && items <= std::uint64_t{bound} * kMostItems;
-  const std::uint32_t wanted = few && bound < kFewLookers ? bound : kFewLookers;
+  std::uint32_t wanted = few && bound < kFewLookers ? bound : kFewLookers;
+  // An idle GPU has room for two such blocks on each of its processors.
+  if (bound == 0 && items > std::uint64_t{wanted} * kThreads) wanted *= 2;
   launch.copiers = few || bound >= kFewLookers ? 0 : bound;
   const std::uint32_t slice = (items + wanted - 1) / wanted;
   launch.slice = std::clamp(slice, small ? kLeastSlice : kLeastOfLarge, kMostItems);
   launch.lookers = (items + launch.slice - 1) / launch.slice;
-  launch.blocks = launch.lookers + launch.copiers + (launch.advance ? 1 : 0);
+  launch.warps = std::min((launch.slice + kWarp - 1) / kWarp, kWarps);
+  launch.blocks = launch.lookers + launch.copiers + 1;
   return launch_kernel(resolve_kernel, launch.blocks, kThreads, stream, launch);
 }
 

@@ -1,7 +1,7 @@
 // What the kernels that take lists share: resolve and forecast.
 //
-// A block of threads gathers what it misses in shared memory, its warps claim slots, and all of its
-// threads copy.
+// Warps claim slots for what is missing; the fills that they owe are gathered in shared memory, and
+// all threads of the block copy.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,11 @@ inline constexpr std::uint32_t kMostItems = 1024;  // that one block of threads 
 inline constexpr unsigned kThreads = 512;
 inline constexpr unsigned kWarps = kThreads / kWarp;
 static_assert(kMostItems % kThreads == 0);
-inline constexpr unsigned kMostPerWindow = 16;    // of kWindow: claims take the oldest eighth
-inline constexpr unsigned kVectorsPerThread = 4;  // on their way at a time
-inline constexpr unsigned kEarlyPerThread = 2;    // of these before slots are known
+inline constexpr unsigned kMostPerWindow = 16;  // of kWindow: claims take the oldest eighth
+// Vectors of a thread on their way at a time: of small pages, and of such as are larger than a
+// block of threads reads at once.
+inline constexpr unsigned kVectorsPerThread = 4;
+inline constexpr unsigned kVectorsOfLarge = 8;
 
 // A page to be copied.
 struct alignas(16) Fill {
@@ -34,25 +36,30 @@ struct Scratch {
   std::uint32_t handed_base;
   std::uint32_t turn;  // of the launches with this scratch memory
   std::uint32_t reserved;
-  std::uint32_t looked;    // blocks that ended their look-ups
+  std::uint32_t looked;    // blocks that ended their look-ups, but for clerks
   std::uint32_t handed;    // lookers that handed over what they missed
   std::uint32_t pages[2];  // handed over, by the parity of the turn
   Fill fills[];            // as many as a launch has items
 };
 
-// Division by a number that is known before the launch; exact for 32 bits.
+// Division by a number that is known before the launch; exact below 2^31 (Hacker's Delight, 10).
 struct Divisor {
-  std::uint64_t magic = 0;  // 2^64 / divisor, rounded up; 0: the divisor is 1
-  explicit Divisor(std::uint32_t divisor = 1)
-      : magic(divisor <= 1 ? 0 : ~std::uint64_t{0} / divisor + 1) {}
+  std::uint32_t magic = 0;  // 2^(31 + shift) / divisor, rounded up; 0: the divisor is 1
+  std::uint32_t shift = 0;  // 2^shift is not below the divisor
+  explicit Divisor(std::uint32_t divisor = 1) {
+    if (divisor <= 1) return;
+    while ((std::uint64_t{1} << shift) < divisor) ++shift;
+    magic =
+        static_cast<std::uint32_t>(((std::uint64_t{1} << (31 + shift)) + divisor - 1) / divisor);
+  }
   __device__ std::uint32_t operator()(std::uint32_t n) const {
-    return magic == 0 ? n : static_cast<std::uint32_t>(__umul64hi(magic, n));
+    return magic == 0 ? n : __umulhi(2 * n, magic) >> shift;
   }
 };
 
 // Roles of the blocks of threads of a launch, in the order in which the device starts them:
 // `lookers` look up, claim and, unless there are copiers, copy; `copiers` copy what the lookers
-// missed; one more, if `advance`, reads the log. Only copiers wait, for lookers, which were started
+// missed; the clerk keeps the books. Only copiers and the clerk wait, for blocks that were started
 // before them.
 struct Launch {
   HotTable table;
@@ -62,11 +69,15 @@ struct Launch {
   std::uint32_t actor = 0;
   std::uint32_t items = 0;
   std::uint32_t slice = 0;  // items of a looker
+  std::uint32_t warps = 0;  // of a looker, that have items
   std::uint32_t lookers = 0;
   std::uint32_t copiers = 0;
   std::uint32_t blocks = 0;  // of all roles
   Divisor by_stride;
   Divisor by_lists;
+  Divisor by_rows;     // of a block
+  Divisor by_page;     // of a page's vectors
+  Divisor by_parts;    // of a page: pieces that a block of threads reads at once
   bool plain = false;  // every item is a page of a real list
   bool advance = false;
 };
@@ -86,43 +97,29 @@ inline Status bind_lists(Launch& launch, const HotTable& table, const PageStore&
   launch.items = static_cast<std::uint32_t>(items);
   launch.by_stride = Divisor(batch.item_stride);
   launch.by_lists = Divisor(batch.lists_per_sequence);
+  launch.by_rows = Divisor(batch.rows_per_block);
+  const auto vectors = static_cast<std::uint32_t>(store.page_bytes / sizeof(uint4));
+  launch.by_page = Divisor(vectors);
+  launch.by_parts = Divisor((vectors + kThreads - 1) / kThreads);
   launch.plain =
       batch.kind == ItemKind::page && batch.counts == nullptr && batch.list_count == nullptr;
   return cudaSuccess;
 }
 
-// What a looker misses.
+// What a warp misses, or a block of threads.
+template <unsigned kMost>
 struct Missing {
-  Page page[kMostItems];
-  std::uint32_t item[kMostItems];
-  std::uint32_t hint[kMostItems];  // as it is stored
-  Slot slot[kMostItems];           // before the claim: of a fill that somebody else began
-  Frame frame[kMostItems];         // kNoFrame: it cannot be read here
-  Outcome outcome[kMostItems];     // by the claim; filled: we owe the copy
+  Page page[kMost];
+  std::uint32_t item[kMost];
+  std::uint32_t hint[kMost];  // as it is stored
+  Slot slot[kMost];           // before the claim: of a fill that somebody else began
+  Frame frame[kMost];         // kNoFrame: it cannot be read here
 };
 
-struct Shared {
-  std::uint32_t missing;
-  std::uint32_t fills;
-  std::uint32_t looked_base;
-  std::uint32_t handed_base;
-  std::uint32_t turn;
-  std::uint32_t launches;
-  Step clock;
-  Step step;
-  Step previous;
-  bool shared_step;
-  std::uint32_t slots;  // that may be claimed
-  std::uint32_t fresh;  // the first of them that nobody has claimed yet
-  std::uint32_t windows;
-  std::uint32_t first_window;
-  std::uint32_t hits;
-  std::uint32_t no_slot;
-  std::uint32_t absent;
-  std::uint32_t forecasts;  // as header->forecasts was: 0 if no slot has a mark
-  std::uint32_t used;       // marks that hits took away
-  Wants wants[kWarps];
-  Missing miss;
+// Fills that a block of threads owes.
+struct Fills {
+  std::uint32_t count;
+  Fill at[kMostItems];
 };
 
 struct Item {
@@ -130,48 +127,72 @@ struct Item {
   bool real = false;
 };
 
-__device__ inline Item item_at(const Launch& launch, std::uint32_t index) {
+// Items of a thread, in stages whose loads are under way together; `beside` begins others. All of
+// it is there, whatever the counts say, so that loads do not wait for what bounds them.
+template <unsigned kCount, class Beside>
+__device__ inline void load_items(const Launch& launch, const std::uint32_t (&index)[kCount],
+                                  std::uint32_t end, Item (&items)[kCount], Beside beside) {
   const ResolveBatch& batch = launch.batch;
-  // The item is loaded before the counts that bound it: it is there, whatever they say.
-  const std::int32_t item = batch.items[index];
-  Item found;
+  std::int32_t number[kCount];
+  std::uint32_t list[kCount];
+  std::uint32_t row[kCount];
+  SequenceRow ids[kCount];
+#pragma unroll
+  for (unsigned j = 0; j < kCount; ++j) {
+    number[j] = index[j] < end ? batch.items[index[j]] : -1;
+  }
   if (launch.plain) {
-    found.real = true;
-    found.page = static_cast<std::uint32_t>(item);  // a negative one is none
-    return found;
+    beside();
+#pragma unroll
+    for (unsigned j = 0; j < kCount; ++j) {
+      items[j] = {static_cast<std::uint32_t>(number[j]), index[j] < end};  // negative: none
+    }
+    return;
   }
-  const std::uint32_t list = launch.by_stride(index);
-  if (batch.list_count != nullptr && list >= *batch.list_count) return found;
-  if (batch.counts != nullptr && index - list * batch.item_stride >= batch.counts[list]) {
-    return found;
+  const bool pages = batch.kind == ItemKind::page;
+#pragma unroll
+  for (unsigned j = 0; j < kCount; ++j) {
+    list[j] = index[j] < end ? launch.by_stride(index[j]) : 0;
+    row[j] = pages ? 0 : batch.sequences[launch.by_lists(list[j])];
   }
-  found.real = true;
-  if (item < 0) return found;
-  const auto number = static_cast<std::uint32_t>(item);
-  if (batch.kind == ItemKind::page) {
-    found.page = number;
-    return found;
+  beside();
+#pragma unroll
+  for (unsigned j = 0; j < kCount; ++j) {
+    const std::uint32_t count = batch.counts == nullptr ? batch.item_stride : batch.counts[list[j]];
+    items[j].real = index[j] < end && index[j] - list[j] * batch.item_stride < count;
+    ids[j] = !pages && row[j] < batch.row_limit ? batch.rows[row[j]] : SequenceRow{};
   }
-  const std::uint32_t sequence = launch.by_lists(list);
-  const std::uint32_t row = batch.sequences[sequence];
-  if (row >= batch.row_limit) return found;
-  const std::uint32_t in_block = batch.kind == ItemKind::row
-                                     ? number % batch.rows_per_block
-                                     : list - sequence * batch.lists_per_sequence;
-  const std::uint32_t place = batch.kind == ItemKind::row ? number / batch.rows_per_block : number;
-  const SequenceRow& ids = batch.rows[row];
-  const std::uint32_t page = batch.first_page + in_block;
-  if (place >= ids.blocks || page >= launch.table.sizes.pages_per_block) return found;
-  const Block block = ids.ids[place];
-  if (block < launch.table.sizes.blocks) found.page = page_number(launch.table, block, page);
-  return found;
-}
-
-// When the warps of the block are through with their claims.
-__device__ inline std::uint32_t displaced_by_block(const Shared& shared) {
-  std::uint32_t sum = 0;
-  for (unsigned warp = 0; warp < kWarps; ++warp) sum += shared.wants[warp].displaced;
-  return sum;
+  if (batch.list_count != nullptr) {
+    const std::uint32_t lists = *batch.list_count;
+#pragma unroll
+    for (unsigned j = 0; j < kCount; ++j) items[j].real = items[j].real && list[j] < lists;
+  }
+  std::uint32_t page[kCount];
+#pragma unroll
+  for (unsigned j = 0; j < kCount; ++j) {
+    const auto item = static_cast<std::uint32_t>(number[j]);
+    if (!items[j].real || number[j] < 0) continue;
+    if (pages) {
+      items[j].page = item;
+      continue;
+    }
+    const bool rows = batch.kind == ItemKind::row;
+    const std::uint32_t place = rows ? launch.by_rows(item) : item;
+    page[j] =
+        batch.first_page + (rows ? item - place * batch.rows_per_block
+                                 : list[j] - launch.by_lists(list[j]) * batch.lists_per_sequence);
+    if (place >= ids[j].blocks || page[j] >= launch.table.sizes.pages_per_block) continue;
+    items[j].page = ids[j].ids[place];  // a block, for now
+  }
+  if (pages) return;
+#pragma unroll
+  for (unsigned j = 0; j < kCount; ++j) {
+    const Block block = items[j].page;
+    items[j].page = kNoPage;
+    if (block < launch.table.sizes.blocks) {
+      items[j].page = page_number(launch.table, block, page[j]);
+    }
+  }
 }
 
 __device__ inline void finish(const Launch& launch, std::uint32_t index, Slot slot,
@@ -190,18 +211,18 @@ __device__ inline void mark_wanted_by(const HotTable& table, Block block, Step s
 
 // While there are slots that were never claimed, they go first: windows fill unevenly, and a full
 // one would give pages up while others have room. Returns who still wants, as claim_from_window.
-__device__ inline unsigned claim_fresh(const HotTable& table, Shared& shared, Page page,
-                                       unsigned wanting, unsigned warp) {
+__device__ inline unsigned claim_fresh(const HotTable& table, std::uint32_t slots, Page page,
+                                       Step step, unsigned wanting, Wants& wants) {
   std::uint32_t first = 0;
   if (lane_id() == 0 && wanting != 0) first = atomicAdd(&table.header->fresh, __popc(wanting));
   first = __shfl_sync(kWholeWarp, first, 0);
   bool served = false;
   const std::uint32_t slot = first + __popc(wanting & lanes_below());
-  if ((wanting >> lane_id() & 1) != 0 && slot >= first && slot < shared.slots) {
+  if ((wanting >> lane_id() & 1) != 0 && slot >= first && slot < slots) {
     const Word seen = load(&table.words[slot]);
     if (is_free(seen) &&
-        exchange_if(&table.words[slot], seen, make_word(page, shared.step, false, false)) == seen) {
-      shared.wants[warp].slot[lane_id()] = static_cast<Slot>(slot);
+        exchange_if(&table.words[slot], seen, make_word(page, step, false, false)) == seen) {
+      wants.slot[lane_id()] = static_cast<Slot>(slot);
       served = true;
     }
   }
@@ -223,86 +244,112 @@ __device__ inline uint4 read_once(const uint4* at) {
                : "l"(at));
   return v;
 }
-__device__ inline std::uint32_t read_once(const std::uint32_t* at) { return *at; }
-__device__ inline std::uint8_t read_once(const std::uint8_t* at) { return *at; }
 
-// The missing pages of the block as one run of vectors, a few per thread on their way at a time.
-template <class Vector>
-struct Run {
-  const Launch& launch;
-  Shared& shared;
-  std::uint32_t per_page;
-  std::uint32_t total;  // below 2^32: 1,024 pages of at most 1 MiB are 2^30 bytes
-  Vector early[kEarlyPerThread];
-
-  __device__ Run(const Launch& in, Shared& among)
-      : launch(in),
-        shared(among),
-        per_page(static_cast<std::uint32_t>(in.store.page_bytes / sizeof(Vector))),
-        total(among.missing * per_page) {}
-
-  // Where vector `index` comes from; null: it is not to be copied.
-  __device__ const Vector* from(std::uint32_t index) const {
-    if (index >= total) return nullptr;
-    const std::uint32_t place = index / per_page;
-    const Frame frame = shared.miss.frame[place];
-    if (frame == kNoFrame) return nullptr;
-    const std::byte* page =
-        frame_bytes(launch.store, frame, page_in_block(launch.table, shared.miss.page[place]));
-    return reinterpret_cast<const Vector*>(page) + (index - place * per_page);
-  }
-
-  __device__ Vector* to(std::uint32_t index) const {
-    if (index >= total) return nullptr;
-    const std::uint32_t place = index / per_page;
-    if (shared.miss.outcome[place] != Outcome::filled) return nullptr;
-    return reinterpret_cast<Vector*>(slot_bytes(launch.store, shared.miss.slot[place])) +
-           (index - place * per_page);
-  }
-
-  // Starts the first reads: the link takes longer than the claims.
-  __device__ void begin() {
+// Small pages as one run of vectors, by all threads of the block.
+__device__ inline void copy_small(const Launch& launch, const Fill* fills, std::uint32_t count) {
+  using Vector = uint4;
+  const auto per_page = static_cast<std::uint32_t>(launch.store.page_bytes / sizeof(Vector));
+  const std::uint32_t total = count * per_page;
+#pragma unroll 1
+  for (std::uint32_t base = threadIdx.x; base < total; base += kThreads * kVectorsPerThread) {
+    Vector data[kVectorsPerThread];
+    Vector* to[kVectorsPerThread];
 #pragma unroll
-    for (unsigned j = 0; j < kEarlyPerThread; ++j) {
-      const Vector* const at = from(threadIdx.x + j * kThreads);
-      if (at != nullptr) early[j] = read_once(at);
+    for (unsigned j = 0; j < kVectorsPerThread; ++j) {
+      const std::uint32_t index = base + j * kThreads;
+      if (index >= total) continue;
+      const std::uint32_t place = launch.by_page(index);
+      const std::uint32_t vector = index - place * per_page;
+      const Fill& fill = fills[place];
+      to[j] = reinterpret_cast<Vector*>(slot_bytes(launch.store, fill.slot)) + vector;
+      data[j] =
+          read_once(reinterpret_cast<const Vector*>(launch.store.frames + fill.from) + vector);
+    }
+#pragma unroll
+    for (unsigned j = 0; j < kVectorsPerThread; ++j) {
+      if (base + j * kThreads < total) *to[j] = data[j];
     }
   }
+}
 
-  // The slots are known: copies everything; begin() came before.
-  __device__ void end() const {
+// Pages that are larger than what the block of threads reads at once: pieces of so many vectors,
+// whose pages are the same for all threads.
+__device__ inline void copy_large(const Launch& launch, const Fill* fills, std::uint32_t count) {
+  using Vector = uint4;
+  const auto per_page = static_cast<std::uint32_t>(launch.store.page_bytes / sizeof(Vector));
+  const std::uint32_t parts = (per_page + kThreads - 1) / kThreads;
+  const std::uint32_t pieces = count * parts;
+  std::uint32_t page = 0;
+  std::uint32_t part = 0;
+#pragma unroll 1
+  for (std::uint32_t piece = 0; piece < pieces; piece += kVectorsOfLarge) {
+    Vector data[kVectorsOfLarge];
+    const std::uint32_t first_page = page;
+    const std::uint32_t first_part = part;
 #pragma unroll
-    for (unsigned j = 0; j < kEarlyPerThread; ++j) {
-      Vector* const at = to(threadIdx.x + j * kThreads);
-      if (at != nullptr) *at = early[j];
-    }
-    constexpr std::uint32_t done = kThreads * kEarlyPerThread;
-    for (std::uint32_t base = done + threadIdx.x; base < total;
-         base += kThreads * kVectorsPerThread) {
-      Vector data[kVectorsPerThread];
-#pragma unroll
-      for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-        const Vector* const at = from(base + j * kThreads);
-        if (at != nullptr) data[j] = read_once(at);
+    for (unsigned j = 0; j < kVectorsOfLarge; ++j) {
+      const std::uint32_t vector = part * kThreads + threadIdx.x;
+      if (page < count && vector < per_page) {
+        data[j] = read_once(
+            reinterpret_cast<const Vector*>(launch.store.frames + fills[page].from) + vector);
       }
-#pragma unroll
-      for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-        Vector* const at = to(base + j * kThreads);
-        if (at != nullptr) *at = data[j];
+      if (++part == parts) {
+        part = 0;
+        ++page;
       }
     }
+    std::uint32_t to_page = first_page;
+    std::uint32_t to_part = first_part;
+#pragma unroll
+    for (unsigned j = 0; j < kVectorsOfLarge; ++j) {
+      const std::uint32_t vector = to_part * kThreads + threadIdx.x;
+      if (to_page < count && vector < per_page) {
+        reinterpret_cast<Vector*>(slot_bytes(launch.store, fills[to_page].slot))[vector] = data[j];
+      }
+      if (++to_part == parts) {
+        to_part = 0;
+        ++to_page;
+      }
+    }
   }
-};
+}
 
-template <class F>
-__device__ inline void with_vector(std::uint64_t page_bytes, F f) {
-  if (page_bytes % sizeof(uint4) == 0) {
-    f(uint4{});
-  } else if (page_bytes % sizeof(std::uint32_t) == 0) {
-    f(std::uint32_t{});
+// Pages that are no multiple of 16 bytes, byte by byte.
+static __device__ __noinline__ void copy_odd(const Launch& launch, const Fill* fills,
+                                             std::uint32_t count) {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::byte* const from = launch.store.frames + fills[i].from;
+    std::byte* const to = slot_bytes(launch.store, fills[i].slot);
+#pragma unroll 4
+    for (std::uint64_t at = threadIdx.x; at < launch.store.page_bytes; at += kThreads) {
+      to[at] = from[at];
+    }
+  }
+}
+
+// Copies, and sets the ready bits; by all threads of the block, before which there is a barrier.
+__device__ inline void copy_fills(const Launch& launch, const Fills& fills) {
+  const std::uint32_t count = fills.count;
+  if (count == 0) return;
+  if (launch.store.page_bytes % sizeof(uint4) != 0) {
+    copy_odd(launch, fills.at, count);
+  } else if (launch.store.page_bytes > kThreads * sizeof(uint4)) {
+    copy_large(launch, fills.at, count);
   } else {
-    f(std::uint8_t{});
+    copy_small(launch, fills.at, count);
   }
+  // Each thread's stores come before the ready bits of the pages that it had a part in.
+  __threadfence();
+  __syncthreads();
+#pragma unroll 1
+  for (std::uint32_t i = threadIdx.x; i < count; i += kThreads) {
+    set_ready_bit(launch.table, fills.at[i].slot);
+  }
+}
+
+__device__ inline std::uint64_t frame_offset(const Launch& launch, Frame frame, Page page) {
+  return frame * launch.store.frame_stride +
+         page_in_block(launch.table, page) * launch.store.page_bytes;
 }
 
 }  // namespace sluice::kernels::cuda

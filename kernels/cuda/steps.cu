@@ -19,8 +19,8 @@ __device__ void age_by_warp(const HotTable& table) {
   load_window(table, table.sizes.slots, index, window);
   for (unsigned j = 0; j < kWordsPerLane; ++j) {
     const Word word = window.words[j];
-    Word* const at = &table.words[window.first + j];
-    if (window.first + j >= table.sizes.slots) continue;
+    Word* const at = &table.words[window.slot(j)];
+    if (window.slot(j) >= table.sizes.slots) continue;
     if (is_pinned(word)) {
       // One that its owner has not touched for long keeps comparable.
       const bool stale = steps_between(step_of(word), cut.step) > kMaxWordAge;

@@ -24,6 +24,7 @@ __device__ inline void raise_frame(const HotTable& table, Block block, Frame fra
                                    std::uint32_t version) {
   std::uint64_t* const at = &table.frame_of[block];
   std::uint64_t seen = load(at);
+#pragma unroll 1
   for (std::uint32_t i = 0; i < table.sizes.log_capacity; ++i) {
     if (static_cast<std::int32_t>(version - version_in(seen)) <= 0) return;
     const std::uint64_t was = exchange_if(at, seen, make_frame_entry(frame, version));
@@ -50,6 +51,7 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
   }
   __syncthreads();
   if (behind) {
+#pragma unroll 1
     for (std::uint32_t block = threadIdx.x; block < table.sizes.blocks; block += blockDim.x) {
       const std::uint64_t entry = load_acquire_system(&table.frame_original[block]);
       raise_frame(table, block, frame_in(entry), version_in(entry));
@@ -57,6 +59,7 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
   }
   std::uint64_t at = begin;
   if (at < end && end - at > table.sizes.log_capacity) at = end - table.sizes.log_capacity;
+#pragma unroll 1
   for (at += threadIdx.x; at < end; at += blockDim.x) {
     const LogEntry* entry = &table.log[at & (table.sizes.log_capacity - 1)];
     std::uint64_t change = 0;

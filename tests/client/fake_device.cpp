@@ -76,14 +76,14 @@ class FakeDeviceCache final : public DeviceCache {
     note("attach table of " + std::to_string(bytes) + " and " + std::to_string(node_part.size()));
     return {};
   }
-  ipc::Status start_pinning(std::byte*, std::uint64_t, std::uint32_t) override {
+  ipc::Status start_pinning(std::byte*, std::uint64_t, std::uint32_t, std::uint32_t) override {
     note("start pinning");
     return {};
   }
 
   std::byte* arena() const override { return nullptr; }
   const kernels::HotTable& table() const override { return table_; }
-  const std::uint8_t* extent_ready() const override { return nullptr; }
+  const std::uint32_t* frames_ready() const override { return nullptr; }
   std::uint64_t device_bytes() const override { return 4096; }
 
   void pin(std::uint32_t extents) override { mapped_ = extents; }

@@ -86,7 +86,7 @@ class Reference {
     table_ =
         format_table(std::align(kAlignment, table_bytes(world.sizes_), at, space), world.sizes_);
     store_.arena = arena_.data();
-    store_.extent_ready = &ready_;
+    store_.frames_ready = &ready_;
     writer_.current = current_.data();
     for (Block block = 0; block < world.shape_.blocks; ++block) {
       append_log(table_, writer_, block, block);
@@ -116,7 +116,7 @@ class Reference {
   std::vector<std::byte> memory_;
   std::vector<std::byte> arena_;
   std::vector<std::uint64_t> current_;
-  std::uint8_t ready_ = 1;
+  std::uint32_t ready_ = ~0u;
   FrameLogWriter writer_;
   PageStore store_;
   HotTable table_;
@@ -344,11 +344,11 @@ TEST(FrameLog, WhoIsFarBehindTakesTheOriginalAndKeepsUpAfterwards) {
 
 TEST(FrameLog, AnExtentThatIsNotPinnedIsAbsent) {
   World world({});
-  world.ready_.set({0});
+  world.ready_.set({3});
   User user(world, 0, 1, 1);
   EXPECT_EQ(user.step({3})[0], kNoSlot);
   EXPECT_EQ(user.outcomes.get()[0], Outcome::absent);
-  world.ready_.set({1});
+  world.ready_.set({4});
   EXPECT_GE(user.step({3})[0], 0);
 }
 

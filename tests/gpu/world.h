@@ -80,7 +80,7 @@ class World {
         sizes_{shape.slots, shape.blocks, shape.pages_per_block, 4, shape.log_capacity, 64},
         device_part_(split_offsets_of(sizes_).device_end),
         arena_(shape.slots * shape.page_bytes),
-        ready_(std::vector<std::uint8_t>{1}),
+        ready_(std::vector<std::uint32_t>{shape.blocks}),
         current_(shape.blocks, 0) {
     const std::uint64_t host_bytes = split_offsets_of(sizes_).host_end;
     EXPECT_EQ(cudaHostAlloc(&host_part_, host_bytes, cudaHostAllocMapped), cudaSuccess);
@@ -94,10 +94,8 @@ class World {
     store_.frames = static_cast<std::byte*>(frames_);
     store_.page_bytes = shape.page_bytes;
     store_.frame_stride = stride_;
-    store_.frames_per_extent = shape.blocks;
     store_.slots = shape.slots;
-    store_.frame_limit = shape.blocks;
-    store_.extent_ready = ready_.data();
+    store_.frames_ready = ready_.data();
     writer_.current = current_.data();
     EXPECT_EQ(cuda::format(table_, nullptr), 0);
     for (Block block = 0; block < shape.blocks; ++block) set_frame(block, block);
@@ -181,7 +179,7 @@ class World {
   std::uint64_t stride_ = 0;
   DeviceArray<std::uint8_t> device_part_;
   DeviceArray<std::uint8_t> arena_;
-  DeviceArray<std::uint8_t> ready_;
+  DeviceArray<std::uint32_t> ready_;
   void* host_part_ = nullptr;
   void* frames_ = nullptr;
   std::vector<std::uint64_t> current_;

@@ -98,7 +98,7 @@ class Pool {
         arena(with.slots * with.page_bytes),
         frames(with.frames * with.pages_per_block * with.page_bytes),
         current(with.blocks),
-        extent_ready(with.frames, 1) {
+        frames_ready(with.frames) {
     table = format_table(table_memory.data(), sizes_of(with));
     log.current = current.data();
     store.arena = arena.bytes();
@@ -106,8 +106,7 @@ class Pool {
     store.page_bytes = with.page_bytes;
     store.frame_stride = with.page_bytes * with.pages_per_block;
     store.slots = with.slots;
-    store.frame_limit = with.frames;
-    store.extent_ready = extent_ready.data();
+    store.frames_ready = &frames_ready;
   }
 
   Page page(Block block, std::uint32_t page_in_block) const {
@@ -148,7 +147,7 @@ class Pool {
   SharedMemory arena;
   SharedMemory frames;
   std::vector<std::uint64_t> current;
-  std::vector<std::uint8_t> extent_ready;  // one frame per extent
+  std::uint32_t frames_ready;
   HotTable table;
   PageStore store;
   FrameLogWriter log;

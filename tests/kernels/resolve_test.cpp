@@ -94,10 +94,10 @@ TEST(Resolve, MarksTheBlockOfAnAbsentPageAsWanted) {
 TEST(Resolve, TreatsAFrameInAnExtentThatIsNotMappedHereAsAbsent) {
   Pool pool({});
   pool.place_all_blocks();
-  pool.extent_ready[2] = 0;
+  pool.frames_ready = 2;
   const Step step = enter_step(pool.table, 0);
   EXPECT_EQ(resolve_pages(pool, 0, step, {pool.page(2, 0)}).counts.absent, 1u);
-  pool.extent_ready[2] = 1;
+  pool.frames_ready = 3;
   EXPECT_EQ(resolve_pages(pool, 0, step, {pool.page(2, 0)}).counts.fills, 1u);
 }
 
