@@ -226,7 +226,7 @@ void CacheMemory::release_extent(std::uint32_t extent) {
 
 void CacheMemory::set_frame(ipc::BlockId id, ipc::FrameId frame) {
   kernels::append_log(shared_, frame_log_, id.value, frame.value);
-  kernels::apply_log(shared_);
+  kernels::apply_written(shared_, frame_log_);
 }
 
 Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
@@ -243,7 +243,7 @@ Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
   if (by_log && !logged && !retirement.ids.empty()) {
     kernels::append_log(shared_, frame_log_, retirement.ids[0].value, kernels::kNoFrame);
   }
-  kernels::apply_log(shared_);
+  kernels::apply_written(shared_, frame_log_);
   if (by_log) {
     retirement.grace.start_by_log(table_, frame_log_.end);
   } else {

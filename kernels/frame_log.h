@@ -102,6 +102,18 @@ struct FrameLogWriter {
   std::uint64_t applied = 0;         // entries that the writer put into the shared frame_of itself
 };
 
+// Puts what the writer logged into the shared frame_of. Bounded by what the writer knows itself,
+// whatever the table says. Plain stores: nobody has a later version of an entry than the writer.
+inline void apply_written(const HotTable& shared, FrameLogWriter& writer) {
+  for (; writer.applied < writer.end; ++writer.applied) {
+    const LogEntry* entry = &shared.log[writer.applied & (shared.sizes.log_capacity - 1)];
+    const auto block = static_cast<Block>(load_acquire(&entry->change) >> 32);
+    if (block >= shared.sizes.blocks) continue;
+    store_release(&shared.frame_of[block], load_relaxed(&writer.current[block]));
+  }
+  detail::raise_position(&shared.header->log_applied, writer.end);
+}
+
 // From now on, this view reads the writer's own copy instead of the shared one.
 inline void use_private_frames(HotTable& table, FrameLogWriter& writer) {
   table.frame_of = writer.current;
@@ -113,12 +125,7 @@ inline void use_private_frames(HotTable& table, FrameLogWriter& writer) {
 // is a view with the shared frame_of; block < blocks. One thread.
 inline void append_log(const HotTable& shared, FrameLogWriter& writer, Block block, Frame frame) {
   const std::uint32_t capacity = shared.sizes.log_capacity;
-  if (writer.end - writer.applied >= capacity) {
-    for (; writer.applied < writer.end; ++writer.applied) {
-      detail::apply_entry(shared, writer.applied);
-    }
-    detail::raise_position(&shared.header->log_applied, writer.end);
-  }
+  if (writer.end - writer.applied >= capacity) apply_written(shared, writer);
   const std::uint32_t version = version_in(load_relaxed(&writer.current[block])) + 1;
   store_release(&writer.current[block], make_frame_entry(frame, version));
 

@@ -45,7 +45,8 @@ struct alignas(64) ActorLine {
   std::uint32_t step = 0;      // entered last
   std::uint32_t previous = 0;  // and the one before it
   alignas(16) std::uint32_t launches = 0;
-  std::uint32_t next[2] = {0, 0};  // the step of a launch that advances, by the parity of launches
+  std::uint32_t next[2] = {0, 0};  // the step of a launch that advances, by the parity of advances
+  std::uint32_t advances = 0;      // launches that did
   alignas(64) ActorCounters counters;
 };
 static_assert(sizeof(ActorLine) <= kActorBytes);

@@ -137,7 +137,7 @@ ipc::Status CudaActor::make_room(std::size_t items) {
   auto lists = DeviceBuffer::make(places.bytes);
   if (!lists) return std::unexpected(lists.error());
   auto scratch =
-      DeviceBuffer::make_zeroed(kernels::cuda::resolve_scratch_bytes(1, capacity), stream_);
+      DeviceBuffer::make_zeroed(kernels::cuda::resolve_scratch_bytes(1, capacity, 0), stream_);
   if (!scratch) return std::unexpected(scratch.error());
   state_->list_staging = std::move(*staging);
   state_->lists = std::move(*lists);

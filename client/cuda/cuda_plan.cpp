@@ -69,9 +69,9 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
   auto stream = OwnStream::make();
   if (!stream) return std::unexpected(stream.error());
   const std::size_t scratch_bytes =
-      options.forecast
-          ? kernels::cuda::kForecastScratchBytes
-          : kernels::cuda::resolve_scratch_bytes(options.max_lists, options.list_capacity);
+      options.forecast ? kernels::cuda::kForecastScratchBytes
+                       : kernels::cuda::resolve_scratch_bytes(
+                             options.max_lists, options.list_capacity, options.copying_ctas);
   auto scratch = DeviceBuffer::make_zeroed(scratch_bytes, stream->get());
   if (!scratch) return std::unexpected(scratch.error());
 

@@ -117,7 +117,8 @@ __device__ void publish(const HotTable& table, Shared& shared, std::uint32_t pla
   const std::uint32_t seen = shared.miss.hint[place];
   const std::uint32_t mine = ~static_cast<std::uint32_t>(slot);
   const std::uint32_t was = atomicCAS(&table.slot_of[page], seen, mine);
-  if (was != seen) {
+  // A claim of the slot that the hint named may be in use already; see publish_claim of resolve.
+  if (was != seen && seen != mine) {
     const std::uint32_t theirs = ~was;
     if (theirs < table.sizes.slots && was != mine && page_of(load(&table.words[theirs])) == page) {
       exchange_if(&table.words[slot], make_word(page, shared.step, false, false), kFreeWord);

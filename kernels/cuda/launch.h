@@ -85,9 +85,10 @@ struct Arrangement {
   bool advance = false;            // leave the step and enter the next one, in the same launch
 };
 
-// Memory that resolves of such lists need of their own: device memory, zeroed once, that no other
-// process can reach, for one launch at a time.
-std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride);
+// Memory that resolves of such lists need of their own, with `copying_ctas` of the arrangement or
+// more, or 0: device memory, zeroed once, that no other process can reach, for one launch at a time.
+std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride,
+                                  std::uint32_t copying_ctas);
 
 Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
                const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,

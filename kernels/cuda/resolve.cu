@@ -29,9 +29,13 @@ constexpr unsigned kLeastVisits = 16;  // to few windows, where warps take words
 constexpr std::uint32_t kLeastSlice = 32;   // items of a looker, if pages are small
 constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a block of threads
 constexpr unsigned kFewLookers = 128;       // as many as there are, if the lists are not very long
+constexpr unsigned kMostCopiers = 64;       // more are no faster
 constexpr std::uint64_t kSmallPageBytes = 4096;
 constexpr int kMaxWordTries = 64;
 constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then without
+
+// Of this block of threads, among those that are no clerk.
+__device__ std::uint32_t role_block() { return blockIdx.x - 1; }
 
 constexpr std::uint32_t kMostOfWarp = kMostItems / kWarps;
 
@@ -41,6 +45,7 @@ struct Shared {
   std::uint32_t handed_base;
   std::uint32_t turn;
   std::uint32_t launches;
+  std::uint32_t advances;
   Step step;
   Step previous;
   Step clock;
@@ -57,6 +62,7 @@ struct Shared {
   std::uint32_t hits;
   std::uint32_t no_slot;
   std::uint32_t absent;
+  std::uint32_t invalid;    // no pages, and no padding
   std::uint32_t used;       // marks that hits took away
   std::uint32_t displaced;  // pages that gave their place
   std::uint32_t handed;     // pages of the launch that were handed over
@@ -104,7 +110,8 @@ class Opening {
     shared.handed_base = books_.y;
     shared.turn = books_.z;
     shared.launches = state_.x;
-    const std::uint32_t step = !launch_.advance ? now_ : state_.x % 2 == 0 ? state_.y : state_.z;
+    shared.advances = state_.w;
+    const std::uint32_t step = !launch_.advance ? now_ : state_.w % 2 == 0 ? state_.y : state_.z;
     shared.step = step & kStepMask;
     shared.shared_step = (step & kSharedStep) != 0;
     shared.previous = (launch_.advance ? now_ : before_) & kStepMask;
@@ -121,6 +128,7 @@ class Opening {
     shared.hits = 0;
     shared.no_slot = 0;
     shared.absent = 0;
+    shared.invalid = 0;
     shared.used = 0;
     shared.fills.count = 0;
     shared.displaced = 0;
@@ -174,7 +182,7 @@ __device__ bool is_complete(Word word) { return (word & (kReadyBit | kPinBit)) !
 // Warps that may have something to claim are numbered through the launch, and begin at windows of
 // their own, or, if there are not enough, at parts of windows.
 __device__ std::uint32_t number_of_warp(const Launch& launch) {
-  return threadIdx.x / kWarp * launch.lookers + blockIdx.x;
+  return threadIdx.x / kWarp * launch.lookers + role_block();
 }
 __device__ std::uint32_t window_of_warp(const Launch& launch, const Shared& shared) {
   const std::uint32_t at = shared.first_window + number_of_warp(launch);
@@ -247,6 +255,7 @@ __device__ std::uint32_t look_up(const Launch& launch, Shared& shared, std::uint
       if (shared.forecasts != 0) use_mark(table, shared, slot[j]);
     } else if (!missing[j] && items[j].real) {
       finish(launch, index[j], kNoSlot, Outcome::invalid);
+      if (!items[j].padding) atomicAdd(&shared.invalid, 1u);
     }
     const unsigned group = __ballot_sync(kWholeWarp, missing[j]);
     if (missing[j]) {
@@ -293,6 +302,7 @@ __device__ void close_books(const Launch& launch, const Shared& shared) {
   ActorLine* const line = actor_line(launch.table, launch.actor);
   store(&line->launches, shared.launches + 1);
   if (!launch.advance) return;
+  store(&line->advances, shared.advances + 1);
   store(&line->previous, shared.previous);
   store(&line->step, shared.step | (shared.shared_step ? kSharedStep : 0));
   store(&line->active, active_in(shared.step));
@@ -357,6 +367,11 @@ __device__ void publish_claim(const HotTable& table, const Shared& shared, Claim
   const std::uint32_t seen = claim.hint;
   const std::uint32_t was = atomicCAS(&table.slot_of[claim.page], seen, mine);
   if (was == seen) return;
+  if (seen == mine) {
+    // The page lay in this slot once: whoever had the hint has met our claim, and may use it.
+    store(&table.slot_of[claim.page], mine);
+    return;
+  }
   const std::uint32_t theirs = ~was;
   if (theirs < table.sizes.slots && theirs != static_cast<std::uint32_t>(claim.slot) &&
       meet(table, theirs, load(&table.words[theirs]), claim.page, shared.step,
@@ -395,6 +410,14 @@ __device__ void count_outcomes(Shared& shared, Outcome outcome) {
   if (absent != 0) atomicAdd(&shared.absent, __popc(absent));
 }
 
+// The frame of a block that has none in frame_of: it may have been logged since that was brought up
+// to date. Rule 7 holds: the daemon takes no frame back from whoever is in a step of before.
+__device__ __noinline__ Frame frame_since(const Launch& launch, const Shared& shared, Page page) {
+  const HotTable& table = launch.table;
+  const Frame frame = frame_in(load_acquire_system(&table.frame_original[block_of(table, page)]));
+  return frame < shared.frames_ready ? frame : kNoFrame;
+}
+
 // Lanes whose words of the first window are tried at first: warps that share it take a part each.
 __device__ unsigned part_of_warp(std::uint32_t me, std::uint32_t warps, std::uint32_t windows) {
   if (warps <= windows) return kWholeWarp;
@@ -418,6 +441,7 @@ __device__ void claim_slots(const Launch& launch, Shared& shared, std::uint32_t 
   std::uint32_t displaced = 0;
   Takeable takeable{};
   takeable.cut.clock = shared.clock;
+  bool eager = false;
 #pragma unroll 1
   for (std::uint32_t begin = 0; begin < missing; begin += kWarp) {
     const std::uint32_t place = begin + lane_id();
@@ -433,6 +457,7 @@ __device__ void claim_slots(const Launch& launch, Shared& shared, std::uint32_t 
       claim.hint = miss.hint[place];
       claim.slot = miss.slot[place];
       frame = miss.frame[place];
+      if (frame == kNoFrame) frame = frame_since(launch, shared, claim.page);
       if (frame == kNoFrame) {
         claim.slot = kNoSlot;
         claim.outcome = Outcome::absent;
@@ -448,7 +473,6 @@ __device__ void claim_slots(const Launch& launch, Shared& shared, std::uint32_t 
       wanting = claim_fresh(table, slots, claim.page, shared.step, wanting, wants);
     }
     const unsigned visits = min(max(windows + kShyVisits, kLeastVisits), kMaxWindows);
-    bool eager = false;
 #pragma unroll 1
     for (unsigned visit = 0; wanting != 0 && windows != 0 && visit < visits; ++visit) {
       wanting = claim_from_window(table, window, takeable, claim.page, shared.step, false, wanting,
@@ -602,21 +626,23 @@ __device__ void keep_books(const Launch& launch, Shared& shared) {
   const std::uint64_t position = apply_log_by_block(launch.table);
   ActorLine* const line = actor_line(launch.table, launch.actor);
   if (threadIdx.x == 0) {
-    store(&line->next[(shared.launches + 1) % 2], take_step(launch.table));
+    store(&line->next[(shared.advances + 1) % 2], take_step(launch.table));
     ActorLine* const mirror = mirror_line(launch.table, launch.actor);
     line->entries += 1;
     store_system(&mirror->log_position, line->log_position);
     store_system(&mirror->entries, line->entries);
     line->log_position = position;
   }
-  if (threadIdx.x < kWarp) mirror_counters(launch.table, launch.actor);
+  const unsigned warp = threadIdx.x / kWarp;
+  if (warp == 0) mirror_counters(launch.table, launch.actor);
+  if (warp == 2) age_by_warp(launch.table);
   if (threadIdx.x == kWarp) close_books(launch, shared);
 }
 
 // By a warp, when all claims of the block are made.
 __device__ void account(const Launch& launch, const Shared& shared) {
   ActorCounters& counters = actor_line(launch.table, launch.actor)->counters;
-  const std::uint32_t none = shared.no_slot + shared.absent;
+  const std::uint32_t none = shared.no_slot + shared.absent + shared.invalid;
   std::uint64_t* to = nullptr;
   std::uint64_t count = 0;
   const auto lane = [&](unsigned i, std::uint64_t& counter, std::uint64_t n) {
@@ -638,7 +664,7 @@ __device__ void account(const Launch& launch, const Shared& shared) {
 }
 
 __device__ void look_up_slice(const Launch& launch, Shared& shared) {
-  const std::uint32_t begin = blockIdx.x * launch.slice;
+  const std::uint32_t begin = role_block() * launch.slice;
   const std::uint32_t end = min(launch.items, begin + launch.slice);
   Window window;
   const std::uint32_t missing =
@@ -658,12 +684,12 @@ __device__ void look_up_slice(const Launch& launch, Shared& shared) {
 __global__ void __launch_bounds__(kThreads, 2)
     resolve_kernel(const __grid_constant__ Launch launch) {
   __shared__ Shared shared;
-  if (blockIdx.x < launch.lookers) {
-    look_up_slice(launch, shared);
+  if (blockIdx.x == 0) {
+    keep_books(launch, shared);
     return;
   }
-  if (blockIdx.x >= launch.lookers + launch.copiers) {
-    keep_books(launch, shared);
+  if (role_block() < launch.lookers) {
+    look_up_slice(launch, shared);
     return;
   }
   Opening opening(launch, threadIdx.x < kWarp);
@@ -677,8 +703,31 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
-std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride) {
-  return offsetof(Scratch, fills) + sizeof(Fill) * lists * item_stride;
+// Twice kFewLookers if the device can hold so many blocks, and a clerk, at a time, two on each of
+// its processors.
+static std::uint32_t resident_lookers() {
+  static const std::uint32_t processors = [] {
+    int device = 0;
+    int count = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+      return 0;
+    }
+    return count;
+  }();
+  return processors > static_cast<int>(kFewLookers) ? 2 * kFewLookers : kFewLookers;
+}
+
+// Few enough items for so many blocks to look up and to copy: nothing is handed over.
+static bool are_few(std::uint64_t items, std::uint32_t copying_ctas) {
+  return items <= std::uint64_t{copying_ctas} * kMostItems;
+}
+
+std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride,
+                                  std::uint32_t copying_ctas) {
+  const std::uint64_t items = std::uint64_t{lists} * item_stride;
+  const bool handed = copying_ctas != 0 && !are_few(items, copying_ctas);
+  return offsetof(Scratch, fills) + (handed ? sizeof(Fill) * items : 0);
 }
 
 Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
@@ -693,13 +742,11 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   launch.scratch = static_cast<Scratch*>(scratch);
   launch.advance = arrangement.advance;
   const bool small = store.page_bytes <= kSmallPageBytes;
-  // Few enough items for so many blocks to look up and to copy: nothing is handed over.
   const std::uint32_t bound = arrangement.copying_ctas;
-  const bool few = bound != 0 && items <= std::uint64_t{bound} * kMostItems;
+  const bool few = bound != 0 && are_few(items, bound);
   std::uint32_t wanted = few && bound < kFewLookers ? bound : kFewLookers;
-  // An idle GPU has room for two such blocks on each of its processors.
-  if (bound == 0 && items > std::uint64_t{wanted} * kThreads) wanted *= 2;
-  launch.copiers = few || bound >= kFewLookers ? 0 : bound;
+  if (bound == 0 && items > std::uint64_t{wanted} * kThreads) wanted = resident_lookers();
+  launch.copiers = few ? 0 : std::min(bound, kMostCopiers);
   const std::uint32_t slice = (items + wanted - 1) / wanted;
   launch.slice = std::clamp(slice, small ? kLeastSlice : kLeastOfLarge, kMostItems);
   launch.lookers = (items + launch.slice - 1) / launch.slice;

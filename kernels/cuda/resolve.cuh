@@ -125,6 +125,7 @@ struct Fills {
 struct Item {
   Page page = kNoPage;
   bool real = false;
+  bool padding = false;
 };
 
 // Items of a thread, in stages whose loads are under way together; `beside` begins others. All of
@@ -145,7 +146,8 @@ __device__ inline void load_items(const Launch& launch, const std::uint32_t (&in
     beside();
 #pragma unroll
     for (unsigned j = 0; j < kCount; ++j) {
-      items[j] = {static_cast<std::uint32_t>(number[j]), index[j] < end};  // negative: none
+      // A negative one is no page.
+      items[j] = {static_cast<std::uint32_t>(number[j]), index[j] < end, number[j] < 0};
     }
     return;
   }
@@ -159,6 +161,7 @@ __device__ inline void load_items(const Launch& launch, const std::uint32_t (&in
 #pragma unroll
   for (unsigned j = 0; j < kCount; ++j) {
     const std::uint32_t count = batch.counts == nullptr ? batch.item_stride : batch.counts[list[j]];
+    items[j].padding = number[j] < 0;
     items[j].real = index[j] < end && index[j] - list[j] * batch.item_stride < count;
     ids[j] = !pages && row[j] < batch.row_limit ? batch.rows[row[j]] : SequenceRow{};
   }

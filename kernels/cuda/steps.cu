@@ -7,41 +7,6 @@ namespace {
 constexpr unsigned kEnterThreads = 256;
 constexpr unsigned kEnterBlocks = 2;  // one enters, one looks for old words
 
-// Drops words that are so old that steps would stop to compare, one window per step: an old word is
-// taken by claims before that, unless there are none.
-__device__ void age_by_warp(const HotTable& table) {
-  const std::uint32_t windows = windows_of(table.sizes.slots);
-  std::uint32_t index = 0;
-  if (lane_id() == 0) index = atomicAdd(&table.header->scan_from, 1u) % windows;
-  index = __shfl_sync(kWholeWarp, index, 0);
-  const Cut cut = cut_by_warp(table);
-  Window window;
-  load_window(table, table.sizes.slots, index, window);
-  for (unsigned j = 0; j < kWordsPerLane; ++j) {
-    const Word word = window.words[j];
-    Word* const at = &table.words[window.slot(j)];
-    if (window.slot(j) >= table.sizes.slots) continue;
-    if (is_pinned(word)) {
-      // One that its owner has not touched for long keeps comparable.
-      const bool stale = steps_between(step_of(word), cut.step) > kMaxWordAge;
-      if (stale && step_before(step_of(word), cut.step)) {
-        exchange_if(at, word, with_step(word, cut.step));
-      }
-    } else if (!is_free(word) && takeable_age(word, cut) > kMaxWordAge) {
-      exchange_if(at, word, kFreeWord);
-    }
-  }
-  if (lane_id() == 0 && index + 1 == windows) {
-    // A round is over. A window whose visitor died is visited in the next one: the bounds of
-    // kMaxWordAge, kMaxClockLead and kHalfRange leave room for that.
-    const std::uint32_t begun = atomicExch(&table.header->round_from, cut.clock);
-    const Step swept = (begun - kMaxWordAge) & kStepMask;
-    if (step_before(load(&table.header->swept) & kStepMask, swept)) {
-      store(&table.header->swept, swept);
-    }
-  }
-}
-
 __global__ void __launch_bounds__(kEnterThreads)
     enter(const __grid_constant__ HotTable table, std::uint32_t actor) {
   if (blockIdx.x == 1) {

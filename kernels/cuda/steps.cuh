@@ -33,6 +33,19 @@ __device__ inline void raise_frame(const HotTable& table, Block block, Frame fra
   }
 }
 
+// Takes what the daemon keeps up to host_header->log_applied, which the caller has read, and
+// acquired. Several loads of a thread are under way: each takes a turn over PCIe.
+static __device__ __noinline__ void take_original_by_block(const HotTable& table) {
+#pragma unroll 4
+  for (std::uint32_t block = threadIdx.x; block < table.sizes.blocks; block += blockDim.x) {
+    std::uint64_t entry;
+    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];"
+                 : "=l"(entry)
+                 : "l"(&table.frame_original[block]));
+    raise_frame(table, block, frame_in(entry), version_in(entry));
+  }
+}
+
 // Applies what was logged since, by all threads of a block, and returns the log's end (the same in
 // all). An entry is read by one load of its 16 bytes, which one transaction brings from the CPU's
 // cache. Whoever is more than half a ring behind, and could meet entries that are being
@@ -42,21 +55,17 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
   __shared__ std::uint64_t end;
   __shared__ bool behind;
   __shared__ bool news;
+  __shared__ bool overtaken;
   if (threadIdx.x == 0) {
     end = load_acquire_system(table.log_end);
     begin = load(table.log_applied);
     news = begin < end;
+    overtaken = false;
     behind = news && end - begin > table.sizes.log_capacity / 2;
     if (behind) begin = load_acquire_system(&table.host_header->log_applied);
   }
   __syncthreads();
-  if (behind) {
-#pragma unroll 1
-    for (std::uint32_t block = threadIdx.x; block < table.sizes.blocks; block += blockDim.x) {
-      const std::uint64_t entry = load_acquire_system(&table.frame_original[block]);
-      raise_frame(table, block, frame_in(entry), version_in(entry));
-    }
-  }
+  if (behind) take_original_by_block(table);
   std::uint64_t at = begin;
   if (at < end && end - at > table.sizes.log_capacity) at = end - table.sizes.log_capacity;
 #pragma unroll 1
@@ -75,12 +84,58 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
     }
     raise_frame(table, block, static_cast<Frame>(change), static_cast<std::uint32_t>(stamp >> 32));
   }
+  // Entries that were overwritten meanwhile are in the original.
+  if (threadIdx.x == 0 && news && !behind) {
+    const std::uint64_t kept = load_acquire_system(&table.host_header->log_applied);
+    behind = kept > begin && kept - begin > table.sizes.log_capacity / 2;
+    overtaken = behind;
+  }
   __syncthreads();
+  if (overtaken) {
+    take_original_by_block(table);
+    __syncthreads();
+  }
   if (threadIdx.x == 0 && news) {
     __threadfence();
     atomicMax(reinterpret_cast<unsigned long long*>(table.log_applied), end);
   }
   return end;
+}
+
+// Drops words that are so old that steps would stop to compare, one window per step: an old word is
+// taken by claims before that, unless there are none.
+__device__ inline void age_by_warp(const HotTable& table) {
+  const std::uint32_t windows = windows_of(table.sizes.slots);
+  std::uint32_t index = 0;
+  if (lane_id() == 0) index = atomicAdd(&table.header->scan_from, 1u) % windows;
+  index = __shfl_sync(kWholeWarp, index, 0);
+  const Cut cut = cut_by_warp(table);
+  Window window;
+  load_window(table, table.sizes.slots, index, window);
+  for (unsigned j = 0; j < kWordsPerLane; ++j) {
+    const Word word = window.words[j];
+    Word* const at = &table.words[window.slot(j)];
+    if (window.slot(j) >= table.sizes.slots) continue;
+    if (is_pinned(word)) {
+      // One that its owner has not touched for long keeps comparable.
+      const bool stale = steps_between(step_of(word), cut.step) > kMaxWordAge;
+      if (stale && step_before(step_of(word), cut.step)) {
+        exchange_if(at, word, with_step(word, cut.step));
+      }
+    } else if (!is_free(word) && takeable_age(word, cut) > kMaxWordAge) {
+      exchange_if(at, word, kFreeWord);
+    }
+  }
+  if (lane_id() == 0 && index + 1 == windows) {
+    // A round is over. A window whose visitor died is visited in the next one: the bounds of
+    // kMaxWordAge, kMaxClockLead and kHalfRange leave room for that.
+    const std::uint32_t begun = atomicExch(&table.header->round_from, cut.clock);
+    Step swept = (begun - kMaxWordAge) & kStepMask;
+    if (step_before(cut.step, swept)) swept = cut.step;  // words in use stay, however old
+    if (step_before(load(&table.header->swept) & kStepMask, swept)) {
+      store(&table.header->swept, swept);
+    }
+  }
 }
 
 // The actor's counters and the table's sums, for the daemon. Several actors may store the sums at a

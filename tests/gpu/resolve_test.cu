@@ -342,6 +342,56 @@ TEST(FrameLog, WhoIsFarBehindTakesTheOriginalAndKeepsUpAfterwards) {
   EXPECT_EQ(actor_line(world.daemons_, 0)->log_position, world.writer_.end);
 }
 
+TEST(Steps, AnAdvancingLaunchTakesANewStepWhateverCameBetween) {
+  World world({});
+  User user(world, 0, 1, 4);
+  const std::vector<std::int32_t> pages{1, 2, 3, 4};
+  user.enter();
+  std::set<Step> steps;
+  constexpr int kAdvances = 6;
+  for (int i = 0; i < kAdvances; ++i) {
+    // As layers of an engine: one launch of a round advances, an odd number of others do not.
+    for (int layer = 0; layer < 4; ++layer) {
+      user.arrangement.advance = layer == 0;
+      user.resolve(pages);
+    }
+    const auto slots = user.slots.get();
+    ASSERT_GE(slots[0], 0);
+    steps.insert(step_of(world.words()[static_cast<std::size_t>(slots[0])]));
+  }
+  EXPECT_EQ(steps.size(), kAdvances);
+  user.leave();
+  user.finish();
+}
+
+TEST(FrameLog, AnAdvancingLaunchSeesWhatWasLoggedBeforeIt) {
+  World world({});
+  User user(world, 0, 1, 1);
+  user.arrangement.advance = true;
+  user.enter();
+  user.resolve({3});
+  world.set_frame(5, kNoFrame);
+  user.resolve({3});
+  user.resolve({3});
+  EXPECT_EQ(user.resolve({5})[0], kNoSlot);
+  world.set_frame(5, 5);
+  const auto slots = user.resolve({5});
+  ASSERT_GE(slots[0], 0);
+  EXPECT_TRUE(world.holds(slots[0], 5, 0));
+  user.leave();
+  user.finish();
+}
+
+TEST(Resolve, CountsWhatHasNoSlotButPadding) {
+  World world({});
+  User user(world, 0, 1, 4);
+  const auto slots = user.step({1, -1, static_cast<std::int32_t>(world.table_.pages), 2});
+  EXPECT_GE(slots[0], 0);
+  EXPECT_EQ(slots[1], kNoSlot);
+  EXPECT_EQ(slots[2], kNoSlot);
+  EXPECT_EQ(user.none.get()[0], 1u);
+}
+
 TEST(FrameLog, AnExtentThatIsNotPinnedIsAbsent) {
   World world({});
   world.ready_.set({3});

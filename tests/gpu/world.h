@@ -199,7 +199,7 @@ class User {
         slots(std::size_t{lists} * stride),
         outcomes(std::size_t{lists} * stride),
         none(1),
-        scratch_(cuda::resolve_scratch_bytes(lists, stride)) {
+        scratch_(cuda::resolve_scratch_bytes(lists, stride, 1)) {
     EXPECT_EQ(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), cudaSuccess);
     batch.items = items.data();
     batch.slots = slots.data();

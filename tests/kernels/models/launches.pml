@@ -13,7 +13,8 @@
    Checked exhaustively, no error: with the death of either actor (5 and 7 million states).
    Seeded bugs: BUG_SKIP (nobody fills what somebody else began), BUG_SAME_STEP (steps are not unique), BUG_READY
    (ready before the bytes), BUG_CUT (the cut is the clock), BUG_PUBLISH (the next step is published while slots of
-   the last one are in use). */
+   the last one are in use), BUG_GIVE_UP (a claim of the slot that the hint named is given up, though others may have
+   met it). */
 #ifndef T1
 #define T1 1
 #endif
@@ -30,10 +31,13 @@
 #define DIES 1
 #endif
 #define NONE 7
+#ifndef HINT
+#define HINT NONE                                      /* a slot: as if both pages had been there once */
+#endif
 #define IDLE 63
 
 byte clock = 1, act[NA] = IDLE, step[NA];
-byte hint[2] = NONE;
+byte hint[2] = HINT;
 byte w_page[NS] = NONE, w_step[NS]; bit w_ready[NS];
 byte lo[NS], hi[NS];                                   /* bytes of a slot: page + 1 */
 byte running[NA], looked[NA];                          /* threads of the launch */
@@ -43,7 +47,7 @@ bit dead[NA];
 #define MAY_DIE if :: dead[me] -> goto stop :: else fi
 
 proctype thread(byte me; byte t) {
-  byte p = page[t], s = NONE, h = hint[page[t]], v = 0, cut = 0, a = 0; bit owes = 0;
+  byte p = page[t], s = NONE, h = hint[page[t]], first = hint[page[t]], v = 0, cut = 0, a = 0; bit owes = 0;
   if
   :: h != NONE ->
      MAY_DIE;
@@ -94,7 +98,11 @@ proctype thread(byte me; byte t) {
     fi
   };
   if
+#ifdef BUG_GIVE_UP
   :: h != NONE && h != s ->                            /* somebody was first */
+#else
+  :: h != NONE && h != s && first != s ->              /* somebody was first, and nobody has met our claim */
+#endif
      MAY_DIE;
      atomic {
        v = 0;
