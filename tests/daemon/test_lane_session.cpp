@@ -11,6 +11,7 @@
 #include "daemon/coordinator.h"
 #include "daemon/session.h"
 #include "ipc/ring.h"
+#include "tests/daemon/test_session.h"
 #include "tests/ipc/support.h"
 
 namespace sluice::daemon {
@@ -26,45 +27,20 @@ class LaneSessionTest : public testing::Test {
   static constexpr std::uint32_t kRequestBytes = 1 << 20;
 
   void SetUp() override {
-    config.hbm = {.capacity_bytes = 1 << 20, .extent_bytes = 64 << 10};
-    config.dram = {.capacity_bytes = 4 << 20, .extent_bytes = 256 << 10};
-    TenantConfig tenant;
-    tenant.name = "t";
-    tenant.hbm.limit_bytes = config.hbm.capacity_bytes;
-    tenant.dram.limit_bytes = config.dram.capacity_bytes;
-    config.tenants.push_back(tenant);
     coordinator = std::move(
         *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
-    session = std::make_shared<Session>();
-    session->id = *coordinator->open_session(ipc::TenantId{0});
-    session->memory = std::move(*ipc::SessionMemory::create(kCapacity, kRequestBytes));
-    session->bell = std::move(ipc::make_doorbell()->daemon_end);
+    session = std::make_shared<test::TestSession>(*coordinator, 0, kCapacity, kRequestBytes);
     requests = ipc::SubmissionProducer(session->memory.submission_ring());
     completions = ipc::CompletionConsumer(session->memory.completion_ring());
-    cache = open_cache();
+    const auto opened = test::open_small_cache(*coordinator, *session);
+    ASSERT_TRUE(opened.has_value());
+    cache = opened->handle.bits();
     lane = std::make_unique<LaneSession>(session, *coordinator);
   }
 
   void TearDown() override {
     lane.reset();
     coordinator->end_session(session, true, std::chrono::steady_clock::now());
-  }
-
-  // The memory worker makes it meanwhile.
-  std::uint64_t open_cache() {
-    const auto opening = std::make_shared<CacheOpening>();
-    opening->request.model = "m";
-    opening->request.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
-    opening->request.hbm_bytes = 64 << 10;
-    const auto deadline = ipc::soon();
-    while (ipc::Clock::now() < deadline) {
-      const auto opened = coordinator->open_cache(*session, opening);
-      if (!opened) break;
-      if (opened->has_value()) return (*opened)->handle.bits();
-      std::this_thread::yield();
-    }
-    ADD_FAILURE() << "no cache";
-    return 0;
   }
 
   Errc ask(wire::Op op, std::uint32_t actor) {
@@ -114,7 +90,7 @@ class LaneSessionTest : public testing::Test {
     return sequence;
   }
 
-  Config config;
+  const Config config = test::small_config();
   std::unique_ptr<Coordinator> coordinator;
   std::shared_ptr<Session> session;
   ipc::SubmissionProducer requests;
