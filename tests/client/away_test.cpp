@@ -5,17 +5,14 @@
 
 #include "client/sluice.hpp"
 #include "tests/client/fake_daemon.h"
+#include "tests/status_of.h"
 
 namespace sluice::client {
 namespace {
 
 using internal::FakeDaemon;
 using ipc::Errc;
-
-template <class R>
-sluice_status status_of(const R& result) {
-  return result ? SLUICE_OK : result.error().code;
-}
+using test::status_of;
 
 // A client with a sequence of two private blocks, of which the first was pinned, and an actor that
 // has made a step.
@@ -26,16 +23,7 @@ class AwayTest : public testing::Test {
     sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
     where.socket_path = daemon.socket().c_str();
     client.emplace(Client::connect(where).value());
-    const ipc::Layout layout = FakeDaemon::cache().layout;
-    sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
-    desc.model = "model";
-    desc.executor = executor;
-    desc.layers = layout.layers;
-    desc.kv_heads = layout.kv_heads;
-    desc.head_dim = layout.head_dim;
-    desc.block_tokens = layout.block_tokens;
-    desc.dtype_bytes = layout.dtype_bytes;
-    desc.planes = layout.planes;
+    const sluice_cache_desc desc = FakeDaemon::cache_desc(executor);
     cache.emplace(client->open_cache(desc).value());
     sequence.emplace(cache->open_sequence({}).value().sequence);
     ASSERT_EQ(sequence->extend(2).value(), 0u);

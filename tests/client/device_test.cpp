@@ -8,28 +8,16 @@
 
 #include "client/sluice.hpp"
 #include "tests/client/fake_daemon.h"
+#include "tests/status_of.h"
 
 namespace sluice::client {
 namespace {
 
 using internal::FakeDaemon;
+using test::status_of;
 
 // A GPU could be opened here.
 bool has_device() { return access("/dev/nvidiactl", F_OK) == 0; }
-
-sluice_cache_desc cache_desc() {
-  sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
-  const ipc::Layout layout = FakeDaemon::cache().layout;
-  desc.model = "model";
-  desc.executor = SLUICE_EXECUTOR_DAEMON;
-  desc.layers = layout.layers;
-  desc.kv_heads = layout.kv_heads;
-  desc.head_dim = layout.head_dim;
-  desc.block_tokens = layout.block_tokens;
-  desc.dtype_bytes = layout.dtype_bytes;
-  desc.planes = layout.planes;
-  return desc;
-}
 
 // A plan that a cache on a GPU could have.
 sluice_plan_desc plan_desc() {
@@ -42,11 +30,6 @@ sluice_plan_desc plan_desc() {
   desc.sequences = memory;
   desc.slots = reinterpret_cast<std::int32_t*>(memory);
   return desc;
-}
-
-template <class R>
-sluice_status status_of(const R& result) {
-  return result ? SLUICE_OK : result.error().code;
 }
 
 class HostCacheTest : public testing::Test {
@@ -65,7 +48,7 @@ class HostCacheTest : public testing::Test {
 
   FakeDaemon daemon;
   Client client = connect(daemon);
-  Cache cache = client.open_cache(cache_desc()).value();
+  Cache cache = client.open_cache(FakeDaemon::cache_desc(SLUICE_EXECUTOR_DAEMON)).value();
   Sequence sequence = cache.open_sequence({}).value().sequence;
   Actor actor = cache.open_actor().value();
 };
@@ -141,7 +124,7 @@ TEST_F(HostCacheTest, AStreamOfAnUnknownKindIsRefused) {
 }
 
 TEST_F(HostCacheTest, DevicesThatCannotBeAreRefused) {
-  sluice_cache_desc desc = cache_desc();
+  sluice_cache_desc desc = FakeDaemon::cache_desc(SLUICE_EXECUTOR_DAEMON);
   desc.device_type = 1;
   EXPECT_EQ(status_of(client.open_cache(desc)), SLUICE_NOT_SUPPORTED);
   desc.device_type = 0;
@@ -151,7 +134,7 @@ TEST_F(HostCacheTest, DevicesThatCannotBeAreRefused) {
 
 TEST_F(HostCacheTest, WithoutADeviceACacheOnOneIsNotSupportedAndSaysWhatToDo) {
   if (has_device()) GTEST_SKIP() << "this machine has a GPU";
-  sluice_cache_desc desc = cache_desc();
+  sluice_cache_desc desc = FakeDaemon::cache_desc(SLUICE_EXECUTOR_DAEMON);
   desc.device_type = 2;
   desc.executor = SLUICE_EXECUTOR_DIRECT;
   const auto opened = client.open_cache(desc);

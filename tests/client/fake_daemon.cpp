@@ -53,6 +53,20 @@ CacheOptions FakeDaemon::cache() {
   return options;
 }
 
+sluice_cache_desc FakeDaemon::cache_desc(sluice_executor executor) {
+  const ipc::Layout layout = cache().layout;
+  sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
+  desc.model = "model";
+  desc.executor = executor;
+  desc.layers = layout.layers;
+  desc.kv_heads = layout.kv_heads;
+  desc.head_dim = layout.head_dim;
+  desc.block_tokens = layout.block_tokens;
+  desc.dtype_bytes = layout.dtype_bytes;
+  desc.planes = layout.planes;
+  return desc;
+}
+
 FakeDaemon::FakeDaemon()
     : listener_(std::move(*ipc::UnixListener::bind({.path = socket_, .mode = 0600}))),
       memory_(std::move(*ipc::SessionMemory::create(kRing, kRequestBytes))),

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "client/cache.h"
+#include "client/sluice.h"
 #include "ipc/doorbell.h"
 #include "ipc/fd.h"
 #include "ipc/message.h"
@@ -37,6 +38,8 @@ class FakeDaemon {
   void go_away(const std::optional<ipc::Error>& why = std::nullopt);
 
   static CacheOptions cache();
+  // The same cache, for the C ABI.
+  static sluice_cache_desc cache_desc(sluice_executor executor);
   // Of a cache for executor direct.
   static kernels::TableSizes table();
 

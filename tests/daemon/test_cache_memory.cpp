@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "daemon/cache_memory.h"
-#include "ipc/memfd.h"
+#include "tests/daemon/memfd_device.h"
 
 namespace sluice::daemon {
 namespace {
@@ -24,19 +24,12 @@ std::uint64_t taken_bytes(int fd) {
 }
 
 // Counts, and has memory for so many extents.
-class CountingDevice final : public Device {
+class CountingDevice final : public test::MemfdDevice {
  public:
-  ipc::Result<ipc::Fd> allocate_extent(Tier, std::uint64_t bytes) override {
+  ipc::Result<ipc::Fd> allocate_extent(Tier tier, std::uint64_t bytes) override {
     if (made == most) return ipc::fail(Errc::no_memory, "that was all");
     ++made;
-    return ipc::create_memfd("sluice-test", bytes, ipc::Populate::yes);
-  }
-  ipc::Status refill_extent(Tier, const ipc::Fd& extent, std::uint64_t bytes) override {
-    return ipc::populate_memfd(extent.get(), "sluice-test", 0, bytes);
-  }
-  ipc::Status map_extent(Tier, ipc::ReservedRange& range, std::uint64_t offset,
-                         const ipc::Fd& extent, std::uint64_t bytes) override {
-    return range.map_at(offset, extent.get(), 0, bytes, ipc::Access::read_write, "an extent");
+    return MemfdDevice::allocate_extent(tier, bytes);
   }
   int made = 0;
   int most = 1000;

@@ -13,14 +13,15 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "daemon/coordinator.h"
 #include "daemon/health_watch.h"
 #include "daemon/lane_session.h"
 #include "daemon/metrics_source.h"
-#include "ipc/memfd.h"
+#include "tests/daemon/memfd_device.h"
+#include "tests/daemon/test_session.h"
+#include "tests/eventually.h"
 
 namespace sluice::daemon {
 namespace {
@@ -28,41 +29,26 @@ namespace {
 using ipc::CacheId;
 using ipc::Errc;
 using ipc::Tier;
+using test::eventually;
+using test::kDeadline;
+using test::TestSession;
 using ::testing::HasSubstr;
 
-constexpr std::chrono::seconds kPatience{20};
 constexpr std::uint64_t kExtent = 64 << 10;
 constexpr std::uint32_t kFramesPerExtent = 16;
 
-bool eventually(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
 // Memory that is made when the test lets it, and that can be missing.
-class TestDevice final : public Device {
+class TestDevice final : public test::MemfdDevice {
  public:
   ipc::Result<ipc::Fd> allocate_extent(Tier tier, std::uint64_t bytes) override {
     std::unique_lock lock(mutex_);
     const int number = ++asked_[static_cast<int>(tier)];
     changed_.notify_all();
-    changed_.wait_for(lock, kPatience, [&] { return !closed_ || permits_ > 0; });
+    changed_.wait_for(lock, kDeadline, [&] { return !closed_ || permits_ > 0; });
     if (permits_ > 0) --permits_;
     if (missing_ && missing_(tier, number)) return ipc::fail(Errc::no_memory, "the test took it");
-    return ipc::create_memfd("sluice-test", bytes, ipc::Populate::yes);
+    return MemfdDevice::allocate_extent(tier, bytes);
   }
-  ipc::Status refill_extent(Tier, const ipc::Fd& extent, std::uint64_t bytes) override {
-    return ipc::populate_memfd(extent.get(), "sluice-test", 0, bytes);
-  }
-  ipc::Status map_extent(Tier, ipc::ReservedRange& range, std::uint64_t offset,
-                         const ipc::Fd& extent, std::uint64_t bytes) override {
-    return range.map_at(offset, extent.get(), 0, bytes, ipc::Access::read_write, "an extent");
-  }
-
   void close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;
@@ -80,7 +66,7 @@ class TestDevice final : public Device {
   // Whether extent `number` of this tier, counted from 1, is asked for now or soon.
   bool is_asked_for(Tier tier, int number) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, kPatience,
+    return changed_.wait_for(lock, kDeadline,
                              [&] { return asked_[static_cast<int>(tier)] >= number; });
   }
   int asked(Tier tier) {
@@ -99,16 +85,6 @@ class TestDevice final : public Device {
   int permits_ = 0;
   int asked_[ipc::kTiers] = {};
   std::function<bool(Tier, int)> missing_;
-};
-
-struct TestSession : Session {
-  TestSession(Coordinator& owner, std::uint32_t tenant_number) {
-    tenant = ipc::TenantId{tenant_number};
-    id = *owner.open_session(tenant);
-    memory = std::move(*ipc::SessionMemory::create(64, 64 << 10));
-    auto bells = ipc::make_doorbell();
-    bell = std::move(bells->daemon_end);
-  }
 };
 
 struct ACoordinator : ::testing::Test {
@@ -228,7 +204,7 @@ TEST_F(ACoordinator, MakesAnArenaWithoutItsLock) {
   ASSERT_TRUE(device->is_asked_for(Tier::hbm, 1));
   // Answered while the device stands still; else this waits until the test is out of patience.
   auto asked = std::async(std::launch::async, [&] { return used(Tier::hbm); });
-  ASSERT_EQ(asked.wait_for(kPatience / 4), std::future_status::ready);
+  ASSERT_EQ(asked.wait_for(kDeadline / 4), std::future_status::ready);
   EXPECT_EQ(asked.get(), 8 * kExtent) << "charged from the beginning";
   EXPECT_EQ(try_open(*one, wanted)->has_value(), false);
   EXPECT_EQ(coordinator->cache_memory(CacheId{0}), nullptr) << "nobody sees half a cache";
@@ -317,7 +293,7 @@ TEST_F(ACoordinator, IsBusyWhileExtentsAreMade) {
   auto again = std::async(std::launch::async, [&] {
     return coordinator->extend(one->id, cache, grows, 1, blocks).error().code;
   });
-  ASSERT_EQ(again.wait_for(kPatience / 4), std::future_status::ready) << "nobody waits for a lock";
+  ASSERT_EQ(again.wait_for(kDeadline / 4), std::future_status::ready) << "nobody waits for a lock";
   EXPECT_EQ(again.get(), Errc::busy);
   EXPECT_EQ(used(Tier::dram), kExtent) << "asked for once";
   device->open();

@@ -4,10 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "daemon/coordinator.h"
@@ -16,6 +14,8 @@
 #include "kernels/steps.h"
 #include "tests/daemon/fake_device.h"
 #include "tests/daemon/split_parts.h"
+#include "tests/daemon/test_session.h"
+#include "tests/eventually.h"
 
 namespace sluice::daemon {
 namespace {
@@ -24,32 +24,15 @@ using ipc::CacheId;
 using ipc::Errc;
 using ipc::Tier;
 using ipc::wire::Executor;
+using test::eventually;
 using test::FakeDevice;
 using test::kFakeGranularity;
 using test::Request;
+using test::TestSession;
 using ::testing::HasSubstr;
 
-constexpr std::chrono::seconds kPatience{20};
 constexpr std::uint64_t kDramExtent = 64 << 10;
 constexpr std::uint32_t kBlocks = 16;  // frames of the one DRAM extent that there is
-
-bool eventually(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
-struct TestSession : Session {
-  explicit TestSession(Coordinator& owner) {
-    id = *owner.open_session(tenant);
-    memory = std::move(*ipc::SessionMemory::create(64, 64 << 10));
-    auto bells = ipc::make_doorbell();
-    bell = std::move(bells->daemon_end);
-  }
-};
 
 // What the node's and the device's part of a cache's table look like to an engine.
 class Engine : public test::SplitParts {

@@ -5,34 +5,23 @@
 
 #include <chrono>
 #include <filesystem>
-#include <functional>
 #include <string>
-#include <thread>
 
 #include "daemon/device_client.h"
 #include "ipc/mapping.h"
 #include "ipc/memfd.h"
 #include "tests/daemon/fake_device.h"
+#include "tests/eventually.h"
 
 namespace sluice::daemon {
 namespace {
 
 using ipc::Errc;
+using test::eventually;
 using test::FakeDevice;
 using test::kFakeGranularity;
 using test::Request;
 using ::testing::HasSubstr;
-
-constexpr std::chrono::seconds kPatience{20};
-
-bool eventually(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 bool is_there(std::uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) == 0; }
 

@@ -11,6 +11,7 @@
 #include "daemon/coordinator.h"
 #include "daemon/session.h"
 #include "ipc/ring.h"
+#include "tests/daemon/test_session.h"
 #include "tests/ipc/support.h"
 
 namespace sluice::daemon {
@@ -26,45 +27,20 @@ class LaneSessionTest : public testing::Test {
   static constexpr std::uint32_t kRequestBytes = 1 << 20;
 
   void SetUp() override {
-    config.hbm = {.capacity_bytes = 1 << 20, .extent_bytes = 64 << 10};
-    config.dram = {.capacity_bytes = 4 << 20, .extent_bytes = 256 << 10};
-    TenantConfig tenant;
-    tenant.name = "t";
-    tenant.hbm.limit_bytes = config.hbm.capacity_bytes;
-    tenant.dram.limit_bytes = config.dram.capacity_bytes;
-    config.tenants.push_back(tenant);
     coordinator = std::move(
         *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
-    session = std::make_shared<Session>();
-    session->id = *coordinator->open_session(ipc::TenantId{0});
-    session->memory = std::move(*ipc::SessionMemory::create(kCapacity, kRequestBytes));
-    session->bell = std::move(ipc::make_doorbell()->daemon_end);
+    session = std::make_shared<test::TestSession>(*coordinator, 0, kCapacity, kRequestBytes);
     requests = ipc::SubmissionProducer(session->memory.submission_ring());
     completions = ipc::CompletionConsumer(session->memory.completion_ring());
-    cache = open_cache();
+    const auto opened = test::open_small_cache(*coordinator, *session);
+    ASSERT_TRUE(opened.has_value());
+    cache = opened->handle.bits();
     lane = std::make_unique<LaneSession>(session, *coordinator);
   }
 
   void TearDown() override {
     lane.reset();
     coordinator->end_session(session, true, std::chrono::steady_clock::now());
-  }
-
-  // The memory worker makes it meanwhile.
-  std::uint64_t open_cache() {
-    const auto opening = std::make_shared<CacheOpening>();
-    opening->request.model = "m";
-    opening->request.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
-    opening->request.hbm_bytes = 64 << 10;
-    const auto deadline = ipc::soon();
-    while (ipc::Clock::now() < deadline) {
-      const auto opened = coordinator->open_cache(*session, opening);
-      if (!opened) break;
-      if (opened->has_value()) return (*opened)->handle.bits();
-      std::this_thread::yield();
-    }
-    ADD_FAILURE() << "no cache";
-    return 0;
   }
 
   Errc ask(wire::Op op, std::uint32_t actor) {
@@ -86,9 +62,9 @@ class LaneSessionTest : public testing::Test {
   }
 
   void push(wire::Op op, std::uint64_t handle, std::uint32_t actor, std::uint32_t count,
-            std::uint32_t length) {
-    const wire::Submission request(0, handle, 0, static_cast<std::uint16_t>(op), 0, actor, count, 0,
-                                   length, kRequestBytes / 2, kRequestBytes / 2, 0);
+            std::uint32_t length, std::uint64_t value = 0) {
+    const wire::Submission request(0, handle, value, static_cast<std::uint16_t>(op), 0, actor,
+                                   count, 0, length, kRequestBytes / 2, kRequestBytes / 2, 0);
     EXPECT_TRUE(requests.push(request).value());
     (void)requests.publish();
   }
@@ -96,6 +72,13 @@ class LaneSessionTest : public testing::Test {
   template <class T>
   void write(std::size_t at, const T& value) {
     std::memcpy(session->memory.request_memory().data() + at, &value, sizeof(T));
+  }
+
+  // Of the last resolve.
+  wire::ResolveCounts counts() {
+    wire::ResolveCounts found;
+    std::memcpy(&found, session->memory.request_memory().data() + kRequestBytes / 2, sizeof(found));
+    return found;
   }
 
   // A sequence of one block, which is sealed.
@@ -114,7 +97,7 @@ class LaneSessionTest : public testing::Test {
     return sequence;
   }
 
-  Config config;
+  const Config config = test::small_config();
   std::unique_ptr<Coordinator> coordinator;
   std::shared_ptr<Session> session;
   ipc::SubmissionProducer requests;
@@ -152,6 +135,52 @@ TEST_F(LaneSessionTest, LongListsEndTheTurnOfASession) {
   }
   EXPECT_EQ(answers, static_cast<int>(kCapacity));
   EXPECT_GE(turns, static_cast<int>(kCapacity)) << "one turn serves one of them";
+}
+
+TEST_F(LaneSessionTest, APageIsLateIfItsForecastStillWaitsWhenItIsResolved) {
+  const std::uint64_t sequence = sealed_sequence();
+  const std::uint32_t actor =
+      coordinator->open_actor(*session, ipc::Handle::from_bits(cache)).value();
+  ASSERT_EQ(ask(wire::Op::step_begin, actor), Errc::ok);
+  write(0, wire::ListSpec(sequence, 0, 2));  // two pages, of which both are the same one
+  write(sizeof(wire::ListSpec), std::uint64_t{0});
+  constexpr std::uint32_t kLength = sizeof(wire::ListSpec) + 2 * sizeof(std::uint32_t);
+  ASSERT_EQ(run(wire::Op::forecast, cache, actor, 1, kLength).code(), 0);
+  ASSERT_EQ(run(wire::Op::resolve, cache, actor, 1, kLength).code(), 0);
+  EXPECT_EQ(counts().forecast_late(), 1U);
+  EXPECT_EQ(counts().forecast_dropped(), 0U);
+  while (lane->serve(1).value()) {
+  }
+  ASSERT_EQ(run(wire::Op::resolve, cache, actor, 1, kLength).code(), 0);
+  EXPECT_EQ(counts().forecast_late(), 0U);
+  EXPECT_EQ(counts().forecast_dropped(), 0U) << "it is counted once";
+}
+
+TEST_F(LaneSessionTest, TheNextResolveTellsWhatBecameOfForecasts) {
+  const std::uint64_t sequence = sealed_sequence();
+  const std::uint32_t actor =
+      coordinator->open_actor(*session, ipc::Handle::from_bits(cache)).value();
+  ASSERT_EQ(ask(wire::Op::step_begin, actor), Errc::ok);
+  constexpr std::uint32_t kOnePage = sizeof(wire::ListSpec) + sizeof(std::uint32_t);
+  const auto forecast = [&](std::uint32_t page, std::uint64_t deadline_us) {
+    write(0, wire::ListSpec(sequence, page, 1));
+    write(sizeof(wire::ListSpec), std::uint32_t{0});
+    push(wire::Op::forecast, cache, actor, 1, kOnePage, deadline_us);
+    while (lane->serve(1).value()) {
+    }
+    EXPECT_EQ(completions.next().value().value().code(), 0);
+  };
+  forecast(0, 0);  // over when its turn comes
+  forecast(1, 50'000'000);
+  for (const std::uint32_t once : {1U, 0U}) {
+    ASSERT_EQ(run(wire::Op::resolve, cache, actor, 0).code(), 0);
+    EXPECT_EQ(counts().forecast_dropped(), once);
+    EXPECT_EQ(counts().forecast_issued(), once);
+  }
+  write(0, wire::ListSpec(sequence, 0, 1));
+  ASSERT_EQ(run(wire::Op::resolve, cache, actor, 1, kOnePage).code(), 0);
+  EXPECT_EQ(counts().misses(), 1U);
+  EXPECT_EQ(counts().forecast_late(), 0U) << "it was dropped already";
 }
 
 }  // namespace

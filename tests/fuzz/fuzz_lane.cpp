@@ -5,18 +5,17 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <optional>
-#include <thread>
 #include <utility>
 
 #include "daemon/coordinator.h"
 #include "daemon/lane_session.h"
-#include "daemon/session.h"
+#include "tests/daemon/test_session.h"
 
 namespace {
 
 using namespace sluice::daemon;  // NOLINT(google-build-using-namespace): one function of a test
 namespace ipc = sluice::ipc;
+namespace test = sluice::test;
 namespace wire = sluice::ipc::wire;
 
 constexpr std::uint32_t kRing = 64;
@@ -26,44 +25,14 @@ constexpr std::size_t kMostRequests = 200;
 // One coordinator and cache for all inputs: what an input leaves behind, the next one meets.
 struct Node {
   Node() {
-    config.hbm = {.capacity_bytes = 1 << 20, .extent_bytes = 64 << 10};
-    config.dram = {.capacity_bytes = 4 << 20, .extent_bytes = 256 << 10};
-    TenantConfig tenant;
-    tenant.name = "t";
-    tenant.hbm.limit_bytes = config.hbm.capacity_bytes;
-    tenant.dram.limit_bytes = config.dram.capacity_bytes;
-    config.tenants.push_back(tenant);
     config.limits.actors_per_cache = 8;
     config.limits.sequences_per_session = 64;
     coordinator = std::move(
         *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
   }
-  Config config;
+  Config config = test::small_config();
   std::unique_ptr<Coordinator> coordinator;
 };
-
-std::shared_ptr<Session> new_session(Coordinator& coordinator) {
-  auto session = std::make_shared<Session>();
-  session->id = *coordinator.open_session(ipc::TenantId{0});
-  session->memory = std::move(*ipc::SessionMemory::create(kRing, kRequestBytes));
-  auto bells = ipc::make_doorbell();
-  session->bell = std::move(bells->daemon_end);
-  return session;
-}
-
-// As the server does, but for its waits. Nothing if there is an error.
-std::optional<OpenedCache> open_cache(Coordinator& coordinator, Session& session) {
-  const auto opening = std::make_shared<CacheOpening>();
-  opening->request.model = "m";
-  opening->request.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
-  opening->request.hbm_bytes = 64 << 10;
-  while (true) {
-    auto opened = coordinator.open_cache(session, opening);
-    if (!opened) return std::nullopt;
-    if (*opened) return std::move(*opened);
-    std::this_thread::yield();
-  }
-}
 
 class Input {
  public:
@@ -111,8 +80,9 @@ wire::Submission request_from(Input& input, std::uint64_t cache) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static Node node;
   Input input(data, size);
-  auto session = new_session(*node.coordinator);
-  const auto cache = open_cache(*node.coordinator, *session);
+  const auto session =
+      std::make_shared<test::TestSession>(*node.coordinator, 0, kRing, kRequestBytes);
+  const auto cache = test::open_small_cache(*node.coordinator, *session);
   if (cache) (void)node.coordinator->open_actor(*session, cache->handle);
   {
     LaneSession lane(session, *node.coordinator);

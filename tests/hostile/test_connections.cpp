@@ -11,6 +11,7 @@
 
 #include "tests/hostile/raw_peer.h"
 #include "tests/integration/daemon_process.h"
+#include "tests/status_of.h"
 
 namespace sluice::test {
 namespace {
@@ -26,10 +27,6 @@ constexpr uid_t kStranger = 54'321;
 constexpr uid_t kFirstUid = 54'400;
 
 bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
-
-sluice_status status_of(const client::Result<Client>& result) {
-  return result ? SLUICE_OK : result.error().code;
-}
 
 client::Result<Client> try_connect(const std::string& socket) {
   sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;

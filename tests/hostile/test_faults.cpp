@@ -18,6 +18,7 @@
 #include "ipc/memfd.h"
 #include "tests/hostile/raw_peer.h"
 #include "tests/integration/daemon_process.h"
+#include "tests/status_of.h"
 
 namespace sluice::test {
 namespace {
@@ -30,11 +31,6 @@ using client::Sequence;
 using nlohmann::json;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
-
-template <class T>
-sluice_status status_of(const client::Result<T>& result) {
-  return result ? SLUICE_OK : result.error().code;
-}
 
 std::uint64_t dram_used(const DaemonProcess& daemon, const std::string& tenant) {
   const json document = json::parse(daemon.admin("tenants"));
@@ -50,17 +46,6 @@ json blocks_of(const DaemonProcess& daemon) {
 
 std::size_t sessions_of(const DaemonProcess& daemon) {
   return json::parse(daemon.admin("sessions"))["sessions"].size();
-}
-
-Sequence sealed_sequence(Cache& cache, std::uint32_t blocks, const std::string& prefix) {
-  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
-  must(opened.sequence.extend(blocks));
-  for (std::uint32_t i = 0; i < blocks; ++i) {
-    const std::string key = prefix + std::to_string(i);
-    std::memset(must(opened.sequence.map(i)).data(), 9, 16);
-    must(opened.sequence.seal(i, std::as_bytes(std::span(key))));
-  }
-  return std::move(opened.sequence);
 }
 
 TEST(BadInput, LayoutsThatCannotBeAreRefused) {

@@ -7,9 +7,11 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <thread>
+#include <span>
+#include <utility>
 
 namespace sluice::test {
 
@@ -20,15 +22,6 @@ std::string beside_this_program(const std::string& name) {
 }
 
 }  // namespace
-
-bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds deadline) {
-  const auto end = std::chrono::steady_clock::now() + deadline;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 void DaemonProcess::write_config(const Options& options) const {
   std::ofstream file(config_file());
@@ -126,6 +119,18 @@ sluice_cache_desc small_cache(const char* model, sluice_executor executor, std::
   desc.page_kind = SLUICE_PAGE_LAYER;
   desc.hbm_bytes = 8 << 20;
   return desc;
+}
+
+client::Sequence sealed_sequence(client::Cache& cache, std::uint32_t blocks,
+                                 const std::string& prefix) {
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  must(opened.sequence.extend(blocks));
+  for (std::uint32_t i = 0; i < blocks; ++i) {
+    const std::string key = prefix + std::to_string(i);
+    std::memset(must(opened.sequence.map(i)).data(), 9, 16);
+    must(opened.sequence.seal(i, std::as_bytes(std::span(key))));
+  }
+  return std::move(opened.sequence);
 }
 
 }  // namespace sluice::test

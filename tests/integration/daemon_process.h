@@ -6,18 +6,12 @@
 #include <sys/types.h>
 
 #include <chrono>
-#include <functional>
 #include <string>
 
 #include "client/sluice.hpp"
+#include "tests/eventually.h"
 
 namespace sluice::test {
-
-inline constexpr std::chrono::seconds kDeadline{20};
-
-// Waits until `condition` holds, looking at it again and again; false at the deadline.
-bool eventually(const std::function<bool()>& condition,
-                std::chrono::milliseconds deadline = kDeadline);
 
 class DaemonProcess {
  public:
@@ -64,6 +58,10 @@ class DaemonProcess {
 // have 2 KiB.
 sluice_cache_desc small_cache(const char* model, sluice_executor executor,
                               std::uint32_t layers = 4);
+
+// A sequence of sealed blocks with the keys `prefix`0, `prefix`1 and so on.
+client::Sequence sealed_sequence(client::Cache& cache, std::uint32_t blocks,
+                                 const std::string& prefix);
 
 // A cache that the test can use; fails the test on an error.
 template <class T>

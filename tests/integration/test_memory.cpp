@@ -16,6 +16,7 @@
 
 #include "tests/integration/daemon_process.h"
 #include "tests/integration/gate.h"
+#include "tests/status_of.h"
 
 namespace sluice::test {
 namespace {
@@ -40,11 +41,6 @@ sluice_cache_desc large_cache(const char* model = "large") {
   sluice_cache_desc desc = small_cache(model, SLUICE_EXECUTOR_DIRECT);
   desc.hbm_bytes = std::uint64_t{kLargeExtents} << 20;
   return desc;
-}
-
-template <class T>
-sluice_status status_of(const client::Result<T>& result) {
-  return result ? SLUICE_OK : result.error().code;
 }
 
 json tenant_row(const DaemonProcess& daemon, const std::string& tenant) {
@@ -81,6 +77,10 @@ bool nothing_is_left(const DaemonProcess& daemon, const std::string& tenant) {
   });
 }
 
+bool no_session_is_left(const DaemonProcess& daemon) {
+  return eventually([&] { return json::parse(daemon.admin("sessions"))["sessions"].empty(); });
+}
+
 // An open in a thread of its own, with all the patience in the world.
 class Opening {
  public:
@@ -94,6 +94,17 @@ class Opening {
   Client client_;
   std::future<client::Result<Cache>> opened_;
 };
+
+// The same in a process of its own, which the test kills.
+pid_t engine_that_opens(const DaemonProcess& daemon) {
+  const pid_t engine = fork();
+  if (engine == 0) {
+    Client client = daemon.connect('a', 60'000'000);
+    (void)client.open_cache(large_cache());
+    _exit(0);
+  }
+  return engine;
+}
 
 // Everything that a request does without new memory.
 void hold_that_all_is_served(const DaemonProcess& daemon, Cache& cache, const std::string& name) {
@@ -227,12 +238,7 @@ TEST(Memory, ComesBackWhenAnEngineDiesInMidOpen) {
   const DaemonProcess daemon(gated());
   GateKeeper gate(gate_beside(daemon.config_file()));
   gate.close();
-  const pid_t engine = fork();
-  if (engine == 0) {
-    Client client = daemon.connect('a', 60'000'000);
-    (void)client.open_cache(large_cache());
-    _exit(0);
-  }
+  const pid_t engine = engine_that_opens(daemon);
   gate.let(3);
   ASSERT_TRUE(eventually([&] { return gate.asked() == 4; }));
   EXPECT_EQ(arena_extents(daemon), 3U);
@@ -250,12 +256,7 @@ TEST(Memory, IsMadeForTheOneWhoStillWaitsWhenTheOtherDies) {
   const DaemonProcess daemon(gated());
   GateKeeper gate(gate_beside(daemon.config_file()));
   gate.close();
-  const pid_t engine = fork();
-  if (engine == 0) {
-    Client client = daemon.connect('a', 60'000'000);
-    (void)client.open_cache(large_cache());
-    _exit(0);
-  }
+  const pid_t engine = engine_that_opens(daemon);
   ASSERT_TRUE(gate.somebody_waits());
   Opening second(daemon, 'a', large_cache());
   ASSERT_TRUE(eventually([&] { return sessions_that(daemon, "opening") == 2; }));
@@ -276,8 +277,7 @@ TEST(Memory, ComesBackWhenAClientGoesAwayInMidOpen) {
     Client client = daemon.connect('a', 200'000);
     EXPECT_EQ(status_of(client.open_cache(large_cache())), SLUICE_TIMED_OUT);
   }  // says Bye, while this process lives on
-  EXPECT_TRUE(
-      eventually([&] { return json::parse(daemon.admin("sessions"))["sessions"].empty(); }));
+  EXPECT_TRUE(no_session_is_left(daemon));
   gate.let(1);
   EXPECT_TRUE(nothing_is_left(daemon, "a"));
   EXPECT_EQ(gate.asked(), 1U);
@@ -292,8 +292,7 @@ TEST(Memory, ComesBackWhenAClientGoesAwayInItsSecondOpen) {
     EXPECT_EQ(status_of(client.open_cache(large_cache())), SLUICE_TIMED_OUT);
     EXPECT_EQ(status_of(client.open_cache(large_cache())), SLUICE_TIMED_OUT);
   }
-  EXPECT_TRUE(
-      eventually([&] { return json::parse(daemon.admin("sessions"))["sessions"].empty(); }));
+  EXPECT_TRUE(no_session_is_left(daemon));
   gate.open();
   EXPECT_TRUE(nothing_is_left(daemon, "a"));
 }

@@ -48,18 +48,6 @@ std::string with(const char* name, const std::string& labels) {
   return std::string(name) + "{" + labels + "}";
 }
 
-// A sequence of sealed blocks.
-Sequence sealed(Cache& cache, std::uint32_t blocks, const std::string& prefix) {
-  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
-  must(opened.sequence.extend(blocks));
-  for (std::uint32_t i = 0; i < blocks; ++i) {
-    const std::string key = prefix + std::to_string(i);
-    std::memset(must(opened.sequence.map(i)).data(), 7, 16);
-    must(opened.sequence.seal(i, std::as_bytes(std::span(key))));
-  }
-  return std::move(opened.sequence);
-}
-
 // Blocks 0 to `blocks` - 1 of a sequence as lists of pages, one per layer.
 class Lists {
  public:
@@ -106,7 +94,7 @@ TEST_P(Executors, TiersSessionsAndBlocksAreWhatTheClientsHold) {
   const DaemonProcess daemon(with_metrics());
   Client client = daemon.connect('a');
   Cache cache = must(client.open_cache(small_cache("model", GetParam())));
-  const Sequence first = sealed(cache, 20, "k");
+  const Sequence first = sealed_sequence(cache, 20, "k");
   auto again = must(cache.open_sequence({"k0", 2, 0, 1}));
   must(again.sequence.extend(3));
   const Scrape now = scrape(daemon);
@@ -139,7 +127,7 @@ TEST_P(Executors, ResolvedPagesAndMovedBytesAreThoseOfTheClientAndStayWhenTheCac
     sluice_cache_desc small = small_cache("model", GetParam());
     small.hbm_bytes = 1 << 20;  // 512 pages
     Cache cache = must(client.open_cache(small));
-    const Sequence sequence = sealed(cache, 200, "k");
+    const Sequence sequence = sealed_sequence(cache, 200, "k");
     auto unsealed = must(cache.open_sequence({nullptr, 0, 0, 0}));
     must(unsealed.sequence.extend(2));
     Actor actor = must(cache.open_actor());
@@ -170,7 +158,7 @@ TEST_P(Executors, ResolvedPagesAndMovedBytesAreThoseOfTheClientAndStayWhenTheCac
               GetParam() == SLUICE_EXECUTOR_DAEMON ? 4 : 0);
 
     // Other pages in another step: they push these out.
-    const Sequence others = sealed(cache, 100, "m");
+    const Sequence others = sealed_sequence(cache, 100, "m");
     must(actor.begin_step());
     sum.add(must(actor.resolve(Lists(others, 100))));
     must(actor.end_step());
@@ -202,7 +190,7 @@ TEST_P(Executors, ForecastsMoveBytesOfTheirOwnClass) {
   const DaemonProcess daemon(with_metrics());
   Client client = daemon.connect('a');
   Cache cache = must(client.open_cache(small_cache("model", GetParam())));
-  const Sequence sequence = sealed(cache, 10, "k");
+  const Sequence sequence = sealed_sequence(cache, 10, "k");
   Actor actor = must(cache.open_actor());
   must(actor.begin_step());
   must(actor.forecast(Lists(sequence, 10, 1), 1'000'000, 100));
@@ -374,7 +362,7 @@ TEST(CountersOfADirectSession, NeverTakeAMetricBack) {
   // Another actor's pages on top of it: the sum does not wrap around.
   Client honest = daemon.connect('a');
   Cache cache = must(honest.open_cache(small_cache("model", SLUICE_EXECUTOR_DIRECT)));
-  const Sequence sequence = sealed(cache, 4, "k");
+  const Sequence sequence = sealed_sequence(cache, 4, "k");
   Actor actor = must(cache.open_actor());
   must(actor.begin_step());
   must(actor.resolve(Lists(sequence, 4)));

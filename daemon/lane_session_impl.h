@@ -1,0 +1,142 @@
+// What a lane keeps of a session, and the operations on it: lane_session.cpp takes requests and
+// answers them, lane_session_sequences.cpp, _steps.cpp and _resolve.cpp execute them.
+//
+// Thread-safety: the lane's thread only.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "daemon/coordinator.h"
+#include "daemon/forecast_queue.h"
+#include "daemon/lane_session.h"
+#include "daemon/session.h"
+#include "daemon/session_end.h"
+#include "ipc/error.h"
+#include "ipc/ids.h"
+#include "ipc/request_memory.h"
+#include "ipc/ring.h"
+#include "ipc/untrusted.h"
+#include "ipc/validated.h"
+#include "ipc/wire_generated.h"
+#include "kernels/resolve.h"
+#include "kernels/table.h"
+
+namespace sluice::daemon {
+
+// What a request gives back, besides what it writes into the reply area.
+struct LaneReply {
+  std::uint64_t value0 = 0;
+  std::uint64_t value1 = 0;
+  std::uint32_t frame_extents = 0;
+};
+
+struct LaneSequence {
+  std::uint32_t generation = 0;  // 0: free
+  std::shared_ptr<CacheMemory> memory;
+  ipc::CacheId cache;
+  std::vector<std::uint32_t> ids;
+  std::unordered_map<std::uint32_t, std::vector<kernels::Slot>> pins;  // by block index
+};
+
+// A step of an actor that the daemon runs.
+struct LaneActor {
+  std::uint64_t opened = 0;  // which opening of the seat this is about
+  bool in_step = false;
+  kernels::Step step = 0;
+};
+
+// A resolve that is not over: the pages that it misses are brought in slice by slice.
+struct RunningResolve {
+  ipc::wire::Submission request;
+  std::span<std::byte> reply;
+  SessionCache cache;
+  kernels::Step step = 0;
+  kernels::ResolveList list;
+  kernels::Resolving progress;
+  std::chrono::steady_clock::time_point start;
+};
+
+struct LaneSession::Impl {
+  Impl(std::shared_ptr<Session> its_session, Coordinator& its_coordinator)
+      : session(std::move(its_session)),
+        coordinator(its_coordinator),
+        requests(session->memory.submission_ring()),
+        completions(session->memory.completion_ring()),
+        copier(session->memory.request_memory()),
+        resolve_time(coordinator.resolve_histogram(session->tenant)),
+        forecasts(session->id, coordinator) {}
+
+  using Ran = std::expected<void, SessionEnd>;
+  Ran run(const ipc::wire::Submission& request);
+  // A slice of the resolve that is running.
+  Ran go_on();
+  Ran answer(const ipc::wire::Submission& request, std::span<std::byte> area,
+             const ipc::Result<LaneReply>& done);
+  ipc::Result<LaneReply> execute(const ipc::wire::Submission& request, std::span<std::byte> reply);
+
+  ipc::Result<LaneReply> open(const ipc::wire::Submission& request, std::span<std::byte> reply,
+                              bool more);
+  ipc::Result<LaneReply> extend(const ipc::wire::Submission& request, std::span<std::byte> reply);
+  ipc::Result<LaneReply> fork(const ipc::wire::Submission& request, std::span<std::byte> reply);
+  ipc::Result<LaneReply> truncate(const ipc::wire::Submission& request);
+  ipc::Result<LaneReply> release(const ipc::wire::Submission& request);
+  ipc::Result<LaneReply> seal(const ipc::wire::Submission& request, std::span<std::byte> reply);
+  ipc::Result<LaneReply> pin(const ipc::wire::Submission& request, std::span<std::byte> reply);
+  ipc::Result<LaneReply> begin_step(const ipc::wire::Submission& request);
+  ipc::Result<LaneReply> end_step(const ipc::wire::Submission& request);
+  ipc::Result<LaneReply> begin_resolve(const ipc::wire::Submission& request,
+                                       std::span<std::byte> reply);
+  LaneReply end_resolve();
+  ipc::wire::ResolveCounts take_results(const SessionCache& cache,
+                                        const kernels::ResolveCounts& counts);
+  ipc::Result<LaneReply> forecast(const ipc::wire::Submission& request);
+
+  ipc::Result<std::span<const std::byte>> copy(const ipc::wire::Submission& request) {
+    return copier.copy(ipc::Untrusted(request.offset()), ipc::Untrusted(request.length()),
+                       session->memory.request_memory().size());
+  }
+  ipc::Result<residency::KeyView> keys_of(ipc::ByteCursor& cursor, std::uint32_t key_bytes,
+                                          std::uint32_t count);
+  ipc::Result<LaneSequence*> sequence(std::uint64_t bits);
+  LaneSequence& add_sequence(ipc::Handle handle);
+  ipc::Result<SessionCache> cache_of(const ipc::wire::Submission& request,
+                                     ipc::wire::Executor executor);
+  ipc::Result<LaneActor*> actor_of(const SessionCache& cache, std::uint32_t actor, bool in_step);
+  ipc::Result<std::uint64_t> gather(const SessionCache& cache,
+                                    const ipc::wire::Submission& request);
+
+  std::shared_ptr<Session> session;
+  Coordinator& coordinator;
+  ipc::SubmissionConsumer requests;
+  ipc::CompletionProducer completions;
+  ipc::RequestCopier copier;
+  Histogram& resolve_time;
+  std::vector<LaneSequence> sequences;                  // by handle index
+  std::unordered_map<std::uint64_t, LaneActor> actors;  // by cache and actor
+  std::vector<residency::BlockRef> blocks;              // scratch
+  std::vector<residency::ForkedBlock> copies;
+  ForecastQueue forecasts;
+  // Of the request at hand: slots that are known because they are pinned, and the pages of the
+  // rest.
+  std::vector<kernels::Slot> slots;
+  std::vector<std::uint8_t> outcomes;
+  std::vector<kernels::Page> pages;
+  std::vector<kernels::Slot> found_slots;
+  std::vector<kernels::Outcome> found_outcomes;
+  std::optional<RunningResolve> running;  // then nothing else of the session runs
+  std::size_t named = 0;                  // pages, by the requests of this turn
+};
+
+// The error of a reply area that is too small; sizes in bytes.
+std::unexpected<ipc::Error> small_reply(std::size_t need, std::size_t have);
+
+}  // namespace sluice::daemon

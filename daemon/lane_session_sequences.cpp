@@ -1,0 +1,229 @@
+// Operations on sequences: open, extend, fork, truncate, release, seal, pin.
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "daemon/lane_session_impl.h"
+#include "kernels/pins.h"
+
+namespace sluice::daemon {
+
+namespace wire = ipc::wire;
+using ipc::Errc;
+using ipc::fail;
+using ipc::Handle;
+
+namespace {
+
+template <class T>
+void put(std::byte* to, const T& value) {
+  std::memcpy(to, &value, sizeof(T));
+}
+
+}  // namespace
+
+ipc::Result<LaneSequence*> LaneSession::Impl::sequence(std::uint64_t bits) {
+  const Handle handle = Handle::from_bits(bits);
+  if (handle.generation == 0 || handle.index >= sequences.size() ||
+      sequences[handle.index].generation != handle.generation) {
+    return fail(Errc::stale_handle,
+                "no sequence of this session has that handle; it was released, "
+                "or belongs to another session");
+  }
+  return &sequences[handle.index];
+}
+
+LaneSequence& LaneSession::Impl::add_sequence(Handle handle) {
+  if (handle.index >= sequences.size()) sequences.resize(handle.index + 1);
+  sequences[handle.index] = {};
+  sequences[handle.index].generation = handle.generation;
+  return sequences[handle.index];
+}
+
+ipc::Result<residency::KeyView> LaneSession::Impl::keys_of(ipc::ByteCursor& cursor,
+                                                           std::uint32_t key_bytes,
+                                                           std::uint32_t count) {
+  if (key_bytes == 0 || key_bytes > residency::kMaxKeyBytes) {
+    return fail(Errc::invalid_argument, "a key of " + std::to_string(key_bytes) +
+                                            " bytes; expected 1 to " +
+                                            std::to_string(residency::kMaxKeyBytes));
+  }
+  auto bytes = cursor.take_bytes(std::size_t{key_bytes} * count, "keys");
+  if (!bytes) return std::unexpected(std::move(bytes.error()));
+  return residency::KeyView{bytes->data(), key_bytes, key_bytes, count};
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::open(const wire::Submission& request,
+                                               std::span<std::byte> reply, bool more) {
+  auto bytes = copy(request);
+  if (!bytes) return std::unexpected(std::move(bytes.error()));
+  ipc::ByteCursor cursor(*bytes);
+  auto spec = cursor.take<wire::OpenSpec>("OpenSpec");
+  if (!spec) return std::unexpected(std::move(spec.error()));
+  auto keys = keys_of(cursor, spec->key_bytes(), spec->keys());
+  if (!keys) return std::unexpected(std::move(keys.error()));
+  const std::size_t need = std::size_t{spec->keys()} * sizeof(wire::BlockRef);
+  if (reply.size() < need) return small_reply(need, reply.size());
+
+  auto cache = session->cache(Handle::from_bits(spec->cache()));
+  if (!cache) return std::unexpected(std::move(cache.error()));
+  LaneSequence* target = nullptr;
+  if (more) {
+    auto found = sequence(request.handle());
+    if (!found) return std::unexpected(std::move(found.error()));
+    target = *found;
+  }
+  auto opened = more ? coordinator.append_known(session->id, Handle::from_bits(request.handle()),
+                                                *keys, blocks)
+                     : coordinator.open_sequence(session->id, cache->id, *keys, blocks);
+  if (!opened) return std::unexpected(std::move(opened.error()));
+  if (!more) {
+    target = &add_sequence(opened->sequence);
+    target->memory = cache->memory;
+    target->cache = cache->id;
+  }
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    target->ids.push_back(blocks[i].id.value);
+    put(reply.data() + i * sizeof(wire::BlockRef),
+        wire::BlockRef(blocks[i].id.value, blocks[i].frame.value));
+  }
+  return LaneReply{more ? request.handle() : opened->sequence.bits(), blocks.size(),
+                   target->memory->frame_extents()};
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::extend(const wire::Submission& request,
+                                                 std::span<std::byte> reply) {
+  auto found = sequence(request.handle());
+  if (!found) return std::unexpected(std::move(found.error()));
+  const std::size_t need = std::size_t{request.count()} * sizeof(wire::BlockRef);
+  if (reply.size() < need) return small_reply(need, reply.size());
+  auto first = coordinator.extend(session->id, (*found)->cache, Handle::from_bits(request.handle()),
+                                  request.count(), blocks);
+  if (!first) return std::unexpected(std::move(first.error()));
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    (*found)->ids.push_back(blocks[i].id.value);
+    put(reply.data() + i * sizeof(wire::BlockRef),
+        wire::BlockRef(blocks[i].id.value, blocks[i].frame.value));
+  }
+  return LaneReply{*first, blocks.size(), (*found)->memory->frame_extents()};
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::fork(const wire::Submission& request,
+                                               std::span<std::byte> reply) {
+  auto parent = sequence(request.handle());
+  if (!parent) return std::unexpected(std::move(parent.error()));
+  auto child =
+      coordinator.fork(session->id, (*parent)->cache, Handle::from_bits(request.handle()), copies);
+  if (!child) return std::unexpected(std::move(child.error()));
+  const std::size_t need = copies.size() * sizeof(wire::ForkedRef);
+  if (reply.size() < need) {
+    (void)coordinator.release(session->id, *child);
+    return small_reply(need, reply.size());
+  }
+  std::vector<std::uint32_t> ids = (*parent)->ids;
+  std::shared_ptr<CacheMemory> memory = (*parent)->memory;
+  const ipc::CacheId cache = (*parent)->cache;
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    const residency::ForkedBlock& block = copies[i];
+    ids[block.index] = block.child.id.value;
+    put(reply.data() + i * sizeof(wire::ForkedRef),
+        wire::ForkedRef(block.index, block.parent.id.value, block.parent.frame.value,
+                        block.child.id.value, block.child.frame.value));
+  }
+  LaneSequence& made = add_sequence(*child);
+  made.ids = std::move(ids);
+  made.memory = std::move(memory);
+  made.cache = cache;
+  return LaneReply{child->bits(), copies.size(), made.memory->frame_extents()};
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::truncate(const wire::Submission& request) {
+  auto found = sequence(request.handle());
+  if (!found) return std::unexpected(std::move(found.error()));
+  auto done =
+      coordinator.truncate(session->id, Handle::from_bits(request.handle()), request.count());
+  if (!done) return std::unexpected(std::move(done.error()));
+  (*found)->ids.resize(request.count());
+  std::erase_if((*found)->pins, [&](const auto& pin) { return pin.first >= request.count(); });
+  return LaneReply{};
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::release(const wire::Submission& request) {
+  auto found = sequence(request.handle());
+  if (!found) return std::unexpected(std::move(found.error()));
+  auto done = coordinator.release(session->id, Handle::from_bits(request.handle()));
+  if (!done) return std::unexpected(std::move(done.error()));
+  **found = {};
+  return LaneReply{};
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::seal(const wire::Submission& request,
+                                               std::span<std::byte> reply) {
+  auto found = sequence(request.handle());
+  if (!found) return std::unexpected(std::move(found.error()));
+  auto bytes = copy(request);
+  if (!bytes) return std::unexpected(std::move(bytes.error()));
+  ipc::ByteCursor cursor(*bytes);
+  auto spec = cursor.take<wire::KeySpec>("KeySpec");
+  if (!spec) return std::unexpected(std::move(spec.error()));
+  auto keys = keys_of(cursor, spec->key_bytes(), 1);
+  if (!keys) return std::unexpected(std::move(keys.error()));
+  if (reply.size() < sizeof(wire::BlockRef)) {
+    return small_reply(sizeof(wire::BlockRef), reply.size());
+  }
+  const std::uint32_t index = request.count();
+  auto sealed = coordinator.seal(session->id, Handle::from_bits(request.handle()), index,
+                                 (*keys)[0], request.value());
+  if (!sealed) return std::unexpected(std::move(sealed.error()));
+  LaneSequence& target = **found;
+  // After a deduplication the old id retires, pins and all; it may even be somebody else's by now.
+  if (sealed->deduplicated) target.pins.erase(index);
+  if (const auto pins = target.pins.find(index); pins != target.pins.end()) {
+    const kernels::HotTable& table = target.memory->table();
+    kernels::seal_pins(table, target.ids[index], kernels::clock_of(table), pins->second.data());
+    target.pins.erase(pins);
+  }
+  target.ids[index] = sealed->block.id.value;
+  put(reply.data(), wire::BlockRef(sealed->block.id.value, sealed->block.frame.value));
+  return LaneReply{sealed->deduplicated ? 1U : 0U, 0, target.memory->frame_extents()};
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::pin(const wire::Submission& request,
+                                              std::span<std::byte> reply) {
+  auto found = sequence(request.handle());
+  if (!found) return std::unexpected(std::move(found.error()));
+  LaneSequence& target = **found;
+  const std::uint32_t index = request.count();
+  const kernels::HotTable& table = target.memory->table();
+  const std::uint32_t per_block = table.sizes.pages_per_block;
+  const std::size_t need = std::size_t{per_block} * sizeof(std::int32_t);
+  if (reply.size() < need) return small_reply(need, reply.size());
+  if (index >= target.ids.size()) {
+    return fail(Errc::invalid_argument, "block " + std::to_string(index) + " of a sequence of " +
+                                            std::to_string(target.ids.size()));
+  }
+  auto actor =
+      actor_of({target.cache, target.memory, wire::Executor::daemon}, request.actor(), true);
+  if (!actor) return std::unexpected(std::move(actor.error()));
+  auto& pins = target.pins[index];
+  if (pins.empty()) {
+    // Only a private block has no frame that resolvers know.
+    if (kernels::frame_of(table, target.ids[index]) != kernels::kNoFrame) {
+      target.pins.erase(index);
+      return fail(Errc::wrong_state, "block " + std::to_string(index) + " is sealed");
+    }
+    pins.resize(per_block);
+    if (!kernels::claim_pins(table, table.sizes.slots, target.ids[index], (*actor)->step,
+                             pins.data())) {
+      target.pins.erase(index);
+      return fail(Errc::no_slot,
+                  "the arena has no " + std::to_string(per_block) +
+                      " slots that running steps do not use; end a step, or give the "
+                      "cache more HBM");
+    }
+  }
+  std::memcpy(reply.data(), pins.data(), need);
+  return LaneReply{};
+}
+
+}  // namespace sluice::daemon
