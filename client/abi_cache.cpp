@@ -107,6 +107,7 @@ sluice_status sluice_cache_get_info(sluice_cache* cache, sluice_cache_info* out,
     if (cache == nullptr) return null_argument("cache");
     if (auto ok = check_struct(out, "cache_info"); !ok) return ok;
     const Cache& impl = *cache->impl;
+    if (auto ok = cache->impl->client().check(); !ok) return ok;
     out->created = impl.created() ? 1 : 0;
     out->slots = impl.slots();
     out->page_bytes = impl.geometry().page_bytes;
@@ -159,6 +160,7 @@ sluice_status sluice_cache_get_stats(sluice_cache* cache, sluice_cache_stats* ou
   return guarded(error, [&]() -> ipc::Status {
     if (cache == nullptr) return null_argument("cache");
     if (auto ok = check_struct(out, "cache_stats"); !ok) return ok;
+    if (auto ok = cache->impl->client().check(); !ok) return ok;
     cache->impl->collect_stats();
     const CacheStats& from = cache->impl->stats();
     const auto get = [](const std::atomic<std::uint64_t>& n) {
