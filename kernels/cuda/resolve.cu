@@ -533,7 +533,7 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
 // there; `parts` pieces of a page, or `together` pages of a piece.
 __device__ void set_ready_bits(const Launch& launch, std::uint32_t pieces, std::uint32_t parts,
                                std::uint32_t together, std::uint32_t pages) {
-  const std::uint32_t me = blockIdx.x - launch.lookers;
+  const std::uint32_t me = role_block() - launch.lookers;
   Fill* const fills = launch.scratch->fills;
   __threadfence();
   __syncthreads();
@@ -571,7 +571,7 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
   __syncthreads();
   const std::uint32_t pages = shared.handed;
   if (pages == 0) return;
-  const std::uint32_t me = blockIdx.x - launch.lookers;
+  const std::uint32_t me = role_block() - launch.lookers;
   const Fill* const fills = launch.scratch->fills;
   if (store.page_bytes % sizeof(uint4) != 0) {
     for (std::uint32_t page = me; page < pages; page += launch.copiers) {
