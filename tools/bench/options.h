@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tools/bench/benchmark.h"
+#include "tools/bench/decode.h"
 #include "tools/bench/gpu.h"
 
 namespace sluice::tools {
@@ -24,6 +25,8 @@ struct BenchOptions {
   Setting setting;
   bool gpu = false;  // the subcommand: `gpu_options` says what to do
   GpuOptions gpu_options;
+  bool decode = false;  // likewise
+  DecodeOptions decode_options;
 };
 
 // An exit code when there is nothing more to do: the help was shown, or the usage is wrong.
