@@ -61,7 +61,11 @@ DecodeAccess::Played DecodeAccess::played(std::uint32_t step, std::uint32_t laye
   const std::uint32_t player = sequence + layer / trace_.layers * shape_.sequences;
   const auto requests = static_cast<std::uint32_t>(trace_.requests.size());
   const SparseRequest& request = trace_.requests[player % requests];
-  const std::uint32_t ahead = player / requests * kPlayerShift;
+  const std::uint32_t turns = (shape_.layers + trace_.layers - 1) / trace_.layers;
+  const std::uint32_t of_request = (shape_.sequences * turns + requests - 1) / requests;
+  const std::uint32_t room = request.steps > shape_.steps ? request.steps - shape_.steps : 0;
+  const std::uint32_t number = player / requests;
+  const std::uint32_t ahead = room > 0 ? number * room / of_request : number * kPlayerShift;
   return {request, reflected(step + ahead, request.steps), layer % trace_.layers};
 }
 
@@ -71,7 +75,8 @@ std::vector<std::uint32_t> DecodeAccess::mapped(const SparseRequest& request,
   std::vector<std::uint32_t> out;
   out.reserve(blocks.size());
   for (const std::uint32_t block : blocks) {
-    const auto place = static_cast<std::uint32_t>(block * std::uint64_t{shape_.blocks} / of_request);
+    const auto place =
+        static_cast<std::uint32_t>(block * std::uint64_t{shape_.blocks} / of_request);
     if (out.empty() || out.back() != place) out.push_back(place);
   }
   return out;
@@ -124,9 +129,7 @@ constexpr std::uint64_t kMadeUpSeed = 20;
 
 using Random = std::mt19937_64;
 
-double uniform(Random& random) {
-  return std::uniform_real_distribution<double>(0.0, 1.0)(random);
-}
+double uniform(Random& random) { return std::uniform_real_distribution<double>(0.0, 1.0)(random); }
 
 // What one layer of one request reads, step by step.
 class Reader {

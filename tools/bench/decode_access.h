@@ -3,12 +3,12 @@
 //
 // The lists are those of the trace's layers, heads united. Model layer l plays trace layer l mod L
 // of L. *Players* are numbered through: sequence s plays player s in the first L layers, player s +
-// sequences in the L layers after them, and so on. Player p plays request p mod R of R, and is
-// kPlayerShift steps ahead of the player before it of the same request. Behind its last step a
-// request is played backwards, and at its first step forwards again, so that steps that follow each
-// other always followed each other. Block b of a request that ends with N blocks is block b * B / N
-// of a sequence of B: counts and reuse are the trace's, unless N is more than B, where blocks fall
-// together.
+// sequences in the L layers after them, and so on. Player p plays request p mod R of R. Players of
+// the same request begin at different steps of it, evenly spread so that all end before it does. A
+// request that is shorter than what is played is played backwards behind its last step, and
+// forwards again behind its first one; its players are kPlayerShift steps ahead of each other.
+// Block b of a request that ends with N blocks is block b * B / N of a sequence of B: counts and
+// reuse are the trace's, unless N is more than B, where blocks fall together.
 //
 // Thread-safety: const calls by any thread.
 #pragma once
@@ -29,6 +29,7 @@ struct DecodeShape {
   std::uint32_t sequences = 0;
   std::uint32_t layers = 0;
   std::uint32_t blocks = 0;  // of a sequence
+  std::uint32_t steps = 0;   // that are played
 };
 
 class DecodeAccess {

@@ -41,12 +41,8 @@ std::string number(double value, const char* format, bool is_there = true) {
 
 }  // namespace
 
-double DecodeRun::tokens_per_s() const {
-  return sequences * kUsPerSecond / step_us.mean();
-}
-double DecodeRun::gb_per_s() const {
-  return bytes_swapped() / step_us.mean() / kBytesPerUsAndGb;
-}
+double DecodeRun::tokens_per_s() const { return sequences * kUsPerSecond / step_us.mean(); }
+double DecodeRun::gb_per_s() const { return bytes_swapped() / step_us.mean() / kBytesPerUsAndGb; }
 double DecodeRun::link_share() const { return gb_per_s() / copy_only_gb_per_s; }
 
 DecodeAgainst against(const DecodeRun& run, const std::vector<DecodeRun>& all) {
@@ -86,7 +82,7 @@ GpuRow decode_row(const DecodeRun& run, const DecodeAgainst& others) {
   if (run.forecasts) {
     row["forecast_issued"] = run.forecast_issued;
     row["forecast_used"] = run.forecast_used;
-    row["forecast_late"] = run.forecast_late;
+    row["forecast_dropped"] = run.forecast_dropped;
   }
   row["bytes_swapped"] = run.bytes_swapped();
   row["link_gb_per_s"] = run.gb_per_s();
@@ -109,23 +105,23 @@ std::string decode_table(const std::vector<DecodeRun>& runs) {
   for (const DecodeRun& run : runs) {
     const bool sluice = run.home == DecodeHome::sluice;
     const DecodeAgainst others = against(run, runs);
-    rows.push_back(
-        {name_of(run.home), number(run.hbm_factor, "%.3gx", run.hbm_factor > 0),
-         human_bytes(static_cast<double>(run.hbm_bytes)),
-         sluice ? run.forecasts ? "yes" : "no" : "-", std::to_string(run.sequences),
-         number(ms(run.step_us.median()), "%.2f"), number(ms(run.step_us.quantile(kTail)), "%.2f"),
-         number(run.tokens_per_s(), "%.0f"), number(ms(run.attention_us), "%.2f"),
-         number(ms(run.matrix_us), "%.2f"), number(ms(run.resolve_us), "%.2f", sluice),
-         number(ms(run.resolve_hits_us), "%.2f", sluice), number(run.hit_rate(), "%.4f", sluice),
-         number(run.misses, "%.0f", sluice),
-         sluice ? human_bytes(run.bytes_swapped()) : std::string("-"),
-         number(run.link_share(), "%.2f", sluice),
-         sluice && others.all_in_hbm != nullptr
-             ? number(time_ratio(run, *others.all_in_hbm), "%.2f")
-             : std::string("-"),
-         sluice && others.fits_in_hbm != nullptr
-             ? number(run.tokens_per_s() / others.fits_in_hbm->tokens_per_s(), "%.2f")
-             : std::string("-")});
+    rows.push_back({name_of(run.home), number(run.hbm_factor, "%.3gx", run.hbm_factor > 0),
+                    human_bytes(static_cast<double>(run.hbm_bytes)),
+                    sluice ? run.forecasts ? "yes" : "no" : "-", std::to_string(run.sequences),
+                    number(ms(run.step_us.median()), "%.2f"),
+                    number(ms(run.step_us.quantile(kTail)), "%.2f"),
+                    number(run.tokens_per_s(), "%.0f"), number(ms(run.attention_us), "%.2f"),
+                    number(ms(run.matrix_us), "%.2f"), number(ms(run.resolve_us), "%.2f", sluice),
+                    number(ms(run.resolve_hits_us), "%.2f", sluice),
+                    number(run.hit_rate(), "%.4f", sluice), number(run.misses, "%.0f", sluice),
+                    sluice ? human_bytes(run.bytes_swapped()) : std::string("-"),
+                    number(run.link_share(), "%.2f", sluice),
+                    sluice && others.all_in_hbm != nullptr
+                        ? number(time_ratio(run, *others.all_in_hbm), "%.2f")
+                        : std::string("-"),
+                    sluice && others.fits_in_hbm != nullptr
+                        ? number(run.tokens_per_s() / others.fits_in_hbm->tokens_per_s(), "%.2f")
+                        : std::string("-")});
   }
   std::vector<std::size_t> widths(rows.front().size());
   for (const auto& row : rows) {

@@ -34,7 +34,7 @@ struct DecodeRun {
   double without_slot = 0;
   double forecast_issued = 0;
   double forecast_used = 0;
-  double forecast_late = 0;
+  double forecast_dropped = 0;  // for lack of budget or of spare slots
   double page_bytes = 0;
   double copy_only_gb_per_s = 0;
 

@@ -2,11 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <map>
 
-#include "tools/bench/decode_access.h"
 #include "tools/bench/gpu_plan.h"
 #include "tools/bench/report.h"
+#include "tools/common/choice.h"
 #include "tools/common/size.h"
 
 namespace sluice::tools {
@@ -75,13 +74,14 @@ constexpr double kMostHbmFactor = 100;
 void add_bytes(CLI::App* app, const std::string& name, std::uint64_t& bytes,
                const std::string& text) {
   app->add_option_function<std::string>(
-      name,
-      [&bytes, name](const std::string& value) {
-        const auto parsed = parse_bytes(value);
-        if (!parsed) throw CLI::ValidationError(name, parsed.error().text);
-        bytes = *parsed;
-      },
-      text);
+         name,
+         [&bytes, name](const std::string& value) {
+           const auto parsed = parse_bytes(value);
+           if (!parsed) throw CLI::ValidationError(name, parsed.error().text);
+           bytes = *parsed;
+         },
+         text)
+      ->type_name("SIZE");
 }
 
 void add_decode(CLI::App& app, DecodeOptions& options) {
@@ -102,8 +102,9 @@ void add_decode(CLI::App& app, DecodeOptions& options) {
   decode->add_option("--layers", options.layers, "of the model")
       ->check(CLI::Range(1u, kMostLayers))
       ->capture_default_str();
-  decode->add_option("--hbm-factor", options.hbm_factors,
-                     "HBM for KV, in pages of a step; may be several")
+  decode
+      ->add_option("--hbm-factor", options.hbm_factors,
+                   "HBM for KV, in pages of a step; may be several")
       ->delimiter(',')
       ->check(CLI::Range(1.0, kMostHbmFactor))
       ->capture_default_str();
@@ -113,15 +114,14 @@ void add_decode(CLI::App& app, DecodeOptions& options) {
   decode->add_option("--warm-steps", options.warm_steps, "before them")
       ->check(CLI::Range(1u, kMostSteps))
       ->capture_default_str();
-  decode->add_option("--matrix", options.matrix, "the matrix work of layers")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, MatrixChoice>{{"auto", MatrixChoice::automatic},
-                                              {"cublas", MatrixChoice::cublas},
-                                              {"stand-in", MatrixChoice::stand_in}}));
-  decode->add_option("--forecast-priority", options.forecast_priority,
-                     "of their stream, against that of the loop")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, ForecastPriority>{
-          {"high", ForecastPriority::high}, {"low", ForecastPriority::low}}));
+  add_choice<MatrixChoice>(*decode, "--matrix", options.matrix,
+                           {{"auto", MatrixChoice::automatic},
+                            {"cublas", MatrixChoice::cublas},
+                            {"stand-in", MatrixChoice::stand_in}},
+                           "the matrix work of layers (default: cuBLAS, if it is there)");
+  add_choice<ForecastPriority>(*decode, "--forecast-priority", options.forecast_priority,
+                               {{"high", ForecastPriority::high}, {"low", ForecastPriority::low}},
+                               "of their stream, against that of the loop (default: high)");
   add_bytes(decode, "--forecast-budget", options.forecast_budget,
             "bytes per layer (default: what the link moves while a layer computes)");
   decode->add_flag("--json", options.json, "one JSON object per line");

@@ -16,6 +16,7 @@ inline constexpr int kBenchFailed =
     1;  // a benchmark could not run; with --check: or missed its target
 inline constexpr int kBenchUsage = 2;
 inline constexpr int kBenchUnreachable = 3;  // the daemon does not start, or nothing listens
+inline constexpr int kBenchInterrupted = 130;
 
 struct BenchOptions {
   std::vector<const Benchmark*> chosen;

@@ -90,7 +90,9 @@ class DecodeBench {
   ipc::Status measure_fits_in_hbm(double factor);
   ipc::Status measure_resident(DecodeRun run, bool folded);
   ipc::Status measure_sluice(double factor);
-  ipc::Status measure_sluice_run(cuda::SluiceHome& home, cuda::GpuNode& node, DecodeRun run);
+  // Without forecasts, then with them, as `note` says.
+  ipc::Status measure_sluice_run(cuda::SluiceHome& home, cuda::GpuNode& node, DecodeRun run,
+                                 const std::string& note);
   // Fills in `run`, whose home is Sluice.
   ipc::Status time_sluice(cuda::DecodeLoop& loop, cuda::SluiceHome& home, cuda::GpuNode& node,
                           DecodeRun& run);
@@ -173,8 +175,7 @@ void DecodeBench::say_conditions() {
   row["warm_steps"] = options_.warm_steps;
   row["forecasts"] = access_.has_forecasts() ? "of the trace, a layer ahead"
                                              : "what the layer read in the step before";
-  row["forecast_priority"] =
-      options_.forecast_priority == ForecastPriority::high ? "high" : "low";
+  row["forecast_priority"] = options_.forecast_priority == ForecastPriority::high ? "high" : "low";
   row["matrix"] = matrix_->how() + "; all layers share one set of weights of " +
                   human_bytes(double(cuda::kMatrixWeightBytes));
   const std::string text = options_.json ? row.dump() : words_for(row);
@@ -254,9 +255,8 @@ ipc::Status DecodeBench::measure_all_in_hbm() {
 
 ipc::Status DecodeBench::measure_fits_in_hbm(double factor) {
   const std::uint64_t bytes = slots_for(factor) * cuda::kDecodePageBytes;
-  const auto fitting = static_cast<std::uint32_t>(
-      std::min<std::uint64_t>(bytes / cuda::ResidentHome::bytes(access_, 1, false),
-                              options_.sequences));
+  const auto fitting = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+      bytes / cuda::ResidentHome::bytes(access_, 1, false), options_.sequences));
   if (fitting == 0) {
     progress_.tell("not one sequence fits into " + human_bytes(double(bytes)));
     return {};
@@ -272,8 +272,7 @@ ipc::Status DecodeBench::measure_fits_in_hbm(double factor) {
 }
 
 ipc::Result<cuda::GpuNodeSpec> DecodeBench::spec_for(std::uint64_t slots) {
-  const std::uint64_t need =
-      slots * cuda::kDecodePageBytes + kv_bytes() / kPinnedPart + kSpareHbm;
+  const std::uint64_t need = slots * cuda::kDecodePageBytes + kv_bytes() / kPinnedPart + kSpareHbm;
   auto room = free_hbm();
   if (!room) return std::unexpected(std::move(room.error()));
   if (need > *room) {
@@ -324,8 +323,8 @@ ipc::Status DecodeBench::time_resolves(cuda::DecodeLoop& loop, DecodeRun& run) {
 
 ipc::Status DecodeBench::time_sluice(cuda::DecodeLoop& loop, cuda::SluiceHome& home,
                                      cuda::GpuNode& node, DecodeRun& run) {
-  auto graph = loop.capture(
-      {.matrix = true, .resolve = true, .forecast = run.forecasts, .attention = true});
+  auto graph =
+      loop.capture({.matrix = true, .resolve = true, .forecast = run.forecasts, .attention = true});
   if (!graph) return std::unexpected(std::move(graph.error()));
   auto warm = loop.run(*graph, 0, options_.warm_steps);
   if (!warm) return std::unexpected(std::move(warm.error()));
@@ -345,17 +344,18 @@ ipc::Status DecodeBench::time_sluice(cuda::DecodeLoop& loop, cuda::SluiceHome& h
   run.without_slot = of_step(tally->no_room + tally->absent);
   run.forecast_issued = of_step(after->forecast_issued - before->forecast_issued);
   run.forecast_used = of_step(after->forecast_used - before->forecast_used);
-  run.forecast_late = of_step(after->forecast_late - before->forecast_late);
+  run.forecast_dropped = of_step(after->forecast_dropped - before->forecast_dropped);
   return loop.verify(last_step());
 }
 
 ipc::Status DecodeBench::measure_sluice_run(cuda::SluiceHome& home, cuda::GpuNode& node,
-                                            DecodeRun run) {
+                                            DecodeRun run, const std::string& note) {
   auto loop = cuda::DecodeLoop::make(home, *matrix_, stream_);
   if (!loop) return std::unexpected(std::move(loop.error()));
   if (auto ok = loop->verify(0); !ok) return ok;
   for (const bool forecasts : {false, true}) {
     run.forecasts = forecasts;
+    run.note = forecasts ? note : "";
     if (auto ok = time_sluice(*loop, home, node, run); !ok) return ok;
     if (!forecasts) {
       if (auto ok = time_parts(*loop, run); !ok) return ok;
@@ -384,13 +384,13 @@ ipc::Status DecodeBench::measure_sluice(double factor) {
   if (!copy_only) return std::unexpected(std::move(copy_only.error()));
   run.copy_only_gb_per_s = *copy_only;
   const std::uint64_t budget = forecast_budget(*copy_only);
-  run.note = "forecasts of at most " + human_bytes(double(budget)) + " per layer";
-  auto home = cuda::SluiceHome::make(
-      *node, access_, stream_, all_steps(), budget,
-      options_.forecast_priority == ForecastPriority::high ? kHigh : kLow);
+  auto home =
+      cuda::SluiceHome::make(*node, access_, stream_, all_steps(), budget,
+                             options_.forecast_priority == ForecastPriority::high ? kHigh : kLow);
   if (!home) return std::unexpected(std::move(home.error()));
   home->fill_lists(0);
-  auto measured = measure_sluice_run(*home, *node, std::move(run));
+  const std::string note = "forecasts of at most " + human_bytes(double(budget)) + " per layer";
+  auto measured = measure_sluice_run(*home, *node, std::move(run), note);
   // Also after an error, plans go only when their launches have passed.
   (void)stream_.wait("the end of a run");
   if (auto ended = home->end(); !ended && measured) measured = std::move(ended);
@@ -414,6 +414,7 @@ ipc::Status DecodeBench::run() {
 
 int complain(const ipc::Error& error) {
   std::fprintf(stderr, "sluice-bench: decode: %s\n", error.text.c_str());
+  if (error.code == Errc::shutting_down && interrupted()) return kBenchInterrupted;
   return error.code == Errc::daemon_away ? kBenchUnreachable : kBenchFailed;
 }
 
@@ -426,7 +427,8 @@ int run_decode(const DecodeOptions& options) {
     std::fprintf(stderr, "sluice-bench: decode: not_supported: %s\n", gpu.error().text.c_str());
     return kBenchUnreachable;
   }
-  const DecodeShape shape{options.sequences, options.layers, options.tokens / kDecodeBlockTokens};
+  const DecodeShape shape{options.sequences, options.layers, options.tokens / kDecodeBlockTokens,
+                          options.warm_steps + options.steps};
   auto access = options.trace.empty() ? ipc::Result<DecodeAccess>(DecodeAccess::make_up(shape))
                                       : DecodeAccess::read(options.trace, shape);
   if (!access) return complain(access.error());

@@ -25,7 +25,7 @@ constexpr unsigned kReferenceThreads = 128;
 constexpr unsigned kMostBlocks = 4096;
 constexpr unsigned kReaderBlocksPerSm = 4;
 constexpr unsigned kReaderVectors = 8;  // per thread, on their way
-constexpr unsigned kBlocksPerSm = 16;  // of attention: several waves, so that the end is short
+constexpr unsigned kBlocksPerSm = 16;   // of attention: several waves, so that the end is short
 constexpr float kScale = 0.08838834764831845f;  // 1 / sqrt(kDecodeHeadDim)
 constexpr float kNone = -1e30f;                 // as a maximum: there is nothing yet
 // Numbers of an output are below 2 and mostly below 0.3; bf16 keeps eight bits of them.
@@ -146,8 +146,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionBlocksPerSm)
   Running running;
 #pragma unroll
   for (unsigned h = 0; h < kDecodeGroup; ++h) {
-    const auto* const row = reinterpret_cast<const uint4*>(attention.queries +
-                                                           (first_query + h) * kDecodeHeadDim);
+    const auto* const row =
+        reinterpret_cast<const uint4*>(attention.queries + (first_query + h) * kDecodeHeadDim);
     unpack(row[in_half], query[h]);
     running.max[h] = kNone;
     running.sum[h] = 0;
@@ -248,8 +248,7 @@ __global__ void __launch_bounds__(kThreads)
 __device__ float known_number(std::uint64_t page, unsigned head, unsigned plane, unsigned token,
                               unsigned dim) {
   constexpr unsigned kNumbers = sizeof(std::uint64_t) / 2;
-  const unsigned place =
-      ((head * 2 + plane) * kDecodePageTokens + token) * kDecodeHeadDim + dim;
+  const unsigned place = ((head * 2 + plane) * kDecodePageTokens + token) * kDecodeHeadDim + dim;
   const std::uint64_t word = decode_word(page, place / kNumbers);
   return low_number(static_cast<unsigned>(word >> (place % kNumbers * 16)) & 0xFFFFu);
 }
@@ -285,7 +284,8 @@ __global__ void __launch_bounds__(kReferenceThreads)
   float out = 0;
   for (unsigned t = 0; t < tokens; ++t) {
     if (scores[t] == kNone) continue;
-    const std::uint64_t page = known_page(known, sequence, known.items[first + t / kDecodePageTokens]);
+    const std::uint64_t page =
+        known_page(known, sequence, known.items[first + t / kDecodePageTokens]);
     const float weight = expf(scores[t] - max);
     sum += weight;
     out += weight * known_number(page, head, 1, t % kDecodePageTokens, threadIdx.x);
@@ -315,8 +315,8 @@ __global__ void __launch_bounds__(kThreads)
   unsigned long long mine[kOutcomes] = {};
   for (std::uint32_t list = blockIdx.x; list < lists; list += gridDim.x) {
     for (std::uint32_t i = threadIdx.x; i < counts[list]; i += kThreads) {
-      const unsigned outcome = min(unsigned{outcomes[std::size_t{list} * capacity + i]},
-                                   kOutcomes - 1);
+      const unsigned outcome =
+          min(unsigned{outcomes[std::size_t{list} * capacity + i]}, kOutcomes - 1);
 #pragma unroll
       for (unsigned o = 0; o < kOutcomes; ++o) mine[o] += o == outcome ? 1 : 0;
     }
@@ -360,8 +360,7 @@ std::size_t reference_bytes(std::uint32_t capacity) {
 int load_decode_kernels() {
   for (const cudaError_t status :
        {load(attention_kernel), load(join_kernel), load(verify_pages_kernel),
-        load(verify_attention_kernel), load(fill_kernel), load(tally_kernel),
-        load(read_kernel)}) {
+        load(verify_attention_kernel), load(fill_kernel), load(tally_kernel), load(read_kernel)}) {
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;

@@ -58,10 +58,10 @@ void DecodeLists::fill(const DecodeAccess& access, std::uint32_t first_step,
 }
 
 ipc::Status DecodeLists::enqueue(std::uint32_t step, const Stream& stream) {
-  return check(cudaMemcpyAsync(device_.data(), host_.get() + step * places_.words(),
-                               places_.words() * sizeof(std::int32_t), cudaMemcpyHostToDevice,
-                               stream.get()),
-               "copying the lists of a step");
+  return check(
+      cudaMemcpyAsync(device_.data(), host_.get() + step * places_.words(),
+                      places_.words() * sizeof(std::int32_t), cudaMemcpyHostToDevice, stream.get()),
+      "copying the lists of a step");
 }
 
 }  // namespace sluice::tools::cuda

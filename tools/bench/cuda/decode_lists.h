@@ -45,7 +45,9 @@ class DecodeLists {
   const ListPlaces& places() const { return places_; }
   std::uint32_t steps() const { return steps_; }
   const std::int32_t* items(std::uint32_t layer) const { return now(0) + layer * items_of_layer(); }
-  const std::uint32_t* counts(std::uint32_t layer) const { return counts_at(places_.items(), layer); }
+  const std::uint32_t* counts(std::uint32_t layer) const {
+    return counts_at(places_.items(), layer);
+  }
   const std::int32_t* forecast_items(std::uint32_t layer) const {
     return now(forecast_at()) + layer * items_of_layer();
   }

@@ -157,7 +157,8 @@ ipc::Status DecodeLoop::verify(std::uint32_t step) {
   if (auto ok = found_.clear("clearing a comparison"); !ok) return ok;
   if (auto ok = home_.lists().enqueue(step, stream_); !ok) return ok;
   for (std::uint32_t layer = 0; layer < home_.lists().places().layers; ++layer) {
-    if (auto ok = enqueue_layer({.matrix = true, .resolve = true, .attention = true}, layer); !ok) return ok;
+    if (auto ok = enqueue_layer({.matrix = true, .resolve = true, .attention = true}, layer); !ok)
+      return ok;
     const Attention done = attention(layer);
     const KnownPages known = home_.known(layer);
     const std::uint32_t seed = (step * home_.lists().places().layers + layer) * kPairs;

@@ -33,9 +33,9 @@ class DecodeLoop {
   ipc::Result<Series> run(const Graph& graph, std::uint32_t first, std::uint32_t count);
   // The same step again and again: the median. A step was run before it.
   ipc::Result<double> repeat(const Graph& graph);
-  // Runs a step without a graph, which also loads all that a capture must not load, and compares all
-  // bytes, and attention for some pairs in each layer.
-  // Errors: internal, when something is wrong.
+  // Runs a step without a graph, which also loads all that a capture must not load, and compares
+  // all bytes, and attention for some pairs in each layer. Errors: internal, when something is
+  // wrong.
   ipc::Status verify(std::uint32_t step);
 
  private:

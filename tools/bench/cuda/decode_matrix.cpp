@@ -23,9 +23,8 @@ struct Product {
   std::uint64_t weights() const { return std::uint64_t{rows} * depth; }
 };
 constexpr Product kBefore[] = {{kMatrixQkv, kMatrixHidden}};
-constexpr Product kAfter[] = {{kMatrixHidden, kMatrixHidden},
-                              {2 * kMatrixFeed, kMatrixHidden},
-                              {kMatrixHidden, kMatrixFeed}};
+constexpr Product kAfter[] = {
+    {kMatrixHidden, kMatrixHidden}, {2 * kMatrixFeed, kMatrixHidden}, {kMatrixHidden, kMatrixFeed}};
 
 std::uint64_t pages_for(std::uint64_t numbers) {
   return (numbers * 2 + kDecodePageBytes - 1) / kDecodePageBytes;
@@ -69,10 +68,10 @@ ipc::Status Matrix::State::enqueue(std::span<const Product> products, std::uint6
   }
   for (const Product& one : products) {
     const std::byte* const from = weights.data() + at * 2;
-    auto ok = cublas ? cublas->multiply(one.rows, sequences, one.depth, from, inputs.data(),
-                                        out.data())
-                     : check(read_weights(from, one.weights() * 2, sms, sink.data(), stream.get()),
-                             "launching the stand-in of the matrix work");
+    auto ok =
+        cublas ? cublas->multiply(one.rows, sequences, one.depth, from, inputs.data(), out.data())
+               : check(read_weights(from, one.weights() * 2, sms, sink.data(), stream.get()),
+                       "launching the stand-in of the matrix work");
     if (!ok) return ok;
     at += one.weights();
   }
@@ -93,8 +92,8 @@ ipc::Result<Matrix> Matrix::make(MatrixChoice choice, std::uint32_t most_sequenc
       state->how = "cuBLAS " + loaded->version();
       state->cublas.emplace(std::move(*loaded));
     } else if (choice == MatrixChoice::cublas) {
-      return fail(Errc::not_found, "cuBLAS cannot be used: " + loaded.error().text +
-                                       "; use --matrix stand-in");
+      return fail(Errc::not_found,
+                  "cuBLAS cannot be used: " + loaded.error().text + "; use --matrix stand-in");
     } else {
       missing = loaded.error().text;
     }

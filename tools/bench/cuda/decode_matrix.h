@@ -18,9 +18,9 @@
 namespace sluice::tools::cuda {
 
 inline constexpr std::uint32_t kMatrixHidden = 4096;
-inline constexpr std::uint32_t kMatrixQkv = 6144;      // 32 + 2 * 8 heads of 128
-inline constexpr std::uint32_t kMatrixFeed = 14336;    // of the feed-forward part
-inline constexpr std::uint64_t kMatrixWeights =        // of a layer
+inline constexpr std::uint32_t kMatrixQkv = 6144;    // 32 + 2 * 8 heads of 128
+inline constexpr std::uint32_t kMatrixFeed = 14336;  // of the feed-forward part
+inline constexpr std::uint64_t kMatrixWeights =      // of a layer
     std::uint64_t{kMatrixHidden} * (kMatrixQkv + kMatrixHidden + 3 * kMatrixFeed);
 inline constexpr std::uint64_t kMatrixWeightBytes = kMatrixWeights * 2;
 

@@ -19,14 +19,14 @@ ipc::Result<ResidentHome> ResidentHome::make(const DecodeAccess& access, std::ui
   auto pages = DeviceArray<std::byte>::make(bytes, "all KV in HBM");
   if (!pages) return std::unexpected(std::move(pages.error()));
   home.pages_ = std::move(*pages);
-  for (const int status : {fill_pages(home.pages_.data(), home.slots_, 0, nullptr),
-                           int{cudaDeviceSynchronize()}}) {
+  for (const int status :
+       {fill_pages(home.pages_.data(), home.slots_, 0, nullptr), int{cudaDeviceSynchronize()}}) {
     if (auto ok = check(status, "filling KV in HBM"); !ok) {
       return std::unexpected(std::move(ok.error()));
     }
   }
-  auto lists = DecodeLists::make({access.shape().layers, sequences, access.longest_list(), false},
-                                 steps);
+  auto lists =
+      DecodeLists::make({access.shape().layers, sequences, access.longest_list(), false}, steps);
   if (!lists) return std::unexpected(std::move(lists.error()));
   home.lists_ = std::move(*lists);
   return home;

@@ -12,8 +12,8 @@ namespace sluice::tools::cuda {
 
 class ResidentHome final : public KvHome {
  public:
-  // `sequences`: the first ones of the access. `folded`: where not all blocks fit, a page lies where
-  // its place in its list says, so that a step reads as many distinct bytes as it would.
+  // `sequences`: the first ones of the access. `folded`: where not all blocks fit, a page lies
+  // where its place in its list says, so that a step reads as many distinct bytes as it would.
   static ipc::Result<ResidentHome> make(const DecodeAccess& access, std::uint32_t sequences,
                                         std::uint32_t steps, bool folded);
   // Of HBM.

@@ -149,11 +149,11 @@ ipc::Status SluiceHome::enqueue_join() {
 }
 
 ipc::Status SluiceHome::enqueue_tally() {
-  return check(tally(outcomes_.data(), lists_->counts(0),
-                     static_cast<std::uint32_t>(lists_->places().lists()),
-                     lists_->places().capacity,
-                     reinterpret_cast<unsigned long long*>(tally_.data()), stream_->get()),
-               "counting outcomes");
+  return check(
+      tally(outcomes_.data(), lists_->counts(0),
+            static_cast<std::uint32_t>(lists_->places().lists()), lists_->places().capacity,
+            reinterpret_cast<unsigned long long*>(tally_.data()), stream_->get()),
+      "counting outcomes");
 }
 
 ipc::Status SluiceHome::end() { return named("sluice_step_end", node_.actor().end_step()); }
