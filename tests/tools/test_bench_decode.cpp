@@ -75,7 +75,8 @@ SparseTrace tiny_trace(bool forecasts) {
 }
 
 TEST(DecodeAccess, SequencesPlayRequestsInTurn) {
-  const DecodeAccess access(tiny_trace(true), {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
+  const DecodeAccess access(tiny_trace(true),
+                            {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
   EXPECT_EQ(access.reads(0, 0, 0), (Blocks{0, 2})) << "blocks 0 and 1 of 4, as blocks of 8";
   EXPECT_EQ(access.reads(0, 1, 0), (Blocks{0, 2}));
   EXPECT_EQ(access.reads(0, 0, 1), (Blocks{0, 1}));
@@ -84,7 +85,8 @@ TEST(DecodeAccess, SequencesPlayRequestsInTurn) {
 }
 
 TEST(DecodeAccess, ARequestIsPlayedThereAndBack) {
-  const DecodeAccess access(tiny_trace(true), {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
+  const DecodeAccess access(tiny_trace(true),
+                            {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
   const std::uint32_t expected[] = {0, 1, 2, 1, 0, 1, 2};
   for (std::uint32_t step = 0; step < std::size(expected); ++step) {
     EXPECT_EQ(access.reads(step, 0, 1), (Blocks{expected[step], expected[step] + 1})) << step;
@@ -92,7 +94,8 @@ TEST(DecodeAccess, ARequestIsPlayedThereAndBack) {
 }
 
 TEST(DecodeAccess, TheSameRequestIsPlayedAheadOfTheSequenceBefore) {
-  const DecodeAccess access(tiny_trace(true), {.sequences = 6, .layers = 2, .blocks = 8, .steps = 8});
+  const DecodeAccess access(tiny_trace(true),
+                            {.sequences = 6, .layers = 2, .blocks = 8, .steps = 8});
   for (std::uint32_t step = 0; step < 8; ++step) {
     EXPECT_EQ(access.reads(step, 1, 3), access.reads(step + kPlayerShift, 1, 1));
     EXPECT_EQ(access.reads(step, 0, 4), access.reads(step + 2 * kPlayerShift, 0, 0));
@@ -112,14 +115,16 @@ TEST(DecodeAccess, RequestsThatAreLongEnoughAreNotPlayedBackwards) {
 }
 
 TEST(DecodeAccess, LayersBeyondTheTracesPlayOthers) {
-  const DecodeAccess access(tiny_trace(true), {.sequences = 3, .layers = 5, .blocks = 8, .steps = 8});
+  const DecodeAccess access(tiny_trace(true),
+                            {.sequences = 3, .layers = 5, .blocks = 8, .steps = 8});
   // Player 0 + 3: request 1, ahead by a shift.
   EXPECT_EQ(access.reads(0, 2, 0), access.reads(kPlayerShift, 0, 1));
   EXPECT_EQ(access.reads(4, 3, 0), access.reads(4 + kPlayerShift, 1, 1));
 }
 
 TEST(DecodeAccess, ForecastsAreThoseOfTheStep) {
-  const DecodeAccess access(tiny_trace(true), {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
+  const DecodeAccess access(tiny_trace(true),
+                            {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
   EXPECT_TRUE(access.has_forecasts());
   EXPECT_EQ(access.forecast(1, 0, 0), Blocks{});
   EXPECT_EQ(access.forecast(1, 1, 0), Blocks{6}) << "block 3 of 4";
@@ -127,7 +132,8 @@ TEST(DecodeAccess, ForecastsAreThoseOfTheStep) {
 }
 
 TEST(DecodeAccess, WithoutForecastsTheStepBeforeIsForecast) {
-  const DecodeAccess access(tiny_trace(false), {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
+  const DecodeAccess access(tiny_trace(false),
+                            {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
   EXPECT_FALSE(access.has_forecasts());
   EXPECT_EQ(access.forecast(0, 1, 0), Blocks{});
   EXPECT_EQ(access.forecast(2, 1, 1), access.reads(1, 1, 1));
@@ -135,7 +141,8 @@ TEST(DecodeAccess, WithoutForecastsTheStepBeforeIsForecast) {
 
 TEST(DecodeAccess, FewerBlocksThanARequestHasFallTogether) {
   const DecodeAccess wide(tiny_trace(true), {.sequences = 2, .layers = 2, .blocks = 8, .steps = 8});
-  const DecodeAccess narrow(tiny_trace(true), {.sequences = 2, .layers = 2, .blocks = 4, .steps = 8});
+  const DecodeAccess narrow(tiny_trace(true),
+                            {.sequences = 2, .layers = 2, .blocks = 4, .steps = 8});
   EXPECT_FALSE(wide.folds());
   EXPECT_TRUE(narrow.folds());
   EXPECT_EQ(narrow.reads(0, 0, 1), Blocks{0}) << "blocks 0 and 1 of 8, as blocks of 4";
@@ -143,7 +150,8 @@ TEST(DecodeAccess, FewerBlocksThanARequestHasFallTogether) {
 }
 
 TEST(DecodeAccess, PagesOfAStepAreThoseOfAllLists) {
-  const DecodeAccess access(tiny_trace(true), {.sequences = 4, .layers = 5, .blocks = 8, .steps = 8});
+  const DecodeAccess access(tiny_trace(true),
+                            {.sequences = 4, .layers = 5, .blocks = 8, .steps = 8});
   EXPECT_DOUBLE_EQ(access.pages_per_step(7), 4 * 5 * 2);
   EXPECT_EQ(access.longest_list(), 2u);
 }
@@ -164,9 +172,9 @@ TEST(DecodeAccess, ARecordedTraceKeepsItsCountsAndItsReuse) {
         ASSERT_EQ(reads.size(), recorded.size());
         ASSERT_TRUE(std::ranges::is_sorted(reads));
         ASSERT_THAT(reads, Each(Lt(512u)));
-        ASSERT_EQ(shared(reads, access->reads(step - 1, layer, s)),
-                  shared(Blocks(recorded.begin(), recorded.end()),
-                         Blocks(before.begin(), before.end())));
+        ASSERT_EQ(
+            shared(reads, access->reads(step - 1, layer, s)),
+            shared(Blocks(recorded.begin(), recorded.end()), Blocks(before.begin(), before.end())));
       }
     }
   }
@@ -176,8 +184,7 @@ TEST(DecodeAccess, ARecordedTraceKeepsItsCountsAndItsReuse) {
 
 TEST(DecodeAccess, RefusesTracesOfAnotherKind) {
   const DecodeShape shape{.sequences = 8, .layers = 32, .blocks = 512};
-  const auto prefixes =
-      DecodeAccess::read("tests/data/mooncake_conversation_200.jsonl", shape);
+  const auto prefixes = DecodeAccess::read("tests/data/mooncake_conversation_200.jsonl", shape);
   ASSERT_FALSE(prefixes);
   EXPECT_THAT(prefixes.error().text, HasSubstr("a trace of prefixes"));
   EXPECT_FALSE(DecodeAccess::read("tests/data/no_such_trace", shape));
@@ -215,9 +222,8 @@ Reuse reuse_of(const DecodeAccess& access, std::uint32_t steps) {
             last[block] = step;
           }
           while (double(last.size()) > factor * double(lists[step].size())) {
-            last.erase(std::ranges::min_element(last, {}, [](const auto& one) {
-              return one.second;
-            }));
+            last.erase(
+                std::ranges::min_element(last, {}, [](const auto& one) { return one.second; }));
           }
         }
       }

@@ -35,7 +35,6 @@ constexpr double kGib = double(std::uint64_t{1} << 30);
 constexpr std::uint64_t kSpareDram = std::uint64_t{2} << 30;
 constexpr std::uint64_t kSpareHbm = std::uint64_t{1} << 30;
 constexpr std::uint64_t kPinnedPart = 512;  // of pinned memory: what it costs in HBM
-constexpr std::uint64_t kExtentPages = kDeviceExtentAlignment / cuda::kDecodePageBytes;
 // Of streams; 0 is the least.
 constexpr int kLow = 0;
 constexpr int kHigh = -5;
@@ -100,7 +99,7 @@ class DecodeBench {
   // The steps that warm up, and those that count.
   ipc::Result<Series> warm_and_run(cuda::DecodeLoop& loop, const cuda::Graph& graph);
   ipc::Status time_parts(cuda::DecodeLoop& loop, DecodeRun& run);
-  ipc::Result<cuda::GpuNodeSpec> spec_for(std::uint64_t slots);
+  ipc::Result<cuda::GpuNodeSpec> spec_for(double factor);
   void add(DecodeRun run);
 
   std::uint32_t all_steps() const { return options_.warm_steps + options_.steps; }
@@ -108,9 +107,16 @@ class DecodeBench {
   std::uint64_t kv_bytes() const {
     return cuda::ResidentHome::bytes(access_, options_.sequences, false);
   }
+  // Of HBM for KV, whole extents.
+  std::uint64_t extent_bytes(double factor) const {
+    const auto bytes =
+        static_cast<std::uint64_t>(factor * pages_per_step_) * cuda::kDecodePageBytes;
+    return spawn_extent_bytes(bytes, cuda::kDecodePageBytes, kDeviceExtentAlignment);
+  }
   std::uint64_t slots_for(double factor) const {
     const auto pages = static_cast<std::uint64_t>(std::ceil(factor * pages_per_step_));
-    return (pages + kExtentPages - 1) / kExtentPages * kExtentPages;
+    const std::uint64_t of_extent = extent_bytes(factor) / cuda::kDecodePageBytes;
+    return (pages + of_extent - 1) / of_extent * of_extent;
   }
   // What the link moves while a layer computes.
   std::uint64_t forecast_budget(double copy_only_gb_per_s) const;
@@ -271,7 +277,8 @@ ipc::Status DecodeBench::measure_fits_in_hbm(double factor) {
   return measure_resident(std::move(run), false);
 }
 
-ipc::Result<cuda::GpuNodeSpec> DecodeBench::spec_for(std::uint64_t slots) {
+ipc::Result<cuda::GpuNodeSpec> DecodeBench::spec_for(double factor) {
+  const std::uint64_t slots = slots_for(factor);
   const std::uint64_t need = slots * cuda::kDecodePageBytes + kv_bytes() / kPinnedPart + kSpareHbm;
   auto room = free_hbm();
   if (!room) return std::unexpected(std::move(room.error()));
@@ -293,6 +300,7 @@ ipc::Result<cuda::GpuNodeSpec> DecodeBench::spec_for(std::uint64_t slots) {
   spec.sequences = options_.sequences;
   spec.blocks_per_sequence = access_.shape().blocks;
   spec.slots = slots;
+  spec.hbm_extent_bytes = extent_bytes(factor);
   spec.sluiced = options_.sluiced;
   spec.gpu = gpu_.uuid;
   spec.fill_block = fill_block;
@@ -367,10 +375,9 @@ ipc::Status DecodeBench::measure_sluice_run(cuda::SluiceHome& home, cuda::GpuNod
 }
 
 ipc::Status DecodeBench::measure_sluice(double factor) {
-  const std::uint64_t slots = slots_for(factor);
-  auto spec = spec_for(slots);
+  auto spec = spec_for(factor);
   if (!spec) return std::unexpected(std::move(spec.error()));
-  progress_.tell("Sluice with " + human_bytes(double(slots * cuda::kDecodePageBytes)) +
+  progress_.tell("Sluice with " + human_bytes(double(spec->slots * cuda::kDecodePageBytes)) +
                  " of HBM for KV");
   auto node = cuda::GpuNode::open(*spec);
   if (!node) return std::unexpected(std::move(node.error()));

@@ -25,7 +25,8 @@ constexpr unsigned kReferenceThreads = 128;
 constexpr unsigned kMostBlocks = 4096;
 constexpr unsigned kReaderBlocksPerSm = 4;
 constexpr unsigned kReaderVectors = 8;  // per thread, on their way
-constexpr unsigned kBlocksPerSm = 16;   // of attention: several waves, so that the end is short
+// Of attention: more than run at a time, so that the end is short, but lists are not cut too small.
+constexpr unsigned kBlocksPerSm = 8;
 constexpr float kScale = 0.08838834764831845f;  // 1 / sqrt(kDecodeHeadDim)
 constexpr float kNone = -1e30f;                 // as a maximum: there is nothing yet
 // Numbers of an output are below 2 and mostly below 0.3; bf16 keeps eight bits of them.

@@ -52,9 +52,10 @@ DaemonSpec daemon_for(const GpuNodeSpec& spec) {
   daemon.cuda = true;
   daemon.gpu = spec.gpu;
   daemon.worker_idle = spec.worker_idle;
-  // The least that there is, so that an arena has exactly the slots that were asked for.
   daemon.hbm_extent_bytes =
-      ipc::extent_bytes_for(spec.shape.page_bytes(), kDeviceExtentAlignment, 0);
+      spec.hbm_extent_bytes != 0
+          ? spec.hbm_extent_bytes
+          : ipc::extent_bytes_for(spec.shape.page_bytes(), kDeviceExtentAlignment, 0);
   const std::uint64_t stride = spec.shape.frame_stride();
   const std::uint64_t blocks = std::uint64_t{spec.sequences} * spec.blocks_per_sequence;
   const std::uint64_t need = std::max(spec.dram_bytes, blocks * stride);

@@ -34,6 +34,8 @@ struct GpuNodeSpec {
   std::uint32_t sequences = 0;
   std::uint32_t blocks_per_sequence = 0;
   std::uint64_t slots = 0;  // whole extents; see arena_slots
+  // Of HBM; 0: the least that there is, so that an arena has exactly the slots that were asked for.
+  std::uint64_t hbm_extent_bytes = 0;
   std::string sluiced;
   std::string gpu;               // its UUID
   std::string worker_idle;       // as in the configuration; empty: its default
