@@ -219,6 +219,7 @@ SparseTrace made_up_trace(std::uint32_t blocks) {
     request.prompt_tokens = blocks * kDecodeBlockTokens - kSteps;
     request.first_step = trace.steps.size();
     std::vector<Reader> layers;
+    layers.reserve(kLayers);
     for (std::uint32_t l = 0; l < kLayers; ++l) layers.emplace_back(blocks, random);
     for (std::uint32_t s = 0; s < kSteps; ++s) {
       SparseStep step;
