@@ -14,7 +14,7 @@ namespace sluice::tools {
 
 enum class ListItems : std::uint8_t { rows, blocks };
 
-// One page of a shape is what a list of `items` names; all shapes have one layer.
+// One page of a shape is what a list of `items` names; page_shapes() have one layer.
 struct PageShape {
   const char* name = nullptr;
   std::uint32_t head_dim = 0;
@@ -25,12 +25,13 @@ struct PageShape {
   ListItems kind = ListItems::blocks;
   std::uint32_t items = 0;  // of a list
   std::uint32_t lists_per_sequence = 1;
+  std::uint32_t layers = 1;
 
   std::uint64_t block_bytes() const {
-    return std::uint64_t{head_dim} * dtype_bytes * kv_heads * planes * block_tokens;
+    return std::uint64_t{head_dim} * dtype_bytes * kv_heads * planes * block_tokens * layers;
   }
   std::uint32_t pages_per_block() const {
-    return kind == ListItems::rows ? block_tokens : lists_per_sequence;
+    return layers * (kind == ListItems::rows ? block_tokens : lists_per_sequence);
   }
   std::uint64_t page_bytes() const { return block_bytes() / pages_per_block(); }
   std::uint64_t frame_stride() const { return (block_bytes() + 4095) / 4096 * 4096; }

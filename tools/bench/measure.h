@@ -23,6 +23,9 @@ class Series {
   double min() const;
   double median() const;
   double max() const;
+  // The least figure that `part` of all are not above: quantile(0.95).
+  double quantile(double part) const;
+  double mean() const;
 
  private:
   std::vector<double> figures_;

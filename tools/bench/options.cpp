@@ -5,6 +5,8 @@
 
 #include "tools/bench/gpu_plan.h"
 #include "tools/bench/report.h"
+#include "tools/common/choice.h"
+#include "tools/common/size.h"
 
 namespace sluice::tools {
 namespace {
@@ -57,6 +59,76 @@ void add_gpu(CLI::App& app, GpuOptions& options) {
                   "the program of the private daemons (default: beside this)");
 }
 
+constexpr const char* kDecodeDescription =
+    "Measures decode steps of an 8B model whose KV is in Sluice, beside the same loop with all of "
+    "it in HBM";
+
+constexpr std::uint32_t kMostSequences = 4096;
+constexpr std::uint32_t kLeastTokens = 1024;
+constexpr std::uint32_t kMostTokens = 131072;
+constexpr std::uint32_t kMostLayers = 128;
+constexpr std::uint32_t kMostSteps = 4096;
+constexpr double kMostHbmFactor = 100;
+
+// Takes "64MiB" as well as a number of bytes.
+void add_bytes(CLI::App* app, const std::string& name, std::uint64_t& bytes,
+               const std::string& text) {
+  app->add_option_function<std::string>(
+         name,
+         [&bytes, name](const std::string& value) {
+           const auto parsed = parse_bytes(value);
+           if (!parsed) throw CLI::ValidationError(name, parsed.error().text);
+           bytes = *parsed;
+         },
+         text)
+      ->type_name("SIZE");
+}
+
+void add_decode(CLI::App& app, DecodeOptions& options) {
+  CLI::App* const decode = app.add_subcommand("decode", kDecodeDescription);
+  decode->footer(
+      "32 query and 8 KV heads of 128 in bf16, blocks of 16 tokens; pages are a block of a layer, "
+      "64 KiB. Frames take\n128 KiB of DRAM per token and sequence with 32 layers. Exit codes as "
+      "those of sluice-bench; 3 also where there is no GPU.");
+  decode->add_option("--trace", options.trace,
+                     "a sparse trace whose accesses are played (default: made up, of the same "
+                     "figures as smollm2_quest_b16)");
+  decode->add_option("--sequences", options.sequences, "decoded together")
+      ->check(CLI::Range(1u, kMostSequences))
+      ->capture_default_str();
+  decode->add_option("--tokens", options.tokens, "of a sequence, whole blocks")
+      ->check(CLI::Range(kLeastTokens, kMostTokens))
+      ->capture_default_str();
+  decode->add_option("--layers", options.layers, "of the model")
+      ->check(CLI::Range(1u, kMostLayers))
+      ->capture_default_str();
+  decode
+      ->add_option("--hbm-factor", options.hbm_factors,
+                   "HBM for KV, in pages of a step; may be several")
+      ->delimiter(',')
+      ->check(CLI::Range(1.0, kMostHbmFactor))
+      ->capture_default_str();
+  decode->add_option("--steps", options.steps, "that are timed, per configuration")
+      ->check(CLI::Range(1u, kMostSteps))
+      ->capture_default_str();
+  decode->add_option("--warm-steps", options.warm_steps, "before them")
+      ->check(CLI::Range(1u, kMostSteps))
+      ->capture_default_str();
+  add_choice<MatrixChoice>(*decode, "--matrix", options.matrix,
+                           {{"auto", MatrixChoice::automatic},
+                            {"cublas", MatrixChoice::cublas},
+                            {"stand-in", MatrixChoice::stand_in}},
+                           "the matrix work of layers (default: cuBLAS, if it is there)");
+  add_choice<ForecastPriority>(*decode, "--forecast-priority", options.forecast_priority,
+                               {{"high", ForecastPriority::high}, {"low", ForecastPriority::low}},
+                               "of their stream, against that of the loop (default: high)");
+  add_bytes(decode, "--forecast-budget", options.forecast_budget,
+            "bytes per layer (default: what the link moves while a layer computes)");
+  decode->add_flag("--json", options.json, "one JSON object per line");
+  decode->add_option("--sluiced", options.sluiced,
+                     "the program of the private daemons (default: beside this)");
+}
+
 }  // namespace
 
 std::optional<int> parse_options(int argc, char** argv, BenchOptions& options) {
@@ -79,12 +151,14 @@ std::optional<int> parse_options(int argc, char** argv, BenchOptions& options) {
   app.add_option("--sluiced", options.setting.sluiced,
                  "the program of the private daemon (default: beside this)");
   add_gpu(app, options.gpu_options);
+  add_decode(app, options.decode_options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kBenchUsage;
   }
   options.gpu = app.got_subcommand("gpu");
+  options.decode = app.got_subcommand("decode");
   for (const std::string& name : names) {
     const Benchmark* const found = find_benchmark(name);
     if (found == nullptr) {

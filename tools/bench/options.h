@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tools/bench/benchmark.h"
+#include "tools/bench/decode.h"
 #include "tools/bench/gpu.h"
 
 namespace sluice::tools {
@@ -15,6 +16,7 @@ inline constexpr int kBenchFailed =
     1;  // a benchmark could not run; with --check: or missed its target
 inline constexpr int kBenchUsage = 2;
 inline constexpr int kBenchUnreachable = 3;  // the daemon does not start, or nothing listens
+inline constexpr int kBenchInterrupted = 130;
 
 struct BenchOptions {
   std::vector<const Benchmark*> chosen;
@@ -24,6 +26,8 @@ struct BenchOptions {
   Setting setting;
   bool gpu = false;  // the subcommand: `gpu_options` says what to do
   GpuOptions gpu_options;
+  bool decode = false;  // likewise
+  DecodeOptions decode_options;
 };
 
 // An exit code when there is nothing more to do: the help was shown, or the usage is wrong.

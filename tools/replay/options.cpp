@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "tools/common/choice.h"
 #include "tools/replay/gpu.h"
 
 namespace sluice::tools {
@@ -27,32 +28,6 @@ constexpr const char* kFooter =
     "Exit codes: 0 every byte verified; 1 a wrong byte or an engine that failed; 2 usage or a bad "
     "trace;\n"
     "3 the daemon is not reachable; 130 interrupted.";
-
-template <class Value>
-struct Choice {
-  const char* name;
-  Value value;
-};
-
-// An option that takes one of a few words. CLI11's own transformer would print the values.
-template <class Value>
-void add_choice(CLI::App& app, const std::string& option, Value& out,
-                std::vector<Choice<Value>> choices, const std::string& meaning) {
-  std::string words;
-  for (const Choice<Value>& choice : choices) {
-    words += (words.empty() ? "" : "|") + std::string(choice.name);
-  }
-  const auto parse = [&out, option, choices = std::move(choices),
-                      words](const CLI::results_t& given) {
-    for (const Choice<Value>& choice : choices) {
-      if (given.at(0) != choice.name) continue;
-      out = choice.value;
-      return true;
-    }
-    throw CLI::ValidationError(option, "'" + given.at(0) + "' is not one of " + words);
-  };
-  app.add_option(option, parse, meaning)->type_name(words);
-}
 
 void add_size(CLI::App& app, const std::string& option, std::optional<RelativeSize>& out,
               const std::string& kinds, const std::string& meaning) {

@@ -30,9 +30,10 @@ ipc::Status upload(void* data, const void* from, std::size_t bytes, const std::s
   return {};
 }
 
-ipc::Result<Stream> Stream::make() {
+ipc::Result<Stream> Stream::make(int priority) {
   cudaStream_t raw = nullptr;
-  if (auto ok = check(cudaStreamCreateWithFlags(&raw, cudaStreamNonBlocking), "cudaStreamCreate");
+  if (auto ok = check(cudaStreamCreateWithPriority(&raw, cudaStreamNonBlocking, priority),
+                      "cudaStreamCreate");
       !ok) {
     return std::unexpected(std::move(ok.error()));
   }

@@ -81,7 +81,8 @@ class DeviceArray {
 
 class Stream {
  public:
-  static ipc::Result<Stream> make();
+  // `priority`: 0 is the least, less is more; beyond what the device has is the most it has.
+  static ipc::Result<Stream> make(int priority = 0);
   cudaStream_t get() const { return raw_.get(); }
   ipc::Status wait(const std::string& what) const {
     return check(cudaStreamSynchronize(get()), what);

@@ -1,13 +1,13 @@
 #include "tools/bench/cuda/gpu_node.h"
 
 #include <algorithm>
-#include <cstring>
-#include <span>
+#include <atomic>
 #include <thread>
 #include <utility>
 
 #include "ipc/layout.h"
 #include "tools/bench/gpu_words.h"
+#include "tools/bench/measure.h"
 #include "tools/bench/node.h"
 
 namespace sluice::tools::cuda {
@@ -19,7 +19,8 @@ using ipc::fail;
 constexpr const char* kTenant = "bench";
 constexpr std::uint32_t kBlocksPerExtend = 1024;
 constexpr std::uint64_t kClientTimeoutUs = 120'000'000;  // memory of tens of GiB is made meanwhile
-constexpr std::uint64_t kPinTimeoutUs = 120'000'000;
+constexpr double kPinTimeoutUs = 120'000'000;
+constexpr std::uint64_t kPinLookUs = 200'000;
 constexpr std::uint64_t kDramExtentBytes = std::uint64_t{256} << 20;
 constexpr std::uint64_t kSmallDram = std::uint64_t{4} << 30;
 constexpr std::uint64_t kSpareFraction = 16;  // the daemon keeps a stock of free frames
@@ -51,9 +52,10 @@ DaemonSpec daemon_for(const GpuNodeSpec& spec) {
   daemon.cuda = true;
   daemon.gpu = spec.gpu;
   daemon.worker_idle = spec.worker_idle;
-  // The least that there is, so that an arena has exactly the slots that were asked for.
   daemon.hbm_extent_bytes =
-      ipc::extent_bytes_for(spec.shape.page_bytes(), kDeviceExtentAlignment, 0);
+      spec.hbm_extent_bytes != 0
+          ? spec.hbm_extent_bytes
+          : ipc::extent_bytes_for(spec.shape.page_bytes(), kDeviceExtentAlignment, 0);
   const std::uint64_t stride = spec.shape.frame_stride();
   const std::uint64_t blocks = std::uint64_t{spec.sequences} * spec.blocks_per_sequence;
   const std::uint64_t need = std::max(spec.dram_bytes, blocks * stride);
@@ -100,7 +102,7 @@ ipc::Status GpuNode::open_cache() {
   sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
   desc.model = "sluice-bench/gpu";
   desc.executor = SLUICE_EXECUTOR_DIRECT;
-  desc.layers = 1;
+  desc.layers = shape.layers;
   desc.kv_heads = shape.kv_heads;
   desc.head_dim = shape.head_dim;
   desc.block_tokens = shape.block_tokens;
@@ -136,9 +138,24 @@ ipc::Status GpuNode::open_cache() {
 
 // All frames are written at once, by many threads, before the first block is sealed.
 ipc::Status GpuNode::prefill() {
+  if (auto ok = extend_sequences(); !ok) return ok;
+  if (spec_.fill) {
+    if (auto ok = fill_frames(); !ok) return ok;
+  }
+  if (auto ok = seal_sequences(); !ok) return ok;
+  if (auto ok = wait_pinned(); !ok) return ok;
+  auto info = named("sluice_cache_get_info", cache_->info());
+  if (!info) return std::unexpected(std::move(info.error()));
+  info_ = *info;
+  return {};
+}
+
+ipc::Status GpuNode::extend_sequences() {
   const std::uint32_t blocks = spec_.blocks_per_sequence;
-  frames_.reserve(std::size_t{spec_.sequences} * blocks);
+  const std::uint64_t all = std::uint64_t{spec_.sequences} * blocks;
+  frames_.reserve(all);
   for (std::uint32_t s = 0; s < spec_.sequences; ++s) {
+    if (auto ok = tell("taking memory", frames_.size(), all); !ok) return ok;
     auto opened =
         named("sluice_sequence_open", cache_->open_sequence({nullptr, sizeof(Key), 0, 0}));
     if (!opened) return std::unexpected(std::move(opened.error()));
@@ -155,9 +172,14 @@ ipc::Status GpuNode::prefill() {
       frames_.push_back(reinterpret_cast<std::uint64_t>(frame->data()));
     }
   }
-  if (spec_.fill) fill_frames();
+  return {};
+}
+
+ipc::Status GpuNode::seal_sequences() {
+  const std::uint32_t blocks = spec_.blocks_per_sequence;
   std::vector<std::uint32_t> rows;
   for (std::uint32_t s = 0; s < spec_.sequences; ++s) {
+    if (auto ok = tell("sealing", s, spec_.sequences); !ok) return ok;
     for (std::uint32_t b = 0; b < blocks; ++b) {
       const Key key = key_of(std::uint64_t{s} * blocks + b);
       auto sealed = named("sluice_seal", sequences_[s].seal(b, key));
@@ -170,33 +192,59 @@ ipc::Status GpuNode::prefill() {
   auto on_device = DeviceArray<std::uint32_t>::of(rows, "rows of sequences");
   if (!on_device) return std::unexpected(std::move(on_device.error()));
   rows_ = std::move(*on_device);
-  auto pinned = named("sluice_cache_wait_pinned", cache_->wait_pinned(kPinTimeoutUs));
-  if (!pinned) return std::unexpected(std::move(pinned.error()));
-  auto info = named("sluice_cache_get_info", cache_->info());
-  if (!info) return std::unexpected(std::move(info.error()));
-  info_ = *info;
   return {};
+}
+
+ipc::Status GpuNode::wait_pinned() {
+  const Stopwatch watch;
+  for (;;) {
+    auto pinned = named("sluice_cache_wait_pinned", cache_->wait_pinned(kPinLookUs));
+    if (pinned) return {};
+    if (pinned.error().code != Errc::timed_out) return pinned;
+    if (watch.seconds() * 1e6 >= kPinTimeoutUs) return pinned;
+    auto info = named("sluice_cache_get_info", cache_->info());
+    if (!info) return std::unexpected(std::move(info.error()));
+    if (auto ok = tell("pinning", info->pinned_frame_extents, info->frame_extents); !ok) return ok;
+  }
 }
 
 ipc::Status GpuNode::ping() { return named("sluice_ping", client_->ping()); }
 
-void GpuNode::fill_frames() {
+// This thread fills too, and tells how far all are.
+ipc::Status GpuNode::fill_frames() {
   const std::uint32_t pages = spec_.shape.pages_per_block();
-  const std::uint64_t page_bytes = spec_.shape.page_bytes();
-  const auto words = static_cast<std::uint32_t>(page_bytes / sizeof(std::uint64_t));
+  const std::size_t words = spec_.shape.block_bytes() / sizeof(std::uint64_t);
   const unsigned fillers = std::clamp(std::thread::hardware_concurrency(), 1u, kMostFillers);
+  std::atomic<std::uint64_t> next = 0;
+  const auto fill_next = [&] {
+    const std::uint64_t n = next.fetch_add(1, std::memory_order_relaxed);
+    if (n >= frames_.size()) return false;
+    spec_.fill_block(n, pages, {reinterpret_cast<std::uint64_t*>(frames_[n]), words});
+    return true;
+  };
   std::vector<std::thread> threads;
-  for (unsigned t = 0; t < fillers; ++t) {
-    threads.emplace_back([=, this] {
-      for (std::size_t block = t; block < frames_.size(); block += fillers) {
-        auto* word = reinterpret_cast<std::uint64_t*>(frames_[block]);
-        for (std::uint32_t page = 0; page < pages; ++page) {
-          for (std::uint32_t w = 0; w < words; ++w) *word++ = bench_word(block * pages + page, w);
-        }
-      }
+  for (unsigned t = 1; t < fillers; ++t) {
+    threads.emplace_back([&] {
+      while (fill_next()) continue;
     });
   }
+  ipc::Status told;
+  do {
+    const std::uint64_t done = std::min<std::uint64_t>(next.load(), frames_.size());
+    told = tell("filling", done, frames_.size());
+    if (!told) next = frames_.size();
+  } while (fill_next());
   for (std::thread& thread : threads) thread.join();
+  return told;
+}
+
+void fill_bench_words(std::uint64_t n, std::uint32_t pages, std::span<std::uint64_t> words) {
+  const std::size_t of_page = words.size() / pages;
+  for (std::uint32_t page = 0; page < pages; ++page) {
+    for (std::size_t w = 0; w < of_page; ++w) {
+      words[page * of_page + w] = bench_word(n * pages + page, static_cast<std::uint32_t>(w));
+    }
+  }
 }
 
 }  // namespace sluice::tools::cuda

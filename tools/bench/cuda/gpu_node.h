@@ -5,7 +5,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,16 +19,30 @@
 
 namespace sluice::tools::cuda {
 
+// Writes a block, the n-th of all; called by many threads.
+using FillBlock = void (*)(std::uint64_t n, std::uint32_t pages, std::span<std::uint64_t> words);
+
+// Told now and then how far something is that takes long; an error ends it.
+using GpuNodeProgress =
+    std::function<ipc::Status(const char* doing, std::uint64_t done, std::uint64_t all)>;
+
+// bench_word, of pages that are numbered through.
+void fill_bench_words(std::uint64_t n, std::uint32_t pages, std::span<std::uint64_t> words);
+
 struct GpuNodeSpec {
   PageShape shape;
   std::uint32_t sequences = 0;
   std::uint32_t blocks_per_sequence = 0;
   std::uint64_t slots = 0;  // whole extents; see arena_slots
+  // Of HBM; 0: the least that there is, so that an arena has exactly the slots that were asked for.
+  std::uint64_t hbm_extent_bytes = 0;
   std::string sluiced;
   std::string gpu;               // its UUID
   std::string worker_idle;       // as in the configuration; empty: its default
   std::uint64_t dram_bytes = 0;  // of the tier; 0: what the blocks take
   bool fill = true;              // else frames keep what they have, and cannot be verified
+  FillBlock fill_block = fill_bench_words;
+  GpuNodeProgress progress;  // or null
 };
 
 // What sluiced is to be started with for this.
@@ -60,7 +76,13 @@ class GpuNode {
   GpuNode() = default;
   ipc::Status open_cache();
   ipc::Status prefill();
-  void fill_frames();
+  ipc::Status extend_sequences();
+  ipc::Status fill_frames();
+  ipc::Status seal_sequences();
+  ipc::Status wait_pinned();
+  ipc::Status tell(const char* doing, std::uint64_t done, std::uint64_t all) const {
+    return spec_.progress == nullptr ? ipc::Status{} : spec_.progress(doing, done, all);
+  }
 
   GpuNodeSpec spec_;
   std::optional<SpawnedDaemon> daemon_;  // outlives the client
