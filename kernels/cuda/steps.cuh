@@ -87,8 +87,7 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
   // Entries that were overwritten meanwhile are in the original.
   if (threadIdx.x == 0 && news && !behind) {
     const std::uint64_t kept = load_acquire_system(&table.host_header->log_applied);
-    behind = kept > begin && kept - begin > table.sizes.log_capacity / 2;
-    overtaken = behind;
+    overtaken = kept > begin && kept - begin > table.sizes.log_capacity / 2;
   }
   __syncthreads();
   if (overtaken) {
