@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "daemon/device_report.h"
 #include "daemon/version.h"
 
 namespace sluice::daemon {
@@ -200,6 +201,7 @@ ipc::Result<json> cache_json(const Request& request, const residency::CacheStatu
                 {"salt", row.spec.salt},
                 {"shard_index", row.spec.shard_index},
                 {"shard_count", row.spec.shard_count},
+                {"device", row.spec.device.value},
                 {"state", std::string(residency::to_string(row.state))},
                 {"page_bytes", row.shape.geometry.page_bytes},
                 {"pages_per_block", row.shape.geometry.pages_per_block},
@@ -234,7 +236,7 @@ ipc::Result<json> cache_json(const Request& request, const residency::CacheStatu
 
 // Has the words of all these caches fetched that a device has, at the same time.
 void fetch_words(const Request& request, const std::vector<residency::CacheStatus>& rows) {
-  if (request.coordinator().gpu() == nullptr) return;
+  if (!request.coordinator().on_gpus()) return;
   for (const auto& row : rows) {
     const auto memory = request.coordinator().cache_memory(row.cache);
     if (memory != nullptr && request.sees(row.tenant)) (void)memory->scan();
@@ -476,17 +478,9 @@ json health_json(const Request& request, const std::vector<HealthFinding>& findi
   return list;
 }
 
-// What HBM is of: memory of the node, or a GPU.
+// What HBM is of: memory of the node, or GPUs.
 std::string backend_of(const Request& request) {
-  return request.coordinator().gpu() == nullptr ? "host" : "cuda";
-}
-
-json device_json(const Request& request) {
-  const auto* gpu = request.coordinator().gpu();
-  if (gpu == nullptr) return nullptr;
-  return {{"name", gpu->name},
-          {"uuid", device_worker::to_string(gpu->uuid)},
-          {"hbm_total_bytes", gpu->hbm_total_bytes}};
+  return request.coordinator().on_gpus() ? "cuda" : "host";
 }
 
 ipc::Result<json> status_of(const Request& request, const AdminHooks& hooks, double uptime_s) {
@@ -497,9 +491,9 @@ ipc::Result<json> status_of(const Request& request, const AdminHooks& hooks, dou
                    {"uptime_seconds", uptime_s},
                    {"draining", hooks.draining()},
                    {"backend", backend_of(request)},
-                   {"device", device_json(request)},
                    {"metrics_address", hooks.metrics_address()}};
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
+  out["devices"] = devices_json(request.coordinator());
   const auto resolved = request.coordinator().resolve_totals();
   auto tenants = tenants_of(request, resolved);
   if (!tenants) return std::unexpected(tenants.error());
@@ -633,6 +627,11 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     out["tenants"] = std::move(*list);
     return dump(out);
   }
+  if (verb == "devices") {
+    json out = document("sluice.devices");
+    out["devices"] = devices_json(coordinator_);
+    return dump(out);
+  }
   if (verb == "sessions") {
     json out = document("sluice.sessions");
     out["sessions"] = sessions_of(request, hooks_.sessions());
@@ -685,10 +684,11 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     out["deferred"] = changes_json(reload->deferred);
     return dump(out);
   }
-  return fail(Errc::not_supported,
-              "no admin request is named \"" + std::string(verb.substr(0, 64)) +
-                  "\"; known: ping, status, tenants, sessions, caches, sequences, residency, "
-                  "evict_plan, evict, drain, kill, config, reload");
+  return fail(
+      Errc::not_supported,
+      "no admin request is named \"" + std::string(verb.substr(0, 64)) +
+          "\"; known: ping, status, devices, tenants, sessions, caches, sequences, residency, "
+          "evict_plan, evict, drain, kill, config, reload");
 }
 
 }  // namespace sluice::daemon

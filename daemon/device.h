@@ -3,11 +3,12 @@
 // Extents of both tiers are file descriptors, so that they can be handed to the tenant's processes.
 // The host backend takes memfds for both; a GPU backend takes device allocations for HBM.
 //
-// Thread-safety: one thread at a time, the memory worker's; gpu() and look_after() from any.
+// Thread-safety: one thread at a time, that of its memory worker; gpu() and look_after() from any.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "daemon/cache_table.h"
 #include "daemon/config.h"
@@ -56,12 +57,16 @@ class Device {
 // HBM posed by a memfd; copies are memcpy. `hbm` and `dram` say how to use huge pages.
 std::unique_ptr<Device> make_host_device(HugePages hbm, HugePages dram);
 
-// HBM of the GPU that the configuration names, by way of a device worker; DRAM as above. Starts the
-// worker to see that there is a GPU. Errors: not_supported (no worker, driver or GPU), bad_config
-// (no such GPU, or one smaller than tiers.hbm), io_error.
-ipc::Result<std::unique_ptr<Device>> make_cuda_device(const Config& config);
+// What a daemon has, by DeviceId; never empty.
+using Devices = std::vector<std::unique_ptr<Device>>;
+Devices one_device(std::unique_ptr<Device> device);
 
-// That of the configured backend.
-ipc::Result<std::unique_ptr<Device>> make_device(const Config& config);
+// HBM of the GPUs that the configuration names, by way of a device worker for each; DRAM as above.
+// Starts the workers to see that there are GPUs. Errors: not_supported (no worker, driver or GPU),
+// bad_config (no such GPU, or one smaller than tiers.hbm), io_error.
+ipc::Result<Devices> make_cuda_devices(const Config& config);
+
+// Those of the configured backend.
+ipc::Result<Devices> make_devices(const Config& config);
 
 }  // namespace sluice::daemon

@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "daemon/device.h"
 #include "daemon/logging.h"
 #include "ipc/memfd.h"
@@ -45,6 +47,12 @@ void Device::free_extent(ipc::Tier tier, const ipc::Fd& extent, std::uint64_t by
 
 ipc::Result<std::shared_ptr<CacheTable>> Device::create_table(const kernels::TableSizes& sizes) {
   return make_whole_table(sizes);
+}
+
+Devices one_device(std::unique_ptr<Device> device) {
+  Devices devices;
+  devices.push_back(std::move(device));
+  return devices;
 }
 
 std::unique_ptr<Device> make_host_device(HugePages hbm, HugePages dram) {

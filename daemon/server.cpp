@@ -114,6 +114,7 @@ ipc::Result<OpenCacheRequest> request_from(const wire::OpenCache& body) {
   wanted.device_type = body.device_type();
   const auto uuid = ipc::bytes_of(body.device_uuid());
   wanted.device_uuid.assign(reinterpret_cast<const char*>(uuid.data()), uuid.size());
+  wanted.device_index = body.device_index();
   return wanted;
 }
 
@@ -604,11 +605,11 @@ asio::awaitable<ipc::Status> Server::Impl::Connection::welcome_session(std::uint
 
   const auto& layout = session->memory.layout();
   auto bytes = ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
-    return wire::CreateWelcomeDirect(
-        builder, ipc::kProtocolMinor, ipc::kProtocolFeatures, session->id.value,
-        session->tenant_name.c_str(), layout.ring_capacity, layout.request_bytes,
-        layout.memory_bytes, kVersion,
-        server->coordinator.gpu() == nullptr ? kBothExecutors : kDirectOnly);
+    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures,
+                                     session->id.value, session->tenant_name.c_str(),
+                                     layout.ring_capacity, layout.request_bytes,
+                                     layout.memory_bytes, kVersion,
+                                     server->coordinator.on_gpus() ? kDirectOnly : kBothExecutors);
   });
   log_info("session opened", {{"session", session->id.value},
                               {"tenant", session->tenant_name},

@@ -33,8 +33,8 @@ class LaneSessionTest : public testing::Test {
     tenant.hbm.limit_bytes = config.hbm.capacity_bytes;
     tenant.dram.limit_bytes = config.dram.capacity_bytes;
     config.tenants.push_back(tenant);
-    coordinator = std::move(
-        *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
+    coordinator = std::move(*Coordinator::create(
+        config, one_device(make_host_device(HugePages::never, HugePages::never))));
     session = std::make_shared<Session>();
     session->id = *coordinator->open_session(ipc::TenantId{0});
     session->memory = std::move(*ipc::SessionMemory::create(kCapacity, kRequestBytes));

@@ -35,8 +35,8 @@ struct Node {
     config.tenants.push_back(tenant);
     config.limits.actors_per_cache = 8;
     config.limits.sequences_per_session = 64;
-    coordinator = std::move(
-        *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
+    coordinator = std::move(*Coordinator::create(
+        config, one_device(make_host_device(HugePages::never, HugePages::never))));
   }
   Config config;
   std::unique_ptr<Coordinator> coordinator;
