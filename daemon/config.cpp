@@ -130,6 +130,9 @@ constexpr Word<LogLevel> kLogLevels[] = {{"trace", LogLevel::trace},
 constexpr Word<LogFormat> kLogFormats[] = {{"text", LogFormat::text}, {"json", LogFormat::json}};
 constexpr Word<BackendKind> kBackendKinds[] = {{"host", BackendKind::host},
                                                {"cuda", BackendKind::cuda}};
+constexpr Word<NumaPlacement> kNumaPlacements[] = {{"device", NumaPlacement::device},
+                                                   {"interleave", NumaPlacement::interleave},
+                                                   {"any", NumaPlacement::any}};
 constexpr Word<HugePages> kHugePages[] = {
     {"try", HugePages::attempt}, {"never", HugePages::never}, {"require", HugePages::require}};
 
@@ -467,7 +470,10 @@ void read_tiers(Reader& root, Config& config) {
   auto tiers = root.table("tiers");
   if (!tiers) return;
   if (auto hbm = tiers->table("hbm")) read_tier(*hbm, config.hbm);
-  if (auto dram = tiers->table("dram")) read_tier(*dram, config.dram);
+  if (auto dram = tiers->table("dram")) {
+    read_tier(*dram, config.dram);
+    dram->read("numa", config.dram.numa, one_of(kNumaPlacements));
+  }
 }
 
 void read_daemon(Reader& reader, DaemonConfig& daemon) {
@@ -957,6 +963,7 @@ std::vector<ConfigValue> list_config(const Config& config) {
   list.add("backend.worker_idle", quoted(format_duration(config.backend.worker_idle)));
   list.add_tier("tiers.hbm", config.hbm);
   list.add_tier("tiers.dram", config.dram);
+  list.add("tiers.dram.numa", word_for(kNumaPlacements, config.dram.numa));
   list.add("rings.capacity", config.rings.capacity);
   list.add_bytes("rings.request_memory", config.rings.request_memory_bytes);
   list.add("rings.spin_us", config.rings.spin_us);

@@ -35,6 +35,10 @@ inline constexpr std::string_view kAllDevices = "all";
 
 using ipc::HugePages;  // attempt is written "try"
 enum class BackendKind : std::uint8_t { host, cuda };
+// Which NUMA node DRAM comes from, while that has any left: the device's, all of them in turn,
+// extent by extent, or wherever the kernel likes. What a machine does not tell is left to the
+// kernel.
+enum class NumaPlacement : std::uint8_t { device, interleave, any };
 
 struct DaemonConfig {
   std::string socket;  // whoever connects here is identified by uid, then gid
@@ -67,6 +71,7 @@ struct TierConfig {
   std::uint64_t capacity_bytes = 0;        // of hbm: of each device, as are its quotas
   std::uint64_t extent_bytes = 64u << 20;  // wanted; each cache rounds it to whole pages or frames
   HugePages huge_pages = HugePages::attempt;
+  NumaPlacement numa = NumaPlacement::device;  // of dram
   bool operator==(const TierConfig&) const = default;
 };
 

@@ -144,6 +144,9 @@ class Coordinator {
   const device_worker::DeviceFacts* gpu(ipc::DeviceId device) const {
     return devices_[device.value]->gpu();
   }
+  std::vector<std::uint32_t> dram_nodes(ipc::DeviceId device) const {
+    return devices_[device.value]->dram_nodes();
+  }
   // All devices are GPUs', or there is the node's alone.
   bool on_gpus() const { return gpu(ipc::DeviceId{0}) != nullptr; }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "daemon/device.h"
 #include "daemon/device_client.h"
 #include "daemon/logging.h"
+#include "daemon/numa.h"
 #include "daemon/split_table.h"
 
 namespace sluice::daemon {
@@ -55,10 +57,14 @@ class CudaDevice final : public Device {
   }
 
   ipc::Result<std::shared_ptr<CacheTable>> create_table(const kernels::TableSizes& sizes) override {
-    return make_split_table(client_, facts_.granularity_bytes, sizes);
+    SplitTablePlace place{facts_.granularity_bytes, std::nullopt};
+    // The device reads the log and writes mirrors at each step.
+    if (const auto nodes = dram_nodes(); !nodes.empty()) place.numa_node = nodes.front();
+    return make_split_table(client_, place, sizes);
   }
 
   std::uint64_t hbm_granularity() const override { return facts_.granularity_bytes; }
+  std::vector<std::uint32_t> dram_nodes() const override { return node_->dram_nodes(); }
   const device_worker::DeviceFacts* gpu() const override { return &facts_; }
   void look_after() override { client_->look_after(); }
 
@@ -82,29 +88,33 @@ DeviceClient::Options options_for(const BackendConfig& backend, const std::strin
   return options;
 }
 
-ipc::Result<std::unique_ptr<Device>> make_one(const Config& config, const std::string& device) {
+ipc::Result<std::unique_ptr<Device>> make_one(const Config& config, const std::string& device,
+                                              const std::string& sysfs) {
   auto client = std::make_shared<DeviceClient>(options_for(config.backend, device));
   auto facts = client->describe();
   if (!facts) {
     return fail(facts.error().code,
                 "backend.kind = \"cuda\" cannot work here: " + facts.error().text);
   }
-  return std::make_unique<CudaDevice>(std::move(client), std::move(*facts),
-                                      make_host_device(HugePages::never, config.dram.huge_pages));
+  auto nodes = numa_nodes_for(config.dram.numa, facts->pci_bus_id, sysfs);
+  return std::make_unique<CudaDevice>(
+      std::move(client), std::move(*facts),
+      make_host_device(HugePages::never, config.dram.huge_pages, std::move(nodes)));
 }
 
-ipc::Result<Devices> make_named(const Config& config, const std::vector<std::string>& names) {
+ipc::Result<Devices> make_named(const Config& config, const std::vector<std::string>& names,
+                                const std::string& sysfs) {
   Devices devices;
   for (const std::string& name : names) {
-    auto made = make_one(config, name);
+    auto made = make_one(config, name, sysfs);
     if (!made) return std::unexpected(std::move(made.error()));
     devices.push_back(std::move(*made));
   }
   return devices;
 }
 
-ipc::Result<Devices> make_all(const Config& config) {
-  auto first = make_one(config, "0");
+ipc::Result<Devices> make_all(const Config& config, const std::string& sysfs) {
+  auto first = make_one(config, "0", sysfs);
   if (!first) return std::unexpected(std::move(first.error()));
   const std::uint32_t gpus = (*first)->gpu()->gpus;
   if (gpus > kMaxDevices) {
@@ -114,7 +124,7 @@ ipc::Result<Devices> make_all(const Config& config) {
   }
   Devices devices = one_device(std::move(*first));
   for (std::uint32_t ordinal = 1; ordinal < gpus; ++ordinal) {
-    auto made = make_one(config, std::to_string(ordinal));
+    auto made = make_one(config, std::to_string(ordinal), sysfs);
     if (!made) return std::unexpected(std::move(made.error()));
     devices.push_back(std::move(*made));
   }
@@ -146,10 +156,10 @@ ipc::Status check_room(const Config& config, const Devices& devices,
 
 }  // namespace
 
-ipc::Result<Devices> make_cuda_devices(const Config& config) {
+ipc::Result<Devices> make_cuda_devices(const Config& config, const std::string& sysfs) {
   const std::vector<std::string>& names = config.backend.devices;
   const bool all = names.size() == 1 && names[0] == kAllDevices;
-  auto devices = all ? make_all(config) : make_named(config, names);
+  auto devices = all ? make_all(config, sysfs) : make_named(config, names, sysfs);
   if (!devices) return devices;
   for (std::size_t i = 0; i < devices->size(); ++i) {
     const device_worker::DeviceFacts& gpu = *(*devices)[i]->gpu();
@@ -165,7 +175,8 @@ ipc::Result<Devices> make_cuda_devices(const Config& config) {
 
 ipc::Result<Devices> make_devices(const Config& config) {
   if (config.backend.kind == BackendKind::cuda) return make_cuda_devices(config);
-  return one_device(make_host_device(config.hbm.huge_pages, config.dram.huge_pages));
+  return one_device(make_host_device(config.hbm.huge_pages, config.dram.huge_pages,
+                                     numa_nodes_for(config.dram.numa, "")));
 }
 
 }  // namespace sluice::daemon

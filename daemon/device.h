@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "daemon/cache_table.h"
@@ -44,6 +45,9 @@ class Device {
   // Extents of HBM are multiples of this, a power of two.
   virtual std::uint64_t hbm_granularity() const { return ipc::kMapGranularity; }
 
+  // The NUMA nodes that DRAM extents come from, in turn; empty: any.
+  virtual std::vector<std::uint32_t> dram_nodes() const { return {}; }
+
   // The GPU that HBM is of; null: it is memory of the node.
   virtual const device_worker::DeviceFacts* gpu() const { return nullptr; }
 
@@ -54,8 +58,10 @@ class Device {
   virtual void look_after() {}
 };
 
-// HBM posed by a memfd; copies are memcpy. `hbm` and `dram` say how to use huge pages.
-std::unique_ptr<Device> make_host_device(HugePages hbm, HugePages dram);
+// HBM posed by a memfd; copies are memcpy. `hbm` and `dram` say how to use huge pages, `dram_nodes`
+// which NUMA nodes DRAM comes from as long as they have any (numa.h).
+std::unique_ptr<Device> make_host_device(HugePages hbm, HugePages dram,
+                                         std::vector<std::uint32_t> dram_nodes = {});
 
 // What a daemon has, by DeviceId; never empty.
 using Devices = std::vector<std::unique_ptr<Device>>;
@@ -64,7 +70,7 @@ Devices one_device(std::unique_ptr<Device> device);
 // HBM of the GPUs that the configuration names, by way of a device worker for each; DRAM as above.
 // Starts the workers to see that there are GPUs. Errors: not_supported (no worker, driver or GPU),
 // bad_config (no such GPU, or one smaller than tiers.hbm), io_error.
-ipc::Result<Devices> make_cuda_devices(const Config& config);
+ipc::Result<Devices> make_cuda_devices(const Config& config, const std::string& sysfs = "/sys");
 
 // Those of the configured backend.
 ipc::Result<Devices> make_devices(const Config& config);

@@ -10,15 +10,17 @@ using nlohmann::json;
 
 namespace {
 
-json row_of(std::uint32_t device, const device_worker::DeviceFacts* gpu,
-            const residency::TierStatus& hbm, std::size_t caches) {
-  json row = {{"device", device},
+json row_of(const Coordinator& coordinator, ipc::DeviceId device, const residency::TierStatus& hbm,
+            std::size_t caches) {
+  const device_worker::DeviceFacts* const gpu = coordinator.gpu(device);
+  json row = {{"device", device.value},
               {"capacity_bytes", hbm.capacity_bytes},
               {"used_bytes", hbm.used_bytes},
               {"free_bytes", hbm.capacity_bytes - std::min(hbm.capacity_bytes, hbm.used_bytes)},
               {"guaranteed_bytes", hbm.guaranteed_bytes},
               {"lent_bytes", hbm.lent_bytes},
-              {"caches", caches}};
+              {"caches", caches},
+              {"dram_numa_nodes", coordinator.dram_nodes(device)}};
   if (gpu == nullptr) {
     row["name"] = "memory of the node";
     return row;
@@ -40,8 +42,7 @@ json devices_json(Coordinator& coordinator) {
     const ipc::DeviceId id{device};
     const auto count = std::ranges::count_if(
         caches, [&](const residency::CacheStatus& row) { return row.spec.device == id; });
-    list.push_back(
-        row_of(device, coordinator.gpu(id), node.devices[device], static_cast<std::size_t>(count)));
+    list.push_back(row_of(coordinator, id, node.devices[device], static_cast<std::size_t>(count)));
   }
   return list;
 }

@@ -155,6 +155,7 @@ huge_pages = "require"
 capacity = "8GiB"
 extent = "256MiB"
 huge_pages = "never"
+numa = "interleave"
 [rings]
 capacity = 64
 request_memory = "64KiB"
@@ -187,7 +188,7 @@ dram.limit = "3GiB"
                       "/opt/worker",
                       std::chrono::seconds(3)};
   expected.hbm = {2 * kGiB, 128 * kMiB, HugePages::require};
-  expected.dram = {8 * kGiB, 256 * kMiB, HugePages::never};
+  expected.dram = {8 * kGiB, 256 * kMiB, HugePages::never, NumaPlacement::interleave};
   expected.rings = {64, 65536, 0};
   expected.limits = {
       5, 6, 8, std::chrono::milliseconds(250), std::chrono::minutes(2), 9, std::chrono::seconds(5)};
@@ -374,6 +375,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"[tiers.dram]\ncapacity = \"1000000001B\"", "a multiple of 4KiB"},
         BadValue{"[tiers.dram]\ncapacity = 1073741824", "such as \"64MiB\""},
         BadValue{"[tiers.hbm]\nextent = \"2GiB\"", "at most the capacity of the tier, 1GiB"},
+        BadValue{"[tiers.dram]\nnuma = \"node0\"", "one of \"device\", \"interleave\", \"any\""},
+        BadValue{"[tiers.hbm]\nnuma = \"any\"", "unknown key \"numa\" in tiers.hbm"},
         BadValue{"[tiers.hbm]\nhuge_pages = \"yes\"", "one of \"try\", \"never\", \"require\""},
         BadValue{"[rings]\ncapacity = 8", "a power of two from 16 to 4096"},
         BadValue{"[rings]\ncapacity = 131072", "a power of two from 16 to 4096"},

@@ -15,6 +15,7 @@
 #include "kernels/pins.h"
 #include "kernels/steps.h"
 #include "tests/daemon/fake_device.h"
+#include "tests/daemon/fake_sysfs.h"
 #include "tests/daemon/split_parts.h"
 
 namespace sluice::daemon {
@@ -428,6 +429,30 @@ TEST(ACudaDaemon, TakesAllGpusOrThoseThatAreNamed) {
   ASSERT_FALSE(unknown);
   EXPECT_EQ(unknown.error().code, Errc::bad_config);
   EXPECT_THAT(unknown.error().text, HasSubstr("names the GPU 2"));
+}
+
+TEST(ACudaDaemon, TakesDramFromTheNumaNodesOfItsGpus) {
+  const FakeDevice device;
+  const test::FakeSysfs sysfs;
+  sysfs.set_memory("0-1");
+  sysfs.set_node(test::fake_pci_bus_id(0), "1");
+  sysfs.set_node(test::fake_pci_bus_id(1), "-1");
+  Config config;
+  config.backend.kind = BackendKind::cuda;
+  config.backend.device_worker = FakeDevice::program();
+  config.backend.devices = {"0", "1"};
+  const auto nodes = [&](NumaPlacement placement) {
+    config.dram.numa = placement;
+    const auto devices = make_cuda_devices(config, sysfs.root());
+    EXPECT_TRUE(devices) << devices.error().text;
+    std::vector<std::vector<std::uint32_t>> all;
+    for (const auto& one : *devices) all.push_back(one->dram_nodes());
+    return all;
+  };
+  using Nodes = std::vector<std::vector<std::uint32_t>>;
+  EXPECT_EQ(nodes(NumaPlacement::device), (Nodes{{1}, {}})) << "the second one's is not known";
+  EXPECT_EQ(nodes(NumaPlacement::interleave), (Nodes{{0, 1}, {0, 1}}));
+  EXPECT_EQ(nodes(NumaPlacement::any), (Nodes{{}, {}}));
 }
 
 TEST(ACudaDaemon, DividesAGpuAmongTheDevicesThatItServesAs) {

@@ -36,17 +36,22 @@ TEST(SluicectlViews, StatusNamesTheGpu) {
                     {"caches", 2},           {"capacity_bytes", 1U << 30}, {"used_bytes", 1U << 28},
                     {"guaranteed_bytes", 0}, {"lent_bytes", 1U << 28}};
   status["devices"] = Json::array({gpu});
+  status["devices"][0]["dram_numa_nodes"] = Json::array();
   EXPECT_THAT(status_view(status, {}), HasSubstr("  backend cuda (NVIDIA H200, GPU-01)  pid 77"));
   EXPECT_THAT(status_view(status, {}), Not(HasSubstr("DEVICE")));
 
   status["devices"].push_back(gpu);
   status["devices"][1]["device"] = 1;
+  status["devices"][1]["dram_numa_nodes"] = {0, 1};
   const std::string text = status_view(status, {});
   EXPECT_THAT(text, HasSubstr("  backend cuda (2 devices)  pid 77"));
   const std::string table =
-      "DEVICE  NAME         UUID    CACHES  HBM used / capacity      %  GUARANTEED       LENT\n"
-      "     0  NVIDIA H200  GPU-01       2  256.0 MiB / 1.0 GiB  25.0%         0 B  256.0 MiB\n"
-      "     1  NVIDIA H200  GPU-01       2  256.0 MiB / 1.0 GiB  25.0%         0 B  256.0 MiB\n";
+      "DEVICE  NAME         UUID    DRAM ON NODE  CACHES  HBM used / capacity      %  GUARANTEED  "
+      "     LENT\n"
+      "     0  NVIDIA H200  GPU-01  any                2  256.0 MiB / 1.0 GiB  25.0%         0 B  "
+      "256.0 MiB\n"
+      "     1  NVIDIA H200  GPU-01  0,1                2  256.0 MiB / 1.0 GiB  25.0%         0 B  "
+      "256.0 MiB\n";
   EXPECT_THAT(text, HasSubstr(table));
   EXPECT_EQ(devices_view({{"devices", status["devices"]}}, {}), table);
 }

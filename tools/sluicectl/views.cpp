@@ -75,10 +75,20 @@ std::string tiers_of(const Json& status, const View& view) {
   return table.empty() ? "" : table.text(view.colour);
 }
 
+// The NUMA nodes that the DRAM of a device's caches comes from.
+std::string nodes_text(const Json& row) {
+  std::string text;
+  const Json* nodes = value_at(row, {"dram_numa_nodes"});
+  if (nodes == nullptr || !nodes->is_array()) return "-";
+  for (const Json& node : *nodes) text += (text.empty() ? "" : ",") + printable(node.dump());
+  return text.empty() ? "any" : text;
+}
+
 std::string devices_of(const Json& document, const View& view) {
   Table table({{"DEVICE"},
                {"NAME", Align::left},
                {"UUID", Align::left},
+               {"DRAM ON NODE", Align::left},
                {"CACHES"},
                {"HBM used / capacity"},
                {"%"},
@@ -86,7 +96,7 @@ std::string devices_of(const Json& document, const View& view) {
                {"LENT"}});
   for (const Json& row : rows_at(document, {"devices"})) {
     table.add({id_text(row, {"device"}), text_at(row, {"name"}), text_at(row, {"uuid"}),
-               count_text(row, {"caches"}),
+               nodes_text(row), count_text(row, {"caches"}),
                bytes_text(row, {"used_bytes"}) + " / " + bytes_text(row, {"capacity_bytes"}),
                percent_text(real_at(row, {"used_bytes"}).value_or(0),
                             real_at(row, {"capacity_bytes"}).value_or(0)),
