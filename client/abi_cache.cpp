@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -53,8 +54,14 @@ ipc::Result<CacheOptions> cache_options(const sluice_cache_desc* desc) {
     return fail(Errc::invalid_argument,
                 "cache_desc.device_id must be 0 on the host backend (device_type 0)");
   }
+  if (desc->device_type == 0 && desc->device_index != 0) {
+    return fail(Errc::invalid_argument,
+                "cache_desc.device_index must be 0 on the host backend (device_type 0)");
+  }
   CacheOptions options;
   if (desc->device_type == kDeviceCuda) options.cuda_device = desc->device_id;
+  options.device_index = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(desc->device_index, std::numeric_limits<std::uint32_t>::max()));
   options.model = desc->model;
   options.salt = text_or_empty(desc->salt);
   options.shard_index = desc->shard_index;

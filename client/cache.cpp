@@ -69,6 +69,7 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open(Client& client, const CacheOptio
           open.add_device_type(kDeviceCuda);
           open.add_device_id(cache->device_->ordinal());
           open.add_device_uuid(uuid);
+          open.add_device_index(options.device_index);
         }
         return open.Finish();
       },

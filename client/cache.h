@@ -37,6 +37,7 @@ struct CacheOptions {
   ipc::wire::Executor executor = ipc::wire::Executor::daemon;
   ipc::Layout layout;
   std::uint64_t hbm_bytes = 0;
+  std::uint32_t device_index = 0;           // see sluice_cache_desc
   std::optional<std::int32_t> cuda_device;  // its ordinal in this process; none: the host backend
 };
 

@@ -195,24 +195,26 @@ typedef struct sluice_cache_desc {
   uint32_t head_dim; /* elements */
   uint32_t block_tokens;
   uint32_t dtype_bytes;
-  uint32_t planes;     /* 2: K and V; 1: one latent */
-  uint32_t page_kind;  /* sluice_page_kind */
-  int32_t device_type; /* DLPack's numbers: where the arena lies. 0: the host backend; 2: CUDA */
-  int32_t device_id;   /* CUDA: the ordinal of the device in this process */
-  uint32_t flags;      /* zero */
-  uint64_t hbm_bytes;  /* arena wanted; 0: the tenant's default. Rounded to whole extents */
-  uint64_t reserved[8];
+  uint32_t planes;       /* 2: K and V; 1: one latent */
+  uint32_t page_kind;    /* sluice_page_kind */
+  int32_t device_type;   /* DLPack's numbers: where the arena lies. 0: the host backend; 2: CUDA */
+  int32_t device_id;     /* CUDA: the ordinal of the device in this process */
+  uint32_t flags;        /* zero */
+  uint64_t hbm_bytes;    /* arena wanted; 0: the tenant's default. Rounded to whole extents */
+  uint64_t device_index; /* CUDA: among the devices that the daemon's configuration makes of this
+                          * GPU, by naming it more than once; else 0 */
+  uint64_t reserved[7];
 } sluice_cache_desc;
-#define SLUICE_CACHE_DESC_INIT                                                         \
-  {sizeof(sluice_cache_desc), NULL, NULL, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, \
-   {0, 0, 0, 0, 0, 0, 0, 0}}
+#define SLUICE_CACHE_DESC_INIT                                                            \
+  {sizeof(sluice_cache_desc), NULL, NULL, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, \
+   {0, 0, 0, 0, 0, 0, 0}}
 
 /* The first session of a tenant that opens a namespace creates the cache; later ones join it, with
  * the same layout (else INVALID_LAYOUT), and get its arena, whatever hbm_bytes they ask for;
  * the executors of sessions may differ. QUOTA_EXCEEDED: the arena does not fit the tenant's limit
  * or what the node can grant. BUSY: its memory was not there within the daemon's
  * limits.open_deadline; nothing is left of the attempt. NOT_SUPPORTED: this build, the machine or
- * the daemon cannot serve the device_type, or the executor on it; the text says what to do.
+ * the daemon cannot serve the device, or the executor on it; the text says what to do.
  *
  * The memory of an arena is taken at once, which the kernel needs up to half a second per GiB for:
  * with the default timeout of 10 s, give a client that creates arenas beyond some 20 GiB a longer

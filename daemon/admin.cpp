@@ -5,6 +5,7 @@
 
 #include "daemon/admin_documents.h"
 #include "daemon/admin_request.h"
+#include "daemon/device_report.h"
 
 namespace sluice::daemon {
 
@@ -65,6 +66,11 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     out["tenants"] = std::move(*list);
     return dump(out);
   }
+  if (verb == "devices") {
+    json out = document("sluice.devices");
+    out["devices"] = devices_json(coordinator_);
+    return dump(out);
+  }
   if (verb == "sessions") {
     json out = document("sluice.sessions");
     out["sessions"] = sessions_of(request, hooks_.sessions());
@@ -117,10 +123,11 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
     out["deferred"] = changes_json(reload->deferred);
     return dump(out);
   }
-  return fail(Errc::not_supported,
-              "no admin request is named \"" + std::string(verb.substr(0, 64)) +
-                  "\"; known: ping, status, tenants, sessions, caches, sequences, residency, "
-                  "evict_plan, evict, drain, kill, config, reload");
+  return fail(
+      Errc::not_supported,
+      "no admin request is named \"" + std::string(verb.substr(0, 64)) +
+          "\"; known: ping, status, devices, tenants, sessions, caches, sequences, residency, "
+          "evict_plan, evict, drain, kill, config, reload");
 }
 
 }  // namespace sluice::daemon

@@ -49,6 +49,7 @@ ipc::Result<json> cache_json(const AdminRequest& request, const residency::Cache
                 {"salt", row.spec.salt},
                 {"shard_index", row.spec.shard_index},
                 {"shard_count", row.spec.shard_count},
+                {"device", row.spec.device.value},
                 {"state", std::string(residency::to_string(row.state))},
                 {"page_bytes", row.shape.geometry.page_bytes},
                 {"pages_per_block", row.shape.geometry.pages_per_block},
@@ -83,7 +84,7 @@ ipc::Result<json> cache_json(const AdminRequest& request, const residency::Cache
 
 // Has the words of all these caches fetched that a device has, at the same time.
 void fetch_words(const AdminRequest& request, const std::vector<residency::CacheStatus>& rows) {
-  if (request.coordinator().gpu() == nullptr) return;
+  if (!request.coordinator().on_gpus()) return;
   for (const auto& row : rows) {
     const auto memory = request.coordinator().cache_memory(row.cache);
     if (memory != nullptr && request.sees(row.tenant)) (void)memory->scan();

@@ -8,6 +8,7 @@
 
 #include "daemon/admin_counts.h"
 #include "daemon/admin_documents.h"
+#include "daemon/device_report.h"
 #include "daemon/version.h"
 
 namespace sluice::daemon {
@@ -39,17 +40,9 @@ json health_json(const AdminRequest& request, const std::vector<HealthFinding>& 
   return list;
 }
 
-// What HBM is of: memory of the node, or a GPU.
+// What HBM is of: memory of the node, or GPUs.
 std::string backend_of(const AdminRequest& request) {
-  return request.coordinator().gpu() == nullptr ? "host" : "cuda";
-}
-
-json device_json(const AdminRequest& request) {
-  const auto* gpu = request.coordinator().gpu();
-  if (gpu == nullptr) return nullptr;
-  return {{"name", gpu->name},
-          {"uuid", device_worker::to_string(gpu->uuid)},
-          {"hbm_total_bytes", gpu->hbm_total_bytes}};
+  return request.coordinator().on_gpus() ? "cuda" : "host";
 }
 
 }  // namespace
@@ -62,9 +55,9 @@ ipc::Result<json> status_of(const AdminRequest& request, const AdminHooks& hooks
                    {"uptime_seconds", uptime_s},
                    {"draining", hooks.draining()},
                    {"backend", backend_of(request)},
-                   {"device", device_json(request)},
                    {"metrics_address", hooks.metrics_address()}};
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
+  out["devices"] = devices_json(request.coordinator());
   const auto resolved = request.coordinator().resolve_totals();
   auto tenants = tenants_of(request, resolved);
   if (!tenants) return std::unexpected(tenants.error());

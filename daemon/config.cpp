@@ -130,6 +130,9 @@ constexpr Word<LogLevel> kLogLevels[] = {{"trace", LogLevel::trace},
 constexpr Word<LogFormat> kLogFormats[] = {{"text", LogFormat::text}, {"json", LogFormat::json}};
 constexpr Word<BackendKind> kBackendKinds[] = {{"host", BackendKind::host},
                                                {"cuda", BackendKind::cuda}};
+constexpr Word<NumaPlacement> kNumaPlacements[] = {{"device", NumaPlacement::device},
+                                                   {"interleave", NumaPlacement::interleave},
+                                                   {"any", NumaPlacement::any}};
 constexpr Word<HugePages> kHugePages[] = {
     {"try", HugePages::attempt}, {"never", HugePages::never}, {"require", HugePages::require}};
 
@@ -165,13 +168,47 @@ bool is_gpu_uuid(std::string_view text) {
   return true;
 }
 
-Parsed<std::string> gpu(const toml::node& node) {
+std::optional<std::string> gpu(const toml::node& node) {
   const std::optional<std::int64_t> ordinal = node.value_exact<std::int64_t>();
   if (ordinal && *ordinal >= 0 && *ordinal <= kMaxGpuOrdinal) return std::to_string(*ordinal);
   const std::optional<std::string_view> text = node.value_exact<std::string_view>();
-  if (text && is_gpu_uuid(*text)) return std::string(*text);
-  return std::unexpected("the number of a GPU from 0 to " + std::to_string(kMaxGpuOrdinal) +
-                         ", or its UUID as nvidia-smi -L shows it (\"GPU-...\")");
+  if (!text) return std::nullopt;
+  if (is_gpu_uuid(*text)) return std::string(*text);
+  for (std::int64_t number = 0; number <= kMaxGpuOrdinal; ++number) {
+    if (*text == std::to_string(number)) return std::string(*text);
+  }
+  return std::nullopt;
+}
+
+const std::string& expected_gpu() {
+  static const std::string text = "the number of a GPU from 0 to " +
+                                  std::to_string(kMaxGpuOrdinal) +
+                                  ", or its UUID as nvidia-smi -L shows it (\"GPU-...\")";
+  return text;
+}
+
+bool is_all(const toml::node& node) { return node.value_exact<std::string_view>() == kAllDevices; }
+
+Parsed<std::vector<std::string>> one_gpu(const toml::node& node) {
+  if (is_all(node)) return std::vector{std::string(kAllDevices)};
+  if (auto one = gpu(node)) return std::vector{std::move(*one)};
+  return std::unexpected(expected_gpu() + ", or \"all\"");
+}
+
+Parsed<std::vector<std::string>> gpus(const toml::node& node) {
+  if (is_all(node)) return std::vector{std::string(kAllDevices)};
+  const toml::array* array = node.as_array();
+  if (array == nullptr || array->empty() || array->size() > kMaxDevices) {
+    return std::unexpected("\"all\", or a list of 1 to " + std::to_string(kMaxDevices) +
+                           " GPUs, such as [0, 1]");
+  }
+  std::vector<std::string> list;
+  for (const toml::node& element : *array) {
+    auto one = gpu(element);
+    if (!one) return std::unexpected("in each place of the list " + expected_gpu());
+    list.push_back(std::move(*one));
+  }
+  return list;
 }
 
 Parsed<std::string> program_path(const toml::node& node) {
@@ -387,6 +424,11 @@ class Reader {
     return nullptr;
   }
 
+  bool has(std::string_view key) const { return table_.contains(key); }
+  void refuse(std::string_view key, const std::string& expected) {
+    if (const toml::node* node = find(key)) wrong(*node, key, expected);
+  }
+
   void wrong(const toml::node& node, std::string_view key, const std::string& expected) {
     findings_.add(position_of(node.source()),
                   full(key) + ": found " + describe(node) + ", expected " + expected);
@@ -428,7 +470,10 @@ void read_tiers(Reader& root, Config& config) {
   auto tiers = root.table("tiers");
   if (!tiers) return;
   if (auto hbm = tiers->table("hbm")) read_tier(*hbm, config.hbm);
-  if (auto dram = tiers->table("dram")) read_tier(*dram, config.dram);
+  if (auto dram = tiers->table("dram")) {
+    read_tier(*dram, config.dram);
+    dram->read("numa", config.dram.numa, one_of(kNumaPlacements));
+  }
 }
 
 void read_daemon(Reader& reader, DaemonConfig& daemon) {
@@ -443,7 +488,11 @@ void read_daemon(Reader& reader, DaemonConfig& daemon) {
 
 void read_backend(Reader& reader, BackendConfig& backend) {
   reader.read("kind", backend.kind, one_of(kBackendKinds));
-  reader.read("device", backend.device, gpu);
+  reader.read("devices", backend.devices, gpus);
+  if (reader.has("devices") && reader.has("device")) {
+    reader.refuse("device", "one of backend.devices and backend.device");
+  }
+  reader.read("device", backend.devices, one_gpu);
   reader.read("device_worker", backend.device_worker, program_path);
   reader.read("worker_idle", backend.worker_idle,
               duration(std::chrono::milliseconds(100), std::chrono::milliseconds(3'600'000)));
@@ -767,6 +816,15 @@ class Listing {
     for (const std::uint32_t id : ids) parts.push_back(std::to_string(id));
     add(key, "[" + join(parts, ", ") + "]");
   }
+  void add_devices(const std::string& key, const std::vector<std::string>& devices) {
+    if (devices == std::vector{std::string(kAllDevices)}) return add_text(key, devices[0]);
+    std::vector<std::string> parts;
+    parts.reserve(devices.size());
+    for (const std::string& device : devices) {
+      parts.push_back(is_gpu_uuid(device) ? quoted(device) : device);
+    }
+    add(key, "[" + join(parts, ", ") + "]");
+  }
   void add_tier(const std::string& key, const TierConfig& tier) {
     add_bytes(key + ".capacity", tier.capacity_bytes);
     add_bytes(key + ".extent", tier.extent_bytes);
@@ -900,13 +958,12 @@ std::vector<ConfigValue> list_config(const Config& config) {
   list.add("daemon.reserved_sessions", config.daemon.reserved_sessions);
   list.add_text("metrics.address", config.metrics.address);
   list.add("backend.kind", word_for(kBackendKinds, config.backend.kind));
-  list.add("backend.device", config.backend.device.starts_with("GPU-")
-                                 ? quoted(config.backend.device)
-                                 : config.backend.device);
+  list.add_devices("backend.devices", config.backend.devices);
   list.add_text("backend.device_worker", config.backend.device_worker);
   list.add("backend.worker_idle", quoted(format_duration(config.backend.worker_idle)));
   list.add_tier("tiers.hbm", config.hbm);
   list.add_tier("tiers.dram", config.dram);
+  list.add("tiers.dram.numa", word_for(kNumaPlacements, config.dram.numa));
   list.add("rings.capacity", config.rings.capacity);
   list.add_bytes("rings.request_memory", config.rings.request_memory_bytes);
   list.add("rings.spin_us", config.rings.spin_us);

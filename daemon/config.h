@@ -30,9 +30,15 @@ inline constexpr std::size_t kMaxConfigErrors = 32;  // reported of one file; th
 inline constexpr std::size_t kMaxTenants = 256;
 inline constexpr std::size_t kMaxIdsPerList = 1024;  // uids or gids
 inline constexpr std::size_t kMaxSocketPath = 107;   // bytes, of sockaddr_un
+inline constexpr std::size_t kMaxDevices = 64;
+inline constexpr std::string_view kAllDevices = "all";
 
 using ipc::HugePages;  // attempt is written "try"
 enum class BackendKind : std::uint8_t { host, cuda };
+// Which NUMA node DRAM comes from, while that has any left: the device's, all of them in turn,
+// extent by extent, or wherever the kernel likes. What a machine does not tell is left to the
+// kernel.
+enum class NumaPlacement : std::uint8_t { device, interleave, any };
 
 struct DaemonConfig {
   std::string socket;  // whoever connects here is identified by uid, then gid
@@ -53,16 +59,19 @@ struct MetricsConfig {
 // What the fast tier is made of. All but `kind` is for cuda.
 struct BackendConfig {
   BackendKind kind = BackendKind::host;
-  std::string device = "0";   // an ordinal by PCI bus order, or "GPU-..." as nvidia-smi -L lists it
+  // Each an ordinal by PCI bus order, or "GPU-..." as nvidia-smi -L lists it; or kAllDevices alone.
+  // A GPU that is named more than once serves as so many devices.
+  std::vector<std::string> devices = {"0"};
   std::string device_worker;  // its program; empty: sluice-device-worker beside sluiced
   std::chrono::milliseconds worker_idle{10'000};  // without work: then it leaves the GPU
   bool operator==(const BackendConfig&) const = default;
 };
 
 struct TierConfig {
-  std::uint64_t capacity_bytes = 0;
+  std::uint64_t capacity_bytes = 0;        // of hbm: of each device, as are its quotas
   std::uint64_t extent_bytes = 64u << 20;  // wanted; each cache rounds it to whole pages or frames
   HugePages huge_pages = HugePages::attempt;
+  NumaPlacement numa = NumaPlacement::device;  // of dram
   bool operator==(const TierConfig&) const = default;
 };
 

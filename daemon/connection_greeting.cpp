@@ -126,11 +126,11 @@ asio::awaitable<ipc::Status> Connection::welcome_session(std::uint64_t request,
 
   const auto& layout = session->memory.layout();
   auto bytes = ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
-    return wire::CreateWelcomeDirect(
-        builder, ipc::kProtocolMinor, ipc::kProtocolFeatures, session->id.value,
-        session->tenant_name.c_str(), layout.ring_capacity, layout.request_bytes,
-        layout.memory_bytes, kVersion,
-        server->coordinator.gpu() == nullptr ? kBothExecutors : kDirectOnly);
+    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures,
+                                     session->id.value, session->tenant_name.c_str(),
+                                     layout.ring_capacity, layout.request_bytes,
+                                     layout.memory_bytes, kVersion,
+                                     server->coordinator.on_gpus() ? kDirectOnly : kBothExecutors);
   });
   log_info("session opened", {{"session", session->id.value},
                               {"tenant", session->tenant_name},

@@ -54,6 +54,7 @@ ipc::Result<OpenCacheRequest> request_from(const wire::OpenCache& body) {
   wanted.device_type = body.device_type();
   const auto uuid = ipc::bytes_of(body.device_uuid());
   wanted.device_uuid.assign(reinterpret_cast<const char*>(uuid.data()), uuid.size());
+  wanted.device_index = body.device_index();
   return wanted;
 }
 

@@ -41,39 +41,67 @@ ipc::Result<std::array<std::uint64_t, 2>> random_seed() {
 constexpr std::int32_t kNoDevice = 0;  // DLPack's numbers, and what libsluice says for "none"
 constexpr std::int32_t kCudaDevice = 2;
 
-// That the client asks for what this daemon has.
-ipc::Status check_device(const OpenCacheRequest& request, const device_worker::DeviceFacts* gpu) {
-  if (gpu == nullptr) {
-    if (request.device_type == kNoDevice) return {};
+std::string name_of(const device_worker::DeviceFacts& gpu) {
+  return gpu.name + " (" + device_worker::to_string(gpu.uuid) + ")";
+}
+
+// "A (GPU-...), B (GPU-...)", each GPU once.
+std::string names_of(const Devices& devices) {
+  std::string names;
+  for (const auto& device : devices) {
+    const std::string name = name_of(*device->gpu());
+    if (names.find(name) != names.npos) continue;
+    names += (names.empty() ? "" : ", ") + name;
+  }
+  return names;
+}
+
+bool is_asked_for(const OpenCacheRequest& request, const device_worker::DeviceFacts& gpu) {
+  return request.device_uuid.size() == gpu.uuid.size() &&
+         std::equal(gpu.uuid.begin(), gpu.uuid.end(),
+                    reinterpret_cast<const std::uint8_t*>(request.device_uuid.data()));
+}
+
+// The device that the client asks for, of those that this daemon has.
+ipc::Result<ipc::DeviceId> find_device(const OpenCacheRequest& request, const Devices& devices) {
+  if (devices[0]->gpu() == nullptr) {
+    if (request.device_type == kNoDevice) return ipc::DeviceId{0};
     return fail(Errc::not_supported,
                 "this daemon runs the host backend; device must be none (device_type 0), or the "
                 "daemon must be configured with backend.kind = \"cuda\"");
   }
-  const std::string here = gpu->name + " (" + device_worker::to_string(gpu->uuid) + ")";
   if (request.device_type != kCudaDevice) {
     return fail(Errc::not_supported,
                 "device_type " + std::to_string(request.device_type) +
-                    "; this daemon's arenas are on " + here +
+                    "; this daemon's arenas are on " + names_of(devices) +
                     ": open the cache with device_type 2 (CUDA) and that device's number");
   }
-  if (request.device_uuid.size() != gpu->uuid.size() ||
-      !std::equal(gpu->uuid.begin(), gpu->uuid.end(),
-                  reinterpret_cast<const std::uint8_t*>(request.device_uuid.data()))) {
-    return fail(Errc::not_supported,
-                "the cache was asked for on another GPU; this daemon's arenas "
-                "are on " +
-                    here + ": open it on that device");
+  std::uint32_t served = 0;
+  for (std::uint32_t i = 0; i < devices.size(); ++i) {
+    if (!is_asked_for(request, *devices[i]->gpu())) continue;
+    if (served++ == request.device_index) return ipc::DeviceId{i};
   }
-  if (request.executor == ipc::wire::Executor::daemon) {
+  if (served == 0) {
     return fail(Errc::not_supported,
-                "executor daemon is not built for GPUs: open the cache with executor direct, which "
-                "resolves in the stream of the process itself");
+                "the cache was asked for on another GPU; this daemon's arenas are on " +
+                    names_of(devices) +
+                    ": open it on one of these, or add the GPU to backend.devices");
   }
-  return {};
+  return fail(Errc::not_supported,
+              "device_index " + std::to_string(request.device_index) + "; this GPU serves as " +
+                  std::to_string(served) +
+                  " devices (backend.devices names it so often): give an index below that");
 }
 
-ipc::Status check_request(const OpenCacheRequest& request, const device_worker::DeviceFacts* gpu) {
-  if (auto ok = check_device(request, gpu); !ok) return ok;
+ipc::Status check_executor(const OpenCacheRequest& request, bool on_gpu) {
+  if (!on_gpu || request.executor != ipc::wire::Executor::daemon) return {};
+  return fail(Errc::not_supported,
+              "executor daemon is not built for GPUs: open the cache with executor direct, which "
+              "resolves in the stream of the process itself");
+}
+
+ipc::Status check_request(const OpenCacheRequest& request, bool on_gpu) {
+  if (auto ok = check_executor(request, on_gpu); !ok) return ok;
   if (request.kind > static_cast<std::uint8_t>(ipc::wire::CacheKind::opaque_bytes)) {
     return fail(Errc::invalid_argument, "unknown kind of cache " + std::to_string(request.kind));
   }
@@ -83,8 +111,9 @@ ipc::Status check_request(const OpenCacheRequest& request, const device_worker::
   return {};
 }
 
-residency::CacheSpec spec_of(const OpenCacheRequest& request) {
+residency::CacheSpec spec_of(const OpenCacheRequest& request, ipc::DeviceId device) {
   residency::CacheSpec spec;
+  spec.device = device;
   spec.model = request.model;
   spec.salt = request.salt;
   spec.kind = static_cast<residency::CacheKind>(request.kind);
@@ -98,11 +127,17 @@ residency::CacheSpec spec_of(const OpenCacheRequest& request) {
 }  // namespace
 
 ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& config,
-                                                              std::unique_ptr<Device> device) {
+                                                              Devices devices) {
+  SLUICE_ASSERT(!devices.empty());
   residency::ManagerConfig wanted;
-  wanted.hbm = {config.hbm.capacity_bytes, config.hbm.extent_bytes, device->hbm_granularity()};
+  wanted.hbm = {config.hbm.capacity_bytes, config.hbm.extent_bytes};
+  for (const auto& device : devices) {
+    wanted.hbm.granularity_bytes =
+        std::max(wanted.hbm.granularity_bytes, device->hbm_granularity());
+  }
+  wanted.hbm_devices = static_cast<std::uint32_t>(devices.size());
   wanted.dram = {config.dram.capacity_bytes, config.dram.extent_bytes};
-  wanted.dram.extents_stay = device->users_pin_dram();
+  wanted.dram.extents_stay = devices[0]->users_pin_dram();
   for (const TenantConfig& tenant : config.tenants) {
     wanted.tenants.push_back({tenant.name, quota_of(tenant.hbm), quota_of(tenant.dram)});
   }
@@ -116,22 +151,26 @@ ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& conf
   auto manager = residency::Manager::create(wanted);
   if (!manager) return std::unexpected(std::move(manager.error()));
   return std::unique_ptr<Coordinator>(
-      new Coordinator(config, std::move(device), std::move(*manager)));
+      new Coordinator(config, std::move(devices), std::move(*manager)));
 }
 
-Coordinator::Coordinator(const Config& config, std::unique_ptr<Device> device,
-                         residency::Manager manager)
+Coordinator::Coordinator(const Config& config, Devices devices, residency::Manager manager)
     : config_(config),
-      device_(std::move(device)),
+      devices_(std::move(devices)),
       manager_(std::move(manager)),
       counters_(config.tenants.size()) {
+  for (std::size_t i = 0; i < devices_.size(); ++i) {
+    workers_.push_back(std::make_shared<MemoryWorker>());
+  }
   for (std::size_t i = 0; i < config.tenants.size(); ++i) {
     reclaim_.push_back(std::make_unique<Histogram>());
     resolve_.push_back(std::make_unique<Histogram>());
   }
 }
 
-Coordinator::~Coordinator() { worker_->stop(); }
+Coordinator::~Coordinator() {
+  for (const auto& worker : workers_) worker->stop();
+}
 
 // ---- actions
 
@@ -205,11 +244,11 @@ void Coordinator::account_forecasts(ipc::CacheId id, const CacheMemory& memory) 
   tell(residency::ForecastEvent::wasted, cache.forecast_wasted, memory.forecast_wasted());
 }
 
-void Coordinator::look_after_device() {
+void Coordinator::look_after_devices() {
   const auto now = std::chrono::steady_clock::now();
   if (now - looked_after_ < kDeviceLookInterval) return;
   looked_after_ = now;
-  device_->look_after();
+  for (const auto& device : devices_) device->look_after();
   for (const Cache& cache : caches_) {
     if (cache.memory != nullptr) cache.memory->retry_table_orders(now);
   }
@@ -217,7 +256,7 @@ void Coordinator::look_after_device() {
 
 std::chrono::milliseconds Coordinator::tick() {
   const std::lock_guard lock(mutex_);
-  look_after_device();
+  look_after_devices();
   settle();
   Actions actions;
   for (int i = 0; i < kTurnsPerTick && manager_.pending_work(); ++i) {
@@ -268,8 +307,11 @@ void Coordinator::count_violation(ipc::TenantId tenant, Violation kind) {
 ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
     Session& session, const std::shared_ptr<CacheOpening>& opening) {
   const OpenCacheRequest& request = opening->request;
-  if (auto ok = check_request(request, device_->gpu()); !ok)
+  const auto device = find_device(request, devices_);
+  if (!device) return std::unexpected(device.error());
+  if (auto ok = check_request(request, on_gpus()); !ok) {
     return std::unexpected(std::move(ok.error()));
+  }
   if (auto ok = session.check_room(); !ok) return std::unexpected(std::move(ok.error()));
   const std::lock_guard lock(mutex_);
   if (opening->failure) return std::unexpected(*opening->failure);
@@ -279,13 +321,14 @@ ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
     return give_cache(session, request, made, true);
   }
   Actions actions;
-  auto opened = manager_.open_cache(session.id, spec_of(request), actions);
+  auto opened = manager_.open_cache(session.id, spec_of(request, *device), actions);
   if (opened && opened->created) {
     opening->making = opened->cache;
     opening->shape = opened->shape;
     opening->waits_for = "its memory is still being made";
     if (caches_.size() <= opened->cache.value) caches_.resize(opened->cache.value + 1);
     caches_[opened->cache.value].tenant = session.tenant;
+    caches_[opened->cache.value].device = *device;
     caches_[opened->cache.value].opening = opening;
   }
   execute(actions);

@@ -41,8 +41,9 @@ struct OpenCacheRequest {
   ipc::Layout layout;
   ipc::wire::Executor executor = ipc::wire::Executor::daemon;
   std::uint64_t hbm_bytes = 0;
-  std::int32_t device_type = 0;  // DLPack's numbers
-  std::string device_uuid;       // of a GPU: its 16 bytes
+  std::int32_t device_type = 0;    // DLPack's numbers
+  std::string device_uuid;         // of a GPU: its 16 bytes
+  std::uint32_t device_index = 0;  // among the devices that this GPU serves as
 };
 
 struct OpenedCache {
@@ -66,8 +67,7 @@ struct CacheOpening {
 class Coordinator {
  public:
   // Errors: bad_config.
-  static ipc::Result<std::unique_ptr<Coordinator>> create(const Config& config,
-                                                          std::unique_ptr<Device> device);
+  static ipc::Result<std::unique_ptr<Coordinator>> create(const Config& config, Devices devices);
   ~Coordinator();
 
   // ---- sessions (control thread)
@@ -139,8 +139,16 @@ class Coordinator {
 
   // ---- operators
 
-  // The GPU that HBM is of; null: it is memory of the node.
-  const device_worker::DeviceFacts* gpu() const { return device_->gpu(); }
+  std::uint32_t device_count() const { return static_cast<std::uint32_t>(devices_.size()); }
+  // The GPU that a device's HBM is of; null: it is memory of the node.
+  const device_worker::DeviceFacts* gpu(ipc::DeviceId device) const {
+    return devices_[device.value]->gpu();
+  }
+  std::vector<std::uint32_t> dram_nodes(ipc::DeviceId device) const {
+    return devices_[device.value]->dram_nodes();
+  }
+  // All devices are GPUs', or there is the node's alone.
+  bool on_gpus() const { return gpu(ipc::DeviceId{0}) != nullptr; }
 
   // Runs `look` with the manager, under the lock.
   template <class Look>
@@ -176,6 +184,7 @@ class Coordinator {
   struct Cache {
     std::shared_ptr<CacheMemory> memory;  // null while it is being made or freed
     ipc::TenantId tenant;
+    ipc::DeviceId device;
     std::shared_ptr<CacheOpening> opening;  // while it is being made
     std::deque<std::uint32_t> granting;     // extents that a job is at, in order
     std::optional<GrantFailure> grant_failure;
@@ -192,7 +201,7 @@ class Coordinator {
     std::chrono::steady_clock::time_point death;
   };
 
-  Coordinator(const Config& config, std::unique_ptr<Device> device, residency::Manager manager);
+  Coordinator(const Config& config, Devices devices, residency::Manager manager);
 
   // ---- under the lock
 
@@ -208,13 +217,16 @@ class Coordinator {
   // Tells the ledger what the tables counted since the last time.
   void account_forecasts();
   void account_forecasts(ipc::CacheId id, const CacheMemory& memory);
-  void look_after_device();
+  void look_after_devices();
   // Ends what waits and can end; whether something did.
   bool settle();
   // Runs `attempt`, which may ask for extents of `cache`, and again if memory came back meanwhile.
   template <class Attempt>
   auto with_memory(ipc::CacheId cache, Attempt&& attempt);
   CacheMemory& memory_of(ipc::CacheId cache);
+  MemoryWorker& worker_of(ipc::CacheId cache) {
+    return *workers_[caches_[cache.value].device.value];
+  }
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
                                       ipc::CacheId cache, bool created);
 
@@ -225,26 +237,27 @@ class Coordinator {
   Step make_cache(Making& making);
   Step hand_over(Making& making);
   Step free_cache(Freeing& freeing);
-  Step grant_next(ipc::CacheId id, CacheMemory& memory);
+  Step grant_next(ipc::CacheId id, CacheMemory& memory, Device& device);
   Step release_extent(ipc::CacheId id, std::uint32_t extent,
                       const std::shared_ptr<CacheMemory>& memory);
   // The last one who lets go of it has it freed.
   std::shared_ptr<CacheMemory> share(ipc::CacheId id, std::unique_ptr<CacheMemory> memory);
 
   const Config& config_;
-  std::unique_ptr<Device> device_;
+  Devices devices_;
   mutable std::mutex mutex_;
   residency::Manager manager_;
   std::function<void()> cache_changed_ = [] {};
   std::vector<Cache> caches_;  // by CacheId
   std::vector<PendingRetire> retiring_;
   std::vector<Reclaim> reclaims_;
-  std::chrono::steady_clock::time_point looked_after_{};  // the device
+  std::chrono::steady_clock::time_point looked_after_{};  // the devices
   std::vector<TenantCounters> counters_;
   std::vector<std::unique_ptr<Histogram>> reclaim_;
   std::vector<std::unique_ptr<Histogram>> resolve_;
-  // Memory may be held for longer than there is a coordinator; its owners know the worker weakly.
-  std::shared_ptr<MemoryWorker> worker_ = std::make_shared<MemoryWorker>();
+  // One for each device: none waits for another. Memory may be held for longer than there is a
+  // coordinator; its owners know the worker weakly.
+  std::vector<std::shared_ptr<MemoryWorker>> workers_;
 };
 
 }  // namespace sluice::daemon

@@ -16,6 +16,7 @@ using ipc::fail;
 
 struct Coordinator::Making {
   ipc::CacheId cache;
+  Device* device = nullptr;
   std::shared_ptr<CacheOpening> opening;
   std::uint32_t actors = 0;
   std::unique_ptr<CacheMemory> memory;
@@ -43,19 +44,21 @@ ipc::Status make_piece(std::unique_ptr<CacheMemory>& memory, const residency::Ca
 void Coordinator::execute(const residency::CreateCache& action) {
   Making making;
   making.cache = action.cache;
+  making.device = devices_[action.device.value].get();
   making.opening = caches_[action.cache.value].opening;
   making.actors = config_.limits.actors_per_cache;
-  worker_->post(action.cache,
-                [this, making = std::move(making)]() mutable { return make_cache(making); });
+  worker_of(action.cache).post(action.cache, [this, making = std::move(making)]() mutable {
+    return make_cache(making);
+  });
 }
 
 MemoryWorker::Step Coordinator::make_cache(Making& making) {
   if (!making.failure) {
-    auto made = make_piece(making.memory, making.opening->shape, making.actors, *device_);
+    auto made = make_piece(making.memory, making.opening->shape, making.actors, *making.device);
     if (made) return hand_over(making);
     making.failure = std::move(made.error());
   }
-  if (making.memory != nullptr && making.memory->free_piece(*device_)) return Step::more;
+  if (making.memory != nullptr && making.memory->free_piece(*making.device)) return Step::more;
   making.memory.reset();
   const std::lock_guard lock(mutex_);
   making.opening->failure = std::move(making.failure);
@@ -76,7 +79,8 @@ MemoryWorker::Step Coordinator::hand_over(Making& making) {
   }
   if (!making.memory->whole()) return Step::more;
   Cache& cache = caches_[making.cache.value];
-  making.memory->on_table_orders([id = making.cache, worker = std::weak_ptr(worker_)](
+  making.memory->on_table_orders([id = making.cache,
+                                  worker = std::weak_ptr(workers_[cache.device.value])](
                                      std::shared_ptr<CacheTable> table) {
     const auto alive = worker.lock();
     if (alive == nullptr) return;
@@ -94,14 +98,17 @@ MemoryWorker::Step Coordinator::hand_over(Making& making) {
 
 struct Coordinator::Freeing {
   ipc::CacheId cache;
+  Device* device = nullptr;
   std::unique_ptr<CacheMemory> memory;
   bool accounted = false;
 };
 
 std::shared_ptr<CacheMemory> Coordinator::share(ipc::CacheId id,
                                                 std::unique_ptr<CacheMemory> memory) {
-  return {memory.release(), [this, id, worker = std::weak_ptr(worker_)](CacheMemory* last) {
-            Freeing freeing{id, std::unique_ptr<CacheMemory>(last), false};
+  const ipc::DeviceId number = caches_[id.value].device;
+  return {memory.release(), [this, id, device = devices_[number.value].get(),
+                             worker = std::weak_ptr(workers_[number.value])](CacheMemory* last) {
+            Freeing freeing{id, device, std::unique_ptr<CacheMemory>(last), false};
             const auto alive = worker.lock();
             if (alive == nullptr) return;
             alive->post(
@@ -122,7 +129,7 @@ MemoryWorker::Step Coordinator::free_cache(Freeing& freeing) {
     const std::lock_guard lock(mutex_);
     account_forecasts(freeing.cache, *freeing.memory);
   }
-  if (freeing.memory->free_piece(*device_)) return Step::more;
+  if (freeing.memory->free_piece(*freeing.device)) return Step::more;
   freeing.memory.reset();
   const std::lock_guard lock(mutex_);
   caches_[freeing.cache.value] = {};
@@ -140,17 +147,19 @@ void Coordinator::execute(const residency::GrantDram& action) {
   Cache& cache = caches_[action.cache.value];
   cache.granting.push_back(action.extent);
   if (cache.granting.size() > 1) return;  // its job goes on with this one
-  worker_->post(action.cache, [this, id = action.cache, memory = cache.memory] {
-    return grant_next(id, *memory);
-  });
+  worker_of(action.cache)
+      .post(action.cache, [this, id = action.cache, memory = cache.memory,
+                           device = devices_[cache.device.value].get()] {
+        return grant_next(id, *memory, *device);
+      });
 }
 
-MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, CacheMemory& memory) {
+MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, CacheMemory& memory, Device& device) {
   const std::uint32_t extent = [&] {
     const std::lock_guard lock(mutex_);
     return caches_[id.value].granting.front();
   }();
-  auto granted = memory.grant_extent(*device_, extent);
+  auto granted = memory.grant_extent(device, extent);
   if (!granted) {
     log_warn(
         "the node has no memory for a DRAM extent",
@@ -174,10 +183,11 @@ MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, CacheMemory& memory)
 }
 
 void Coordinator::execute(const residency::ReleaseExtent& action) {
-  worker_->post(action.cache, [this, id = action.cache, extent = action.extent,
-                               memory = caches_[action.cache.value].memory] {
-    return release_extent(id, extent, memory);
-  });
+  worker_of(action.cache)
+      .post(action.cache, [this, id = action.cache, extent = action.extent,
+                           memory = caches_[action.cache.value].memory] {
+        return release_extent(id, extent, memory);
+      });
 }
 
 MemoryWorker::Step Coordinator::release_extent(ipc::CacheId id, std::uint32_t extent,

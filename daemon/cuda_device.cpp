@@ -1,12 +1,16 @@
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "daemon/device.h"
 #include "daemon/device_client.h"
 #include "daemon/logging.h"
+#include "daemon/numa.h"
 #include "daemon/split_table.h"
 
 namespace sluice::daemon {
@@ -53,10 +57,14 @@ class CudaDevice final : public Device {
   }
 
   ipc::Result<std::shared_ptr<CacheTable>> create_table(const kernels::TableSizes& sizes) override {
-    return make_split_table(client_, facts_.granularity_bytes, sizes);
+    SplitTablePlace place{facts_.granularity_bytes, std::nullopt};
+    // The device reads the log and writes mirrors at each step.
+    if (const auto nodes = dram_nodes(); !nodes.empty()) place.numa_node = nodes.front();
+    return make_split_table(client_, place, sizes);
   }
 
   std::uint64_t hbm_granularity() const override { return facts_.granularity_bytes; }
+  std::vector<std::uint32_t> dram_nodes() const override { return node_->dram_nodes(); }
   const device_worker::DeviceFacts* gpu() const override { return &facts_; }
   void look_after() override { client_->look_after(); }
 
@@ -72,45 +80,103 @@ std::string worker_program(const BackendConfig& backend) {
   return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / kWorkerProgram;
 }
 
-DeviceClient::Options options_for(const BackendConfig& backend) {
+DeviceClient::Options options_for(const BackendConfig& backend, const std::string& device) {
   DeviceClient::Options options;
   options.program = worker_program(backend);
-  options.device = backend.device;
+  options.device = device;
   options.idle = backend.worker_idle;
   return options;
 }
 
-}  // namespace
-
-ipc::Result<std::unique_ptr<Device>> make_cuda_device(const Config& config) {
-  auto client = std::make_shared<DeviceClient>(options_for(config.backend));
+ipc::Result<std::unique_ptr<Device>> make_one(const Config& config, const std::string& device,
+                                              const std::string& sysfs) {
+  auto client = std::make_shared<DeviceClient>(options_for(config.backend, device));
   auto facts = client->describe();
   if (!facts) {
     return fail(facts.error().code,
                 "backend.kind = \"cuda\" cannot work here: " + facts.error().text);
   }
-  if (config.hbm.capacity_bytes > facts->hbm_total_bytes) {
-    return fail(Errc::bad_config,
-                "tiers.hbm.capacity is " + std::to_string(config.hbm.capacity_bytes) + " bytes; " +
-                    facts->name + " has " + std::to_string(facts->hbm_total_bytes) +
-                    ": configure less, and leave room for what engines need besides");
-  }
-  if (config.hbm.capacity_bytes > facts->hbm_free_bytes) {
-    log_warn(
-        "tiers.hbm.capacity is more than the GPU has free now: caches may fail to open",
-        {{"capacity_bytes", config.hbm.capacity_bytes}, {"hbm_free_bytes", facts->hbm_free_bytes}});
-  }
-  log_info("HBM is a GPU's", {{"device", facts->name},
-                              {"uuid", device_worker::to_string(facts->uuid)},
-                              {"hbm_bytes", facts->hbm_total_bytes},
-                              {"hbm_free_bytes", facts->hbm_free_bytes}});
-  return std::make_unique<CudaDevice>(std::move(client), std::move(*facts),
-                                      make_host_device(HugePages::never, config.dram.huge_pages));
+  auto nodes = numa_nodes_for(config.dram.numa, facts->pci_bus_id, sysfs);
+  return std::make_unique<CudaDevice>(
+      std::move(client), std::move(*facts),
+      make_host_device(HugePages::never, config.dram.huge_pages, std::move(nodes)));
 }
 
-ipc::Result<std::unique_ptr<Device>> make_device(const Config& config) {
-  if (config.backend.kind == BackendKind::cuda) return make_cuda_device(config);
-  return make_host_device(config.hbm.huge_pages, config.dram.huge_pages);
+ipc::Result<Devices> make_named(const Config& config, const std::vector<std::string>& names,
+                                const std::string& sysfs) {
+  Devices devices;
+  for (const std::string& name : names) {
+    auto made = make_one(config, name, sysfs);
+    if (!made) return std::unexpected(std::move(made.error()));
+    devices.push_back(std::move(*made));
+  }
+  return devices;
+}
+
+ipc::Result<Devices> make_all(const Config& config, const std::string& sysfs) {
+  auto first = make_one(config, "0", sysfs);
+  if (!first) return std::unexpected(std::move(first.error()));
+  const std::uint32_t gpus = (*first)->gpu()->gpus;
+  if (gpus > kMaxDevices) {
+    return fail(Errc::bad_config, "backend.devices is \"all\", and there are " +
+                                      std::to_string(gpus) + " GPUs; name at most " +
+                                      std::to_string(kMaxDevices));
+  }
+  Devices devices = one_device(std::move(*first));
+  for (std::uint32_t ordinal = 1; ordinal < gpus; ++ordinal) {
+    auto made = make_one(config, std::to_string(ordinal), sysfs);
+    if (!made) return std::unexpected(std::move(made.error()));
+    devices.push_back(std::move(*made));
+  }
+  return devices;
+}
+
+// Whether a GPU has room for all the devices that it serves as.
+ipc::Status check_room(const Config& config, const Devices& devices,
+                       const device_worker::DeviceFacts& gpu) {
+  const auto served = static_cast<std::uint64_t>(std::ranges::count_if(
+      devices, [&](const auto& device) { return device->gpu()->uuid == gpu.uuid; }));
+  const std::uint64_t capacity = config.hbm.capacity_bytes;
+  const std::string as =
+      served == 1 ? "" : ", and it serves as " + std::to_string(served) + " devices";
+  if (capacity > gpu.hbm_total_bytes / served) {
+    return fail(Errc::bad_config,
+                "tiers.hbm.capacity is " + std::to_string(capacity) + " bytes; " + gpu.name +
+                    " has " + std::to_string(gpu.hbm_total_bytes) + as +
+                    ": configure less, and leave room for what engines need besides");
+  }
+  if (capacity > gpu.hbm_free_bytes / served) {
+    log_warn("tiers.hbm.capacity is more than the GPU has free now: caches may fail to open",
+             {{"uuid", device_worker::to_string(gpu.uuid)},
+              {"capacity_bytes", capacity * served},
+              {"hbm_free_bytes", gpu.hbm_free_bytes}});
+  }
+  return {};
+}
+
+}  // namespace
+
+ipc::Result<Devices> make_cuda_devices(const Config& config, const std::string& sysfs) {
+  const std::vector<std::string>& names = config.backend.devices;
+  const bool all = names.size() == 1 && names[0] == kAllDevices;
+  auto devices = all ? make_all(config, sysfs) : make_named(config, names, sysfs);
+  if (!devices) return devices;
+  for (std::size_t i = 0; i < devices->size(); ++i) {
+    const device_worker::DeviceFacts& gpu = *(*devices)[i]->gpu();
+    if (auto ok = check_room(config, *devices, gpu); !ok) return std::unexpected(ok.error());
+    log_info("HBM is a GPU's", {{"device", std::uint64_t{i}},
+                                {"name", gpu.name},
+                                {"uuid", device_worker::to_string(gpu.uuid)},
+                                {"hbm_bytes", gpu.hbm_total_bytes},
+                                {"hbm_free_bytes", gpu.hbm_free_bytes}});
+  }
+  return devices;
+}
+
+ipc::Result<Devices> make_devices(const Config& config) {
+  if (config.backend.kind == BackendKind::cuda) return make_cuda_devices(config);
+  return one_device(make_host_device(config.hbm.huge_pages, config.dram.huge_pages,
+                                     numa_nodes_for(config.dram.numa, "")));
 }
 
 }  // namespace sluice::daemon

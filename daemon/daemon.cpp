@@ -40,7 +40,7 @@ struct Daemon::Impl {
   Impl(Config its_config, std::string its_path)
       : config(std::move(its_config)), config_path(std::move(its_path)) {}
 
-  ipc::Status start(std::unique_ptr<Device> device);
+  ipc::Status start(Devices devices);
   ipc::Result<Reload> reload();
   void on_hangup();
   void on_stop(int number);
@@ -82,12 +82,12 @@ ipc::Status make_socket_folder(const std::string& socket) {
   return {};
 }
 
-ipc::Status Daemon::Impl::start(std::unique_ptr<Device> device) {
+ipc::Status Daemon::Impl::start(Devices devices) {
   if (auto ok = make_socket_folder(config.daemon.socket); !ok) return ok;
   auto notifier = SystemdNotifier::from_environment();
   if (!notifier) return std::unexpected(std::move(notifier.error()));
   systemd = std::move(*notifier);
-  auto made = Coordinator::create(config, std::move(device));
+  auto made = Coordinator::create(config, std::move(devices));
   if (!made) return std::unexpected(std::move(made.error()));
   coordinator = std::move(*made);
   health = std::make_unique<HealthWatch>(*coordinator, config.tenants.size());
@@ -234,11 +234,11 @@ Daemon::Daemon(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Daemon::~Daemon() = default;
 
 ipc::Result<std::unique_ptr<Daemon>> Daemon::create(Config config, std::string config_path,
-                                                    std::unique_ptr<Device> device) {
+                                                    Devices devices) {
   auto impl = std::make_unique<Impl>(std::move(config), std::move(config_path));
   boost::system::error_code error;
   for (const int number : {SIGTERM, SIGINT, SIGHUP}) (void)impl->signals.add(number, error);
-  if (auto started = impl->start(std::move(device)); !started) {
+  if (auto started = impl->start(std::move(devices)); !started) {
     return std::unexpected(std::move(started.error()));
   }
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));

@@ -15,10 +15,10 @@ namespace sluice::daemon {
 class Daemon {
  public:
   // Binds the sockets; after this clients can connect as soon as run() runs. `config_path` is read
-  // again on SIGHUP; empty: nothing to read. Memory comes from `device`. Errors: address_in_use,
+  // again on SIGHUP; empty: nothing to read. Memory comes from `devices`. Errors: address_in_use,
   // bad_config, no_memory, io_error.
   static ipc::Result<std::unique_ptr<Daemon>> create(Config config, std::string config_path,
-                                                     std::unique_ptr<Device> device);
+                                                     Devices devices);
   ~Daemon();
 
   // Serves until SIGTERM or SIGINT.

@@ -3,11 +3,13 @@
 // Extents of both tiers are file descriptors, so that they can be handed to the tenant's processes.
 // The host backend takes memfds for both; a GPU backend takes device allocations for HBM.
 //
-// Thread-safety: one thread at a time, the memory worker's; gpu() and look_after() from any.
+// Thread-safety: one thread at a time, that of its memory worker; gpu() and look_after() from any.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "daemon/cache_table.h"
 #include "daemon/config.h"
@@ -43,6 +45,9 @@ class Device {
   // Extents of HBM are multiples of this, a power of two.
   virtual std::uint64_t hbm_granularity() const { return ipc::kMapGranularity; }
 
+  // The NUMA nodes that DRAM extents come from, in turn; empty: any.
+  virtual std::vector<std::uint32_t> dram_nodes() const { return {}; }
+
   // The GPU that HBM is of; null: it is memory of the node.
   virtual const device_worker::DeviceFacts* gpu() const { return nullptr; }
 
@@ -53,15 +58,21 @@ class Device {
   virtual void look_after() {}
 };
 
-// HBM posed by a memfd; copies are memcpy. `hbm` and `dram` say how to use huge pages.
-std::unique_ptr<Device> make_host_device(HugePages hbm, HugePages dram);
+// HBM posed by a memfd; copies are memcpy. `hbm` and `dram` say how to use huge pages, `dram_nodes`
+// which NUMA nodes DRAM comes from as long as they have any (numa.h).
+std::unique_ptr<Device> make_host_device(HugePages hbm, HugePages dram,
+                                         std::vector<std::uint32_t> dram_nodes = {});
 
-// HBM of the GPU that the configuration names, by way of a device worker; DRAM as above. Starts the
-// worker to see that there is a GPU. Errors: not_supported (no worker, driver or GPU), bad_config
-// (no such GPU, or one smaller than tiers.hbm), io_error.
-ipc::Result<std::unique_ptr<Device>> make_cuda_device(const Config& config);
+// What a daemon has, by DeviceId; never empty.
+using Devices = std::vector<std::unique_ptr<Device>>;
+Devices one_device(std::unique_ptr<Device> device);
 
-// That of the configured backend.
-ipc::Result<std::unique_ptr<Device>> make_device(const Config& config);
+// HBM of the GPUs that the configuration names, by way of a device worker for each; DRAM as above.
+// Starts the workers to see that there are GPUs. Errors: not_supported (no worker, driver or GPU),
+// bad_config (no such GPU, or one smaller than tiers.hbm), io_error.
+ipc::Result<Devices> make_cuda_devices(const Config& config, const std::string& sysfs = "/sys");
+
+// Those of the configured backend.
+ipc::Result<Devices> make_devices(const Config& config);
 
 }  // namespace sluice::daemon

@@ -41,7 +41,7 @@ class DeviceClient {
  public:
   struct Options {
     std::string program;
-    std::string device;  // as backend.device
+    std::string device;  // as in backend.devices
     std::chrono::milliseconds idle{10'000};
     std::chrono::milliseconds patience{60'000};  // for one answer
     std::chrono::milliseconds rest{10'000};      // after two that hung: requests fail at once

@@ -71,9 +71,9 @@ int main(int argc, char** argv) {
   raise_descriptor_limit();
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // an extent beyond the file size limit is an error like any other
-  auto device = make_device(config);
-  if (!device) return failed(device.error());
-  auto daemon = Daemon::create(std::move(config), path, std::move(*device));
+  auto devices = make_devices(config);
+  if (!devices) return failed(devices.error());
+  auto daemon = Daemon::create(std::move(config), path, std::move(*devices));
   if (!daemon) return failed(daemon.error());
   (*daemon)->run();
   return 0;

@@ -110,6 +110,20 @@ void add_info(std::vector<MetricFamily>& out, const MetricsSnapshot& snapshot) {
   for (const HealthMetrics& one : snapshot.health) health.add({{"code", one.code}}, one.level);
 }
 
+void add_devices(std::vector<MetricFamily>& out, const std::vector<DeviceMetrics>& devices) {
+  Family info(out, "sluice_device_info", "A GPU that arenas lie on.", MetricType::Gauge);
+  Family capacity(out, "sluice_device_capacity_bytes", "HBM that tenants may have of a device.",
+                  MetricType::Gauge);
+  Family used(out, "sluice_device_used_bytes", "HBM that tenants hold of a device.",
+              MetricType::Gauge);
+  for (const DeviceMetrics& device : devices) {
+    info.add({{"device", device.number}, {"model", device.model}, {"uuid", device.uuid}},
+             std::uint64_t{1});
+    capacity.add({{"device", device.number}}, device.capacity_bytes);
+    used.add({{"device", device.number}}, device.used_bytes);
+  }
+}
+
 void add_tiers(std::vector<MetricFamily>& out, const std::vector<TenantMetrics>& tenants) {
   Family used(out, "sluice_tier_used_bytes", "Memory that a tenant holds.", MetricType::Gauge);
   Family quota(out, "sluice_tier_quota_bytes", "What a tenant is promised and may hold.",
@@ -205,7 +219,8 @@ void add_caches(std::vector<MetricFamily>& out, const std::vector<CacheMetrics>&
       info.add(with({{"model_name", cache.model_name},
                      {"shard", cache.shard},
                      {"layout", cache.layout},
-                     {"kind", cache.kind}}),
+                     {"kind", cache.kind},
+                     {"device", cache.device}}),
                std::uint64_t{1});
     }
     blocks.add(with({{"state", "private"}}), cache.blocks.private_blocks);
@@ -454,6 +469,7 @@ struct Metrics::Server {
       MetricsSnapshot snapshot = source_();
       std::vector<MetricFamily> families;
       add_info(families, snapshot);
+      add_devices(families, snapshot.devices);
       add_tiers(families, snapshot.tenants);
       add_sessions(families, snapshot.tenants);
       add_traffic(families, snapshot.tenants);

@@ -104,8 +104,9 @@ struct TenantMetrics {
 struct CacheMetrics {
   std::string tenant;
   std::string name;        // short; a client's words here are made valid UTF-8 and cut
-  std::string model_name;  // these four only in sluice_cache_info
+  std::string model_name;  // these five only in sluice_cache_info
   std::string shard;
+  std::string device;
   std::string layout;
   std::string kind;
   struct {
@@ -123,6 +124,14 @@ struct CacheMetrics {
 inline constexpr std::size_t kMaxNamedCaches = 64;
 inline constexpr std::size_t kMaxLabelBytes = 128;
 
+struct DeviceMetrics {
+  std::string number;
+  std::string model;  // "NVIDIA H200"
+  std::string uuid;
+  std::uint64_t capacity_bytes = 0;
+  std::uint64_t used_bytes = 0;
+};
+
 struct HealthMetrics {
   std::string_view code;
   std::uint64_t level = 0;  // 0 well, 1 warning, 2 error
@@ -134,6 +143,7 @@ struct MetricsSnapshot {
   std::uint64_t hbm_capacity_bytes = 0;
   std::uint64_t dram_capacity_bytes = 0;
   std::vector<HealthMetrics> health;
+  std::vector<DeviceMetrics> devices;  // GPUs
   std::vector<TenantMetrics> tenants;
   std::vector<CacheMetrics> caches;
 };

@@ -1,6 +1,7 @@
 #include "daemon/metrics_source.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "daemon/coordinator.h"
 #include "daemon/health_watch.h"
@@ -33,6 +34,7 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
   cache.name = row.spec.model;
   cache.model_name = row.spec.model;
   cache.shard = std::to_string(row.spec.shard_index) + "/" + std::to_string(row.spec.shard_count);
+  cache.device = std::to_string(row.spec.device.value);
   cache.layout = layout_label(row.spec.layout);
   cache.kind = "attention";
   cache.blocks.private_blocks = row.blocks.taken;
@@ -58,17 +60,31 @@ std::vector<HealthMetrics> health_metrics(const std::vector<HealthFinding>& find
   return all;
 }
 
+std::vector<DeviceMetrics> device_metrics(const Coordinator& coordinator,
+                                          const residency::NodeStatus& node) {
+  std::vector<DeviceMetrics> all;
+  for (std::uint32_t number = 0; number < coordinator.device_count(); ++number) {
+    const device_worker::DeviceFacts* gpu = coordinator.gpu(ipc::DeviceId{number});
+    if (gpu == nullptr) continue;
+    const residency::TierStatus& hbm = node.devices[number];
+    all.push_back({std::to_string(number), gpu->name, device_worker::to_string(gpu->uuid),
+                   hbm.capacity_bytes, hbm.used_bytes});
+  }
+  return all;
+}
+
 }  // namespace
 
 MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator,
                                 HealthWatch& health) {
   MetricsSnapshot snapshot;
   snapshot.version = kVersion;
-  snapshot.hbm_capacity_bytes = config.hbm.capacity_bytes;
+  snapshot.hbm_capacity_bytes = config.hbm.capacity_bytes * coordinator.device_count();
   snapshot.dram_capacity_bytes = config.dram.capacity_bytes;
   snapshot.health = health_metrics(health.look());
-  const auto [tenants, caches] =
-      coordinator.with_manager([](auto& m) { return std::pair(m.tenants(), m.caches()); });
+  const auto [node, tenants, caches] = coordinator.with_manager(
+      [](auto& m) { return std::tuple(m.status(), m.tenants(), m.caches()); });
+  snapshot.devices = device_metrics(coordinator, node);
   const auto counters = coordinator.tenant_counters();
   const auto resolved = coordinator.resolve_totals();
   for (const auto& row : tenants) {

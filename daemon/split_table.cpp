@@ -9,6 +9,7 @@
 #include "daemon/logging.h"
 #include "ipc/mapping.h"
 #include "ipc/memfd.h"
+#include "ipc/numa.h"
 
 namespace sluice::daemon {
 
@@ -291,13 +292,15 @@ class SplitTable final : public CacheTable {
 }  // namespace
 
 ipc::Result<std::shared_ptr<CacheTable>> make_split_table(std::shared_ptr<DeviceClient> device,
-                                                          std::uint64_t granularity,
+                                                          const SplitTablePlace& place,
                                                           const kernels::TableSizes& sizes,
                                                           const SplitTableTimes& times) {
-  auto node =
-      ipc::create_memfd(kTableName, kernels::split_offsets_of(sizes).host_end, ipc::Populate::no);
+  const std::uint64_t bytes = kernels::split_offsets_of(sizes).host_end;
+  auto node = ipc::create_memfd(kTableName, bytes, ipc::Populate::no);
   if (!node) return std::unexpected(std::move(node.error()));
-  return std::make_shared<SplitTable>(std::move(device), granularity, sizes, times,
+  // Elsewhere the table is as good, and a little slower; who makes DRAM extents says why.
+  if (place.numa_node) (void)ipc::prefer_numa_node(node->get(), bytes, *place.numa_node);
+  return std::make_shared<SplitTable>(std::move(device), place.granularity_bytes, sizes, times,
                                       std::move(*node));
 }
 

@@ -1,7 +1,10 @@
 // The hot table of a cache whose words are in the memory of a GPU; see cache_table.h.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "daemon/cache_table.h"
 #include "daemon/device_client.h"
@@ -17,9 +20,16 @@ struct SplitTableTimes {
   std::chrono::milliseconds look_life{1000};
 };
 
-// `granularity`: of allocations of the device. Errors: limit_reached, io_error.
+// Where a table's memory comes from: allocations of the device in such units, and the NUMA node
+// that is best for the node's part, if it is known.
+struct SplitTablePlace {
+  std::uint64_t granularity_bytes = 0;
+  std::optional<std::uint32_t> numa_node;
+};
+
+// Errors: limit_reached, io_error.
 ipc::Result<std::shared_ptr<CacheTable>> make_split_table(std::shared_ptr<DeviceClient> device,
-                                                          std::uint64_t granularity,
+                                                          const SplitTablePlace& place,
                                                           const kernels::TableSizes& sizes,
                                                           const SplitTableTimes& times = {});
 

@@ -17,9 +17,10 @@ struct Id {
 using TenantId = Id<struct TenantTag>;
 using SessionId = Id<struct SessionTag, std::uint64_t>;  // never reused in the life of a daemon
 using CacheId = Id<struct CacheTag>;                     // index of a cache, node-wide
-using BlockId = Id<struct BlockTag>;  // attached id: index of a block in its cache
-using FrameId = Id<struct FrameTag>;  // index of a frame in its cache
-using ActorId = Id<struct ActorTag>;  // index of an actor in a cache's hot table
+using DeviceId = Id<struct DeviceTag>;  // index of a device that arenas lie on, node-wide
+using BlockId = Id<struct BlockTag>;    // attached id: index of a block in its cache
+using FrameId = Id<struct FrameTag>;    // index of a frame in its cache
+using ActorId = Id<struct ActorTag>;    // index of an actor in a cache's hot table
 
 inline constexpr BlockId kNoBlock{0xFFFFFFFFu};
 inline constexpr FrameId kNoFrameId{0xFFFFFFFFu};

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstdlib>
 #include <cstring>
@@ -79,6 +80,12 @@ class CudaBackend final : public Backend {
     std::memcpy(facts.uuid.data(), properties_.uuid.bytes, facts.uuid.size());
     facts.name = properties_.name;
     facts.granularity_bytes = granularity_;
+    facts.pci_bus_id = pci_bus_id();
+    int gpus = 0;
+    if (auto ok = judge(cudaGetDeviceCount(&gpus), "how many GPUs there are"); !ok) {
+      return std::unexpected(std::move(ok.error()));
+    }
+    facts.gpus = static_cast<std::uint32_t>(gpus);
     std::size_t left = 0;
     std::size_t total = 0;
     if (auto ok = judge(cudaMemGetInfo(&left, &total), "how much HBM there is"); !ok) {
@@ -171,6 +178,18 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  // As the kernel writes it, in small letters; empty if the driver does not tell.
+  std::string pci_bus_id() const {
+    std::array<char, 32> text{};
+    if (cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), device_) != cudaSuccess) {
+      (void)cudaGetLastError();
+      return {};
+    }
+    std::string id = text.data();
+    std::ranges::transform(id, id.begin(), [](unsigned char c) { return std::tolower(c); });
+    return id;
+  }
+
   // Whatever is not a lack of memory may stay with the context: the next process has a new one.
   ipc::Error judged(ipc::Error error) {
     if (error.code == Errc::io_error) usable_ = false;
@@ -283,7 +302,8 @@ ipc::Result<int> find_device(const std::string& wanted, cudaDeviceProp& properti
     }
     there += (there.empty() ? "" : ", ") + std::to_string(device) + " " + uuid;
   }
-  return fail(Errc::bad_config, "backend.device names the GPU " + wanted + "; there are: " + there);
+  return fail(Errc::bad_config,
+              "backend.devices names the GPU " + wanted + "; there are: " + there);
 }
 
 }  // namespace

@@ -80,6 +80,8 @@ ipc::Result<DeviceFacts> facts_from(const wire::Device& device) {
   facts.hbm_total_bytes = device.hbm_total_bytes();
   facts.hbm_free_bytes = device.hbm_free_bytes();
   facts.granularity_bytes = device.granularity_bytes();
+  facts.gpus = device.gpus();
+  facts.pci_bus_id = ipc::text_of(device.pci_bus_id()).substr(0, kMaxNameBytes);
   if (!std::has_single_bit(facts.granularity_bytes)) {
     return fail(Errc::peer_violation, "allocations in units of " +
                                           std::to_string(facts.granularity_bytes) +

@@ -30,6 +30,8 @@ struct DeviceFacts {
   std::uint64_t hbm_total_bytes = 0;
   std::uint64_t hbm_free_bytes = 0;
   std::uint64_t granularity_bytes = 0;  // a power of two
+  std::uint32_t gpus = 1;               // that the worker can choose from, by ordinal
+  std::string pci_bus_id;               // "0000:17:00.0", as in /sys/bus/pci/devices; or empty
 };
 
 // What is to be done to the words of a table, in this order.

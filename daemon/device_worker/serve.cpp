@@ -155,8 +155,9 @@ class Server {
     auto bytes = make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
       const auto uuid = builder.CreateVector(facts->uuid.data(), facts->uuid.size());
       const auto name = builder.CreateString(facts->name);
+      const auto pci = builder.CreateString(facts->pci_bus_id);
       return wire::CreateDevice(builder, uuid, name, facts->hbm_total_bytes, facts->hbm_free_bytes,
-                                facts->granularity_bytes);
+                                facts->granularity_bytes, facts->gpus, pci);
     });
     return Answer{std::move(bytes), {}};
   }

@@ -20,8 +20,8 @@ std::string ids_of(const std::vector<ipc::BlockId>& ids) {
 
 struct Writer {
   std::string operator()(const CreateCache& a) const {
-    return "create_cache" + field("cache", a.cache.value) + field("hbm_extents", a.hbm_extents) +
-           field("hbm_extent_bytes", a.hbm_extent_bytes);
+    return "create_cache" + field("cache", a.cache.value) + field("device", a.device.value) +
+           field("hbm_extents", a.hbm_extents) + field("hbm_extent_bytes", a.hbm_extent_bytes);
   }
   std::string operator()(const GrantDram& a) const {
     return "grant_dram" + field("cache", a.cache.value) + field("extent", a.extent) +

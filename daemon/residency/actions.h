@@ -24,6 +24,7 @@ namespace sluice::residency {
 // Make the arena (`hbm_extents` extents) and the hot table of a new cache. The memory is charged.
 struct CreateCache {
   ipc::CacheId cache;
+  ipc::DeviceId device;
   std::uint32_t hbm_extents = 0;
   std::uint64_t hbm_extent_bytes = 0;
   friend bool operator==(const CreateCache&, const CreateCache&) = default;

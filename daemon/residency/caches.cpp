@@ -21,7 +21,11 @@ std::unexpected<Error> invalid(std::string text) {
   return ipc::fail(Errc::invalid_argument, std::move(text));
 }
 
-Status check_spec(const CacheSpec& spec) {
+Status check_spec(const State& state, const CacheSpec& spec) {
+  if (spec.device.value >= state.hbm.size()) {
+    return invalid("there is no device " + std::to_string(spec.device.value) +
+                   "; expected one of " + std::to_string(state.hbm.size()));
+  }
   if (spec.model.empty() || spec.model.size() > kMaxModelBytes) {
     return invalid("the model name has " + std::to_string(spec.model.size()) +
                    " bytes; expected 1 to " + std::to_string(kMaxModelBytes));
@@ -43,7 +47,7 @@ Status check_spec(const CacheSpec& spec) {
 
 bool same_name(const CacheSpec& a, const CacheSpec& b) {
   return a.model == b.model && a.salt == b.salt && a.kind == b.kind &&
-         a.shard_index == b.shard_index && a.shard_count == b.shard_count;
+         a.shard_index == b.shard_index && a.shard_count == b.shard_count && a.device == b.device;
 }
 
 Cache* find_named(State& state, TenantId tenant, const CacheSpec& spec) {
@@ -81,14 +85,15 @@ std::unexpected<Error> layout_differs(const ipc::Layout& has, const ipc::Layout&
 Result<CacheShape> shape_of(State& state, TenantId tenant, const CacheSpec& spec) {
   const auto geometry = ipc::geometry_of(spec.layout);
   if (!geometry) return std::unexpected(geometry.error());
+  const TierBook& hbm = state.hbm[spec.device.value];
   CacheShape shape;
   shape.geometry = *geometry;
   shape.slot_extent_bytes =
-      ipc::extent_bytes_for(geometry->page_bytes, state.hbm.granularity, state.hbm.extent_bytes);
-  if (shape.slot_extent_bytes > std::max(kMostExtentBytes, state.hbm.extent_bytes)) {
+      ipc::extent_bytes_for(geometry->page_bytes, hbm.granularity, hbm.extent_bytes);
+  if (shape.slot_extent_bytes > std::max(kMostExtentBytes, hbm.extent_bytes)) {
     return ipc::fail(Errc::invalid_layout,
                      "pages of " + std::to_string(geometry->page_bytes) + " bytes fill units of " +
-                         std::to_string(state.hbm.granularity) +
+                         std::to_string(hbm.granularity) +
                          " bytes, in which this device gives memory, only in extents of " +
                          std::to_string(shape.slot_extent_bytes) + " bytes; expected at most " +
                          std::to_string(kMostExtentBytes) +
@@ -131,8 +136,9 @@ Result<CacheShape> shape_of(State& state, TenantId tenant, const CacheSpec& spec
 // Extents of the arena. Errors: quota_exceeded, busy.
 Result<std::uint32_t> size_arena(State& state, TenantId tenant, const CacheSpec& spec,
                                  const CacheShape& shape, Actions& actions) {
+  TierBook& hbm = state.hbm[spec.device.value];
   const std::uint64_t extent = shape.slot_extent_bytes;
-  const Room room = room_for(state.hbm, tenant, state.now);
+  const Room room = room_for(hbm, tenant, state.now);
   std::uint64_t extents = 0;
   if (spec.hbm_bytes == 0) {
     extents = std::max<std::uint64_t>(1, room.bytes / kDefaultArenaFraction / extent);
@@ -145,15 +151,15 @@ Result<std::uint32_t> size_arena(State& state, TenantId tenant, const CacheSpec&
   if (extents <= most && extents <= room.bytes / extent) return static_cast<std::uint32_t>(extents);
   const std::string asked = "an arena of " + std::to_string(extents) + " extents of " +
                             std::to_string(extent) + " bytes asked for; ";
-  const std::uint64_t limit = state.hbm.tenants[tenant.value].quota.limit_bytes;
+  const std::uint64_t limit = hbm.tenants[tenant.value].quota.limit_bytes;
   if (extents <= most && extents <= limit / extent &&
-      make_arena_room(state, tenant, extents * extent, actions)) {
+      make_arena_room(state, hbm, tenant, extents * extent, actions)) {
     return ipc::fail(Errc::busy, asked + "idle caches are being destroyed to make room; try again");
   }
-  ++state.hbm.tenants[tenant.value].refused;
+  ++hbm.tenants[tenant.value].refused;
   return ipc::fail(
       Errc::quota_exceeded,
-      asked + describe(state.hbm, tenant, state.now) +
+      asked + describe(hbm, tenant, state.now) +
           "; ask for a smaller arena, close other caches, or raise the tenant's limit");
 }
 
@@ -243,7 +249,7 @@ Result<Cache*> find_extent(State& state, CacheId id, std::uint32_t extent, Exten
 
 // All that a cache that is gone leaves: charges and totals.
 void forget_cache(State& state, Cache& cache) {
-  uncharge(state.hbm, cache.tenant, cache.hbm_bytes());
+  uncharge(state.hbm_of(cache), cache.tenant, cache.hbm_bytes());
   uncharge(state.dram, cache.tenant, cache.dram_bytes());
   TenantPast& past = state.past[cache.tenant.value];
   past.sharing.matched_blocks += cache.sharing.matched_blocks;
@@ -286,9 +292,7 @@ void leave_cache(State& state, Cache& cache, std::uint32_t opens) {
   if (cache.opens > 0) return;
   if (cache.state == CacheState::open) cache.state = CacheState::idle;
   cache.idle_since = state.now;
-  if (over_limit(state.hbm, cache.tenant) > 0 || over_limit(state.dram, cache.tenant) > 0) {
-    state.shrinking[cache.tenant.value] = true;
-  }
+  if (over_any_limit(state, cache.tenant)) state.shrinking[cache.tenant.value] = true;
 }
 
 Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& spec,
@@ -297,7 +301,7 @@ Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& s
   ++state.now;
   auto session = find_session(state, session_id);
   if (!session) return std::unexpected(session.error());
-  if (auto ok = check_spec(spec); !ok) return std::unexpected(ok.error());
+  if (auto ok = check_spec(state, spec); !ok) return std::unexpected(ok.error());
   const TenantId tenant = (*session)->tenant;
 
   Cache* cache = find_named(state, tenant, spec);
@@ -326,9 +330,11 @@ Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& s
   if (!arena) return std::unexpected(arena.error());
   shape->slot_extents = *arena;
   auto made = std::make_unique<Cache>(*number, tenant, spec, *shape);
-  charge(state.hbm, tenant, made->hbm_bytes());
-  state.hbm.tenants[tenant.value].want_until = 0;
-  actions.push_back(CreateCache{*number, shape->slot_extents, shape->slot_extent_bytes});
+  TierBook& hbm = state.hbm_of(*made);
+  charge(hbm, tenant, made->hbm_bytes());
+  hbm.tenants[tenant.value].want_until = 0;
+  actions.push_back(
+      CreateCache{*number, spec.device, shape->slot_extents, shape->slot_extent_bytes});
   enter_cache(**session, *made);
   state.caches[number->value] = std::move(made);
   return CacheOpened{*number, true, *shape, 0};
@@ -356,7 +362,7 @@ Status Manager::cache_failed(CacheId id, Actions&) {
   for (auto& [number, session] : state.sessions) {
     std::erase_if(session.caches, [&](const SessionCache& open) { return open.cache == id; });
   }
-  ++state.hbm.tenants[(*cache)->tenant.value].failed;
+  ++state.hbm_of(**cache).tenants[(*cache)->tenant.value].failed;
   forget_cache(state, **cache);
   return {};
 }

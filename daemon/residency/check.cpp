@@ -106,7 +106,7 @@ void check_book(const State& state, const TierBook& book) {
     std::uint64_t used = 0;
     for (const auto& cache : state.caches) {
       if (!cache || cache->tenant.value != tenant) continue;
-      used += book.tier == Tier::hbm ? cache->hbm_bytes() : cache->dram_bytes();
+      used += bytes_in(book, *cache);
     }
     SLUICE_ASSERT(used == book.tenants[tenant].used);
   }
@@ -127,7 +127,7 @@ void Manager::check() const {
     check_order(*cache);
     check_blocks(state, *cache, references[cache->id.value]);
   }
-  check_book(state, state.hbm);
+  for (const TierBook& book : state.hbm) check_book(state, book);
   check_book(state, state.dram);
 }
 

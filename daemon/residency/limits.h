@@ -52,6 +52,7 @@ inline constexpr std::uint64_t kWantEvents = 1u << 16;
 inline constexpr std::uint64_t kDefaultArenaFraction = 2;
 
 inline constexpr std::uint32_t kMaxTenants = 256;
+inline constexpr std::uint32_t kMaxDevices = 64;         // bound of ManagerConfig::hbm_devices
 inline constexpr std::uint32_t kMaxSessions = 1u << 16;  // bound of ManagerConfig::max_sessions
 inline constexpr std::uint32_t kMaxCaches = 1u << 12;    // bound of ManagerConfig::max_caches
 // Caches that each tenant can always have, as far as its memory goes; or its equal part of

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -33,6 +34,10 @@ Status check_config(const ManagerConfig& config) {
     return bad("max_sequences_per_session is " + std::to_string(config.max_sequences_per_session) +
                "; expected 1 to " + std::to_string(kMaxSequencesPerSession));
   }
+  if (config.hbm_devices == 0 || config.hbm_devices > kMaxDevices) {
+    return bad("hbm_devices is " + std::to_string(config.hbm_devices) + "; expected 1 to " +
+               std::to_string(kMaxDevices));
+  }
   if (config.hbm.extent_bytes == 0 || config.dram.extent_bytes == 0) {
     return bad("an extent size is 0; expected some MiB");
   }
@@ -57,10 +62,6 @@ Status fill_book(TierBook& book, Tier tier, const TierSpec& spec,
     book.tenants[i].quota = quota;
   }
   return {};
-}
-
-bool is_over_limit(const State& state, TenantId tenant) {
-  return over_limit(state.hbm, tenant) > 0 || over_limit(state.dram, tenant) > 0;
 }
 
 // The tail of a list of references; the whole list over several turns.
@@ -140,18 +141,28 @@ void uncharge(TierBook& book, TenantId tenant, std::uint64_t bytes) {
   book.tenants[tenant.value].used -= bytes;
 }
 
-std::uint64_t returning_bytes(const State& state, Tier tier, TenantId tenant) {
+std::uint64_t bytes_in(const TierBook& book, const Cache& cache) {
+  if (book.tier == Tier::dram) return cache.dram_bytes();
+  return cache.spec.device == book.device ? cache.hbm_bytes() : 0;
+}
+
+std::uint64_t returning_bytes(const State& state, const TierBook& book, TenantId tenant) {
   std::uint64_t sum = 0;
   for (const auto& cache : state.caches) {
     if (!cache || cache->tenant != tenant) continue;
-    const bool whole = cache->state == CacheState::destroying;
-    if (tier == Tier::hbm) {
-      sum += whole ? cache->hbm_bytes() : 0;
-    } else {
-      sum += whole ? cache->dram_bytes() : cache->frames.returning() * cache->extent_bytes();
+    if (cache->state == CacheState::destroying) {
+      sum += bytes_in(book, *cache);
+    } else if (book.tier == Tier::dram) {
+      sum += cache->frames.returning() * cache->extent_bytes();
     }
   }
   return sum;
+}
+
+bool over_any_limit(const State& state, TenantId tenant) {
+  return over_limit(state.dram, tenant) > 0 ||
+         std::ranges::any_of(state.hbm,
+                             [&](const TierBook& book) { return over_limit(book, tenant) > 0; });
 }
 
 // ---- Manager
@@ -165,8 +176,12 @@ Result<Manager> Manager::create(const ManagerConfig& config) {
   if (auto ok = check_config(config); !ok) return std::unexpected(ok.error());
   auto state = std::make_unique<State>();
   state->config = config;
-  if (auto ok = fill_book(state->hbm, Tier::hbm, config.hbm, config.tenants); !ok) {
-    return std::unexpected(ok.error());
+  for (std::uint32_t device = 0; device < config.hbm_devices; ++device) {
+    TierBook& book = state->hbm.emplace_back();
+    book.device = DeviceId{device};
+    if (auto ok = fill_book(book, Tier::hbm, config.hbm, config.tenants); !ok) {
+      return std::unexpected(ok.error());
+    }
   }
   if (auto ok = fill_book(state->dram, Tier::dram, config.dram, config.tenants); !ok) {
     return std::unexpected(ok.error());
@@ -186,10 +201,12 @@ Status Manager::set_quota(TenantId tenant, Tier tier, const Quota& quota, Action
   if (tier != Tier::hbm && tier != Tier::dram) {
     return ipc::fail(Errc::not_supported, "quotas exist for the tiers hbm and dram only");
   }
-  TierBook& book = state.book(tier);
-  if (auto ok = check_quota(book, tenant, quota); !ok) return ok;
-  book.tenants[tenant.value].quota = quota;
-  if (!is_over_limit(state, tenant)) {
+  // Those of HBM have the same quotas, so that what one refuses all do.
+  const std::span<TierBook> books =
+      tier == Tier::hbm ? std::span(state.hbm) : std::span(&state.dram, 1);
+  if (auto ok = check_quota(books[0], tenant, quota); !ok) return ok;
+  for (TierBook& book : books) book.tenants[tenant.value].quota = quota;
+  if (!over_any_limit(state, tenant)) {
     stop_shrinking(state, tenant);
     return {};
   }

@@ -67,9 +67,10 @@ class Manager {
 
   // ---- tenants and sessions
 
-  // A limit below what is used stops new grants; unreferenced blocks and idle caches go, in turn(),
-  // and empty extents are given back. What is still above is TenantTierStatus::over_limit_bytes.
-  // bad_config: as in create. not_found: no such tenant.
+  // Of HBM it is the tenant's quota on each device. A limit below what is used stops new grants;
+  // unreferenced blocks and idle caches go, in turn(), and empty extents are given back. What is
+  // still above is TenantTierStatus::over_limit_bytes. bad_config: as in create. not_found: no such
+  // tenant.
   Status set_quota(TenantId tenant, Tier tier, const Quota& quota, Actions& actions);
 
   // Whether open_session would give the tenant another session. A session counts until all that it

@@ -87,7 +87,7 @@ std::uint32_t most_excess(const State& state, const TierBook& book, TenantId ask
   for (std::uint32_t tenant = 0; tenant < book.tenants.size(); ++tenant) {
     if (tenant == asking.value) continue;
     const std::uint64_t has = excess_of(book, TenantId{tenant}, state.now);
-    const std::uint64_t coming = returning_bytes(state, book.tier, TenantId{tenant});
+    const std::uint64_t coming = returning_bytes(state, book, TenantId{tenant});
     if (has <= coming || has - coming <= excess) continue;
     excess = has - coming;
     found = tenant;
@@ -97,10 +97,10 @@ std::uint32_t most_excess(const State& state, const TierBook& book, TenantId ask
 
 // Bytes coming back to the tier that this tenant may hope for.
 std::uint64_t hoped_for(const State& state, const TierBook& book, TenantId tenant, Bound bound) {
-  if (bound != Bound::capacity) return returning_bytes(state, book.tier, tenant);
+  if (bound != Bound::capacity) return returning_bytes(state, book, tenant);
   std::uint64_t sum = 0;
   for (std::uint32_t other = 0; other < book.tenants.size(); ++other) {
-    sum += returning_bytes(state, book.tier, TenantId{other});
+    sum += returning_bytes(state, book, TenantId{other});
   }
   return sum;
 }
@@ -238,29 +238,31 @@ void keep_stock(State& state, Cache& cache) {
                EvictReason::pressure);
 }
 
-Cache* longest_idle(State& state, std::uint32_t tenant) {
+Cache* longest_idle(State& state, std::uint32_t tenant, const TierBook* book) {
   Cache* found = nullptr;
   for (const auto& cache : state.caches) {
     if (!cache || !may_destroy(*cache)) continue;
+    if (book != nullptr && bytes_in(*book, *cache) == 0) continue;
     if (tenant != EvictRequest::kAny && cache->tenant.value != tenant) continue;
     if (found == nullptr || cache->idle_since < found->idle_since) found = cache.get();
   }
   return found;
 }
 
-bool make_arena_room(State& state, TenantId tenant, std::uint64_t bytes, Actions& actions) {
+bool make_arena_room(State& state, TierBook& hbm, TenantId tenant, std::uint64_t bytes,
+                     Actions& actions) {
   const auto missing = [&] {
-    const Room room = room_for(state.hbm, tenant, state.now);
-    const std::uint64_t have = room.bytes + hoped_for(state, state.hbm, tenant, room.bound);
+    const Room room = room_for(hbm, tenant, state.now);
+    const std::uint64_t have = room.bytes + hoped_for(state, hbm, tenant, room.bound);
     return bytes > have ? bytes - have : 0;
   };
-  want(state, state.hbm, tenant, room_for(state.hbm, tenant, state.now).bound);
+  want(state, hbm, tenant, room_for(hbm, tenant, state.now).bound);
   while (missing() > 0) {
-    Cache* idle = longest_idle(state, tenant.value);
-    if (idle == nullptr && room_for(state.hbm, tenant, state.now).bound == Bound::capacity) {
+    Cache* idle = longest_idle(state, tenant.value, &hbm);
+    if (idle == nullptr && room_for(hbm, tenant, state.now).bound == Bound::capacity) {
       std::uint64_t excess = 0;
-      const std::uint32_t donor = most_excess(state, state.hbm, tenant, excess);
-      if (donor != EvictRequest::kAny) idle = longest_idle(state, donor);
+      const std::uint32_t donor = most_excess(state, hbm, tenant, excess);
+      if (donor != EvictRequest::kAny) idle = longest_idle(state, donor, &hbm);
     }
     if (idle == nullptr) return false;
     destroy_cache(state, *idle, EvictReason::pressure, actions);
@@ -274,19 +276,24 @@ void shrink_tenant(State& state, TenantId tenant, Actions& actions) {
     std::uint64_t coming = 0;
     for (const auto& cache : state.caches) {
       if (!cache || cache->tenant != tenant) continue;
-      const bool whole = cache->state == CacheState::destroying;
-      if (book.tier == Tier::hbm) {
-        coming += whole ? cache->hbm_bytes() : 0;
-      } else {
-        coming += whole ? cache->dram_bytes() : cache->frames.leaving() * cache->extent_bytes();
+      if (cache->state == CacheState::destroying) {
+        coming += bytes_in(book, *cache);
+      } else if (book.tier == Tier::dram) {
+        coming += cache->frames.leaving() * cache->extent_bytes();
       }
     }
     return bytes > coming;
   };
   for (std::uint32_t choices = 0; choices < kMaxChoicesPerTurn; ++choices) {
     const bool over_dram = over(state.dram);
-    if (!over_dram && !over(state.hbm)) break;
-    if (Cache* idle = longest_idle(state, tenant.value); idle != nullptr) {
+    const auto hbm = std::ranges::find_if(state.hbm, over);
+    if (!over_dram && hbm == state.hbm.end()) break;
+    Cache* idle = nullptr;
+    if (over_dram) idle = longest_idle(state, tenant.value);
+    for (auto book = hbm; idle == nullptr && book != state.hbm.end(); ++book) {
+      if (over(*book)) idle = longest_idle(state, tenant.value, &*book);
+    }
+    if (idle != nullptr) {
       destroy_cache(state, *idle, EvictReason::quota, actions);
       continue;
     }

@@ -20,11 +20,13 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Gro
 // Evicts ahead when the stock of free frames is low and the cache cannot grow.
 void keep_stock(State& state, Cache& cache);
 
-// Frees `bytes` of arena for the tenant by destroying idle caches, longest idle first: its own,
-// then those of tenants above their share. True: enough is on its way back.
-bool make_arena_room(State& state, TenantId tenant, std::uint64_t bytes, Actions& actions);
-// The cache that has been idle the longest, of one tenant (or of all: kAny), or null.
-Cache* longest_idle(State& state, std::uint32_t tenant);
+// Frees `bytes` of arena on a device for the tenant by destroying idle caches, longest idle first:
+// its own, then those of tenants above their share. True: enough is on its way back.
+bool make_arena_room(State& state, TierBook& hbm, TenantId tenant, std::uint64_t bytes,
+                     Actions& actions);
+// The cache that has been idle the longest, of one tenant (or of all: kAny), or null. Of those that
+// have something of `book`, if one is given.
+Cache* longest_idle(State& state, std::uint32_t tenant, const TierBook* book = nullptr);
 
 // Begins to give back what the tenant has above its limits.
 void shrink_tenant(State& state, TenantId tenant, Actions& actions);

@@ -34,8 +34,10 @@ struct TenantUse {
   std::uint64_t failed = 0;      // extents, or arenas, that were granted and could not be made
 };
 
+// Of DRAM there is one, of HBM one for each device.
 struct TierBook {
   Tier tier = Tier::dram;
+  DeviceId device;  // of HBM
   std::uint64_t capacity = 0;
   std::uint64_t extent_bytes = 0;
   std::uint64_t granularity = 0;

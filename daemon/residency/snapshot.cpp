@@ -48,6 +48,32 @@ TenantTierStatus status_of(const TierBook& book, std::uint32_t tenant, std::uint
           use.refused, use.failed};
 }
 
+TierStatus together(const std::vector<TierStatus>& devices) {
+  TierStatus sum;
+  for (const TierStatus& one : devices) {
+    sum.capacity_bytes += one.capacity_bytes;
+    sum.used_bytes += one.used_bytes;
+    sum.guaranteed_bytes += one.guaranteed_bytes;
+    sum.lent_bytes += one.lent_bytes;
+  }
+  return sum;
+}
+
+TenantTierStatus together(const std::vector<TenantTierStatus>& devices) {
+  TenantTierStatus sum;
+  for (const TenantTierStatus& one : devices) {
+    sum.quota.guaranteed_bytes += one.quota.guaranteed_bytes;
+    sum.quota.limit_bytes += one.quota.limit_bytes;
+    sum.quota.weight = one.quota.weight;
+    sum.used_bytes += one.used_bytes;
+    sum.over_limit_bytes += one.over_limit_bytes;
+    sum.wanting = sum.wanting || one.wanting;
+    sum.refused += one.refused;
+    sum.failed += one.failed;
+  }
+  return sum;
+}
+
 CacheStatus status_of(const Cache& cache) {
   CacheStatus status;
   status.cache = cache.id;
@@ -96,7 +122,8 @@ static_assert(kMaxSequencesPerSession <= 1u << kIndexBits);
 NodeStatus Manager::status() const {
   const State& state = *state_;
   NodeStatus status;
-  status.hbm = status_of(state.hbm);
+  for (const TierBook& book : state.hbm) status.devices.push_back(status_of(book));
+  status.hbm = together(status.devices);
   status.dram = status_of(state.dram);
   status.pending_work = pending_work();
   for (const TenantStatus& tenant : tenants()) {
@@ -119,7 +146,10 @@ std::vector<TenantStatus> Manager::tenants() const {
     const TenantPast& past = state.past[tenant];
     row.tenant = TenantId{tenant};
     row.name = state.dram.tenants[tenant].name;
-    row.hbm = status_of(state.hbm, tenant, state.now);
+    for (const TierBook& book : state.hbm) {
+      row.devices.push_back(status_of(book, tenant, state.now));
+    }
+    row.hbm = together(row.devices);
     row.dram = status_of(state.dram, tenant, state.now);
     row.sharing = past.sharing;
     row.forecasts = past.forecasts;

@@ -68,7 +68,8 @@ struct State {
   std::uint32_t next_generation =
       1;  // of sequences, node-wide: handles of two sessions never agree
 
-  TierBook hbm, dram;
+  std::vector<TierBook> hbm;  // by DeviceId
+  TierBook dram;
   std::vector<TenantPast> past;                // by tenant
   std::vector<bool> shrinking;                 // by tenant: its limits were lowered; see pressure.h
   std::map<std::uint64_t, Session> sessions;   // ordered: listings and deaths are deterministic
@@ -83,7 +84,7 @@ struct State {
   std::vector<BlockRef> reply_blocks;  // behind the spans of replies
   std::vector<ForkedBlock> reply_copies;
 
-  TierBook& book(Tier tier) { return tier == Tier::hbm ? hbm : dram; }
+  TierBook& hbm_of(const Cache& cache) { return hbm[cache.spec.device.value]; }
 };
 
 // The session, alive, or stale_handle.
@@ -95,8 +96,12 @@ Result<Cache*> find_cache(State& state, CacheId id);
 void charge(TierBook& book, TenantId tenant, std::uint64_t bytes);
 void uncharge(TierBook& book, TenantId tenant, std::uint64_t bytes);
 
+// What a cache has of the tier.
+std::uint64_t bytes_in(const TierBook& book, const Cache& cache);
 // Bytes of the tenant's that come back to the tier without anybody giving up a reference.
-std::uint64_t returning_bytes(const State& state, Tier tier, TenantId tenant);
+std::uint64_t returning_bytes(const State& state, const TierBook& book, TenantId tenant);
+// Whether the tenant has more than its limit, in DRAM or on a device.
+bool over_any_limit(const State& state, TenantId tenant);
 
 // No session has it open and nothing of it is under way: it may be destroyed whole.
 bool may_destroy(const Cache& cache);

@@ -54,7 +54,8 @@ struct TierStatus {
 };
 
 struct NodeStatus {
-  TierStatus hbm, dram;
+  TierStatus hbm, dram;             // hbm: of all devices together
+  std::vector<TierStatus> devices;  // hbm by DeviceId
   std::uint32_t sessions = 0;
   std::uint32_t caches = 0;
   std::uint32_t sequences = 0;
@@ -77,7 +78,8 @@ struct TenantTierStatus {
 struct TenantStatus {
   TenantId tenant;
   std::string name;
-  TenantTierStatus hbm, dram;
+  TenantTierStatus hbm, dram;             // hbm: on all devices together
+  std::vector<TenantTierStatus> devices;  // hbm by DeviceId
   std::uint32_t sessions = 0;
   std::uint32_t caches = 0;
   std::uint32_t sequences = 0;

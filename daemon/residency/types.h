@@ -18,6 +18,7 @@ namespace sluice::residency {
 
 using ipc::BlockId;
 using ipc::CacheId;
+using ipc::DeviceId;
 using ipc::Errc;
 using ipc::Error;
 using ipc::FrameId;
@@ -54,7 +55,8 @@ struct TierSpec {
 };
 
 struct ManagerConfig {
-  TierSpec hbm;
+  TierSpec hbm;                   // of each device, as the quotas of tenants are
+  std::uint32_t hbm_devices = 1;  // DeviceIds are below
   TierSpec dram;
   std::vector<TenantSpec> tenants;           // TenantId is the index
   std::array<std::uint64_t, 2> hash_seed{};  // secret and random: clients choose the keys
@@ -83,6 +85,7 @@ struct CacheSpec {
   CacheKind kind = CacheKind::attention;
   std::uint32_t shard_index = 0;
   std::uint32_t shard_count = 1;
+  DeviceId device;  // that the arena lies on
   ipc::Layout layout;
   std::uint64_t hbm_bytes = 0;  // arena wanted, rounded up to extents; 0: the default share
 };

@@ -16,8 +16,18 @@ namespace sluice::test {
 inline constexpr const char* kFakeDeviceVariable = "SLUICE_FAKE_DEVICE";
 inline constexpr std::uint64_t kFakeGranularity = std::uint64_t{2} << 20;
 inline constexpr std::uint64_t kFakeHbmBytes = std::uint64_t{256} << 20;
+inline constexpr std::uint32_t kFakeGpus = 2;
 inline constexpr device_worker::Uuid kFakeUuid = {0xfa, 0x4e, 1, 2,  3,  4,  5,  6,
                                                   7,    8,    9, 10, 11, 12, 13, 14};
+// No device of any machine: buses end at ff.
+inline std::string fake_pci_bus_id(std::uint32_t gpu) {
+  return "fa4e:0" + std::to_string(gpu) + ":00.0";
+}
+constexpr device_worker::Uuid fake_uuid(std::uint32_t gpu) {
+  device_worker::Uuid uuid = kFakeUuid;
+  uuid.back() += static_cast<std::uint8_t>(gpu);
+  return uuid;
+}
 
 using Request = device_worker::wire::Body;
 
@@ -32,6 +42,9 @@ struct FakeDeviceControl {
   std::atomic<std::uint32_t> hangs[kRequests] = {};        // so many workers wait for ever
   std::atomic<std::uint32_t> held[kRequests] = {};         // all wait while this is not 0
   std::atomic<std::uint32_t> errors[kRequests] = {};       // so many get an error of the GPU
+
+  std::atomic<std::uint32_t> asked_of[kFakeGpus] = {};  // by GPU, whatever for
+  std::atomic<std::uint32_t> held_gpu{~0U};             // the workers of this one wait
 
   std::atomic<std::uint32_t> nonsense[kRequests] = {};  // so many say what no worker says
 

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -55,13 +57,14 @@ void seal(const kernels::HotTable& table, const kernels::BlockSet& blocks) {
 
 class NodeBackend final : public device_worker::Backend {
  public:
-  explicit NodeBackend(FakeDeviceControl* control) : control_(control) {}
+  NodeBackend(FakeDeviceControl* control, std::uint32_t gpu) : control_(control), gpu_(gpu) {}
 
   bool usable() const override { return usable_; }
 
   ipc::Result<DeviceFacts> describe() override {
     if (auto ok = no_error(Request::Describe); !ok) return std::unexpected(ok.error());
-    return DeviceFacts{kFakeUuid, "Fake GPU", kFakeHbmBytes, kFakeHbmBytes, kFakeGranularity};
+    return DeviceFacts{fake_uuid(gpu_),  "Fake GPU", kFakeHbmBytes,        kFakeHbmBytes,
+                       kFakeGranularity, kFakeGpus,  fake_pci_bus_id(gpu_)};
   }
 
   ipc::Result<ipc::Fd> allocate(std::uint64_t bytes) override {
@@ -153,6 +156,7 @@ class NodeBackend final : public device_worker::Backend {
   }
 
   FakeDeviceControl* control_;
+  std::uint32_t gpu_;
   bool usable_ = true;
   std::map<std::uint64_t, OpenedTable> tables_;
   std::vector<std::uint64_t> marks_;
@@ -164,15 +168,28 @@ bool take_one(std::atomic<std::uint32_t>& count) {
   return true;
 }
 
-void before(FakeDeviceControl& control, Request request, int socket) {
+// The GPU that a worker was started for, by number or by UUID.
+std::optional<std::uint32_t> find_gpu(const std::string& device) {
+  for (std::uint32_t gpu = 0; gpu < kFakeGpus; ++gpu) {
+    if (device == std::to_string(gpu) || device == device_worker::to_string(fake_uuid(gpu))) {
+      return gpu;
+    }
+  }
+  return std::nullopt;
+}
+
+void before(FakeDeviceControl& control, std::uint32_t gpu, Request request, int socket) {
   ++control.of(control.asked, request);
+  ++control.asked_of[gpu];
   if (take_one(control.of(control.deaths, request))) raise(SIGKILL);
   if (take_one(control.of(control.hangs, request))) pause();
   if (take_one(control.of(control.nonsense, request))) {
     constexpr char kNonsense[] = "\x20\0\0\0 is a length, but this is no message";
     (void)!write(socket, kNonsense, sizeof(kNonsense));
   }
-  while (control.of(control.held, request) != 0) std::this_thread::yield();
+  while (control.of(control.held, request) != 0 || control.held_gpu == gpu) {
+    std::this_thread::yield();
+  }
 }
 
 int run(int argc, char** argv) {
@@ -182,9 +199,15 @@ int run(int argc, char** argv) {
   FakeDeviceControl* control = map_fake_device(file);
   control->pid = static_cast<std::uint32_t>(getpid());
   ++control->started;
-  NodeBackend backend(control);
+  const auto gpu = find_gpu(arguments->device);
+  if (!gpu) {
+    const auto refusing = device_worker::make_refusing_backend(
+        {Errc::bad_config, "backend.devices names the GPU " + arguments->device});
+    return device_worker::serve(arguments->socket, *refusing) ? 0 : 1;
+  }
+  NodeBackend backend(control, *gpu);
   const device_worker::ServeHooks hooks{
-      .before = [&](Request request) { before(*control, request, arguments->socket.get()); },
+      .before = [&](Request request) { before(*control, *gpu, request, arguments->socket.get()); },
       .after =
           [&](Request request) {
             if (take_one(control->of(control->late_deaths, request))) raise(SIGKILL);

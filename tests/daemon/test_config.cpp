@@ -144,7 +144,7 @@ reserved_sessions = 4
 address = "[::1]:9464"
 [backend]
 kind = "cuda"
-device = "GPU-01234567-89ab-cdef-0123-456789abcdef"
+devices = [1, "GPU-01234567-89ab-cdef-0123-456789abcdef", "1"]
 device_worker = "/opt/worker"
 worker_idle = "3s"
 [tiers.hbm]
@@ -155,6 +155,7 @@ huge_pages = "require"
 capacity = "8GiB"
 extent = "256MiB"
 huge_pages = "never"
+numa = "interleave"
 [rings]
 capacity = 64
 request_memory = "64KiB"
@@ -182,10 +183,12 @@ dram.limit = "3GiB"
   Config expected;
   expected.daemon = {"/tmp/a.sock", 0600, LogLevel::debug, LogFormat::json, 3, 7, 4};
   expected.metrics.address = "[::1]:9464";
-  expected.backend = {BackendKind::cuda, "GPU-01234567-89ab-cdef-0123-456789abcdef", "/opt/worker",
+  expected.backend = {BackendKind::cuda,
+                      {"1", "GPU-01234567-89ab-cdef-0123-456789abcdef", "1"},
+                      "/opt/worker",
                       std::chrono::seconds(3)};
   expected.hbm = {2 * kGiB, 128 * kMiB, HugePages::require};
-  expected.dram = {8 * kGiB, 256 * kMiB, HugePages::never};
+  expected.dram = {8 * kGiB, 256 * kMiB, HugePages::never, NumaPlacement::interleave};
   expected.rings = {64, 65536, 0};
   expected.limits = {
       5, 6, 8, std::chrono::milliseconds(250), std::chrono::minutes(2), 9, std::chrono::seconds(5)};
@@ -228,9 +231,36 @@ TEST(AConfigFile, OfCudaAsksTheNodeForDramOnly) {
 }
 
 TEST(AConfigFile, NamesAGpuByNumberOrUuid) {
-  EXPECT_EQ(read("[backend]\ndevice = 3\n").backend.device, "3");
+  const auto devices = [](const std::string& line) {
+    return read("[backend]\n" + line + "\n").backend.devices;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(devices("device = 3"), Names{"3"});
+  EXPECT_EQ(devices("device = \"3\""), Names{"3"});
   const std::string uuid = "GPU-01234567-89ab-cdef-0123-456789abcdef";
-  EXPECT_EQ(read("[backend]\ndevice = \"" + uuid + "\"\n").backend.device, uuid);
+  EXPECT_EQ(devices("device = \"" + uuid + "\""), Names{uuid});
+  EXPECT_EQ(devices("devices = [0]"), Names{"0"});
+  EXPECT_EQ(devices("device = \"all\""), Names{"all"});
+  EXPECT_EQ(devices("devices = \"all\""), Names{"all"});
+}
+
+TEST(AConfigFile, ThatNamesDevicesIsListedAsItWouldBeWritten) {
+  const auto listed = [](const std::string& line) {
+    for (const ConfigValue& value : list_config(read("[backend]\n" + line + "\n"))) {
+      if (value.key == "backend.devices") return value.value;
+    }
+    return std::string("not there");
+  };
+  const std::string uuid = "\"GPU-01234567-89ab-cdef-0123-456789abcdef\"";
+  EXPECT_EQ(listed(""), "[0]");
+  EXPECT_EQ(listed("devices = [1, " + uuid + ", 1]"), "[1, " + uuid + ", 1]");
+  EXPECT_EQ(listed("device = \"all\""), "\"all\"");
+}
+
+TEST(AConfigFile, NamesDevicesOnce) {
+  EXPECT_EQ(errors("[backend]\ndevices = [0]\ndevice = 1\n"),
+            "f.toml:3:10: backend.device: found 1, expected one of backend.devices and "
+            "backend.device");
 }
 
 // ---- errors
@@ -331,7 +361,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"[metrics]\naddress = 9464", "an address with a port"},
         BadValue{"[backend]\nkind = \"rocm\"", "one of \"host\", \"cuda\""},
         BadValue{"[backend]\ndevice = -1", "the number of a GPU from 0 to 63"},
-        BadValue{"[backend]\ndevice = \"0\"", "or its UUID as nvidia-smi -L shows it"},
+        BadValue{"[backend]\ndevice = \"64\"", "or its UUID as nvidia-smi -L shows it"},
+        BadValue{"[backend]\ndevice = \"00\"", "or its UUID as nvidia-smi -L shows it"},
+        BadValue{"[backend]\ndevice = [0]", "the number of a GPU from 0 to 63"},
+        BadValue{"[backend]\ndevices = []", "\"all\", or a list of 1 to 64 GPUs"},
+        BadValue{"[backend]\ndevices = 0", "\"all\", or a list of 1 to 64 GPUs"},
+        BadValue{"[backend]\ndevices = [0, 64]", "in each place of the list the number of a GPU"},
+        BadValue{"[backend]\ndevices = [0, \"all\"]", "in each place of the list"},
         BadValue{"[backend]\ndevice = \"GPU-01234567-89ab-cdef-0123-456789abcdeg\"", "its UUID"},
         BadValue{"[backend]\ndevice_worker = \"bin/worker\"", "the absolute path of a program"},
         BadValue{"[backend]\nworker_idle = \"1ms\"", "a duration in whole milliseconds"},
@@ -339,6 +375,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"[tiers.dram]\ncapacity = \"1000000001B\"", "a multiple of 4KiB"},
         BadValue{"[tiers.dram]\ncapacity = 1073741824", "such as \"64MiB\""},
         BadValue{"[tiers.hbm]\nextent = \"2GiB\"", "at most the capacity of the tier, 1GiB"},
+        BadValue{"[tiers.dram]\nnuma = \"node0\"", "one of \"device\", \"interleave\", \"any\""},
+        BadValue{"[tiers.hbm]\nnuma = \"any\"", "unknown key \"numa\" in tiers.hbm"},
         BadValue{"[tiers.hbm]\nhuge_pages = \"yes\"", "one of \"try\", \"never\", \"require\""},
         BadValue{"[rings]\ncapacity = 8", "a power of two from 16 to 4096"},
         BadValue{"[rings]\ncapacity = 131072", "a power of two from 16 to 4096"},

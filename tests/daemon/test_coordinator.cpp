@@ -101,7 +101,7 @@ struct ACoordinator : ::testing::Test {
     config.limits.actors_per_cache = 4;
     auto made = std::make_unique<TestDevice>();
     device = made.get();
-    coordinator = std::move(*Coordinator::create(config, std::move(made)));
+    coordinator = std::move(*Coordinator::create(config, one_device(std::move(made))));
   }
   ~ACoordinator() override {
     if (coordinator != nullptr) device->open();

@@ -13,6 +13,7 @@
 #include "kernels/pins.h"
 #include "kernels/steps.h"
 #include "tests/daemon/fake_device.h"
+#include "tests/daemon/fake_sysfs.h"
 #include "tests/daemon/split_parts.h"
 #include "tests/daemon/test_session.h"
 #include "tests/eventually.h"
@@ -67,8 +68,9 @@ class Engine : public test::SplitParts {
 };
 
 struct ACudaCoordinator : ::testing::Test {
-  ACudaCoordinator() {
+  explicit ACudaCoordinator(std::vector<std::string> devices = {"0"}) {
     config.backend.kind = BackendKind::cuda;
+    config.backend.devices = std::move(devices);
     config.backend.device_worker = FakeDevice::program();
     config.hbm = {.capacity_bytes = 64 << 20, .extent_bytes = 1 << 20};
     config.dram = {.capacity_bytes = kDramExtent, .extent_bytes = kDramExtent};
@@ -79,19 +81,21 @@ struct ACudaCoordinator : ::testing::Test {
     tenant.dram.limit_bytes = config.dram.capacity_bytes;
     config.tenants.push_back(tenant);
     config.limits.actors_per_cache = 4;
-    coordinator = std::move(*Coordinator::create(config, std::move(*make_device(config))));
+    coordinator = std::move(*Coordinator::create(config, std::move(*make_devices(config))));
   }
   ~ACudaCoordinator() override { device->of(device->held, Request::Work) = 0; }
 
-  static std::shared_ptr<CacheOpening> opening() {
+  // On a device of a GPU.
+  static std::shared_ptr<CacheOpening> opening(std::uint32_t gpu = 0, std::uint32_t index = 0) {
+    const device_worker::Uuid uuid = test::fake_uuid(gpu);
     auto wanted = std::make_shared<CacheOpening>();
     wanted->request.model = "m";
     wanted->request.layout = {2, 1, 16, 4, 2, 2, ipc::PageKind::layer};
     wanted->request.hbm_bytes = 4 << 20;
     wanted->request.executor = Executor::direct;
     wanted->request.device_type = 2;
-    wanted->request.device_uuid.assign(reinterpret_cast<const char*>(test::kFakeUuid.data()),
-                                       test::kFakeUuid.size());
+    wanted->request.device_uuid.assign(reinterpret_cast<const char*>(uuid.data()), uuid.size());
+    wanted->request.device_index = index;
     return wanted;
   }
 
@@ -141,8 +145,8 @@ TEST_F(ACudaCoordinator, OpensCachesOfItsGpuForDirectExecutors) {
   EXPECT_EQ(shape.sizes.slot_extent_bytes, kFakeGranularity) << "1 MiB was configured";
   EXPECT_EQ(shape.sizes.slot_extents, 2U);
   EXPECT_GT(shape.device_table_bytes, 0U);
-  ASSERT_NE(coordinator->gpu(), nullptr);
-  EXPECT_EQ(coordinator->gpu()->name, "Fake GPU");
+  ASSERT_NE(coordinator->gpu(ipc::DeviceId{0}), nullptr);
+  EXPECT_EQ(coordinator->gpu(ipc::DeviceId{0})->name, "Fake GPU");
 }
 
 TEST_F(ACudaCoordinator, RefusesWhatItHasNot) {
@@ -171,7 +175,8 @@ TEST(AHostCoordinator, RefusesCachesOfAGpu) {
   tenant.name = "a";
   tenant.hbm.limit_bytes = tenant.dram.limit_bytes = 1 << 20;
   config.tenants.push_back(tenant);
-  const auto coordinator = std::move(*Coordinator::create(config, std::move(*make_device(config))));
+  const auto coordinator =
+      std::move(*Coordinator::create(config, std::move(*make_devices(config))));
   TestSession session(*coordinator);
   const auto opened = coordinator->open_cache(session, ACudaCoordinator::opening());
   ASSERT_FALSE(opened);
@@ -310,11 +315,149 @@ TEST_F(ACudaCoordinator, WipesTheHbmOfACacheThatGoes) {
   EXPECT_EQ(used, 0U);
 }
 
+// ---- several devices
+
+struct ACoordinatorOfTwoGpus : ACudaCoordinator {
+  ACoordinatorOfTwoGpus() : ACudaCoordinator({"0", "1"}) {}
+  ~ACoordinatorOfTwoGpus() override { device->held_gpu = ~0U; }
+};
+
+// One GPU, which poses as two devices.
+struct ACoordinatorOfAPosingGpu : ACudaCoordinator {
+  ACoordinatorOfAPosingGpu() : ACudaCoordinator({"0", "0"}) {}
+};
+
+TEST_F(ACoordinatorOfTwoGpus, MakesEachArenaOnTheGpuOfTheClient) {
+  ASSERT_EQ(coordinator->device_count(), 2U);
+  TestSession session(*coordinator);
+  for (const std::uint32_t gpu : {1U, 0U}) {
+    const std::uint32_t other = device->asked_of[1 - gpu];
+    const std::uint32_t before = device->asked_of[gpu];
+    const auto opened = open(session, opening(gpu));
+    ASSERT_TRUE(opened) << opened.error().text;
+    EXPECT_TRUE(opened->created);
+    EXPECT_GT(device->asked_of[gpu], before);
+    EXPECT_EQ(device->asked_of[1 - gpu], other);
+    EXPECT_EQ(coordinator->gpu(ipc::DeviceId{gpu})->uuid, test::fake_uuid(gpu));
+    coordinator->with_manager(
+        [&](auto& m) { EXPECT_EQ(m.status().devices[gpu].used_bytes, 4U << 20); });
+  }
+  const auto joined = open(session, opening(1));
+  ASSERT_TRUE(joined);
+  EXPECT_FALSE(joined->created);
+}
+
+TEST_F(ACoordinatorOfTwoGpus, DoesNotKeepOneGpuWaitingForTheOther) {
+  device->held_gpu = 0;
+  TestSession session(*coordinator);
+  const auto waiting = opening(0);
+  ASSERT_FALSE(coordinator->open_cache(session, waiting)->has_value());
+  EXPECT_TRUE(open(session, opening(1)));
+  EXPECT_FALSE(coordinator->open_cache(session, waiting)->has_value());
+  device->held_gpu = ~0U;
+  EXPECT_TRUE(open(session, waiting));
+}
+
+TEST_F(ACoordinatorOfTwoGpus, RefusesGpusThatItDoesNotServe) {
+  EXPECT_THAT(refusal(opening(2)),
+              ::testing::AllOf(HasSubstr("asked for on another GPU"), HasSubstr("0a0b0c0d0e)"),
+                               HasSubstr("0a0b0c0d0f)"), HasSubstr("backend.devices")));
+  EXPECT_THAT(refusal(opening(1, 1)), HasSubstr("this GPU serves as 1 devices"));
+}
+
+TEST_F(ACoordinatorOfAPosingGpu, GivesADeviceForEachTimeThatItIsNamed) {
+  TestSession session(*coordinator);
+  const auto first = open(session, opening(0, 0));
+  const auto second = open(session, opening(0, 1));
+  ASSERT_TRUE(first && second);
+  EXPECT_TRUE(second->created);
+  EXPECT_NE(first->memory->table_fds(), second->memory->table_fds());
+  coordinator->with_manager([&](auto& m) {
+    EXPECT_EQ(m.status().devices[0].used_bytes, 4U << 20);
+    EXPECT_EQ(m.status().devices[1].used_bytes, 4U << 20);
+  });
+  EXPECT_THAT(refusal(opening(0, 2)), HasSubstr("this GPU serves as 2 devices"));
+}
+
+TEST_F(ACoordinatorOfAPosingGpu, LosesNothingOfADeviceWithTheWorkerOfTheOther) {
+  TestSession session(*coordinator);
+  device->of(device->deaths, Request::Allocate) = 2;
+  const auto failed = open(session, opening(0, 0));
+  ASSERT_FALSE(failed);
+  EXPECT_THAT(failed.error().text, HasSubstr("before it answered"));
+  EXPECT_TRUE(open(session, opening(0, 1)));
+}
+
+TEST(ACudaDaemon, TakesAllGpusOrThoseThatAreNamed) {
+  const FakeDevice device;
+  Config config;
+  config.backend.kind = BackendKind::cuda;
+  config.backend.device_worker = FakeDevice::program();
+  config.hbm.capacity_bytes = test::kFakeHbmBytes;
+  const auto uuids = [&](std::vector<std::string> names) {
+    config.backend.devices = std::move(names);
+    const auto devices = make_devices(config);
+    EXPECT_TRUE(devices) << devices.error().text;
+    std::vector<device_worker::Uuid> found;
+    for (const auto& one : *devices) found.push_back(one->gpu()->uuid);
+    return found;
+  };
+  using Uuids = std::vector<device_worker::Uuid>;
+  EXPECT_EQ(uuids({"all"}), (Uuids{test::fake_uuid(0), test::fake_uuid(1)}));
+  EXPECT_EQ(uuids({device_worker::to_string(test::fake_uuid(1)), "0"}),
+            (Uuids{test::fake_uuid(1), test::fake_uuid(0)}));
+
+  config.backend.devices = {"0", "2"};
+  const auto unknown = make_devices(config);
+  ASSERT_FALSE(unknown);
+  EXPECT_EQ(unknown.error().code, Errc::bad_config);
+  EXPECT_THAT(unknown.error().text, HasSubstr("names the GPU 2"));
+}
+
+TEST(ACudaDaemon, TakesDramFromTheNumaNodesOfItsGpus) {
+  const FakeDevice device;
+  const test::FakeSysfs sysfs;
+  sysfs.set_memory("0-1");
+  sysfs.set_node(test::fake_pci_bus_id(0), "1");
+  sysfs.set_node(test::fake_pci_bus_id(1), "-1");
+  Config config;
+  config.backend.kind = BackendKind::cuda;
+  config.backend.device_worker = FakeDevice::program();
+  config.backend.devices = {"0", "1"};
+  const auto nodes = [&](NumaPlacement placement) {
+    config.dram.numa = placement;
+    const auto devices = make_cuda_devices(config, sysfs.root());
+    EXPECT_TRUE(devices) << devices.error().text;
+    std::vector<std::vector<std::uint32_t>> all;
+    for (const auto& one : *devices) all.push_back(one->dram_nodes());
+    return all;
+  };
+  using Nodes = std::vector<std::vector<std::uint32_t>>;
+  EXPECT_EQ(nodes(NumaPlacement::device), (Nodes{{1}, {}})) << "the second one's is not known";
+  EXPECT_EQ(nodes(NumaPlacement::interleave), (Nodes{{0, 1}, {0, 1}}));
+  EXPECT_EQ(nodes(NumaPlacement::any), (Nodes{{}, {}}));
+}
+
+TEST(ACudaDaemon, DividesAGpuAmongTheDevicesThatItServesAs) {
+  const FakeDevice device;
+  Config config;
+  config.backend.kind = BackendKind::cuda;
+  config.backend.device_worker = FakeDevice::program();
+  config.backend.devices = {"0", "1", device_worker::to_string(test::fake_uuid(0))};
+  config.hbm.capacity_bytes = test::kFakeHbmBytes / 2;
+  EXPECT_TRUE(make_devices(config));
+  config.hbm.capacity_bytes += 1 << 20;
+  const auto too_large = make_devices(config);
+  ASSERT_FALSE(too_large);
+  EXPECT_EQ(too_large.error().code, Errc::bad_config);
+  EXPECT_THAT(too_large.error().text, HasSubstr("and it serves as 2 devices"));
+}
+
 TEST(ACudaDaemonWithoutAWorker, SaysWhatItNeeds) {
   Config config;
   config.backend.kind = BackendKind::cuda;
   config.backend.device_worker = "/nowhere/worker";
-  const auto device = make_device(config);
+  const auto device = make_devices(config);
   ASSERT_FALSE(device);
   EXPECT_EQ(device.error().code, Errc::not_supported);
   EXPECT_THAT(device.error().text, HasSubstr("backend.kind = \"cuda\" cannot work here"));

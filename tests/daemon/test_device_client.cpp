@@ -52,6 +52,8 @@ TEST_F(ADeviceClient, StartsAWorkerWhenThereIsSomethingToDo) {
   EXPECT_EQ(facts->name, "Fake GPU");
   EXPECT_EQ(facts->granularity_bytes, kFakeGranularity);
   EXPECT_EQ(device_worker::to_string(facts->uuid), "GPU-fa4e0102-0304-0506-0708-090a0b0c0d0e");
+  EXPECT_EQ(facts->gpus, test::kFakeGpus);
+  EXPECT_EQ(facts->pci_bus_id, test::fake_pci_bus_id(0));
   ASSERT_TRUE(client.describe());
   EXPECT_EQ(device->started, 1U);
 }

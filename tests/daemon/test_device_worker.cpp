@@ -31,7 +31,9 @@ constexpr kernels::TableSizes kSizes{8, 8, 2, 4, 16, 64};
 class NotingBackend final : public Backend {
  public:
   bool usable() const override { return usable_now; }
-  ipc::Result<DeviceFacts> describe() override { return DeviceFacts{{}, "noted", 1, 1, 4096}; }
+  ipc::Result<DeviceFacts> describe() override {
+    return DeviceFacts{{}, "noted", 1, 1, 4096, 3, "0000:17:00.0"};
+  }
   ipc::Result<ipc::Fd> allocate(std::uint64_t bytes) override {
     if (!usable_now) return ipc::fail(Errc::io_error, "the context is lost");
     return ipc::create_memfd("noted", bytes, ipc::Populate::no);

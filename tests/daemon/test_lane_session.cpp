@@ -27,8 +27,8 @@ class LaneSessionTest : public testing::Test {
   static constexpr std::uint32_t kRequestBytes = 1 << 20;
 
   void SetUp() override {
-    coordinator = std::move(
-        *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
+    coordinator = std::move(*Coordinator::create(
+        config, one_device(make_host_device(HugePages::never, HugePages::never))));
     session = std::make_shared<test::TestSession>(*coordinator, 0, kCapacity, kRequestBytes);
     requests = ipc::SubmissionProducer(session->memory.submission_ring());
     completions = ipc::CompletionConsumer(session->memory.completion_ring());

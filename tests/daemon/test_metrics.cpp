@@ -52,6 +52,7 @@ MetricsSnapshot one_of_each() {
   cache.name = "llama8b/0";
   cache.model_name = "meta/llama";
   cache.shard = "0/2";
+  cache.device = "1";
   cache.layout = "32x8x128";
   cache.kind = "attention";
   cache.blocks = {30, 31, 32, 33, 34};
@@ -85,7 +86,8 @@ TEST(AScrape, HasEveryNumberUnderItsNameAndLabels) {
   for (const std::string& line : std::vector<std::string>{
            "sluice_build_info{version=\"0.1.0\",commit=\"abc\"} 1",
            "sluice_cache_info" + cache +
-               "model_name=\"meta/llama\",shard=\"0/2\",layout=\"32x8x128\",kind=\"attention\"} 1",
+               "model_name=\"meta/llama\",shard=\"0/"
+               "2\",layout=\"32x8x128\",kind=\"attention\",device=\"1\"} 1",
            "sluice_tier_capacity_bytes{tier=\"device\"} 1",
            "sluice_tier_capacity_bytes{tier=\"host\"} 2",
            "sluice_health{code=\"DRAINING\"} 1",

@@ -92,7 +92,7 @@ Config config_of() {
 }
 
 struct ASplitCache : ::testing::Test {
-  ASplitCache() : gpu(std::move(*make_cuda_device(config_of()))) {
+  ASplitCache() : gpu(std::move((*make_cuda_devices(config_of()))[0])) {
     memory = std::move(*CacheMemory::create(shape_of(), 4, *gpu));
     while (!memory->whole()) EXPECT_TRUE(memory->make_piece(*gpu));
     memory->on_table_orders([this](std::shared_ptr<CacheTable> table) { waiting = table; });
@@ -359,7 +359,7 @@ TEST(ACudaDevice, RefusesATierThatIsLargerThanTheGpu) {
   const FakeDevice device;
   Config config = config_of();
   config.hbm.capacity_bytes = test::kFakeHbmBytes + 4096;
-  const auto made = make_cuda_device(config);
+  const auto made = make_cuda_devices(config);
   ASSERT_FALSE(made);
   EXPECT_EQ(made.error().code, Errc::bad_config);
   EXPECT_THAT(made.error().text, HasSubstr("tiers.hbm.capacity"));

@@ -27,8 +27,8 @@ struct Node {
   Node() {
     config.limits.actors_per_cache = 8;
     config.limits.sequences_per_session = 64;
-    coordinator = std::move(
-        *Coordinator::create(config, make_host_device(HugePages::never, HugePages::never)));
+    coordinator = std::move(*Coordinator::create(
+        config, one_device(make_host_device(HugePages::never, HugePages::never))));
   }
   Config config = test::small_config();
   std::unique_ptr<Coordinator> coordinator;

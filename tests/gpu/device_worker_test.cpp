@@ -85,7 +85,7 @@ Config config_of() {
   Config config;
   config.backend.kind = BackendKind::cuda;
   // The worker may count devices in another order than this process does.
-  config.backend.device = first_gpu();
+  config.backend.devices = {first_gpu()};
   config.backend.device_worker = worker_program();
   config.backend.worker_idle = std::chrono::minutes(10);
   config.hbm.capacity_bytes = 64 << 20;
@@ -165,9 +165,9 @@ class Engine {
 
 struct OnAGpu : ::testing::Test {
   void SetUp() override {
-    auto made = make_cuda_device(config_of());
+    auto made = make_cuda_devices(config_of());
     ASSERT_TRUE(made) << made.error().text;
-    gpu = std::move(*made);
+    gpu = std::move((*made)[0]);
     ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
   }
   void make_cache() {
@@ -355,7 +355,7 @@ TEST_F(OnAGpu, NothingOfOursIsOnTheGpuWhenThereIsNothingToDo) {
   gpu.reset();
   Config config = config_of();
   config.backend.worker_idle = std::chrono::milliseconds(100);
-  gpu = std::move(*make_cuda_device(config));
+  gpu = std::move((*make_cuda_devices(config))[0]);
   const auto free_bytes = [] {
     std::size_t left = 0;
     std::size_t total = 0;
@@ -375,8 +375,8 @@ TEST_F(OnAGpu, NothingOfOursIsOnTheGpuWhenThereIsNothingToDo) {
 
 TEST(OnAGpuThatIsNotThere, TheAnswerListsThoseThatAre) {
   Config config = config_of();
-  config.backend.device = "GPU-00000000-0000-0000-0000-000000000000";
-  const auto made = make_cuda_device(config);
+  config.backend.devices = {"GPU-00000000-0000-0000-0000-000000000000"};
+  const auto made = make_cuda_devices(config);
   ASSERT_FALSE(made);
   EXPECT_EQ(made.error().code, Errc::bad_config);
   EXPECT_THAT(made.error().text, ::testing::HasSubstr("there are: 0 GPU-"));

@@ -117,8 +117,9 @@ TEST(TheCudaBackend, IsShownToOperatorsWithItsWords) {
   ASSERT_TRUE(open_cache(peer));
   const json status = json::parse(daemon.admin("status"));
   EXPECT_EQ(status["daemon"]["backend"], "cuda");
-  EXPECT_EQ(status["daemon"]["device"]["name"], "Fake GPU");
-  EXPECT_EQ(status["daemon"]["device"]["uuid"], device_worker::to_string(kFakeUuid));
+  ASSERT_EQ(status["devices"].size(), 1U);
+  EXPECT_EQ(status["devices"][0]["name"], "Fake GPU");
+  EXPECT_EQ(status["devices"][0]["uuid"], device_worker::to_string(kFakeUuid));
   // Fetched from the device, which takes a moment; whoever asks waits, and nobody else.
   const json residency = json::parse(daemon.admin("residency"));
   EXPECT_EQ(residency["caches"][0]["hbm_pages"]["free"], (8 << 20) / 2048);

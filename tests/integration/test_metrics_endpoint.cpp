@@ -115,7 +115,7 @@ TEST_P(Executors, TiersSessionsAndBlocksAreWhatTheClientsHold) {
             kLayers * kPageBytes);
   EXPECT_EQ(now[with("sluice_cache_info", cache_labels +
                                               ",model_name=\"model\",shard=\"0/1\",layout=\"4x2x"
-                                              "16/16\",kind=\"attention\"")],
+                                              "16/16\",kind=\"attention\",device=\"0\"")],
             1);
 }
 

@@ -12,6 +12,7 @@ namespace {
 ManagerConfig config() {
   ManagerConfig config;
   config.hbm = {kHbmCapacity, kHbmExtent};
+  config.hbm_devices = kDevices;
   config.dram = {kDramCapacity, kExtent};
   config.tenants = {
       {"a", {kHbmExtent, kHbmCapacity, 1.0}, {2 * kExtent, kDramCapacity, 1.0}},
@@ -21,7 +22,7 @@ ManagerConfig config() {
   config.hash_seed = {11, 22};
   config.max_sessions = kMostSessions;
   config.reserved_sessions = kReservedSessions;
-  config.max_caches = 6;
+  config.max_caches = 8;
   config.max_sequences_per_session = 16;
   return config;
 }
@@ -31,6 +32,7 @@ CacheSpec spec_of(const Event& event) {
   spec.model = event.b % 2 == 0 ? "m" : "n";
   spec.shard_count = 2;
   spec.shard_index = event.b / 2 % 2;
+  spec.device.value = event.b / 4 % kDevices;
   spec.layout = {1, 1, 64, 16, 2, 2, ipc::PageKind::block};
   if (event.c % 16 == 0) spec.layout.block_tokens = 32;
   spec.hbm_bytes = event.d % 4 * kHbmExtent;
@@ -38,7 +40,7 @@ CacheSpec spec_of(const Event& event) {
 }
 
 bool same_name(const CacheSpec& a, const CacheSpec& b) {
-  return a.model == b.model && a.shard_index == b.shard_index;
+  return a.model == b.model && a.shard_index == b.shard_index && a.device == b.device;
 }
 
 }  // namespace
@@ -136,8 +138,9 @@ void World::follow(const Action& action) {
   if (const auto* create = std::get_if<CreateCache>(&action)) {
     const OracleCache& cache = caches_.at(create->cache.value);
     const std::uint64_t bytes = create->hbm_extents * create->hbm_extent_bytes;
-    hold_quota(Tier::hbm, cache.tenant, bytes);
-    used_[0][cache.tenant.value] += bytes;
+    hold(create->device == cache.spec.device, "a cache on another device than was asked for");
+    hold_quota(create->device.value, cache.tenant, bytes);
+    used_[create->device.value][cache.tenant.value] += bytes;
     unanswered_.push_back({Unanswered::create, create->cache.value, 0});
   } else if (const auto* grant = std::get_if<GrantDram>(&action)) {
     follow_grant(*grant);
@@ -174,18 +177,19 @@ void World::follow(const Action& action) {
   }
 }
 
-void World::hold_quota(Tier tier, TenantId tenant, std::uint64_t bytes) {
-  const auto t = static_cast<std::size_t>(tier);
-  const std::uint64_t capacity = tier == Tier::hbm ? kHbmCapacity : kDramCapacity;
+void World::hold_quota(std::size_t book, TenantId tenant, std::uint64_t bytes) {
+  const auto& used_here = used_[book];
+  const auto& quotas = quotas_[book == kDram ? 1 : 0];
+  const std::uint64_t capacity = book == kDram ? kDramCapacity : kHbmCapacity;
   std::uint64_t used = 0;
   std::uint64_t unmet = 0;
   for (std::uint32_t other = 0; other < kTenants; ++other) {
-    used += used_[t][other];
-    const std::uint64_t guaranteed = quotas_[t][other].guaranteed_bytes;
-    if (other != tenant.value && guaranteed > used_[t][other])
-      unmet += guaranteed - used_[t][other];
+    used += used_here[other];
+    const std::uint64_t guaranteed = quotas[other].guaranteed_bytes;
+    if (other != tenant.value && guaranteed > used_here[other])
+      unmet += guaranteed - used_here[other];
   }
-  hold(used_[t][tenant.value] + bytes <= quotas_[t][tenant.value].limit_bytes,
+  hold(used_here[tenant.value] + bytes <= quotas[tenant.value].limit_bytes,
        "a grant above the tenant's limit");
   hold(used + unmet + bytes <= capacity, "a grant of what is guaranteed to others");
 }
@@ -195,8 +199,8 @@ void World::follow_grant(const GrantDram& grant) {
   hold(grant.bytes == cache.shape.frame_extent_bytes, "a grant of an odd size");
   hold(grant.extent < cache.shape.max_frame_extents, "an extent beyond the table");
   hold(!cache.extents.contains(grant.extent), "an extent was granted twice");
-  hold_quota(Tier::dram, cache.tenant, grant.bytes);
-  used_[1][cache.tenant.value] += grant.bytes;
+  hold_quota(kDram, cache.tenant, grant.bytes);
+  used_[kDram][cache.tenant.value] += grant.bytes;
   cache.extents[grant.extent] = Extent::granting;
   unanswered_.push_back({Unanswered::grant, grant.cache.value, grant.extent});
   count("extent granted");
@@ -278,7 +282,8 @@ void World::answer(std::size_t which, bool well) {
         return;
       }
       hold(manager_.cache_failed(id, actions_).has_value(), "cache_failed was refused");
-      used_[0][tenant] -= cache.shape.slot_extents * cache.shape.slot_extent_bytes;
+      used_[cache.spec.device.value][tenant] -=
+          cache.shape.slot_extents * cache.shape.slot_extent_bytes;
       for (OracleSession& session : sessions_) session.opens.erase(wait.cache);
       caches_.erase(wait.cache);
       return;
@@ -290,19 +295,20 @@ void World::answer(std::size_t which, bool well) {
         cache.extents[number] = Extent::present;
       } else {
         cache.extents.erase(number);
-        used_[1][tenant] -= cache.shape.frame_extent_bytes;
+        used_[kDram][tenant] -= cache.shape.frame_extent_bytes;
       }
       return;
     case Unanswered::release:
       hold(manager_.extent_released(id, number, actions_).has_value(),
            "extent_released was refused");
       cache.extents.erase(number);
-      used_[1][tenant] -= cache.shape.frame_extent_bytes;
+      used_[kDram][tenant] -= cache.shape.frame_extent_bytes;
       return;
     default:
       hold(manager_.cache_destroyed(id, actions_).has_value(), "cache_destroyed was refused");
-      used_[0][tenant] -= cache.shape.slot_extents * cache.shape.slot_extent_bytes;
-      used_[1][tenant] -= cache.extents.size() * cache.shape.frame_extent_bytes;
+      used_[cache.spec.device.value][tenant] -=
+          cache.shape.slot_extents * cache.shape.slot_extent_bytes;
+      used_[kDram][tenant] -= cache.extents.size() * cache.shape.frame_extent_bytes;
       caches_.erase(wait.cache);
       return;
   }

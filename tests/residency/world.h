@@ -21,6 +21,8 @@
 
 namespace sluice::residency::test {
 
+inline constexpr std::uint32_t kDevices = 2;
+
 enum class Kind : std::uint8_t {
   open_session,
   session_dead,
@@ -135,7 +137,8 @@ class World {
   void follow_grant(const GrantDram& grant);
   void follow_retire(const Retire& retire);
   void follow_destroy(CacheId id);
-  void hold_quota(Tier tier, TenantId tenant, std::uint64_t bytes);
+  static constexpr std::size_t kDram = kDevices;  // the last of used_
+  void hold_quota(std::size_t book, TenantId tenant, std::uint64_t bytes);
   bool answer_new_grants(std::size_t from, const Event& event);
 
   void expect_matched(OracleSequence& sequence, const std::vector<std::string>& keys,
@@ -159,8 +162,8 @@ class World {
 
   Manager manager_;
   Actions actions_;
-  Quota quotas_[2][3];
-  std::uint64_t used_[2][3] = {};
+  Quota quotas_[2][3];                        // of HBM on each device, of DRAM
+  std::uint64_t used_[kDevices + 1][3] = {};  // by device, and of DRAM
   std::map<std::uint32_t, OracleCache> caches_;
   std::vector<OracleSession> sessions_;
   std::vector<OracleSequence> sequences_;

@@ -124,7 +124,7 @@ void World::hold_growth_error(const Error& error, const OracleCache& cache, std:
   }
   bool admitted = true;
   try {
-    hold_quota(Tier::dram, cache.tenant, extents * cache.shape.frame_extent_bytes);
+    hold_quota(kDram, cache.tenant, extents * cache.shape.frame_extent_bytes);
   } catch (const Failure&) {
     admitted = false;
   }
@@ -481,8 +481,11 @@ void World::verify() {
          "sequences of a cache");
   }
   for (const TenantStatus& tenant : manager_.tenants()) {
-    hold(tenant.hbm.used_bytes == used_[0][tenant.tenant.value], "HBM of a tenant");
-    hold(tenant.dram.used_bytes == used_[1][tenant.tenant.value], "DRAM of a tenant");
+    for (std::uint32_t device = 0; device < kDevices; ++device) {
+      hold(tenant.devices[device].used_bytes == used_[device][tenant.tenant.value],
+           "HBM of a tenant");
+    }
+    hold(tenant.dram.used_bytes == used_[kDram][tenant.tenant.value], "DRAM of a tenant");
   }
 }
 

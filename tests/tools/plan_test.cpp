@@ -72,6 +72,25 @@ TEST(Plan, PrefixTracesHaveWholeBlockPages) {
   EXPECT_EQ(plan.tenants[0].distinct_blocks, 5215u);
 }
 
+TEST(Plan, DevicesGoRoundTheGpusThatThereAre) {
+  Options options = spawn_options();
+  options.backend = Backend::cuda;
+  options.device = 1;
+  options.devices = 3;
+  const auto plan = make_plan(slice(ListKind::layer), options).value();
+  const DaemonSpec several = daemon_spec(plan, options, {"g0", "g1", "g2"});
+  EXPECT_EQ(several.gpu, "g1");
+  EXPECT_EQ(several.more_gpus, (std::vector<std::string>{"g2", "g0"}));
+  EXPECT_EQ(place_of(2, options, 3), (DevicePlace{0, 0}));
+
+  options.device = 0;
+  const DaemonSpec posing = daemon_spec(plan, options, {"g0"});
+  EXPECT_EQ(posing.gpu, "g0");
+  EXPECT_EQ(posing.more_gpus, (std::vector<std::string>{"g0", "g0"}));
+  EXPECT_EQ(place_of(2, options, 1), (DevicePlace{0, 2}));
+  EXPECT_EQ(place_of(2, options, 2), (DevicePlace{0, 1}));
+}
+
 TEST(Plan, ExtentsOfAGpuHoldWholePagesAndWholeMappings) {
   Options options = spawn_options();
   options.backend = Backend::cuda;
@@ -84,6 +103,7 @@ TEST(Plan, ExtentsOfAGpuHoldWholePagesAndWholeMappings) {
     EXPECT_EQ(spec.hbm_extent_bytes % plan.shape.payload.page_bytes(), 0u);
     EXPECT_EQ(spec.tenants.at(0).hbm_bytes % spec.hbm_extent_bytes, 0u);
   }
+  EXPECT_TRUE(daemon_spec(make_plan(slice(ListKind::layer), options).value(), options).gpu.empty());
   options.backend = Backend::host;
   EXPECT_FALSE(daemon_spec(make_plan(slice(ListKind::layer), options).value(), options).cuda);
 }

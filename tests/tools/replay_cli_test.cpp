@@ -144,6 +144,8 @@ TEST(ReplayCli, UsageErrorsNameTheOptionAndWhatItTakes) {
            {"--backend other", "--backend: 'other' is not one of host|cuda"},
            {"--backend cuda", "--backend cuda"},
            {"--graphs", "--graphs needs --backend cuda"},
+           {"--devices 2", "--devices needs --backend cuda"},
+           {"--devices 0", "--devices: Value 0 not in range 1 to 64"},
            {"--forecast other", "--forecast: 'other' is not one of none|recorded|previous-step"},
            {"--hbm 0x", "--hbm: '0x' must be more than zero"},
            {"--hbm 1e30x", "--hbm: '1e30x' is more than 1,000,000 times"},

@@ -34,7 +34,7 @@ class ReplayEngine : public testing::Test {
     const Plan plan = make_plan(trace, options).value();
     Board board = Board::create(1).value();
     Outcome outcome;
-    outcome.exit_code = engine_main(trace, {0, "", &options, &plan, &board});
+    outcome.exit_code = engine_main(trace, {0, "", {}, &options, &plan, &board});
     const EngineBoard& mine = board.engines()[0];
     outcome.counters = mine.snapshot();
     outcome.failure = mine.failure;

@@ -27,6 +27,7 @@ class ReplayRun : public testing::Test {
     Board board = Board::create(options.engines).value();
     RunEnvironment environment;
     environment.engine_sockets.resize(options.engines, "fake");
+    environment.engine_devices.resize(options.engines);
     const RunResult result = run_engines(trace, plan, options, environment, board);
     const ReportInput input{trace, plan, options, result};
     text = text_report(input);

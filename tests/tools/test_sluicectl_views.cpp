@@ -32,8 +32,28 @@ TEST(SluicectlViews, StatusShowsTiersTenantsAndTotals) {
 TEST(SluicectlViews, StatusNamesTheGpu) {
   Json status = Json::parse(kSampleStatus);
   status["daemon"]["backend"] = "cuda";
-  status["daemon"]["device"] = {{"name", "NVIDIA H200"}, {"uuid", "GPU-01"}};
+  const Json gpu = {{"device", 0},           {"name", "NVIDIA H200"},      {"uuid", "GPU-01"},
+                    {"caches", 2},           {"capacity_bytes", 1U << 30}, {"used_bytes", 1U << 28},
+                    {"guaranteed_bytes", 0}, {"lent_bytes", 1U << 28}};
+  status["devices"] = Json::array({gpu});
+  status["devices"][0]["dram_numa_nodes"] = Json::array();
   EXPECT_THAT(status_view(status, {}), HasSubstr("  backend cuda (NVIDIA H200, GPU-01)  pid 77"));
+  EXPECT_THAT(status_view(status, {}), Not(HasSubstr("DEVICE")));
+
+  status["devices"].push_back(gpu);
+  status["devices"][1]["device"] = 1;
+  status["devices"][1]["dram_numa_nodes"] = {0, 1};
+  const std::string text = status_view(status, {});
+  EXPECT_THAT(text, HasSubstr("  backend cuda (2 devices)  pid 77"));
+  const std::string table =
+      "DEVICE  NAME         UUID    DRAM ON NODE  CACHES  HBM used / capacity      %  GUARANTEED  "
+      "     LENT\n"
+      "     0  NVIDIA H200  GPU-01  any                2  256.0 MiB / 1.0 GiB  25.0%         0 B  "
+      "256.0 MiB\n"
+      "     1  NVIDIA H200  GPU-01  0,1                2  256.0 MiB / 1.0 GiB  25.0%         0 B  "
+      "256.0 MiB\n";
+  EXPECT_THAT(text, HasSubstr(table));
+  EXPECT_EQ(devices_view({{"devices", status["devices"]}}, {}), table);
 }
 
 TEST(SluicectlViews, SessionsShowTheReasonOfAQuarantine) {
@@ -47,11 +67,13 @@ TEST(SluicectlViews, SessionsShowTheReasonOfAQuarantine) {
 }
 
 TEST(SluicectlViews, CachesShowGeometryUseAndHits) {
-  EXPECT_EQ(caches_view(Json::parse(kSampleCaches), {}),
-            "CACHE  TENANT  MODEL    SALT  SHARD  STATE    BLOCK      PAGE  PAGES  SESSIONS  "
-            "SEQUENCES       HBM used / arena     DRAM  PRIVATE  SEALED  SHARED    HIT  EVICTED\n"
-            "    0  prod    llama8b  -     0/2    open   2.0 MiB  64.0 KiB     32         2        "
-            "  3  144.0 MiB / 256.0 MiB  2.0 GiB        8   1,000      96  90.0%  4.0 MiB\n");
+  EXPECT_EQ(
+      caches_view(Json::parse(kSampleCaches), {}),
+      "CACHE  TENANT  MODEL    SALT  SHARD  DEVICE  STATE    BLOCK      PAGE  PAGES  SESSIONS  "
+      "SEQUENCES       HBM used / arena     DRAM  PRIVATE  SEALED  SHARED    HIT  EVICTED\n"
+      "    0  prod    llama8b  -     0/2         0  open   2.0 MiB  64.0 KiB     32         2      "
+      "  "
+      "  3  144.0 MiB / 256.0 MiB  2.0 GiB        8   1,000      96  90.0%  4.0 MiB\n");
 }
 
 TEST(SluicectlViews, ResidencyTellsTheTiersApart) {

@@ -46,7 +46,11 @@ std::string config_text(const DaemonSpec& spec, const std::string& folder) {
   text << "[daemon]\nsocket = \"" << folder << "/sluice.sock\"\nlog_level = \"warn\"\n";
   if (spec.cuda) {
     text << "[backend]\nkind = \"cuda\"\n";
-    if (!spec.gpu.empty()) text << "device = \"" << spec.gpu << "\"\n";
+    if (!spec.gpu.empty()) {
+      text << "devices = [\"" << spec.gpu << "\"";
+      for (const std::string& gpu : spec.more_gpus) text << ", \"" << gpu << "\"";
+      text << "]\n";
+    }
     if (!spec.worker_idle.empty()) text << "worker_idle = \"" << spec.worker_idle << "\"\n";
   }
   text << "[tiers.hbm]\ncapacity = " << bytes(hbm) << "extent = " << bytes(spec.hbm_extent_bytes)

@@ -26,8 +26,9 @@ struct DaemonSpec {
   std::string program;   // sluiced
   std::string log_file;  // empty: in the temporary folder
   bool keep_folder = false;
-  bool cuda = false;        // the backend
-  std::string gpu;          // with cuda: its UUID; empty: the daemon's default
+  bool cuda = false;                   // the backend
+  std::string gpu;                     // with cuda: its UUID; empty: the daemon's default
+  std::vector<std::string> more_gpus;  // further devices; a GPU named again serves as another one
   std::string worker_idle;  // with cuda: as in the configuration; empty: the daemon's default
   std::uint64_t hbm_extent_bytes = 0;
   std::uint64_t dram_extent_bytes = 0;

@@ -40,7 +40,8 @@ sluice_cache_desc cache_desc(const EngineJob& job) {
   desc.page_kind = shape.page_kind;
   if (options.backend == Backend::cuda) {
     desc.device_type = kCudaMemory;
-    desc.device_id = static_cast<std::int32_t>(options.device);
+    desc.device_id = static_cast<std::int32_t>(job.device.ordinal);
+    desc.device_index = job.device.index;
   }
   desc.hbm_bytes = job.plan->tenants[job.engine % options.tenants].hbm_bytes;
   return desc;

@@ -25,6 +25,7 @@ namespace sluice::tools {
 struct EngineJob {
   std::uint32_t engine = 0;
   std::string socket;
+  DevicePlace device;  // with Backend::cuda
   const Options* options = nullptr;
   const Plan* plan = nullptr;
   Board* board = nullptr;

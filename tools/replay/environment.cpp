@@ -17,7 +17,13 @@ std::uint64_t whole_extents(std::uint64_t bytes, std::uint64_t extent) {
 
 }  // namespace
 
-DaemonSpec daemon_spec(const Plan& plan, const Options& options) {
+DevicePlace place_of(std::uint32_t device, const Options& options, std::size_t gpus) {
+  const auto count = static_cast<std::uint32_t>(gpus);
+  return {(options.device + device) % count, device / count};
+}
+
+DaemonSpec daemon_spec(const Plan& plan, const Options& options,
+                       const std::vector<std::string>& gpus) {
   std::uint64_t largest_hbm = 0;
   std::uint64_t largest_dram = 0;
   for (const TenantPlan& tenant : plan.tenants) {
@@ -29,6 +35,14 @@ DaemonSpec daemon_spec(const Plan& plan, const Options& options) {
   spec.log_file = options.daemon_log;
   spec.keep_folder = options.keep;
   spec.cuda = options.backend == Backend::cuda;
+  for (std::uint32_t device = 0; !gpus.empty() && device < options.devices; ++device) {
+    const std::string& gpu = gpus[place_of(device, options, gpus.size()).ordinal];
+    if (device == 0) {
+      spec.gpu = gpu;
+    } else {
+      spec.more_gpus.push_back(gpu);
+    }
+  }
   spec.hbm_extent_bytes =
       spawn_extent_bytes(largest_hbm, plan.shape.payload.page_bytes(),
                          spec.cuda ? kDeviceExtentAlignment : ipc::kFrameAlignment);
@@ -41,11 +55,14 @@ DaemonSpec daemon_spec(const Plan& plan, const Options& options) {
   return spec;
 }
 
-RunEnvironment spawned_environment(SpawnedDaemon& daemon, const Options& options) {
+RunEnvironment spawned_environment(SpawnedDaemon& daemon, const Options& options,
+                                   const std::vector<std::string>& gpus) {
   RunEnvironment environment;
   for (std::uint32_t engine = 0; engine < options.engines; ++engine) {
     environment.engine_sockets.push_back(
         daemon.tenant_socket(tenant_name(engine % options.tenants)));
+    environment.engine_devices.push_back(
+        gpus.empty() ? DevicePlace{} : place_of(engine % options.devices, options, gpus.size()));
   }
   environment.admin_socket = daemon.admin_socket();
   environment.daemon_death = [&daemon] { return daemon.death(); };
@@ -61,6 +78,7 @@ RunEnvironment existing_environment(const Options& options) {
     if (at != std::string::npos)
       path.replace(at, kPlaceholder.size(), tenant_name(engine % options.tenants));
     environment.engine_sockets.push_back(path);
+    environment.engine_devices.push_back({options.device, 0});
   }
   environment.admin_socket = environment.engine_sockets[0];
   return environment;

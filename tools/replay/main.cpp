@@ -43,17 +43,21 @@ int replay(const Options& options) {
   std::optional<SpawnedDaemon> daemon;
   RunEnvironment environment;
   if (options.spawn) {
-    DaemonSpec spec = daemon_spec(*plan, options);
-    if (spec.cuda) {
-      auto uuid = gpu_uuid(options.device);
-      if (!uuid) return complain(1, uuid.error().text);
-      spec.gpu = *uuid;
+    std::vector<std::string> gpus;
+    if (options.backend == Backend::cuda) {
+      auto found = gpu_uuids();
+      if (!found) return complain(1, found.error().text);
+      if (options.device >= found->size()) {
+        return complain(1, "--device is " + std::to_string(options.device) + "; there are " +
+                               std::to_string(found->size()) + " GPUs");
+      }
+      gpus = std::move(*found);
     }
-    auto started = SpawnedDaemon::start(spec);
+    auto started = SpawnedDaemon::start(daemon_spec(*plan, options, gpus));
     if (!started) {
       return complain(interrupted() ? kInterrupted : kNotReachable, started.error().text);
     }
-    environment = spawned_environment(daemon.emplace(std::move(*started)), options);
+    environment = spawned_environment(daemon.emplace(std::move(*started)), options, gpus);
     if (options.keep)
       std::fprintf(stderr, "sluice-replay: the daemon's folder is %s\n", daemon->folder().c_str());
   } else {

@@ -24,6 +24,10 @@ client::Result<std::unique_ptr<LayerGraphs>> make_layer_graphs(client::Actor&, v
 
 bool has_cuda() { return false; }
 
+ipc::Result<std::vector<std::string>> gpu_uuids() {
+  return ipc::fail(ipc::Errc::not_supported, "this build has no CUDA");
+}
+
 ipc::Result<std::string> gpu_uuid(std::uint32_t) {
   return ipc::fail(ipc::Errc::not_supported, "this build has no CUDA");
 }

@@ -65,6 +65,11 @@ std::string contradiction(const Options& options) {
     return "--graphs needs --backend cuda";
   } else if (options.device != 0) {
     return "--device needs --backend cuda";
+  } else if (options.devices != 1) {
+    return "--devices needs --backend cuda";
+  }
+  if (options.devices != 1 && !options.spawn) {
+    return "--devices needs --spawn: an existing daemon has its devices";
   }
   if (options.kill_engine_at && options.engines < 2) {
     return "--kill-engine-at needs at least two engines: the others must go on";
@@ -113,6 +118,12 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
                       {{"host", Backend::host}, {"cuda", Backend::cuda}}, "where arenas lie");
   app.add_option("--device", options.device, "with --backend cuda: ordinal of the GPU")
       ->check(CLI::Range(0u, kMaxDevices - 1))
+      ->capture_default_str();
+  app.add_option(
+         "--devices", options.devices,
+         "with --spawn --backend cuda: GPUs of the daemon, from --device on; engine e is on "
+         "device e % N. Where there are fewer, they serve as more than one device")
+      ->check(CLI::Range(1u, kMaxDevices))
       ->capture_default_str();
   app.add_flag("--graphs", options.graphs,
                "with --backend cuda: resolve by CUDA graphs, one per layer");

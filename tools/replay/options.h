@@ -10,6 +10,13 @@
 
 namespace sluice::tools {
 
+// A GPU by its ordinal, and which of the daemon's devices on it.
+struct DevicePlace {
+  std::uint32_t ordinal = 0;
+  std::uint32_t index = 0;
+  friend bool operator==(const DevicePlace&, const DevicePlace&) = default;
+};
+
 enum class Backend : std::uint8_t { host, cuda };
 enum class Executor : std::uint8_t { daemon, direct };
 enum class Forecast : std::uint8_t { none, recorded, previous_step };
@@ -28,7 +35,9 @@ struct Options {
   std::uint32_t tenants = 1;
   Backend backend = Backend::host;
   std::uint32_t device = 0;  // with Backend::cuda: the ordinal of the engines' GPU
-  bool graphs = false;       // resolve by CUDA graphs
+  // With Backend::cuda and --spawn: of the daemon; engine e is on device e % devices.
+  std::uint32_t devices = 1;
+  bool graphs = false;  // resolve by CUDA graphs
   Executor executor = Executor::daemon;
   std::optional<RelativeSize> hbm;
   std::optional<RelativeSize> dram;

@@ -56,6 +56,7 @@ ordered_json json_report(const ReportInput& input) {
   out["version"] = 1;
   out["trace"] = name_of(input.trace);
   out["backend"] = to_string(input.options.backend);
+  out["devices"] = input.options.devices;
   out["executor"] = to_string(input.options.executor);
   out["engines"] = input.options.engines;
   out["tenants"] = input.options.tenants;

@@ -77,8 +77,9 @@ void Run::fork_engines() {
       if (::getppid() != parent) ::_exit(1);
       ::signal(SIGINT, SIG_IGN);  // the parent decides
       ::signal(SIGTERM, SIG_DFL);
-      ::_exit(engine_main(
-          trace_, {engine, environment_.engine_sockets[engine], &options_, &plan_, &board_}));
+      ::_exit(
+          engine_main(trace_, {engine, environment_.engine_sockets[engine],
+                               environment_.engine_devices[engine], &options_, &plan_, &board_}));
     }
     pids_[engine] = pid;
   }

@@ -39,6 +39,7 @@ struct RunResult {
 
 struct RunEnvironment {
   std::vector<std::string> engine_sockets;  // of each engine
+  std::vector<DevicePlace> engine_devices;  // the same; of Backend::cuda
   std::string admin_socket;
   // Of a private daemon; else empty. Words, once it is gone.
   std::function<std::optional<std::string>()> daemon_death;

@@ -83,6 +83,12 @@ void keep_rows(Json& document, const char* list, const char* field,
   document[list] = std::move(kept);
 }
 
+int devices(const Request& request) {
+  const auto document = request.ask("devices");
+  if (!document) return request.fail(document.error());
+  return request.show(*document, devices_view(*document, request.view()));
+}
+
 int tenants(const Request& request) {
   const auto document = request.ask("tenants", request.selectors());
   if (!document) return request.fail(document.error());
@@ -169,6 +175,8 @@ int run(const Options& options, const Surroundings& around) {
       return status(request);
     case Command::watch:
       return watch(request);
+    case Command::devices:
+      return devices(request);
     case Command::tenants:
       return tenants(request);
     case Command::sessions:

@@ -164,6 +164,7 @@ class CommandLine {
   }
 
   void add_listings() {
+    add(app_, "devices", "HBM and caches of each device", Command::devices);
     add_tenant(add(app_, "tenants", "quotas, use, sharing and forecasts of each tenant",
                    Command::tenants));
 

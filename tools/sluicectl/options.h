@@ -18,6 +18,7 @@ enum class Command : std::uint8_t {
   version,
   status,
   watch,
+  devices,
   tenants,
   sessions,
   kill_session,

@@ -42,9 +42,11 @@ std::string head_of(const Json& status, const View& view) {
   std::string line =
       painted("sluiced " + text_at(status, {"daemon", "version"}), Colour::bold, view.colour);
   line += "  backend " + text_at(status, {"daemon", "backend"});
-  if (text_at(status, {"daemon", "backend"}) == "cuda") {
-    line += " (" + text_at(status, {"daemon", "device", "name"}) + ", " +
-            text_at(status, {"daemon", "device", "uuid"}) + ")";
+  if (const Json& devices = rows_at(status, {"devices"});
+      text_at(status, {"daemon", "backend"}) == "cuda") {
+    line += devices.size() == 1
+                ? " (" + text_at(devices[0], {"name"}) + ", " + text_at(devices[0], {"uuid"}) + ")"
+                : " (" + std::to_string(devices.size()) + " devices)";
   }
   line += "  pid " + id_text(status, {"daemon", "pid"});
   line += "  up " + uptime_text(real_at(status, {"daemon", "uptime_seconds"}).value_or(-1));
@@ -69,6 +71,36 @@ std::string tiers_of(const Json& status, const View& view) {
                             real_at(tier, {"capacity_bytes"}).value_or(0)),
                bytes_text(tier, {"free_bytes"}), bytes_text(tier, {"guaranteed_bytes"}),
                bytes_text(tier, {"lent_bytes"})});
+  }
+  return table.empty() ? "" : table.text(view.colour);
+}
+
+// The NUMA nodes that the DRAM of a device's caches comes from.
+std::string nodes_text(const Json& row) {
+  std::string text;
+  const Json* nodes = value_at(row, {"dram_numa_nodes"});
+  if (nodes == nullptr || !nodes->is_array()) return "-";
+  for (const Json& node : *nodes) text += (text.empty() ? "" : ",") + printable(node.dump());
+  return text.empty() ? "any" : text;
+}
+
+std::string devices_of(const Json& document, const View& view) {
+  Table table({{"DEVICE"},
+               {"NAME", Align::left},
+               {"UUID", Align::left},
+               {"DRAM ON NODE", Align::left},
+               {"CACHES"},
+               {"HBM used / capacity"},
+               {"%"},
+               {"GUARANTEED"},
+               {"LENT"}});
+  for (const Json& row : rows_at(document, {"devices"})) {
+    table.add({id_text(row, {"device"}), text_at(row, {"name"}), text_at(row, {"uuid"}),
+               nodes_text(row), count_text(row, {"caches"}),
+               bytes_text(row, {"used_bytes"}) + " / " + bytes_text(row, {"capacity_bytes"}),
+               percent_text(real_at(row, {"used_bytes"}).value_or(0),
+                            real_at(row, {"capacity_bytes"}).value_or(0)),
+               bytes_text(row, {"guaranteed_bytes"}), bytes_text(row, {"lent_bytes"})});
   }
   return table.empty() ? "" : table.text(view.colour);
 }
@@ -124,8 +156,16 @@ std::string changes_of(const Json& rows, const char* heading, const View& view) 
 }  // namespace
 
 std::string status_view(const Json& status, const View& view) {
-  return head_of(status, view) + tiers_of(status, view) + short_tenants_of(status, view) +
+  // Of one device the tier says it all.
+  const bool several = rows_at(status, {"devices"}).size() > 1;
+  return head_of(status, view) + tiers_of(status, view) +
+         (several ? devices_of(status, view) : std::string()) + short_tenants_of(status, view) +
          totals_of(status);
+}
+
+std::string devices_view(const Json& document, const View& view) {
+  const std::string text = devices_of(document, view);
+  return text.empty() ? "The daemon tells no devices; is it another version?\n" : text;
 }
 
 std::string tenants_view(const Json& document, const View& view) {
@@ -189,6 +229,7 @@ std::string caches_view(const Json& document, const View& view) {
                {"MODEL", Align::left},
                {"SALT", Align::left},
                {"SHARD", Align::left},
+               {"DEVICE"},
                {"STATE", Align::left},
                {"BLOCK"},
                {"PAGE"},
@@ -206,7 +247,7 @@ std::string caches_view(const Json& document, const View& view) {
     table.add({id_text(row, {"cache"}), text_at(row, {"tenant"}), text_at(row, {"model"}),
                text_at(row, {"salt"}),
                id_text(row, {"shard_index"}) + "/" + id_text(row, {"shard_count"}),
-               text_at(row, {"state"}), bytes_text(row, {"block_bytes"}),
+               id_text(row, {"device"}), text_at(row, {"state"}), bytes_text(row, {"block_bytes"}),
                bytes_text(row, {"page_bytes"}), count_text(row, {"pages_per_block"}),
                count_text(row, {"sessions"}), count_text(row, {"sequences"}),
                bytes_text(row, {"hbm_used_bytes"}) + " / " + bytes_text(row, {"hbm_bytes"}),

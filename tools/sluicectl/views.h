@@ -17,6 +17,7 @@ struct View {
 };
 
 std::string status_view(const Json& status, const View& view);
+std::string devices_view(const Json& document, const View& view);
 std::string tenants_view(const Json& document, const View& view);
 std::string sessions_view(const Json& document, const View& view);
 std::string caches_view(const Json& document, const View& view);

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdio>
+#include <sstream>
 
 namespace sluice::tools {
 namespace {
@@ -13,10 +14,10 @@ namespace {
 using ipc::Errc;
 using ipc::fail;
 
-// What the child says: this first, and then the UUID or why there is none.
+// What the child says: this first, and then the UUIDs, a line each, or why there are none.
 constexpr char kFound = '+';
 constexpr char kMissing = '-';
-constexpr std::size_t kMostBytes = 256;
+constexpr std::size_t kMostBytes = 4096;
 
 std::string uuid_text(const cudaUUID_t& uuid) {
   std::string text = "GPU-";
@@ -29,11 +30,16 @@ std::string uuid_text(const cudaUUID_t& uuid) {
   return text;
 }
 
-std::string ask(int ordinal) {
-  cudaDeviceProp properties{};
-  const cudaError_t status = cudaGetDeviceProperties(&properties, ordinal);
-  if (status != cudaSuccess) return kMissing + std::string(cudaGetErrorString(status));
-  return kFound + uuid_text(properties.uuid);
+std::string ask() {
+  int count = 0;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  std::string text(1, kFound);
+  for (int ordinal = 0; status == cudaSuccess && ordinal < count; ++ordinal) {
+    cudaDeviceProp properties{};
+    status = cudaGetDeviceProperties(&properties, ordinal);
+    text += uuid_text(properties.uuid) + "\n";
+  }
+  return status == cudaSuccess ? text : kMissing + std::string(cudaGetErrorString(status));
 }
 
 std::string read_all(int fd) {
@@ -50,13 +56,13 @@ std::string read_all(int fd) {
 
 bool has_cuda() { return true; }
 
-ipc::Result<std::string> gpu_uuid(std::uint32_t ordinal) {
+ipc::Result<std::vector<std::string>> gpu_uuids() {
   int ends[2];
   if (::pipe(ends) != 0) return ipc::fail_errno("pipe");
   std::fflush(nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
-    const std::string answer = ask(static_cast<int>(ordinal)).substr(0, kMostBytes);
+    const std::string answer = ask().substr(0, kMostBytes);
     ::_exit(::write(ends[1], answer.data(), answer.size()) < 0 ? 1 : 0);
   }
   ::close(ends[1]);
@@ -64,10 +70,24 @@ ipc::Result<std::string> gpu_uuid(std::uint32_t ordinal) {
   ::close(ends[0]);
   if (child < 0) return ipc::fail_errno("fork");
   ::waitpid(child, nullptr, 0);
-  if (answer.size() > 1 && answer[0] == kFound) return answer.substr(1);
-  return fail(Errc::not_supported,
-              "GPU " + std::to_string(ordinal) + " cannot be used: " +
-                  (answer.size() > 1 ? answer.substr(1) : "the process that asked for it died"));
+  std::vector<std::string> uuids;
+  if (answer.starts_with(kFound)) {
+    std::istringstream lines(answer.substr(1));
+    for (std::string line; std::getline(lines, line);) uuids.push_back(line);
+  }
+  if (!uuids.empty()) return uuids;
+  return fail(Errc::not_supported, "there is no GPU that can be used: " +
+                                       (answer.size() > 1 ? answer.substr(1)
+                                                          : "none was found, or the process that "
+                                                            "asked for them died"));
+}
+
+ipc::Result<std::string> gpu_uuid(std::uint32_t ordinal) {
+  auto uuids = gpu_uuids();
+  if (!uuids) return std::unexpected(std::move(uuids.error()));
+  if (ordinal < uuids->size()) return std::move((*uuids)[ordinal]);
+  return fail(Errc::not_supported, "there is no GPU " + std::to_string(ordinal) + ", only " +
+                                       std::to_string(uuids->size()));
 }
 
 }  // namespace sluice::tools

@@ -1,0 +1,50 @@
+#include "daemon/device_report.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <tuple>
+
+namespace sluice::daemon {
+
+using nlohmann::json;
+
+namespace {
+
+json row_of(const Coordinator& coordinator, ipc::DeviceId device, const residency::TierStatus& hbm,
+            std::size_t caches) {
+  const device_worker::DeviceFacts* const gpu = coordinator.gpu(device);
+  json row = {{"device", device.value},
+              {"capacity_bytes", hbm.capacity_bytes},
+              {"used_bytes", hbm.used_bytes},
+              {"free_bytes", hbm.capacity_bytes - std::min(hbm.capacity_bytes, hbm.used_bytes)},
+              {"guaranteed_bytes", hbm.guaranteed_bytes},
+              {"lent_bytes", hbm.lent_bytes},
+              {"caches", caches},
+              {"dram_numa_nodes", coordinator.dram_nodes(device)}};
+  if (gpu == nullptr) {
+    row["name"] = "memory of the node";
+    return row;
+  }
+  row["name"] = gpu->name;
+  row["uuid"] = device_worker::to_string(gpu->uuid);
+  row["pci_bus_id"] = gpu->pci_bus_id;
+  row["hbm_total_bytes"] = gpu->hbm_total_bytes;
+  return row;
+}
+
+}  // namespace
+
+json devices_json(Coordinator& coordinator) {
+  const auto [node, caches] =
+      coordinator.with_manager([](auto& m) { return std::tuple(m.status(), m.caches()); });
+  json list = json::array();
+  for (std::uint32_t device = 0; device < coordinator.device_count(); ++device) {
+    const ipc::DeviceId id{device};
+    const auto count = std::ranges::count_if(
+        caches, [&](const residency::CacheStatus& row) { return row.spec.device == id; });
+    list.push_back(row_of(coordinator, id, node.devices[device], static_cast<std::size_t>(count)));
+  }
+  return list;
+}
+
+}  // namespace sluice::daemon
