@@ -86,7 +86,8 @@ struct Arrangement {
 };
 
 // Memory that resolves of such lists need of their own, with `copying_ctas` of the arrangement or
-// more, or 0: device memory, zeroed once, that no other process can reach, for one launch at a time.
+// more, or 0: device memory, zeroed once, that no other process can reach, for one launch at a
+// time.
 std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride,
                                   std::uint32_t copying_ctas);
 

@@ -421,8 +421,7 @@ __device__ __noinline__ Frame frame_since(const Launch& launch, const Shared& sh
 // Lanes whose words of the first window are tried at first: warps that share it take a part each.
 __device__ unsigned part_of_warp(std::uint32_t me, std::uint32_t warps, std::uint32_t windows) {
   if (warps <= windows) return kWholeWarp;
-  if (warps <= 2 * windows) return me < windows ? 0x55555555u : 0xAAAAAAAAu;
-  return 0x11111111u << (me / max(windows, 1u) % 4);
+  return me / max(windows, 1u) % 2 == 0 ? 0x55555555u : 0xAAAAAAAAu;
 }
 
 // For what the warp misses, of which there are `missing` in shared memory.
@@ -440,16 +439,15 @@ __device__ void claim_slots(const Launch& launch, Shared& shared, std::uint32_t 
   const unsigned most = windows <= warps ? kWindow : kMostPerWindow;
   std::uint32_t displaced = 0;
   Takeable takeable{};
-  takeable.cut.clock = shared.clock;
+  // The actor's last step is not touched at first.
+  takeable.cut = {shared.clock,
+                  step_before(shared.previous, shared.oldest) ? shared.previous : shared.oldest};
+  takeable.lanes = part_of_warp(me, warps, windows);
   bool eager = false;
 #pragma unroll 1
   for (std::uint32_t begin = 0; begin < missing; begin += kWarp) {
     const std::uint32_t place = begin + lane_id();
     const bool mine = place < missing;
-    // The actor's last step is not touched at first.
-    takeable.cut.step =
-        step_before(shared.previous, shared.oldest) ? shared.previous : shared.oldest;
-    takeable.lanes = part_of_warp(me, warps, windows);
     Claim claim;
     Frame frame = kNoFrame;
     if (mine) {
@@ -623,6 +621,8 @@ __device__ void keep_books(const Launch& launch, Shared& shared) {
     if (threadIdx.x == kWarp) close_books(launch, shared);
     return;
   }
+  const unsigned warp = threadIdx.x / kWarp;
+  if (warp == 2) age_by_warp(launch.table);
   const std::uint64_t position = apply_log_by_block(launch.table);
   ActorLine* const line = actor_line(launch.table, launch.actor);
   if (threadIdx.x == 0) {
@@ -633,9 +633,7 @@ __device__ void keep_books(const Launch& launch, Shared& shared) {
     store_system(&mirror->entries, line->entries);
     line->log_position = position;
   }
-  const unsigned warp = threadIdx.x / kWarp;
   if (warp == 0) mirror_counters(launch.table, launch.actor);
-  if (warp == 2) age_by_warp(launch.table);
   if (threadIdx.x == kWarp) close_books(launch, shared);
 }
 
