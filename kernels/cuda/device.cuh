@@ -111,7 +111,7 @@ __device__ inline Step steps_behind(std::uint32_t active, Step clock) {
 // lower.
 __device__ inline Cut cut_by_warp(const HotTable& table, Step clock) {
   std::uint32_t most = 0;  // steps behind the clock
-#pragma unroll 1
+#pragma unroll 4
   for (std::uint32_t i = lane_id(); i < table.sizes.actors; i += kWarp) {
     most = max(most, steps_behind(load(&actor_line(table, i)->active), clock));
   }

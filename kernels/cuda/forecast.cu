@@ -12,7 +12,7 @@
 // all grants stays within it.
 #include <algorithm>
 
-#include "kernels/cuda/resolve.cuh"
+#include "kernels/cuda/copies.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {

@@ -9,185 +9,19 @@
 //     begin when slots are claimed: an SM returns loads in order, so those of words would wait for
 //     reads of host memory that were begun before them.
 //  4. Ready bits.
-//
-// Duplicates. Pages of a launch may meet each other, and another process's fill of the same page
-// may never end (rule 2). Whoever makes the transition of a word to {page, our step, not ready}, by
-// a claim or by raising the step of a fill that somebody else began, owes the fill; anyone else of
-// this launch who meets that word does not. No other launch of the actor can have left such a word,
-// since launches of a step run one after the other and a launch that did not end has no successor;
-// and no other actor has the same step, unless the clock stands, which `shared` says.
-#include "kernels/cuda/resolve.cuh"
-
 #include <algorithm>
 #include <cstddef>
+
+#include "kernels/cuda/resolve_claims.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr unsigned kShyVisits = 3;     // to windows before pages of the actor's last step are taken
-constexpr unsigned kLeastVisits = 16;  // to few windows, where warps take words from each other
 constexpr std::uint32_t kLeastSlice = 32;   // items of a looker, if pages are small
 constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a block of threads
 constexpr unsigned kFewLookers = 128;       // as many as there are, if the lists are not very long
 constexpr unsigned kMostCopiers = 64;       // more are no faster
 constexpr std::uint64_t kSmallPageBytes = 4096;
-constexpr int kMaxWordTries = 64;
-constexpr unsigned kMaxLookupWait = 1u << 12;  // looks at the counter; then without
-
-// Of this block of threads, among those that are no clerk.
-__device__ std::uint32_t role_block() { return blockIdx.x - 1; }
-
-constexpr std::uint32_t kMostOfWarp = kMostItems / kWarps;
-
-struct Shared {
-  // State of the launch, read once.
-  std::uint32_t looked_base;
-  std::uint32_t handed_base;
-  std::uint32_t turn;
-  std::uint32_t launches;
-  std::uint32_t advances;
-  Step step;
-  Step previous;
-  Step clock;
-  Step oldest;  // of the actors
-  bool shared_step;
-  std::uint32_t slots;  // that may be claimed
-  std::uint32_t fresh;  // the first of them that nobody has claimed yet
-  std::uint32_t windows;
-  std::uint32_t first_window;
-  std::uint32_t forecasts;     // as header->forecasts was: 0 if no slot has a mark
-  std::uint32_t frames_ready;  // frames below may be read
-  // Counts of the block.
-  std::uint32_t looked;  // warps that are through with their look-ups
-  std::uint32_t hits;
-  std::uint32_t no_slot;
-  std::uint32_t absent;
-  std::uint32_t invalid;    // no pages, and no padding
-  std::uint32_t used;       // marks that hits took away
-  std::uint32_t displaced;  // pages that gave their place
-  std::uint32_t handed;     // pages of the launch that were handed over
-  Wants wants[kWarps];
-  Missing<kMostOfWarp> miss[kWarps];
-  Fills fills;
-};
-
-// The state of the launch, read by one warp in two rounds of loads, between which and after which
-// it begins others.
-class Opening {
- public:
-  __device__ Opening(const Launch& launch, bool reads) : launch_(launch), reads_(reads) {}
-
-  __device__ void first() {
-    if (!reads_) return;
-    const ActorLine* const line = actor_line(launch_.table, launch_.actor);
-    const TableHeader* const header = launch_.table.header;
-    books_ = __ldcg(reinterpret_cast<const uint4*>(&launch_.scratch->looked_base));
-    state_ = __ldcg(reinterpret_cast<const uint4*>(&line->launches));
-    now_ = load(&line->step);
-    before_ = load(&line->previous);
-    limit_ = limit_of(launch_.table);
-    fresh_ = load(&header->fresh);
-    forecasts_ = load(&header->forecasts);
-    frames_ready_ = load(launch_.store.frames_ready);
-    // Rule 4: the clock first. Acquire: who advanced it before is seen in its step below.
-    clock_ = load_acquire_device(&header->clock) & kStepMask;
-  }
-
-  __device__ void second() {
-    if (!reads_) return;
-#pragma unroll 1
-    for (std::uint32_t i = lane_id(); i < launch_.table.sizes.actors; i += kWarp) {
-      behind_ = max(behind_, steps_behind(load(&actor_line(launch_.table, i)->active), clock_));
-    }
-  }
-
-  // Before a barrier.
-  __device__ void tell(Shared& shared) {
-    if (!reads_) return;
-    const Step behind = __reduce_max_sync(kWholeWarp, behind_);
-    if (lane_id() != 0) return;
-    shared.looked_base = books_.x;
-    shared.handed_base = books_.y;
-    shared.turn = books_.z;
-    shared.launches = state_.x;
-    shared.advances = state_.w;
-    const std::uint32_t step = !launch_.advance ? now_ : state_.w % 2 == 0 ? state_.y : state_.z;
-    shared.step = step & kStepMask;
-    shared.shared_step = (step & kSharedStep) != 0;
-    shared.previous = (launch_.advance ? now_ : before_) & kStepMask;
-    shared.clock = clock_;
-    shared.oldest = (clock_ - behind) & kStepMask;
-    shared.slots = min(launch_.store.slots, limit_);
-    shared.windows = windows_of(shared.slots);
-    shared.fresh = fresh_;
-    // As good as random.
-    shared.first_window = __umulhi((shared.step + state_.x) * 0x9E3779B1u, shared.windows);
-    shared.forecasts = forecasts_;
-    shared.frames_ready = frames_ready_;
-    shared.looked = 0;
-    shared.hits = 0;
-    shared.no_slot = 0;
-    shared.absent = 0;
-    shared.invalid = 0;
-    shared.used = 0;
-    shared.fills.count = 0;
-    shared.displaced = 0;
-  }
-
- private:
-  const Launch& launch_;
-  const bool reads_;
-  uint4 books_{};
-  uint4 state_{};
-  std::uint32_t now_ = 0;
-  std::uint32_t before_ = 0;
-  std::uint32_t limit_ = 0;
-  std::uint32_t fresh_ = 0;
-  std::uint32_t forecasts_ = 0;
-  std::uint32_t frames_ready_ = 0;
-  Step clock_ = 0;
-  Step behind_ = 0;
-};
-
-enum class Met : std::uint8_t { ready, filling, elsewhere };
-
-// As kernels::detail::meet, from the word as it was seen. A pinned page of a block that the
-// caller's sequence holds is its own, or sealed a moment ago: its bytes are there.
-// Out of line: words that change under a look-up, and such as are not complete, are rare.
-__device__ __noinline__ Met meet(const HotTable& table, std::uint32_t slot, Word word, Page page,
-                                 Step step, bool shared_step) {
-#pragma unroll 1
-  for (int i = 0; i < kMaxWordTries; ++i) {
-    if (page_of(word) != page) return Met::elsewhere;
-    const bool complete = is_ready(word) || is_pinned(word);
-    if (!complete) {
-      // Owed by another thread of this launch; or by nobody we can rely on.
-      return step_of(word) == step && !shared_step ? Met::ready : Met::filling;
-    }
-    if (!step_before(step_of(word), step)) return Met::ready;
-    const Word was = exchange_if(&table.words[slot], word, with_step(word, step));
-    if (was == word) return Met::ready;
-    word = was;
-  }
-  return Met::elsewhere;
-}
-
-// A hit of a slot that may hold what a forecast brought in.
-__device__ __noinline__ void use_mark(const HotTable& table, Shared& shared, std::uint32_t slot) {
-  if (clear_mark(table, slot)) atomicAdd(&shared.used, 1u);
-}
-
-__device__ bool is_complete(Word word) { return (word & (kReadyBit | kPinBit)) != 0; }
-
-// Warps that may have something to claim are numbered through the launch, and begin at windows of
-// their own, or, if there are not enough, at parts of windows.
-__device__ std::uint32_t number_of_warp(const Launch& launch) {
-  return threadIdx.x / kWarp * launch.lookers + role_block();
-}
-__device__ std::uint32_t window_of_warp(const Launch& launch, const Shared& shared) {
-  const std::uint32_t at = shared.first_window + number_of_warp(launch);
-  return at < shared.windows ? at : at % max(shared.windows, 1u);
-}
 
 // By all threads, kPerThread items each, whose loads overlap. Returns how many of its items the
 // warp misses; then `window` is its first one.
@@ -279,233 +113,6 @@ __device__ std::uint32_t look_up(const Launch& launch, Shared& shared, std::uint
   return count;
 }
 
-// That this block is through with its look-ups, and has read the state of the launch.
-__device__ void note_looked(const Launch& launch) {
-  asm volatile("red.relaxed.gpu.global.add.u32 [%0], %1;" ::"l"(&launch.scratch->looked), "r"(1)
-               : "memory");
-}
-
-// When all others have said so, the clerk closes the books: the state changes for the next launch.
-// With `advance`, the step of the launch is published only now, so that meanwhile nobody, this
-// launch included, takes a page of the actor's last step that a later look-up would have hit. No
-// order is needed: an exchange decides about every word, and all that the stream read before this
-// launch was read before it began.
-__device__ void close_books(const Launch& launch, const Shared& shared) {
-  Scratch& scratch = *launch.scratch;
-  const std::uint32_t others = launch.blocks - 1;
-  while (load(&scratch.looked) - shared.looked_base < others) {
-  }
-  store(&scratch.looked_base, shared.looked_base + others);
-  store(&scratch.handed_base, shared.handed_base + (launch.copiers != 0 ? launch.lookers : 0));
-  store(&scratch.turn, shared.turn + 1);
-  store(&scratch.pages[(shared.turn + 1) % 2], 0);
-  ActorLine* const line = actor_line(launch.table, launch.actor);
-  store(&line->launches, shared.launches + 1);
-  if (!launch.advance) return;
-  store(&line->advances, shared.advances + 1);
-  store(&line->previous, shared.previous);
-  store(&line->step, shared.step | (shared.shared_step ? kSharedStep : 0));
-  store(&line->active, active_in(shared.step));
-}
-
-// Until all is looked up, and pages of the actor's last step may be taken; by lane 0 of a warp,
-// bounded: blocks that the device has not started yet may have to wait for us.
-__device__ void await_look_ups(const Launch& launch, const Shared& shared) {
-  const std::uint32_t* const closed = &launch.scratch->turn;
-  const std::uint32_t* const active = &actor_line(launch.table, launch.actor)->active;
-#pragma unroll 1
-  for (unsigned i = 0; i < kMaxLookupWait; ++i) {
-    if (load(closed) != shared.turn && load(active) == active_in(shared.step)) return;
-    __nanosleep(64);
-  }
-}
-
-// What a lane knows of the missing page that it serves.
-struct Claim {
-  Page page = kNoPage;
-  std::uint32_t hint = 0;  // as it was
-  Slot slot = kNoSlot;
-  bool fill = false;  // this launch owes the copy to us
-  Outcome outcome = Outcome::no_slot;
-};
-
-// A fill that somebody else began: we take it over, unless it is done by now, or another thread of
-// this launch did.
-__device__ __noinline__ void take_over(const HotTable& table, const Shared& shared, Claim& claim) {
-  Word* const at = &table.words[claim.slot];
-  Word word = load(at);
-#pragma unroll 1
-  for (int i = 0; i < kMaxWordTries; ++i) {
-    if (page_of(word) != claim.page) break;
-    const bool complete = is_ready(word) || is_pinned(word);
-    const bool ours = step_of(word) == shared.step;
-    if (ours && !complete && !shared.shared_step) {
-      claim.outcome = Outcome::hit;
-      return;
-    }
-    if (!step_before(step_of(word), shared.step)) {
-      claim.outcome = complete ? Outcome::hit : Outcome::filled;
-      claim.fill = !complete;
-      return;
-    }
-    const Word was = exchange_if(at, word, with_step(word, shared.step));
-    if (was == word) {
-      claim.outcome = complete ? Outcome::hit : Outcome::filled;
-      claim.fill = !complete;
-      return;
-    }
-    word = was;
-  }
-  claim.slot = kNoSlot;  // it is gone: claim a slot like anybody else
-}
-
-// Our claim stands unless another thread's came first for the same page: then its slot is ours too.
-__device__ void publish_claim(const HotTable& table, const Shared& shared, Claim& claim) {
-  claim.fill = true;
-  claim.outcome = Outcome::filled;
-  const std::uint32_t mine = ~static_cast<std::uint32_t>(claim.slot);
-  const std::uint32_t seen = claim.hint;
-  const std::uint32_t was = atomicCAS(&table.slot_of[claim.page], seen, mine);
-  if (was == seen) return;
-  if (seen == mine) {
-    // The page lay in this slot once: whoever had the hint has met our claim, and may use it.
-    store(&table.slot_of[claim.page], mine);
-    return;
-  }
-  const std::uint32_t theirs = ~was;
-  if (theirs < table.sizes.slots && theirs != static_cast<std::uint32_t>(claim.slot) &&
-      meet(table, theirs, load(&table.words[theirs]), claim.page, shared.step,
-           shared.shared_step) == Met::ready) {
-    exchange_if(&table.words[claim.slot], make_word(claim.page, shared.step, false, false),
-                kFreeWord);
-    claim.slot = static_cast<Slot>(theirs);
-    claim.fill = false;
-    claim.outcome = Outcome::hit;
-    return;
-  }
-  store(&table.slot_of[claim.page], mine);
-}
-
-// Puts what the warp owes into the block's list.
-__device__ void owe(const Launch& launch, Shared& shared, const Claim& claim, Frame frame) {
-  const unsigned fills = __ballot_sync(kWholeWarp, claim.fill);
-  if (fills == 0) return;
-  std::uint32_t first = 0;
-  if (lane_id() == 0) first = atomicAdd(&shared.fills.count, __popc(fills));
-  first = __shfl_sync(kWholeWarp, first, 0);
-  if (claim.fill) {
-    shared.fills.at[first + __popc(fills & lanes_below())] = {
-        frame_offset(launch, frame, claim.page), claim.slot, 0};
-  }
-}
-
-__device__ void count_outcomes(Shared& shared, Outcome outcome) {
-  if (__all_sync(kWholeWarp, outcome == Outcome::filled || outcome == Outcome::invalid)) return;
-  const unsigned hits = __ballot_sync(kWholeWarp, outcome == Outcome::hit);
-  const unsigned none = __ballot_sync(kWholeWarp, outcome == Outcome::no_slot);
-  const unsigned absent = __ballot_sync(kWholeWarp, outcome == Outcome::absent);
-  if (lane_id() != 0 || (hits | none | absent) == 0) return;
-  if (hits != 0) atomicAdd(&shared.hits, __popc(hits));
-  if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
-  if (absent != 0) atomicAdd(&shared.absent, __popc(absent));
-}
-
-// The frame of a block that has none in frame_of: it may have been logged since that was brought up
-// to date. Rule 7 holds: the daemon takes no frame back from whoever is in a step of before.
-__device__ __noinline__ Frame frame_since(const Launch& launch, const Shared& shared, Page page) {
-  const HotTable& table = launch.table;
-  const Frame frame = frame_in(load_acquire_system(&table.frame_original[block_of(table, page)]));
-  return frame < shared.frames_ready ? frame : kNoFrame;
-}
-
-// Lanes whose words of the first window are tried at first: warps that share it take a part each.
-__device__ unsigned part_of_warp(std::uint32_t me, std::uint32_t warps, std::uint32_t windows) {
-  if (warps <= windows) return kWholeWarp;
-  return me / max(windows, 1u) % 2 == 0 ? 0x55555555u : 0xAAAAAAAAu;
-}
-
-// For what the warp misses, of which there are `missing` in shared memory.
-__device__ void claim_slots(const Launch& launch, Shared& shared, std::uint32_t missing,
-                            Window& window) {
-  const HotTable& table = launch.table;
-  const unsigned warp = threadIdx.x / kWarp;
-  const Missing<kMostOfWarp>& miss = shared.miss[warp];
-  Wants& wants = shared.wants[warp];
-  const std::uint32_t slots = shared.slots;
-  const std::uint32_t windows = shared.windows;
-  const std::uint32_t warps = launch.lookers * launch.warps;
-  const std::uint32_t me = number_of_warp(launch);
-  std::uint32_t at = window_of_warp(launch, shared);
-  const unsigned most = windows <= warps ? kWindow : kMostPerWindow;
-  std::uint32_t displaced = 0;
-  Takeable takeable{};
-  // The actor's last step is not touched at first.
-  takeable.cut = {shared.clock,
-                  step_before(shared.previous, shared.oldest) ? shared.previous : shared.oldest};
-  takeable.lanes = part_of_warp(me, warps, windows);
-  bool eager = false;
-#pragma unroll 1
-  for (std::uint32_t begin = 0; begin < missing; begin += kWarp) {
-    const std::uint32_t place = begin + lane_id();
-    const bool mine = place < missing;
-    Claim claim;
-    Frame frame = kNoFrame;
-    if (mine) {
-      claim.page = miss.page[place];
-      claim.hint = miss.hint[place];
-      claim.slot = miss.slot[place];
-      frame = miss.frame[place];
-      if (frame == kNoFrame) frame = frame_since(launch, shared, claim.page);
-      if (frame == kNoFrame) {
-        claim.slot = kNoSlot;
-        claim.outcome = Outcome::absent;
-        mark_wanted_by(table, block_of(table, claim.page), shared.step);
-      } else if (claim.slot != kNoSlot) {
-        take_over(table, shared, claim);
-      }
-    }
-    unsigned wanting = __ballot_sync(
-        kWholeWarp, mine && claim.slot == kNoSlot && claim.outcome != Outcome::absent);
-    const unsigned claiming = wanting;
-    if (shared.fresh < slots) {
-      wanting = claim_fresh(table, slots, claim.page, shared.step, wanting, wants);
-    }
-    const unsigned visits = min(max(windows + kShyVisits, kLeastVisits), kMaxWindows);
-#pragma unroll 1
-    for (unsigned visit = 0; wanting != 0 && windows != 0 && visit < visits; ++visit) {
-      wanting = claim_from_window(table, window, takeable, claim.page, shared.step, false, wanting,
-                                  most, me, wants, displaced);
-      if (wanting == 0) break;
-      if (takeable.lanes != kWholeWarp) {
-        takeable.lanes = kWholeWarp;
-        continue;
-      }
-      if (visit + 1 >= kShyVisits && !eager) {
-        eager = true;
-        if (lane_id() == 0) await_look_ups(launch, shared);
-        __syncwarp();
-        takeable.cut = cut_by_warp(table);
-      }
-      at = (at + (eager ? 1 : warps)) % windows;
-      load_window(table, slots, at, window);
-    }
-    if (((claiming & ~wanting) >> lane_id() & 1) != 0) {
-      claim.slot = wants.slot[lane_id()];
-      if (shared.forecasts != 0) waste_mark(table, static_cast<std::uint32_t>(claim.slot));
-      publish_claim(table, shared, claim);
-    }
-    if (mine) finish(launch, miss.item[place], claim.slot, claim.outcome);
-    count_outcomes(shared, mine ? claim.outcome : Outcome::invalid);
-    owe(launch, shared, claim, frame);
-    __syncwarp();
-    if (begin + kWarp < missing && windows != 0) {
-      at = (at + warps) % windows;
-      load_window(table, slots, at, window);
-    }
-  }
-  if (lane_id() == 0 && displaced != 0) atomicAdd(&shared.displaced, displaced);
-}
-
 // Leaves the copies to the copiers.
 __device__ void hand_over(const Launch& launch, Shared& shared) {
   const std::uint32_t count = shared.fills.count;
@@ -531,7 +138,7 @@ __device__ void hand_over(const Launch& launch, Shared& shared) {
 // there; `parts` pieces of a page, or `together` pages of a piece.
 __device__ void set_ready_bits(const Launch& launch, std::uint32_t pieces, std::uint32_t parts,
                                std::uint32_t together, std::uint32_t pages) {
-  const std::uint32_t me = role_block() - launch.lookers;
+  const std::uint32_t me = blockIdx.x - launch.lookers;
   Fill* const fills = launch.scratch->fills;
   __threadfence();
   __syncthreads();
@@ -569,7 +176,7 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
   __syncthreads();
   const std::uint32_t pages = shared.handed;
   if (pages == 0) return;
-  const std::uint32_t me = role_block() - launch.lookers;
+  const std::uint32_t me = blockIdx.x - launch.lookers;
   const Fill* const fills = launch.scratch->fills;
   if (store.page_bytes % sizeof(uint4) != 0) {
     for (std::uint32_t page = me; page < pages; page += launch.copiers) {
@@ -608,33 +215,41 @@ __device__ void copy_handed(const Launch& launch, Shared& shared) {
   set_ready_bits(launch, pieces, parts, together, pages);
 }
 
-// The block beside the others. With `advance` it applies the log for the next launch, takes that
-// one's step, and mirrors what the launch before had applied, which everyone who reads frame_of
-// since has seen.
+// The block beside the others. Its last warp takes the step of the next launch and closes the
+// books. With `advance`, one warp looks for old words, and the rest apply the log for the next
+// launch, which may take long, and mirror what the launch before had applied, which everyone who
+// reads frame_of since has seen.
 __device__ void keep_books(const Launch& launch, Shared& shared) {
-  // By the second warp: the first one reads the log's end, from the node's memory, meanwhile.
-  Opening opening(launch, threadIdx.x / kWarp == 1);
-  opening.first();
-  opening.second();
-  opening.tell(shared);
-  if (!launch.advance) {
-    if (threadIdx.x == kWarp) close_books(launch, shared);
+  constexpr unsigned kLogWarps = kWarps - 2;
+  const unsigned warp = threadIdx.x / kWarp;
+  ActorLine* const line = actor_line(launch.table, launch.actor);
+  if (warp == kWarps - 1) {
+    Opening opening(launch, true);
+    opening.first();
+    opening.second();
+    opening.tell(shared);
+    if (lane_id() != 0) return;
+    if (launch.advance) {
+      store(&line->next[(shared.advances + 1) % 2], take_step(launch.table));
+    }
+    close_books(launch, shared);
     return;
   }
-  const unsigned warp = threadIdx.x / kWarp;
-  if (warp == 2) age_by_warp(launch.table);
-  const std::uint64_t position = apply_log_by_block(launch.table);
-  ActorLine* const line = actor_line(launch.table, launch.actor);
-  if (threadIdx.x == 0) {
-    store(&line->next[(shared.advances + 1) % 2], take_step(launch.table));
+  if (!launch.advance) return;
+  if (warp == kLogWarps) {
+    age_by_warp(launch.table);
+    return;
+  }
+  const std::uint64_t position = apply_log(launch.table, kLogWarps * kWarp);
+  if (warp != 0) return;
+  if (lane_id() == 0) {
     ActorLine* const mirror = mirror_line(launch.table, launch.actor);
     line->entries += 1;
     store_system(&mirror->log_position, line->log_position);
     store_system(&mirror->entries, line->entries);
     line->log_position = position;
   }
-  if (warp == 0) mirror_counters(launch.table, launch.actor);
-  if (threadIdx.x == kWarp) close_books(launch, shared);
+  mirror_counters(launch.table, launch.actor);
 }
 
 // By a warp, when all claims of the block are made.
@@ -662,7 +277,7 @@ __device__ void account(const Launch& launch, const Shared& shared) {
 }
 
 __device__ void look_up_slice(const Launch& launch, Shared& shared) {
-  const std::uint32_t begin = role_block() * launch.slice;
+  const std::uint32_t begin = blockIdx.x * launch.slice;
   const std::uint32_t end = min(launch.items, begin + launch.slice);
   Window window;
   const std::uint32_t missing =
@@ -682,12 +297,12 @@ __device__ void look_up_slice(const Launch& launch, Shared& shared) {
 __global__ void __launch_bounds__(kThreads, 2)
     resolve_kernel(const __grid_constant__ Launch launch) {
   __shared__ Shared shared;
-  if (blockIdx.x == 0) {
-    keep_books(launch, shared);
+  if (blockIdx.x < launch.lookers) {
+    look_up_slice(launch, shared);
     return;
   }
-  if (role_block() < launch.lookers) {
-    look_up_slice(launch, shared);
+  if (blockIdx.x == launch.lookers + launch.copiers) {
+    keep_books(launch, shared);
     return;
   }
   Opening opening(launch, threadIdx.x < kWarp);
@@ -701,18 +316,15 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
-// Twice kFewLookers if the device can hold so many blocks, and a clerk, at a time, two on each of
-// its processors.
+// Twice kFewLookers if the current device can hold so many blocks, and a clerk, at a time, two on
+// each of its processors.
 static std::uint32_t resident_lookers() {
-  static const std::uint32_t processors = [] {
-    int device = 0;
-    int count = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
-      return 0;
-    }
-    return count;
-  }();
+  int device = 0;
+  int processors = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+    return kFewLookers;
+  }
   return processors > static_cast<int>(kFewLookers) ? 2 * kFewLookers : kFewLookers;
 }
 

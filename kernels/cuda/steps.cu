@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kEnterThreads)
   // The clock, by a thread that does not wait for the log meanwhile: a step for now, and one for a
   // launch that advances.
   if (threadIdx.x == kWarp) step = take_steps(table, 2);
-  const std::uint64_t position = apply_log_by_block(table);
+  const std::uint64_t position = apply_log(table, kEnterThreads);
   if (threadIdx.x == 0) {
     const std::uint32_t next = (step & kSharedStep) != 0 ? step : (step + 1) & kStepMask;
     const std::uint64_t entries = line->entries + 1;

@@ -35,9 +35,9 @@ __device__ inline void raise_frame(const HotTable& table, Block block, Frame fra
 
 // Takes what the daemon keeps up to host_header->log_applied, which the caller has read, and
 // acquired. Several loads of a thread are under way: each takes a turn over PCIe.
-static __device__ __noinline__ void take_original_by_block(const HotTable& table) {
+static __device__ __noinline__ void take_original(const HotTable& table, unsigned threads) {
 #pragma unroll 4
-  for (std::uint32_t block = threadIdx.x; block < table.sizes.blocks; block += blockDim.x) {
+  for (std::uint32_t block = threadIdx.x; block < table.sizes.blocks; block += threads) {
     std::uint64_t entry;
     asm volatile("ld.relaxed.sys.global.u64 %0, [%1];"
                  : "=l"(entry)
@@ -46,11 +46,17 @@ static __device__ __noinline__ void take_original_by_block(const HotTable& table
   }
 }
 
-// Applies what was logged since, by all threads of a block, and returns the log's end (the same in
-// all). An entry is read by one load of its 16 bytes, which one transaction brings from the CPU's
-// cache. Whoever is more than half a ring behind, and could meet entries that are being
-// overwritten, takes the original instead, which the daemon keeps up to host_header->log_applied.
-__device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
+// Applies what was logged since, by the first `threads` threads of a block, whole warps, for which
+// barrier kLogBarrier is, and returns the log's end (the same in all). An entry is read by one load
+// of its 16 bytes, which one transaction brings from the CPU's cache. Whoever is more than half a
+// ring behind, and could meet entries that are being overwritten, takes the original instead, which
+// the daemon keeps up to host_header->log_applied.
+inline constexpr unsigned kLogBarrier = 1;
+__device__ inline std::uint64_t apply_log(const HotTable& table, unsigned threads) {
+  const auto wait = [threads] {
+    __syncwarp();
+    asm volatile("bar.sync %0, %1;" ::"n"(kLogBarrier), "r"(threads) : "memory");
+  };
   __shared__ std::uint64_t begin;
   __shared__ std::uint64_t end;
   __shared__ bool behind;
@@ -64,12 +70,12 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
     behind = news && end - begin > table.sizes.log_capacity / 2;
     if (behind) begin = load_acquire_system(&table.host_header->log_applied);
   }
-  __syncthreads();
-  if (behind) take_original_by_block(table);
+  wait();
+  if (behind) take_original(table, threads);
   std::uint64_t at = begin;
   if (at < end && end - at > table.sizes.log_capacity) at = end - table.sizes.log_capacity;
 #pragma unroll 1
-  for (at += threadIdx.x; at < end; at += blockDim.x) {
+  for (at += threadIdx.x; at < end; at += threads) {
     const LogEntry* entry = &table.log[at & (table.sizes.log_capacity - 1)];
     std::uint64_t change = 0;
     std::uint64_t stamp = 0;
@@ -89,10 +95,10 @@ __device__ inline std::uint64_t apply_log_by_block(const HotTable& table) {
     const std::uint64_t kept = load_acquire_system(&table.host_header->log_applied);
     overtaken = kept > begin && kept - begin > table.sizes.log_capacity / 2;
   }
-  __syncthreads();
+  wait();
   if (overtaken) {
-    take_original_by_block(table);
-    __syncthreads();
+    take_original(table, threads);
+    wait();
   }
   if (threadIdx.x == 0 && news) {
     __threadfence();

@@ -10,10 +10,10 @@
 #include <map>
 #include <set>
 
+#include "tests/tools/parse_bench.h"
 #include "tools/bench/decode_access.h"
 #include "tools/bench/decode_report.h"
 #include "tools/bench/decode_words.h"
-#include "tools/bench/options.h"
 
 namespace sluice::tools {
 namespace {
@@ -378,14 +378,6 @@ TEST(Series, QuantilesAreFiguresThatWereMeasured) {
   EXPECT_EQ(series.quantile(1), 20);
   EXPECT_EQ(series.quantile(0), 1);
   EXPECT_DOUBLE_EQ(series.mean(), 10.5);
-}
-
-std::optional<int> parse(std::vector<std::string> arguments, BenchOptions& options) {
-  arguments.insert(arguments.begin(), "sluice-bench");
-  std::vector<char*> argv;
-  argv.reserve(arguments.size());
-  for (std::string& one : arguments) argv.push_back(one.data());
-  return parse_options(static_cast<int>(argv.size()), argv.data(), options);
 }
 
 TEST(BenchDecodeOptions, AreOfTheSubcommand) {

@@ -9,10 +9,10 @@
 #include <set>
 #include <unordered_map>
 
+#include "tests/tools/parse_bench.h"
 #include "tools/bench/gpu_plan.h"
 #include "tools/bench/gpu_report.h"
 #include "tools/bench/gpu_words.h"
-#include "tools/bench/options.h"
 
 namespace sluice::tools {
 namespace {
@@ -165,14 +165,6 @@ TEST(BenchWordsOfPages, DifferBetweenPagesAndPlaces) {
     for (std::uint32_t word = 0; word < 82; ++word) words.insert(bench_word(page, word));
   }
   EXPECT_EQ(words.size(), 50u * 82);
-}
-
-std::optional<int> parse(std::vector<std::string> arguments, BenchOptions& options) {
-  arguments.insert(arguments.begin(), "sluice-bench");
-  std::vector<char*> argv;
-  argv.reserve(arguments.size());
-  for (std::string& one : arguments) argv.push_back(one.data());
-  return parse_options(static_cast<int>(argv.size()), argv.data(), options);
 }
 
 TEST(BenchGpuOptions, AreOfTheSubcommand) {

@@ -23,8 +23,6 @@ constexpr unsigned kPageVectors = kDecodePageBytes / sizeof(uint4);
 constexpr unsigned kThreads = 256;
 constexpr unsigned kReferenceThreads = 128;
 constexpr unsigned kMostBlocks = 4096;
-constexpr unsigned kReaderBlocksPerSm = 4;
-constexpr unsigned kReaderVectors = 8;  // per thread, on their way
 // Of attention: more than run at a time, so that the end is short, but lists are not cut too small.
 constexpr unsigned kBlocksPerSm = 8;
 constexpr float kScale = 0.08838834764831845f;  // 1 / sqrt(kDecodeHeadDim)
@@ -327,25 +325,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    read_kernel(const uint4* weights, std::size_t vectors, unsigned* sink) {
-  const std::size_t stride = std::size_t{gridDim.x} * kThreads;
-  unsigned sum = 0;
-  for (std::size_t i = std::size_t{blockIdx.x} * kThreads + threadIdx.x; i < vectors;
-       i += stride * kReaderVectors) {
-    uint4 data[kReaderVectors] = {};
-#pragma unroll
-    for (unsigned j = 0; j < kReaderVectors; ++j) {
-      if (i + j * stride < vectors) data[j] = load_once(weights + i + j * stride);
-    }
-#pragma unroll
-    for (unsigned j = 0; j < kReaderVectors; ++j) {
-      sum += data[j].x ^ data[j].y ^ data[j].z ^ data[j].w;
-    }
-  }
-  if (sum == 0xDEADBEEFu) *sink = sum;  // so that the loads are not in vain
-}
-
 template <class Kernel>
 cudaError_t load(Kernel kernel) {
   cudaFuncAttributes attributes{};
@@ -361,7 +340,7 @@ std::size_t reference_bytes(std::uint32_t capacity) {
 int load_decode_kernels() {
   for (const cudaError_t status :
        {load(attention_kernel), load(join_kernel), load(verify_pages_kernel),
-        load(verify_attention_kernel), load(fill_kernel), load(tally_kernel), load(read_kernel)}) {
+        load(verify_attention_kernel), load(fill_kernel), load(tally_kernel)}) {
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;
@@ -405,13 +384,6 @@ int fill_pages(void* pages, std::uint64_t count, std::uint64_t first_page, void*
   const auto blocks = static_cast<unsigned>(std::min<std::uint64_t>(count, kMostBlocks));
   fill_kernel<<<blocks, kThreads, 0, as_stream(stream)>>>(static_cast<std::uint64_t*>(pages), count,
                                                           first_page);
-  return cudaGetLastError();
-}
-
-int read_weights(const void* weights, std::size_t bytes, unsigned sms, unsigned* sink,
-                 void* stream) {
-  read_kernel<<<sms * kReaderBlocksPerSm, kThreads, 0, as_stream(stream)>>>(
-      static_cast<const uint4*>(weights), bytes / sizeof(uint4), sink);
   return cudaGetLastError();
 }
 

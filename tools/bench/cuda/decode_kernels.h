@@ -68,10 +68,6 @@ int verify_attention(const Attention& attention, const KnownPages& known, std::u
 // Fills `count` pages, with the words of decode_word of page first_page + i in the i-th.
 int fill_pages(void* pages, std::uint64_t count, std::uint64_t first_page, void* stream);
 
-// Reads `bytes`, a multiple of 16, of HBM as fast as it goes. `sink`: one word of device memory.
-int read_weights(const void* weights, std::size_t bytes, unsigned sms, unsigned* sink,
-                 void* stream);
-
 // Adds outcomes of items within their counts to counts[0..4), by sluice_outcome; 3 and more is 3.
 int tally(const std::uint8_t* outcomes, const std::uint32_t* counts, std::uint32_t lists,
           std::uint32_t capacity, unsigned long long* tallied, void* stream);

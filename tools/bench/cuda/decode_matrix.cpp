@@ -6,6 +6,7 @@
 
 #include "tools/bench/cuda/cublas.h"
 #include "tools/bench/cuda/decode_kernels.h"
+#include "tools/bench/cuda/kernels.h"
 #include "tools/bench/decode_words.h"
 
 namespace sluice::tools::cuda {
@@ -70,7 +71,7 @@ ipc::Status Matrix::State::enqueue(std::span<const Product> products, std::uint6
     const std::byte* const from = weights.data() + at * 2;
     auto ok =
         cublas ? cublas->multiply(one.rows, sequences, one.depth, from, inputs.data(), out.data())
-               : check(read_weights(from, one.weights() * 2, sms, sink.data(), stream.get()),
+               : check(read_hbm(from, one.weights() * 2, sms, sink.data(), stream.get()),
                        "launching the stand-in of the matrix work");
     if (!ok) return ok;
     at += one.weights();

@@ -106,12 +106,12 @@ __global__ void __launch_bounds__(kThreads)
     read_kernel(const uint4* buffer, std::size_t vectors, unsigned* sink) {
   const std::size_t stride = std::size_t{gridDim.x} * kThreads;
   unsigned sum = 0;
-  // `vectors` is a multiple of what all threads read in one turn; see read_hbm.
   for (std::size_t i = std::size_t{blockIdx.x} * kThreads + threadIdx.x; i < vectors;
        i += stride * kReaderVectors) {
-    uint4 data[kReaderVectors];
+    uint4 data[kReaderVectors] = {};
 #pragma unroll
     for (unsigned j = 0; j < kReaderVectors; ++j) {
+      if (i + j * stride >= vectors) continue;
       asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                    : "=r"(data[j].x), "=r"(data[j].y), "=r"(data[j].z), "=r"(data[j].w)
                    : "l"(buffer + i + j * stride));
@@ -175,8 +175,7 @@ int flush(void* buffer, std::size_t bytes, void* stream) {
 
 int read_hbm(const void* buffer, std::size_t bytes, unsigned sms, unsigned* sink, void* stream) {
   const unsigned blocks = sms * kReaderBlocksPerSm;
-  const std::size_t turn = std::size_t{blocks} * kThreads * kReaderVectors;
-  const std::size_t vectors = bytes / sizeof(uint4) / turn * turn;
+  const std::size_t vectors = bytes / sizeof(uint4);
   read_kernel<<<blocks, kThreads, 0, as_stream(stream)>>>(static_cast<const uint4*>(buffer),
                                                           vectors, sink);
   return cudaGetLastError();
