@@ -5,6 +5,14 @@ include_guard(GLOBAL)
 sluice_library(daemon_support
   SOURCES
     "${CMAKE_CURRENT_LIST_DIR}/config.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/config_checks.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/config_findings.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/config_listing.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/config_machine.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/config_reader.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/config_reload.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/config_text.cpp"
+    "${CMAKE_CURRENT_LIST_DIR}/config_values.cpp"
     "${CMAKE_CURRENT_LIST_DIR}/logging.cpp"
     "${CMAKE_CURRENT_LIST_DIR}/metrics.cpp"
     "${CMAKE_CURRENT_LIST_DIR}/quantity.cpp"
