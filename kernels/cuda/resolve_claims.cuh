@@ -169,6 +169,14 @@ __device__ inline unsigned part_of_warp(std::uint32_t me, std::uint32_t warps,
   return me / max(windows, 1u) % 2 == 0 ? 0x55555555u : 0xAAAAAAAAu;
 }
 
+// From one window to the next that a warp visits. Pages that came together lie together: neighbours
+// of a full window may be full for longer than anybody looks. So of many windows the next is far
+// away, by the golden section; of few, all are visited in turn.
+__device__ inline std::uint32_t window_stride(std::uint32_t windows) {
+  constexpr std::uint32_t kGolden = 0x9E3779B1u;  // of 2^32
+  return windows <= kMaxWindows ? 1 : __umulhi(kGolden, windows) | 1;
+}
+
 // For what the warp misses, of which there are `missing` in shared memory.
 __device__ inline void claim_slots(const Launch& launch, Shared& shared, std::uint32_t missing,
                                    Window& window) {
@@ -180,6 +188,7 @@ __device__ inline void claim_slots(const Launch& launch, Shared& shared, std::ui
   const std::uint32_t windows = shared.windows;
   const std::uint32_t warps = launch.lookers * launch.warps;
   const std::uint32_t me = number_of_warp(launch);
+  const std::uint32_t stride = window_stride(windows);
   std::uint32_t at = window_of_warp(launch, shared);
   const unsigned most = windows <= warps ? kWindow : kMostPerWindow;
   std::uint32_t displaced = 0;
@@ -231,7 +240,7 @@ __device__ inline void claim_slots(const Launch& launch, Shared& shared, std::ui
         __syncwarp();
         takeable.cut = cut_by_warp(table);
       }
-      at = (at + (eager ? 1 : warps)) % windows;
+      at = (at + stride) % windows;
       load_window(table, slots, at, window);
     }
     if (((claiming & ~wanting) >> lane_id() & 1) != 0) {
@@ -244,7 +253,7 @@ __device__ inline void claim_slots(const Launch& launch, Shared& shared, std::ui
     owe(launch, shared, claim, frame);
     __syncwarp();
     if (begin + kWarp < missing && windows != 0) {
-      at = (at + warps) % windows;
+      at = (at + stride) % windows;
       load_window(table, slots, at, window);
     }
   }

@@ -342,6 +342,31 @@ TEST(FrameLog, WhoIsFarBehindTakesTheOriginalAndKeepsUpAfterwards) {
   EXPECT_EQ(actor_line(world.daemons_, 0)->log_position, world.writer_.end);
 }
 
+TEST(Resolve, FindsSlotsFarFromALongRunOfPagesInUse) {
+  // Slots that were never used are given in order: the pages of the second step fill 768 windows
+  // of 128 words that lie side by side, more than a claim looks at; the first step's 256 are free.
+  constexpr std::uint32_t kOld = 256 * 128;
+  constexpr std::uint32_t kUsed = 768 * 128;
+  constexpr std::uint32_t kNew = 2048;
+  World world({.slots = kOld + kUsed,
+               .blocks = (kOld + kUsed + kNew) / 16,
+               .pages_per_block = 16,
+               .page_bytes = 256});
+  User user(world, 0, 1, kUsed + kNew);
+  const auto pages = [](std::uint32_t first, std::uint32_t count) {
+    std::vector<std::int32_t> all(kUsed + kNew, -1);
+    std::iota(all.begin(), all.begin() + count, static_cast<std::int32_t>(first));
+    return all;
+  };
+  user.step(pages(0, kOld));
+  user.step(pages(kOld, kUsed));
+  EXPECT_EQ(world.counters(0).no_slot, 0u);
+  const auto all = pages(kOld, kUsed + kNew);
+  EXPECT_EQ(world.wrong(all, user.step(all)), 0u);
+  EXPECT_EQ(world.counters(0).no_slot, 0u);
+  EXPECT_EQ(world.counters(0).fills, kOld + kUsed + kNew);
+}
+
 TEST(Steps, AnAdvancingLaunchTakesANewStepWhateverCameBetween) {
   World world({});
   User user(world, 0, 1, 4);
