@@ -47,8 +47,8 @@ int count_outcomes(const std::uint8_t* outcomes, const std::uint32_t* counts, st
 // Reads and writes a buffer that is larger than the L2.
 int flush(void* buffer, std::size_t bytes, void* stream);
 
-// Reads `bytes`, a multiple of 16, of HBM as an attention kernel does: all SMs, with room for others beside.
-// `sink`: one word of device memory.
+// Reads `bytes`, a multiple of 16, of HBM as an attention kernel does: all SMs, with room for
+// others beside. `sink`: one word of device memory.
 int read_hbm(const void* buffer, std::size_t bytes, unsigned sms, unsigned* sink, void* stream);
 
 }  // namespace sluice::tools::cuda
