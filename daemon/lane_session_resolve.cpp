@@ -124,9 +124,11 @@ LaneReply LaneSession::Impl::end_resolve() {
   const wire::ResolveCounts counts = take_results(running->cache, running->progress.counts);
   std::byte* const to = running->reply.data();
   std::memcpy(to, &counts, sizeof(counts));
-  std::memcpy(to + sizeof(counts), slots.data(), slots.size() * sizeof(std::int32_t));
-  std::memcpy(to + sizeof(counts) + slots.size() * sizeof(std::int32_t), outcomes.data(),
-              outcomes.size());
+  if (!slots.empty()) {
+    std::byte* const to_slots = to + sizeof(counts);
+    std::memcpy(to_slots, slots.data(), slots.size() * sizeof(std::int32_t));
+    std::memcpy(to_slots + slots.size() * sizeof(std::int32_t), outcomes.data(), outcomes.size());
+  }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - running->start;
   resolve_time.observe(took.count());
   const CacheMemory& memory = *running->cache.memory;
