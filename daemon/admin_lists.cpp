@@ -7,6 +7,8 @@
 
 #include "daemon/admin_counts.h"
 #include "daemon/admin_documents.h"
+#include "daemon/arenas.h"
+#include "daemon/device_report.h"
 
 namespace sluice::daemon {
 
@@ -49,7 +51,7 @@ ipc::Result<json> cache_json(const AdminRequest& request, const residency::Cache
                 {"salt", row.spec.salt},
                 {"shard_index", row.spec.shard_index},
                 {"shard_count", row.spec.shard_count},
-                {"device", row.spec.device.value},
+                {"arenas", arenas_json(row)},
                 {"state", std::string(residency::to_string(row.state))},
                 {"page_bytes", row.shape.geometry.page_bytes},
                 {"pages_per_block", row.shape.geometry.pages_per_block},
@@ -66,13 +68,13 @@ ipc::Result<json> cache_json(const AdminRequest& request, const residency::Cache
                 {"sharing", sharing_json(row.sharing)},
                 {"forecasts", forecasts_json(row.forecasts)},
                 {"evicted_bytes", row.evicted_bytes}};
-  const auto memory = request.coordinator().cache_memory(row.cache);
-  if (memory == nullptr) return cache;
-  cache["table_bytes"] = memory->shape().table_bytes;
-  cache["device_table_bytes"] = memory->shape().device_table_extent_bytes;
-  cache["resolve"] = resolve_json(memory->totals());
+  const Arenas arenas = request.coordinator().arenas(row.cache);
+  if (arenas.empty()) return cache;
+  cache["table_bytes"] = table_bytes(arenas).node;
+  cache["device_table_bytes"] = table_bytes(arenas).device_extent;
+  cache["resolve"] = resolve_json(totals(arenas));
   if (detail) {
-    const auto hbm = memory->scan();
+    const auto hbm = scan(arenas);
     if (!hbm) return std::unexpected(hbm.error());
     cache["hbm_pages"] = {
         {"cached", hbm->cached_pages}, {"pinned", hbm->pinned_pages}, {"free", hbm->free_slots}};
@@ -86,8 +88,7 @@ ipc::Result<json> cache_json(const AdminRequest& request, const residency::Cache
 void fetch_words(const AdminRequest& request, const std::vector<residency::CacheStatus>& rows) {
   if (!request.coordinator().on_gpus()) return;
   for (const auto& row : rows) {
-    const auto memory = request.coordinator().cache_memory(row.cache);
-    if (memory != nullptr && request.sees(row.tenant)) (void)memory->scan();
+    if (request.sees(row.tenant)) (void)scan(request.coordinator().arenas(row.cache));
   }
 }
 
@@ -159,6 +160,7 @@ ipc::Result<json> sequences_of(const AdminRequest& request) {
     list.push_back({{"session", row.session.value},
                     {"sequence", row.sequence.bits()},
                     {"cache", row.cache.value},
+                    {"device", row.device.value},
                     {"tenant", request.tenant_name(cache->tenant)},
                     {"blocks", row.blocks},
                     {"private", row.taken}});

@@ -6,6 +6,7 @@
 
 #include "daemon/admin_counts.h"
 #include "daemon/admin_documents.h"
+#include "daemon/arenas.h"
 
 namespace sluice::daemon {
 
@@ -59,9 +60,9 @@ char cell_of(const residency::BlockStatus& block, const HbmResidency& hbm) {
 }
 
 ipc::Result<json> map_of(const AdminRequest& request, const residency::CacheStatus& cache) {
-  const auto memory = request.coordinator().cache_memory(cache.cache);
-  if (memory == nullptr) return fail(Errc::not_found, "the cache is gone");
-  const auto hbm = memory->scan();
+  const Arenas arenas = request.coordinator().arenas(cache.cache);
+  if (arenas.empty()) return fail(Errc::not_found, "the cache is gone");
+  const auto hbm = scan(arenas);
   if (!hbm) return std::unexpected(hbm.error());
   const std::string order = ".dbwP";
   std::string all;
@@ -120,16 +121,16 @@ ipc::Result<json> blocks_of(const AdminRequest& request, const residency::CacheS
                              rows_wanted);
   });
   if (!listed) return std::unexpected(listed.error());
-  const auto memory = request.coordinator().cache_memory(cache.cache);
+  const Arenas arenas = request.coordinator().arenas(cache.cache);
   HbmResidency hbm;
-  if (memory != nullptr) {
-    auto scanned = memory->scan();
+  if (!arenas.empty()) {
+    auto scanned = scan(arenas);
     if (!scanned) return std::unexpected(std::move(scanned.error()));
     hbm = std::move(*scanned);
   }
   json list = json::array();
   for (const auto& block : listed->rows) {
-    list.push_back(block_json(block, memory != nullptr ? &hbm : nullptr));
+    list.push_back(block_json(block, arenas.empty() ? nullptr : &hbm));
   }
   out["next_cursor"] = listed->next;
   return list;

@@ -58,6 +58,8 @@ ipc::Result<json> status_of(const AdminRequest& request, const AdminHooks& hooks
                    {"metrics_address", hooks.metrics_address()}};
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
   out["devices"] = devices_json(request.coordinator());
+  out["daemon"]["device"] =
+      request.coordinator().on_gpus() ? out["devices"][0] : json(nullptr);  // the first of them
   const auto resolved = request.coordinator().resolve_totals();
   auto tenants = tenants_of(request, resolved);
   if (!tenants) return std::unexpected(tenants.error());

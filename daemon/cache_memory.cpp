@@ -22,7 +22,6 @@ constexpr std::uint32_t kMostLogEntries = 65536;
 constexpr std::uint32_t kLeastHints = 1024;
 constexpr std::uint32_t kMostHints = 1u << 20;
 constexpr std::uint32_t kSlotsPerHint = 16;
-constexpr const char* kDramName = "sluice-dram";
 
 std::uint32_t power_of_two_within(std::uint32_t wanted, std::uint32_t least, std::uint32_t most) {
   return std::bit_ceil(std::clamp(wanted, least, most));
@@ -87,8 +86,8 @@ void ResolveTotals::raise_to(const ResolveTotals& other) {
 }
 
 ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::CacheShape& sizes,
-                                                              std::uint32_t actors,
-                                                              Device& device) {
+                                                              std::uint32_t actors, Device& device,
+                                                              std::shared_ptr<FrameMemory> frames) {
   auto table = table_sizes(sizes, actors);
   if (!table) return std::unexpected(std::move(table.error()));
   std::unique_ptr<CacheMemory> made(new CacheMemory);
@@ -114,20 +113,15 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::C
       std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes, "addresses for an arena");
   if (!arena) return std::unexpected(std::move(arena.error()));
   memory.arena_ = std::move(*arena);
-  auto frames =
-      ipc::ReservedRange::reserve(std::uint64_t{sizes.max_frame_extents} * sizes.frame_extent_bytes,
-                                  "addresses for a cache's DRAM extents");
-  if (!frames) return std::unexpected(std::move(frames.error()));
-  memory.frames_ = std::move(*frames);
-  memory.frame_extents_.resize(sizes.max_frame_extents);
+  memory.frames_ = std::move(frames);
   memory.private_frames_.assign(table->blocks, 0);
   memory.frame_log_.current = memory.private_frames_.data();
   memory.store_.arena = memory.arena_.data();
-  memory.store_.frames = memory.frames_.data();
+  memory.store_.frames = memory.frames_->data();
   memory.store_.page_bytes = sizes.geometry.page_bytes;
   memory.store_.frame_stride = sizes.geometry.frame_stride;
   memory.store_.slots = table->slots;
-  memory.store_.frames_ready = &memory.frames_ready_;
+  memory.store_.frames_ready = memory.frames_->ready();
   memory.seats_ = std::make_unique<ActorSeat[]>(table->actors);
   return made;
 }
@@ -169,20 +163,12 @@ bool CacheMemory::free_piece(Device& device) {
     slot_extents_.pop_back();
     return true;
   }
-  if (const std::uint32_t left = frame_extents(); left > 0) {
-    const std::uint64_t bytes = shape_.sizes.frame_extent_bytes;
-    (void)frames_.unmap_at((left - 1) * bytes, bytes, "a DRAM extent");
-    device.free_extent(ipc::Tier::dram, frame_extents_[left - 1], bytes);
-    frame_extents_[left - 1].reset();
-    extents_.store(left - 1, std::memory_order_release);
-    return true;
-  }
   return cache_table_->free_piece();
 }
 
 std::vector<int> CacheMemory::extent_fds(ipc::Tier tier, std::uint32_t first, std::size_t most,
                                          std::uint32_t& total) const {
-  const std::vector<ipc::Fd>& extents = tier == ipc::Tier::hbm ? slot_extents_ : frame_extents_;
+  const std::vector<ipc::Fd>& extents = tier == ipc::Tier::hbm ? slot_extents_ : frames_->fds();
   total = tier == ipc::Tier::hbm ? shape_.sizes.slot_extents : frame_extents();
   std::vector<int> fds;
   for (std::uint32_t i = first; i < total && fds.size() < most; ++i) {
@@ -192,37 +178,11 @@ std::vector<int> CacheMemory::extent_fds(ipc::Tier tier, std::uint32_t first, st
   return fds;
 }
 
-// ---- DRAM extents
-
-ipc::Status CacheMemory::grant_extent(Device& device, std::uint32_t extent) {
-  const std::uint64_t bytes = shape_.sizes.frame_extent_bytes;
-  if (extent < frame_extents()) {
-    // Given back before: the same file takes memory anew.
-    auto taken = device.refill_extent(ipc::Tier::dram, frame_extents_[extent], bytes);
-    if (!taken) release_extent(extent);
-    return taken;
-  }
-  SLUICE_ASSERT(extent == frame_extents() && extent < frame_extents_.size());
-  auto made = device.allocate_extent(ipc::Tier::dram, bytes);
-  if (!made) return std::unexpected(std::move(made.error()));
-  auto mapped = device.map_extent(ipc::Tier::dram, frames_, extent * bytes, *made, bytes);
-  if (!mapped) return mapped;
-  frame_extents_[extent] = std::move(*made);
-  std::atomic_ref(frames_ready_)
-      .store((extent + 1) * shape_.sizes.frames_per_extent, std::memory_order_release);
-  extents_.store(extent + 1, std::memory_order_release);
-  return {};
-}
-
-void CacheMemory::release_extent(std::uint32_t extent) {
-  if (auto vacated = ipc::vacate_memfd(frame_extents_[extent].get(), kDramName, 0,
-                                       shape_.sizes.frame_extent_bytes);
-      !vacated) {
-    log_error("memory of a DRAM extent was not given back", {{"reason", vacated.error().text}});
-  }
-}
-
 // ---- blocks
+
+void CacheMemory::begin_like(const CacheMemory& other) {
+  kernels::adopt_frames(shared_, frame_log_, other.frame_log_);
+}
 
 void CacheMemory::set_frame(ipc::BlockId id, ipc::FrameId frame) {
   kernels::append_log(shared_, frame_log_, id.value, frame.value);

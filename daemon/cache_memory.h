@@ -1,8 +1,9 @@
-// The memory of one cache: its arena, its DRAM extents, its hot table, and who is in it.
+// The memory of a cache on one device: its arena, its hot table, and who is in it. DRAM extents are
+// shared with the cache's arenas on other devices (frame_memory.h).
 //
 // It comes into being piece by piece, since an arena of many GiB takes the kernel a while, and goes
 // in the same way: table and arena are made before anybody else knows of it, and freed after the
-// last one let go of it. In between the arena stays and DRAM extents come and go.
+// last one let go of it.
 //
 // Thread-safety: what resolves need (table, store, addresses, actor ownership) from any thread.
 // Everything marked "coordinator" is called under the coordinator's lock, everything marked
@@ -20,6 +21,7 @@
 
 #include "daemon/cache_table.h"
 #include "daemon/device.h"
+#include "daemon/frame_memory.h"
 #include "daemon/residency/types.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
@@ -67,7 +69,8 @@ class CacheMemory {
   // Sizes and addresses, and no memory yet: make_piece until it is whole. Errors: no_memory,
   // invalid_layout (a table of absurd size), limit_reached.
   static ipc::Result<std::unique_ptr<CacheMemory>> create(const residency::CacheShape& sizes,
-                                                          std::uint32_t actors, Device& device);
+                                                          std::uint32_t actors, Device& device,
+                                                          std::shared_ptr<FrameMemory> frames);
 
   // ---- worker: coming and going
 
@@ -83,7 +86,7 @@ class CacheMemory {
   const CacheShape& shape() const { return shape_; }
   std::vector<int> table_fds() const { return cache_table_->fds(); }
   // One past the highest DRAM extent that was ever made.
-  std::uint32_t frame_extents() const { return extents_.load(std::memory_order_acquire); }
+  std::uint32_t frame_extents() const { return frames_->extents(); }
   // Descriptors of at most `most` extents of a tier from index `first`; `total` of them exist. They
   // stay open as long as the cache.
   std::vector<int> extent_fds(ipc::Tier tier, std::uint32_t first, std::size_t most,
@@ -104,17 +107,10 @@ class CacheMemory {
     return seats_[actor].opened.load(std::memory_order_acquire);
   }
 
-  // ---- worker: DRAM extents
-
-  // Makes extent `extent`, or takes memory for it again after a release. New ones come in the order
-  // of their indices, without holes: so clients map them.
-  ipc::Status grant_extent(Device& device, std::uint32_t extent);
-  // Gives the memory back to the node. The descriptor stays, so that holders of old mappings see
-  // zeros and a later grant of the same index reaches them.
-  void release_extent(std::uint32_t extent);
-
   // ---- coordinator: blocks
 
+  // The frames that another arena of the cache knows; before anybody uses this one.
+  void begin_like(const CacheMemory& other);
   void set_frame(ipc::BlockId id, ipc::FrameId frame);
 
   Retirement retire(std::vector<ipc::BlockId> ids);
@@ -183,11 +179,8 @@ class CacheMemory {
   CacheShape shape_;
   std::shared_ptr<CacheTable> cache_table_;
   ipc::ReservedRange arena_;
-  ipc::ReservedRange frames_;
+  std::shared_ptr<FrameMemory> frames_;
   std::vector<ipc::Fd> slot_extents_;
-  std::vector<ipc::Fd> frame_extents_;  // reserved to its final size: never moves
-  std::uint32_t frames_ready_ = 0;      // where store_ points
-  std::atomic<std::uint32_t> extents_{0};
   std::vector<std::uint64_t> private_frames_;
   kernels::FrameLogWriter frame_log_;
   kernels::HotTable shared_{};  // what the CPU sees, with the frame_of that clients read

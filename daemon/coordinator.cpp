@@ -3,6 +3,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "daemon/logging.h"
@@ -170,13 +171,16 @@ Coordinator::Coordinator(const Config& config, Devices devices, residency::Manag
 
 Coordinator::~Coordinator() {
   for (const auto& worker : workers_) worker->stop();
+  node_worker_->stop();
 }
 
 // ---- actions
 
-CacheMemory& Coordinator::memory_of(ipc::CacheId cache) {
-  SLUICE_ASSERT(cache.value < caches_.size() && caches_[cache.value].memory != nullptr);
-  return *caches_[cache.value].memory;
+template <class What>
+void Coordinator::for_each_arena(Cache& cache, What&& what) {
+  for (auto& [device, arena] : cache.arenas) {
+    if (arena.memory != nullptr) what(device, *arena.memory);
+  }
 }
 
 void Coordinator::execute(Actions& actions) {
@@ -187,21 +191,29 @@ void Coordinator::execute(Actions& actions) {
 }
 
 void Coordinator::execute(const residency::SetFrame& action) {
-  memory_of(action.cache).set_frame(action.id, action.frame);
+  for_each_arena(caches_[action.cache.value], [&](ipc::DeviceId, CacheMemory& memory) {
+    memory.set_frame(action.id, action.frame);
+  });
 }
 
 void Coordinator::execute(residency::Retire& action) {
-  retiring_.push_back(
-      {action.cache, action.batch, memory_of(action.cache).retire(std::move(action.ids))});
+  PendingRetire pending{action.cache, action.batch, {}};
+  for_each_arena(caches_[action.cache.value], [&](ipc::DeviceId device, CacheMemory& memory) {
+    pending.waits.emplace(device, memory.retire(action.ids));
+  });
+  retiring_.push_back(std::move(pending));
 }
 
 void Coordinator::execute(const residency::DropPins& action) {
-  memory_of(action.cache).drop_pins(action.ids, action.sealed);
+  for_each_arena(caches_[action.cache.value], [&](ipc::DeviceId, CacheMemory& memory) {
+    memory.drop_pins(action.ids, action.sealed);
+  });
 }
 
 void Coordinator::execute(const residency::ActorsIdle& action) {
-  for (const Cache& cache : caches_) {
-    if (cache.memory != nullptr) cache.memory->close_actors_of(action.session);
+  for (Cache& cache : caches_) {
+    for_each_arena(
+        cache, [&](ipc::DeviceId, CacheMemory& memory) { memory.close_actors_of(action.session); });
   }
 }
 
@@ -210,7 +222,12 @@ bool Coordinator::settle() {
   Actions actions;
   for (std::size_t i = 0; i < retiring_.size();) {
     PendingRetire& pending = retiring_[i];
-    if (!memory_of(pending.cache).try_finish(pending.wait)) {
+    Cache& cache = caches_[pending.cache.value];
+    for (auto wait = pending.waits.begin(); wait != pending.waits.end();) {
+      CacheMemory& memory = *cache.arenas.at(wait->first).memory;
+      wait = memory.try_finish(wait->second) ? pending.waits.erase(wait) : std::next(wait);
+    }
+    if (!pending.waits.empty()) {
       ++i;
       continue;
     }
@@ -227,21 +244,22 @@ bool Coordinator::settle() {
 
 void Coordinator::account_forecasts() {
   for (std::uint32_t i = 0; i < caches_.size(); ++i) {
-    if (caches_[i].memory != nullptr) account_forecasts(ipc::CacheId{i}, *caches_[i].memory);
+    for (auto& [device, arena] : caches_[i].arenas) {
+      if (arena.memory != nullptr) account_forecasts(ipc::CacheId{i}, arena, *arena.memory);
+    }
   }
 }
 
-void Coordinator::account_forecasts(ipc::CacheId id, const CacheMemory& memory) {
-  Cache& cache = caches_[id.value];
+void Coordinator::account_forecasts(ipc::CacheId id, Arena& arena, const CacheMemory& memory) {
   const ResolveTotals totals = memory.totals();
   const auto tell = [&](residency::ForecastEvent event, std::uint64_t& told, std::uint64_t now) {
     if (now <= told) return;
     (void)manager_.forecast(id, event, now - told);
     told = now;
   };
-  tell(residency::ForecastEvent::issued, cache.forecast_issued, totals.forecast_issued);
-  tell(residency::ForecastEvent::used, cache.forecast_used, totals.forecast_used);
-  tell(residency::ForecastEvent::wasted, cache.forecast_wasted, memory.forecast_wasted());
+  tell(residency::ForecastEvent::issued, arena.forecast_issued, totals.forecast_issued);
+  tell(residency::ForecastEvent::used, arena.forecast_used, totals.forecast_used);
+  tell(residency::ForecastEvent::wasted, arena.forecast_wasted, memory.forecast_wasted());
 }
 
 void Coordinator::look_after_devices() {
@@ -249,8 +267,9 @@ void Coordinator::look_after_devices() {
   if (now - looked_after_ < kDeviceLookInterval) return;
   looked_after_ = now;
   for (const auto& device : devices_) device->look_after();
-  for (const Cache& cache : caches_) {
-    if (cache.memory != nullptr) cache.memory->retry_table_orders(now);
+  for (Cache& cache : caches_) {
+    for_each_arena(cache,
+                   [&](ipc::DeviceId, CacheMemory& memory) { memory.retry_table_orders(now); });
   }
 }
 
@@ -317,24 +336,25 @@ ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
   if (opening->failure) return std::unexpected(*opening->failure);
   if (opening->making) {
     const ipc::CacheId made = *opening->making;
-    if (caches_[made.value].memory == nullptr) return std::nullopt;
-    return give_cache(session, request, made, true);
+    if (caches_[made.value].arenas.at(*device).memory == nullptr) return std::nullopt;
+    return give_cache(session, request, made, *device, true);
   }
   Actions actions;
   auto opened = manager_.open_cache(session.id, spec_of(request, *device), actions);
   if (opened && opened->created) {
     opening->making = opened->cache;
+    opening->device = *device;
     opening->shape = opened->shape;
     opening->waits_for = "its memory is still being made";
     if (caches_.size() <= opened->cache.value) caches_.resize(opened->cache.value + 1);
-    caches_[opened->cache.value].tenant = session.tenant;
-    caches_[opened->cache.value].device = *device;
-    caches_[opened->cache.value].opening = opening;
+    Cache& cache = caches_[opened->cache.value];
+    cache.tenant = session.tenant;
+    cache.arenas[*device].opening = opening;
   }
   execute(actions);
   if (opened) {
     if (opened->created) return std::nullopt;
-    return give_cache(session, request, opened->cache, false);
+    return give_cache(session, request, opened->cache, *device, false);
   }
   if (opened.error().code != Errc::busy) return std::unexpected(std::move(opened.error()));
   opening->waits_for = std::move(opened.error().text);
@@ -342,12 +362,13 @@ ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
 }
 
 ipc::Result<OpenedCache> Coordinator::give_cache(Session& session, const OpenCacheRequest& request,
-                                                 ipc::CacheId cache, bool created) {
-  std::shared_ptr<CacheMemory> memory = caches_[cache.value].memory;
-  auto handle = session.add_cache({cache, memory, request.executor});
+                                                 ipc::CacheId cache, ipc::DeviceId device,
+                                                 bool created) {
+  std::shared_ptr<CacheMemory> memory = caches_[cache.value].arenas.at(device).memory;
+  auto handle = session.add_cache({cache, memory, request.executor, device});
   if (handle) return OpenedCache{*handle, created, std::move(memory)};
   Actions actions;
-  const auto closed = manager_.close_cache(session.id, cache, actions);
+  const auto closed = manager_.close_cache(session.id, cache, actions, device);
   SLUICE_ASSERT(closed.has_value());
   execute(actions);
   return std::unexpected(std::move(handle.error()));
@@ -358,10 +379,12 @@ void Coordinator::abandon_open(Session& session, CacheOpening& opening) {
   if (!opening.making || opening.failure) return;
   opening.abandoned = true;
   Actions actions;
-  const auto closed = manager_.close_cache(session.id, *opening.making, actions);
+  const auto closed = manager_.close_cache(session.id, *opening.making, actions, opening.device);
   SLUICE_ASSERT(closed.has_value());
-  // It may be ready since a moment ago. If nobody else has it, it goes.
-  if (caches_[opening.making->value].memory != nullptr) {
+  // It may be ready since a moment ago. If nobody else has the cache, it goes; one that was there
+  // before, with an arena elsewhere, stays.
+  const auto& arenas = caches_[opening.making->value].arenas;
+  if (arenas.size() == 1 && arenas.at(opening.device).memory != nullptr) {
     residency::EvictRequest only_this;
     only_this.cache = opening.making->value;
     only_this.bytes = 0;
@@ -384,7 +407,7 @@ ipc::Result<ipc::CacheId> Coordinator::close_cache(Session& session, ipc::Handle
     return fail(Errc::wrong_state, "the session has actors in this cache; close them first");
   }
   Actions actions;
-  auto closed = manager_.close_cache(session.id, cache->id, actions);
+  auto closed = manager_.close_cache(session.id, cache->id, actions, cache->device);
   execute(actions);
   if (!closed) return std::unexpected(std::move(closed.error()));
   (void)session.remove_cache(handle);
@@ -438,9 +461,9 @@ auto Coordinator::with_memory(ipc::CacheId cache, Attempt&& attempt) {
 
 ipc::Result<Coordinator::Opened> Coordinator::open_sequence(
     ipc::SessionId session, ipc::CacheId cache, const residency::KeyView& keys,
-    std::vector<residency::BlockRef>& blocks) {
+    std::vector<residency::BlockRef>& blocks, ipc::DeviceId device) {
   const std::lock_guard lock(mutex_);
-  auto opened = manager_.open_sequence(session, cache, keys);
+  auto opened = manager_.open_sequence(session, cache, keys, device);
   if (!opened) return std::unexpected(std::move(opened.error()));
   blocks.assign(opened->matched.begin(), opened->matched.end());
   return Opened{opened->sequence, static_cast<std::uint32_t>(blocks.size())};
@@ -549,12 +572,13 @@ std::vector<std::pair<ipc::SessionId, SessionEnd>> Coordinator::overdue_steps(
                        std::to_string(config_.limits.step_deadline.count()) +
                        " ms); end a step when its stream has passed it"};
   std::vector<std::pair<ipc::SessionId, SessionEnd>> overdue;
-  for (const Cache& cache : caches_) {
-    if (cache.memory == nullptr) continue;
-    for (const ipc::SessionId session :
-         cache.memory->overdue_actors(now, config_.limits.step_deadline)) {
-      overdue.emplace_back(session, SessionEnd{late, Violation::step_deadline});
-    }
+  for (Cache& cache : caches_) {
+    for_each_arena(cache, [&](ipc::DeviceId, CacheMemory& memory) {
+      for (const ipc::SessionId session :
+           memory.overdue_actors(now, config_.limits.step_deadline)) {
+        overdue.emplace_back(session, SessionEnd{late, Violation::step_deadline});
+      }
+    });
   }
   return overdue;
 }
@@ -576,9 +600,23 @@ ipc::Status Coordinator::set_quota(ipc::TenantId tenant, ipc::Tier tier,
   return done;
 }
 
-std::shared_ptr<CacheMemory> Coordinator::cache_memory(ipc::CacheId cache) const {
+std::shared_ptr<CacheMemory> Coordinator::cache_memory(ipc::CacheId cache,
+                                                       ipc::DeviceId device) const {
   const std::lock_guard lock(mutex_);
-  return cache.value < caches_.size() ? caches_[cache.value].memory : nullptr;
+  if (cache.value >= caches_.size()) return nullptr;
+  const auto& found = caches_[cache.value].arenas;
+  const auto arena = found.find(device);
+  return arena == found.end() ? nullptr : arena->second.memory;
+}
+
+std::vector<std::shared_ptr<CacheMemory>> Coordinator::arenas(ipc::CacheId cache) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<CacheMemory>> all;
+  if (cache.value >= caches_.size()) return all;
+  for (const auto& [device, arena] : caches_[cache.value].arenas) {
+    if (arena.memory != nullptr) all.push_back(arena.memory);
+  }
+  return all;
 }
 
 std::vector<Coordinator::TenantCounters> Coordinator::tenant_counters() const {
@@ -593,7 +631,9 @@ std::vector<ResolveTotals> Coordinator::resolve_totals() const {
     const std::lock_guard lock(mutex_);
     for (const TenantCounters& tenant : counters_) totals.push_back(tenant.resolved_before);
     for (const Cache& cache : caches_) {
-      if (cache.memory != nullptr) open.emplace_back(cache.tenant, cache.memory);
+      for (const auto& [device, arena] : cache.arenas) {
+        if (arena.memory != nullptr) open.emplace_back(cache.tenant, arena.memory);
+      }
     }
   }
   // Reading the counters of every actor takes time, and lanes need the lock.

@@ -2,17 +2,19 @@
 // brings memory back when its grace period is over.
 //
 // One mutex around everything; an event handles at most residency::kMaxBlocksPerTurn blocks. A
-// resolve never comes here. Memory is made and freed by the memory worker, without the mutex; the
+// resolve never comes here. Memory is made and freed by memory workers, without the mutex; the
 // manager is told when that is done, and grants nothing twice in between.
 //
 // Thread-safety: any thread.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -58,8 +60,9 @@ struct CacheOpening {
   std::string waits_for;  // said by open_cache: why there is none yet
 
   // Of the coordinator:
-  std::optional<ipc::CacheId> making;  // the cache that is being made for it
-  residency::CacheShape shape;         // of that cache
+  std::optional<ipc::CacheId> making;  // the cache of which an arena is being made for it
+  ipc::DeviceId device;                // on which
+  residency::CacheShape shape;         // of that arena
   std::optional<ipc::Error> failure;   // of making it
   bool abandoned = false;              // nobody waits any more
 };
@@ -103,7 +106,8 @@ class Coordinator {
   };
   ipc::Result<Opened> open_sequence(ipc::SessionId session, ipc::CacheId cache,
                                     const residency::KeyView& keys,
-                                    std::vector<residency::BlockRef>& blocks);
+                                    std::vector<residency::BlockRef>& blocks,
+                                    ipc::DeviceId device = {});
   ipc::Result<Opened> append_known(ipc::SessionId session, ipc::Handle sequence,
                                    const residency::KeyView& keys,
                                    std::vector<residency::BlockRef>& blocks);
@@ -158,7 +162,10 @@ class Coordinator {
   }
   ipc::Result<residency::EvictOrdered> evict(const residency::EvictRequest& request);
   ipc::Status set_quota(ipc::TenantId tenant, ipc::Tier tier, const residency::Quota& quota);
-  std::shared_ptr<CacheMemory> cache_memory(ipc::CacheId cache) const;
+  // The arena of a cache on a device; null if there is none.
+  std::shared_ptr<CacheMemory> cache_memory(ipc::CacheId cache, ipc::DeviceId device = {}) const;
+  // All that the cache has.
+  std::vector<std::shared_ptr<CacheMemory>> arenas(ipc::CacheId cache) const;
 
   // Counted since start, per tenant.
   struct TenantCounters {
@@ -181,20 +188,35 @@ class Coordinator {
     ipc::Error reason;
     std::chrono::steady_clock::time_point at;
   };
-  struct Cache {
-    std::shared_ptr<CacheMemory> memory;  // null while it is being made or freed
-    ipc::TenantId tenant;
+  // The DRAM extents of a cache. Once `kept` is true, which it is when the first arena is made, the
+  // last who lets go of them has them freed, and that is the end of the cache.
+  struct SharedFrames {
+    std::shared_ptr<FrameMemory> memory;
+    std::shared_ptr<std::atomic<bool>> kept;
+  };
+  // A DRAM extent that is to be made, and for which device.
+  struct Grant {
+    std::uint32_t extent = 0;
     ipc::DeviceId device;
+  };
+  struct Arena {
+    std::shared_ptr<CacheMemory> memory;    // null while it is being made or freed
     std::shared_ptr<CacheOpening> opening;  // while it is being made
-    std::deque<std::uint32_t> granting;     // extents that a job is at, in order
-    std::optional<GrantFailure> grant_failure;
     // What the ledger was told of the table's own counters.
     std::uint64_t forecast_issued = 0, forecast_used = 0, forecast_wasted = 0;
+  };
+  struct Cache {
+    ipc::TenantId tenant;
+    std::map<ipc::DeviceId, Arena> arenas;
+    SharedFrames frames;         // without memory while the cache goes
+    bool going = false;          // as a whole: until its frames are gone, the last of it
+    std::deque<Grant> granting;  // what a job is at, in order
+    std::optional<GrantFailure> grant_failure;
   };
   struct PendingRetire {
     ipc::CacheId cache;
     std::uint64_t batch = 0;
-    Retirement wait;
+    std::map<ipc::DeviceId, Retirement> waits;  // in the arenas that are not through
   };
   struct Reclaim {  // the death of a session, until its blocks are back
     ipc::TenantId tenant;
@@ -206,42 +228,47 @@ class Coordinator {
   // ---- under the lock
 
   void execute(residency::Actions& actions);
-  void execute(const residency::CreateCache& action);
+  void execute(const residency::CreateArena& action);
   void execute(const residency::GrantDram& action);
   void execute(const residency::ReleaseExtent& action);
   void execute(const residency::SetFrame& action);
   void execute(residency::Retire& action);
   void execute(const residency::DropPins& action);
   void execute(const residency::ActorsIdle& action);
+  void execute(const residency::DestroyArena& action);
   void execute(const residency::DestroyCache& action);
   // Tells the ledger what the tables counted since the last time.
   void account_forecasts();
-  void account_forecasts(ipc::CacheId id, const CacheMemory& memory);
+  void account_forecasts(ipc::CacheId id, Arena& arena, const CacheMemory& memory);
   void look_after_devices();
   // Ends what waits and can end; whether something did.
   bool settle();
   // Runs `attempt`, which may ask for extents of `cache`, and again if memory came back meanwhile.
   template <class Attempt>
   auto with_memory(ipc::CacheId cache, Attempt&& attempt);
-  CacheMemory& memory_of(ipc::CacheId cache);
-  MemoryWorker& worker_of(ipc::CacheId cache) {
-    return *workers_[caches_[cache.value].device.value];
-  }
+  // Calls `what` with the device and the memory of each arena that is made.
+  template <class What>
+  void for_each_arena(Cache& cache, What&& what);
+  void let_go(Cache& cache, Arena& arena);
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
-                                      ipc::CacheId cache, bool created);
+                                      ipc::CacheId cache, ipc::DeviceId device, bool created);
 
-  // ---- jobs of the memory worker, which take the lock to tell (coordinator_memory.cpp)
+  // ---- jobs of the memory workers, which take the lock to tell (coordinator_memory.cpp)
 
   struct Making;
   struct Freeing;
-  Step make_cache(Making& making);
+  ipc::Status make_piece(Making& making);
+  Step make_arena(Making& making);
   Step hand_over(Making& making);
-  Step free_cache(Freeing& freeing);
-  Step grant_next(ipc::CacheId id, CacheMemory& memory, Device& device);
+  Step free_arena(Freeing& freeing);
+  Step free_frames(ipc::CacheId id, std::unique_ptr<FrameMemory>& frames);
+  Step grant_next(ipc::CacheId id, FrameMemory& frames);
   Step release_extent(ipc::CacheId id, std::uint32_t extent,
-                      const std::shared_ptr<CacheMemory>& memory);
+                      const std::shared_ptr<FrameMemory>& frames);
   // The last one who lets go of it has it freed.
-  std::shared_ptr<CacheMemory> share(ipc::CacheId id, std::unique_ptr<CacheMemory> memory);
+  std::shared_ptr<CacheMemory> share(ipc::CacheId id, ipc::DeviceId device,
+                                     std::unique_ptr<CacheMemory> memory);
+  SharedFrames share(ipc::CacheId id, std::unique_ptr<FrameMemory> frames);
 
   const Config& config_;
   Devices devices_;
@@ -255,9 +282,10 @@ class Coordinator {
   std::vector<TenantCounters> counters_;
   std::vector<std::unique_ptr<Histogram>> reclaim_;
   std::vector<std::unique_ptr<Histogram>> resolve_;
-  // One for each device: none waits for another. Memory may be held for longer than there is a
-  // coordinator; its owners know the worker weakly.
+  // One for each device, and one for DRAM: none waits for another. Memory may be held for longer
+  // than there is a coordinator; its owners know the worker weakly.
   std::vector<std::shared_ptr<MemoryWorker>> workers_;
+  std::shared_ptr<MemoryWorker> node_worker_ = std::make_shared<MemoryWorker>();
 };
 
 }  // namespace sluice::daemon

@@ -1,5 +1,6 @@
-// The actions that take time, as jobs of the memory worker: caches made and freed, DRAM extents
+// The actions that take time, as jobs of memory workers: arenas made and freed, DRAM extents
 // granted and released. Each works without the coordinator's lock and takes it to tell the manager.
+#include <atomic>
 #include <new>
 #include <utility>
 
@@ -12,59 +13,69 @@ using ipc::Errc;
 using ipc::Error;
 using ipc::fail;
 
-// ---- a cache is made
+// ---- an arena is made
 
 struct Coordinator::Making {
   ipc::CacheId cache;
-  Device* device = nullptr;
+  ipc::DeviceId device;
   std::shared_ptr<CacheOpening> opening;
   std::uint32_t actors = 0;
+  std::shared_ptr<FrameMemory> frames;
   std::unique_ptr<CacheMemory> memory;
   std::optional<Error> failure;
 };
 
-namespace {
+void Coordinator::execute(const residency::CreateArena& action) {
+  Cache& cache = caches_[action.cache.value];
+  Making making;
+  making.cache = action.cache;
+  making.device = action.device;
+  making.opening = cache.arenas.at(action.device).opening;
+  making.actors = config_.limits.actors_per_cache;
+  if (cache.frames.memory == nullptr) {
+    auto frames = FrameMemory::create(making.opening->shape);
+    if (frames) {
+      cache.frames = share(action.cache, std::move(*frames));
+    } else {
+      making.failure = std::move(frames.error());
+    }
+  }
+  making.frames = cache.frames.memory;
+  workers_[action.device.value]->post(
+      action.cache, [this, making = std::move(making)]() mutable { return make_arena(making); });
+}
 
 // The first call gives addresses, the others give memory.
-ipc::Status make_piece(std::unique_ptr<CacheMemory>& memory, const residency::CacheShape& shape,
-                       std::uint32_t actors, Device& device) {
+ipc::Status Coordinator::make_piece(Making& making) {
+  Device& device = *devices_[making.device.value];
+  const residency::CacheShape& shape = making.opening->shape;
   try {
-    if (memory != nullptr) return memory->make_piece(device);
-    auto begun = CacheMemory::create(shape, actors, device);
+    if (making.memory != nullptr) return making.memory->make_piece(device);
+    auto begun = CacheMemory::create(shape, making.actors, device, making.frames);
     if (!begun) return std::unexpected(std::move(begun.error()));
-    memory = std::move(*begun);
+    making.memory = std::move(*begun);
     return {};
   } catch (const std::bad_alloc&) {
     return fail(Errc::no_memory, "the daemon had no memory for what it keeps about a cache");
   }
 }
 
-}  // namespace
-
-void Coordinator::execute(const residency::CreateCache& action) {
-  Making making;
-  making.cache = action.cache;
-  making.device = devices_[action.device.value].get();
-  making.opening = caches_[action.cache.value].opening;
-  making.actors = config_.limits.actors_per_cache;
-  worker_of(action.cache).post(action.cache, [this, making = std::move(making)]() mutable {
-    return make_cache(making);
-  });
-}
-
-MemoryWorker::Step Coordinator::make_cache(Making& making) {
+MemoryWorker::Step Coordinator::make_arena(Making& making) {
   if (!making.failure) {
-    auto made = make_piece(making.memory, making.opening->shape, making.actors, *making.device);
+    auto made = make_piece(making);
     if (made) return hand_over(making);
     making.failure = std::move(made.error());
   }
-  if (making.memory != nullptr && making.memory->free_piece(*making.device)) return Step::more;
+  Device& device = *devices_[making.device.value];
+  if (making.memory != nullptr && making.memory->free_piece(device)) return Step::more;
   making.memory.reset();
   const std::lock_guard lock(mutex_);
   making.opening->failure = std::move(making.failure);
-  caches_[making.cache.value] = {};
+  Cache& cache = caches_[making.cache.value];
+  cache.arenas.erase(making.device);
+  if (cache.arenas.empty()) cache = {};
   residency::Actions actions;
-  const auto told = manager_.cache_failed(making.cache, actions);
+  const auto told = manager_.arena_failed(making.cache, actions, making.device);
   SLUICE_ASSERT(told.has_value());
   execute(actions);
   cache_changed_();
@@ -78,63 +89,117 @@ MemoryWorker::Step Coordinator::hand_over(Making& making) {
     return Step::more;
   }
   if (!making.memory->whole()) return Step::more;
-  Cache& cache = caches_[making.cache.value];
   making.memory->on_table_orders([id = making.cache,
-                                  worker = std::weak_ptr(workers_[cache.device.value])](
+                                  worker = std::weak_ptr(workers_[making.device.value])](
                                      std::shared_ptr<CacheTable> table) {
     const auto alive = worker.lock();
     if (alive == nullptr) return;
     alive->post(id, [table = std::move(table)] { return table->work() ? Step::more : Step::last; });
   });
-  cache.memory = share(making.cache, std::move(making.memory));
-  cache.opening.reset();
-  const auto told = manager_.cache_ready(making.cache);
+  Cache& cache = caches_[making.cache.value];
+  cache.frames.kept->store(true);
+  // What was sealed before is logged nowhere here. Any of the others knows all of it.
+  for (const auto& [device, arena] : cache.arenas) {
+    if (arena.memory == nullptr) continue;
+    making.memory->begin_like(*arena.memory);
+    break;
+  }
+  Arena& arena = cache.arenas.at(making.device);
+  arena.memory = share(making.cache, making.device, std::move(making.memory));
+  arena.opening.reset();
+  const auto told = manager_.arena_ready(making.cache, making.device);
   SLUICE_ASSERT(told.has_value());
   cache_changed_();
   return Step::last;
 }
 
-// ---- a cache is freed
+// ---- arenas and caches are freed
 
 struct Coordinator::Freeing {
   ipc::CacheId cache;
-  Device* device = nullptr;
+  ipc::DeviceId device;
   std::unique_ptr<CacheMemory> memory;
   bool accounted = false;
 };
 
-std::shared_ptr<CacheMemory> Coordinator::share(ipc::CacheId id,
+std::shared_ptr<CacheMemory> Coordinator::share(ipc::CacheId id, ipc::DeviceId device,
                                                 std::unique_ptr<CacheMemory> memory) {
-  const ipc::DeviceId number = caches_[id.value].device;
-  return {memory.release(), [this, id, device = devices_[number.value].get(),
-                             worker = std::weak_ptr(workers_[number.value])](CacheMemory* last) {
-            Freeing freeing{id, device, std::unique_ptr<CacheMemory>(last), false};
-            const auto alive = worker.lock();
-            if (alive == nullptr) return;
-            alive->post(
-                id, [this, freeing = std::move(freeing)]() mutable { return free_cache(freeing); });
-          }};
+  const auto free = [this, id, device,
+                     worker = std::weak_ptr(workers_[device.value])](CacheMemory* last) {
+    Freeing freeing{id, device, std::unique_ptr<CacheMemory>(last), false};
+    const auto alive = worker.lock();
+    if (alive == nullptr) return;
+    alive->post(id, [this, freeing = std::move(freeing)]() mutable { return free_arena(freeing); });
+  };
+  return {memory.release(), free};
+}
+
+Coordinator::SharedFrames Coordinator::share(ipc::CacheId id, std::unique_ptr<FrameMemory> frames) {
+  auto kept = std::make_shared<std::atomic<bool>>(false);
+  const auto free = [this, id, kept, worker = std::weak_ptr(node_worker_)](FrameMemory* last) {
+    std::unique_ptr<FrameMemory> frames_now(last);
+    const auto alive = worker.lock();
+    if (alive == nullptr || !kept->load()) return;
+    alive->post(
+        id, [this, id, gone = std::move(frames_now)]() mutable { return free_frames(id, gone); });
+  };
+  return {std::shared_ptr<FrameMemory>(frames.release(), free), kept};
 }
 
 // Whoever looks at the memory at this moment keeps it; it is freed when all have let go of it.
+void Coordinator::let_go(Cache& cache, Arena& arena) {
+  counters_[cache.tenant.value].resolved_before += arena.memory->totals();
+  arena.memory.reset();
+}
+
+void Coordinator::execute(const residency::DestroyArena& action) {
+  for (PendingRetire& pending : retiring_) {
+    if (pending.cache == action.cache) pending.waits.erase(action.device);
+  }
+  Cache& cache = caches_[action.cache.value];
+  let_go(cache, cache.arenas.at(action.device));
+}
+
 void Coordinator::execute(const residency::DestroyCache& action) {
   std::erase_if(retiring_, [&](const auto& pending) { return pending.cache == action.cache; });
   Cache& cache = caches_[action.cache.value];
-  counters_[cache.tenant.value].resolved_before += cache.memory->totals();
-  cache.memory.reset();
+  cache.going = true;
+  for (auto& [device, arena] : cache.arenas) let_go(cache, arena);
+  cache.frames.memory.reset();
 }
 
-MemoryWorker::Step Coordinator::free_cache(Freeing& freeing) {
+MemoryWorker::Step Coordinator::free_arena(Freeing& freeing) {
   if (!std::exchange(freeing.accounted, true)) {
     const std::lock_guard lock(mutex_);
-    account_forecasts(freeing.cache, *freeing.memory);
+    Arena& arena = caches_[freeing.cache.value].arenas.at(freeing.device);
+    account_forecasts(freeing.cache, arena, *freeing.memory);
   }
-  if (freeing.memory->free_piece(*freeing.device)) return Step::more;
+  if (freeing.memory->free_piece(*devices_[freeing.device.value])) return Step::more;
+  {
+    const std::lock_guard lock(mutex_);
+    Cache& cache = caches_[freeing.cache.value];
+    cache.arenas.erase(freeing.device);
+    if (!cache.going) {
+      residency::Actions actions;
+      const auto told = manager_.arena_destroyed(freeing.cache, freeing.device, actions);
+      SLUICE_ASSERT(told.has_value());
+      execute(actions);
+      cache_changed_();
+    }
+  }
+  // The last one of a cache lets go of its frames, and then the number may be another cache's.
   freeing.memory.reset();
+  return Step::last;
+}
+
+MemoryWorker::Step Coordinator::free_frames(ipc::CacheId id, std::unique_ptr<FrameMemory>& frames) {
+  // Which device does not matter: memory of the node is given back in the same way by all.
+  if (frames->free_piece(*devices_[0])) return Step::more;
+  frames.reset();
   const std::lock_guard lock(mutex_);
-  caches_[freeing.cache.value] = {};
+  caches_[id.value] = {};
   residency::Actions actions;
-  const auto told = manager_.cache_destroyed(freeing.cache, actions);
+  const auto told = manager_.cache_destroyed(id, actions);
   SLUICE_ASSERT(told.has_value());
   execute(actions);
   cache_changed_();
@@ -145,37 +210,34 @@ MemoryWorker::Step Coordinator::free_cache(Freeing& freeing) {
 
 void Coordinator::execute(const residency::GrantDram& action) {
   Cache& cache = caches_[action.cache.value];
-  cache.granting.push_back(action.extent);
+  cache.granting.push_back({action.extent, action.device});
   if (cache.granting.size() > 1) return;  // its job goes on with this one
-  worker_of(action.cache)
-      .post(action.cache, [this, id = action.cache, memory = cache.memory,
-                           device = devices_[cache.device.value].get()] {
-        return grant_next(id, *memory, *device);
-      });
+  node_worker_->post(action.cache, [this, id = action.cache, frames = cache.frames.memory] {
+    return grant_next(id, *frames);
+  });
 }
 
-MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, CacheMemory& memory, Device& device) {
-  const std::uint32_t extent = [&] {
+MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, FrameMemory& frames) {
+  const Grant grant = [&] {
     const std::lock_guard lock(mutex_);
     return caches_[id.value].granting.front();
   }();
-  auto granted = memory.grant_extent(device, extent);
+  auto granted = frames.grant(*devices_[grant.device.value], grant.extent);
   if (!granted) {
-    log_warn(
-        "the node has no memory for a DRAM extent",
-        {{"bytes", memory.shape().sizes.frame_extent_bytes}, {"reason", granted.error().text}});
+    log_warn("the node has no memory for a DRAM extent",
+             {{"bytes", frames.extent_bytes()}, {"reason", granted.error().text}});
   }
   const std::lock_guard lock(mutex_);
   Cache& cache = caches_[id.value];
   if (granted) {
     cache.granting.pop_front();
-    const auto told = manager_.extent_granted(id, extent);
+    const auto told = manager_.extent_granted(id, grant.extent);
     SLUICE_ASSERT(told.has_value());
     return cache.granting.empty() ? Step::last : Step::more;
   }
   // The others fail with it: a hole among the extents would be in the way of clients that map them.
-  for (const std::uint32_t each : std::exchange(cache.granting, {})) {
-    const auto told = manager_.extent_failed(id, each);
+  for (const Grant& each : std::exchange(cache.granting, {})) {
+    const auto told = manager_.extent_failed(id, each.extent);
     SLUICE_ASSERT(told.has_value());
   }
   cache.grant_failure = GrantFailure{std::move(granted.error()), std::chrono::steady_clock::now()};
@@ -183,18 +245,18 @@ MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, CacheMemory& memory,
 }
 
 void Coordinator::execute(const residency::ReleaseExtent& action) {
-  worker_of(action.cache)
-      .post(action.cache, [this, id = action.cache, extent = action.extent,
-                           memory = caches_[action.cache.value].memory] {
-        return release_extent(id, extent, memory);
-      });
+  node_worker_->post(action.cache, [this, id = action.cache, extent = action.extent,
+                                    frames = caches_[action.cache.value].frames.memory] {
+    return release_extent(id, extent, frames);
+  });
 }
 
 MemoryWorker::Step Coordinator::release_extent(ipc::CacheId id, std::uint32_t extent,
-                                               const std::shared_ptr<CacheMemory>& memory) {
-  memory->release_extent(extent);
+                                               const std::shared_ptr<FrameMemory>& frames) {
+  frames->release(extent);
   const std::lock_guard lock(mutex_);
-  if (caches_[id.value].memory != memory) return Step::last;  // the cache goes, with all it has
+  if (caches_[id.value].frames.memory != frames)
+    return Step::last;  // the cache goes, with all it has
   residency::Actions actions;
   const auto told = manager_.extent_released(id, extent, actions);
   SLUICE_ASSERT(told.has_value());

@@ -3,7 +3,7 @@
 // Extents of both tiers are file descriptors, so that they can be handed to the tenant's processes.
 // The host backend takes memfds for both; a GPU backend takes device allocations for HBM.
 //
-// Thread-safety: one thread at a time, that of its memory worker; gpu() and look_after() from any.
+// Thread-safety: any thread.
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <tuple>
 
 namespace sluice::daemon {
@@ -40,9 +41,22 @@ json devices_json(Coordinator& coordinator) {
   json list = json::array();
   for (std::uint32_t device = 0; device < coordinator.device_count(); ++device) {
     const ipc::DeviceId id{device};
-    const auto count = std::ranges::count_if(
-        caches, [&](const residency::CacheStatus& row) { return row.spec.device == id; });
+    const auto count = std::ranges::count_if(caches, [&](const residency::CacheStatus& row) {
+      return std::ranges::find(row.arenas, id, &residency::ArenaStatus::device) != row.arenas.end();
+    });
     list.push_back(row_of(coordinator, id, node.devices[device], static_cast<std::size_t>(count)));
+  }
+  return list;
+}
+
+json arenas_json(const residency::CacheStatus& cache) {
+  json list = json::array();
+  for (const residency::ArenaStatus& arena : cache.arenas) {
+    list.push_back({{"device", arena.device.value},
+                    {"state", std::string(residency::to_string(arena.state))},
+                    {"slots", arena.slots},
+                    {"hbm_bytes", arena.hbm_bytes},
+                    {"sessions", arena.sessions}});
   }
   return list;
 }

@@ -12,4 +12,7 @@ namespace sluice::daemon {
 // A row for each device, in the order of their numbers.
 nlohmann::json devices_json(Coordinator& coordinator);
 
+// A row for each arena of a cache, by device.
+nlohmann::json arenas_json(const residency::CacheStatus& cache);
+
 }  // namespace sluice::daemon

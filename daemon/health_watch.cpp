@@ -18,7 +18,8 @@ std::vector<HealthCounts> counts_of(const std::vector<residency::TenantStatus>& 
   return counts;
 }
 
-// What an idle cache holds can be given up whole, of others the blocks that nobody refers to.
+// What an idle cache or arena holds can be given up whole, of others the blocks that nobody refers
+// to.
 std::pair<std::uint64_t, std::uint64_t> reclaimable(
     const std::vector<residency::CacheStatus>& caches) {
   std::uint64_t hbm = 0;
@@ -26,7 +27,11 @@ std::pair<std::uint64_t, std::uint64_t> reclaimable(
   for (const auto& cache : caches) {
     const bool whole = cache.state == residency::CacheState::idle ||
                        cache.state == residency::CacheState::destroying;
-    hbm += whole ? cache.hbm_bytes : 0;
+    for (const auto& arena : cache.arenas) {
+      const bool used = arena.state == residency::CacheState::open ||
+                        arena.state == residency::CacheState::opening;
+      hbm += used ? 0 : arena.hbm_bytes;
+    }
     dram +=
         whole ? cache.dram_bytes
               : (cache.blocks.unreferenced + cache.free_frames) * cache.shape.geometry.frame_stride;

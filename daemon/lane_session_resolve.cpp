@@ -51,7 +51,7 @@ ipc::Result<std::uint64_t> LaneSession::Impl::gather(const SessionCache& cache,
     auto found = sequence(list.sequence());
     if (!found) return std::unexpected(std::move(found.error()));
     const LaneSequence& target = **found;
-    if (target.cache != cache.id) {
+    if (target.memory != cache.memory) {
       return fail(Errc::invalid_argument, "the sequence of a list is of another cache");
     }
     if (list.page_in_block() >= per_block) {

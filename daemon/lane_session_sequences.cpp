@@ -73,9 +73,10 @@ ipc::Result<LaneReply> LaneSession::Impl::open(const wire::Submission& request,
     if (!found) return std::unexpected(std::move(found.error()));
     target = *found;
   }
-  auto opened = more ? coordinator.append_known(session->id, Handle::from_bits(request.handle()),
-                                                *keys, blocks)
-                     : coordinator.open_sequence(session->id, cache->id, *keys, blocks);
+  auto opened =
+      more ? coordinator.append_known(session->id, Handle::from_bits(request.handle()), *keys,
+                                      blocks)
+           : coordinator.open_sequence(session->id, cache->id, *keys, blocks, cache->device);
   if (!opened) return std::unexpected(std::move(opened.error()));
   if (!more) {
     target = &add_sequence(opened->sequence);

@@ -1,6 +1,8 @@
 // The thread that makes memory and gives it back. The kernel takes milliseconds to minutes for
 // that; here it costs nobody a lock, a lane or the io thread.
 //
+// A daemon has one for DRAM and one for each device, so that none waits for a GPU but its own jobs.
+//
 // A job belongs to a cache and goes on step by step; a step makes, maps or frees at most one
 // extent. Jobs of one cache are done one after the other, as they were posted. Caches take turns, a
 // step each: who needs one extent waits for one step of each cache that has work, however large the

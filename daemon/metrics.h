@@ -106,7 +106,7 @@ struct CacheMetrics {
   std::string name;        // short; a client's words here are made valid UTF-8 and cut
   std::string model_name;  // these five only in sluice_cache_info
   std::string shard;
-  std::string device;
+  std::string device;  // those of its arenas: "0", "0,1"
   std::string layout;
   std::string kind;
   struct {

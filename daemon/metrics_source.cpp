@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "daemon/arenas.h"
 #include "daemon/coordinator.h"
 #include "daemon/health_watch.h"
 #include "daemon/version.h"
@@ -27,14 +28,23 @@ std::string layout_label(const ipc::Layout& layout) {
          std::to_string(layout.head_dim) + "/" + std::to_string(layout.block_tokens);
 }
 
+// "0", or "0,1".
+std::string devices_label(const residency::CacheStatus& row) {
+  std::string label;
+  for (const residency::ArenaStatus& arena : row.arenas) {
+    label += (label.empty() ? "" : ",") + std::to_string(arena.device.value);
+  }
+  return label;
+}
+
 CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string& tenant,
-                           const CacheMemory* memory) {
+                           const Arenas& arenas) {
   CacheMetrics cache;
   cache.tenant = tenant;
   cache.name = row.spec.model;
   cache.model_name = row.spec.model;
   cache.shard = std::to_string(row.spec.shard_index) + "/" + std::to_string(row.spec.shard_count);
-  cache.device = std::to_string(row.spec.device.value);
+  cache.device = devices_label(row);
   cache.layout = layout_label(row.spec.layout);
   cache.kind = "attention";
   cache.blocks.private_blocks = row.blocks.taken;
@@ -42,10 +52,8 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
   cache.blocks.shared = row.blocks.shared;
   cache.blocks.quarantined = row.blocks.retiring;
   cache.shared_saved_dram_bytes = row.sharing.saved_bytes;
-  if (memory != nullptr) {
-    cache.resolved_by_daemon = pages_of(memory->totals(ipc::wire::Executor::daemon));
-    cache.resolved_direct = pages_of(memory->totals(ipc::wire::Executor::direct));
-  }
+  cache.resolved_by_daemon = pages_of(totals(arenas, ipc::wire::Executor::daemon));
+  cache.resolved_direct = pages_of(totals(arenas, ipc::wire::Executor::direct));
   return cache;
 }
 
@@ -113,8 +121,7 @@ MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator,
     tenant.session_reclaim = coordinator.reclaim_histogram(row.tenant).counts();
     for (const auto& cache : caches) {
       if (cache.tenant != row.tenant) continue;
-      const auto memory = coordinator.cache_memory(cache.cache);
-      snapshot.caches.push_back(cache_metrics(cache, row.name, memory.get()));
+      snapshot.caches.push_back(cache_metrics(cache, row.name, coordinator.arenas(cache.cache)));
     }
     snapshot.tenants.push_back(std::move(tenant));
   }

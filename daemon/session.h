@@ -27,11 +27,12 @@ class CacheMemory;
 
 inline constexpr std::uint32_t kMaxCachesPerSession = 64;
 
-// A cache as one session opened it.
+// A cache as one session opened it, on a device.
 struct SessionCache {
   ipc::CacheId id;
   std::shared_ptr<CacheMemory> memory;
   ipc::wire::Executor executor = ipc::wire::Executor::daemon;
+  ipc::DeviceId device{};
 };
 
 struct Session {

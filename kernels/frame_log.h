@@ -140,4 +140,21 @@ inline void append_log(const HotTable& shared, FrameLogWriter& writer, Block blo
   store_release(&shared.header->log_end, writer.end);
 }
 
+// Begins a table, which nobody uses yet, with the frames that the writer of another one knows. Both
+// have as many blocks. The log seems to have gone round once, so that every copy of frame_of takes
+// the original first.
+inline void adopt_frames(const HotTable& shared, FrameLogWriter& writer,
+                         const FrameLogWriter& from) {
+  for (Block block = 0; block < shared.sizes.blocks; ++block) {
+    const Frame frame = frame_in(load_relaxed(&from.current[block]));
+    if (frame == kNoFrame) continue;
+    const std::uint64_t entry = make_frame_entry(frame, 1);
+    store_release(&writer.current[block], entry);
+    store_release(&shared.frame_of[block], entry);
+  }
+  writer.end = writer.applied = shared.sizes.log_capacity;
+  store_release(&shared.header->log_applied, writer.end);
+  store_release(&shared.header->log_end, writer.end);
+}
+
 }  // namespace sluice::kernels

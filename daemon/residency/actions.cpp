@@ -19,13 +19,13 @@ std::string ids_of(const std::vector<ipc::BlockId>& ids) {
 }
 
 struct Writer {
-  std::string operator()(const CreateCache& a) const {
-    return "create_cache" + field("cache", a.cache.value) + field("device", a.device.value) +
+  std::string operator()(const CreateArena& a) const {
+    return "create_arena" + field("cache", a.cache.value) + field("device", a.device.value) +
            field("hbm_extents", a.hbm_extents) + field("hbm_extent_bytes", a.hbm_extent_bytes);
   }
   std::string operator()(const GrantDram& a) const {
     return "grant_dram" + field("cache", a.cache.value) + field("extent", a.extent) +
-           field("bytes", a.bytes);
+           field("bytes", a.bytes) + field("device", a.device.value);
   }
   std::string operator()(const ReleaseExtent& a) const {
     return "release_extent" + field("cache", a.cache.value) + field("extent", a.extent);
@@ -43,6 +43,9 @@ struct Writer {
   }
   std::string operator()(const ActorsIdle& a) const {
     return "actors_idle" + field("session", a.session.value);
+  }
+  std::string operator()(const DestroyArena& a) const {
+    return "destroy_arena" + field("cache", a.cache.value) + field("device", a.device.value);
   }
   std::string operator()(const DestroyCache& a) const {
     return "destroy_cache" + field("cache", a.cache.value);

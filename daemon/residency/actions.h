@@ -3,9 +3,10 @@
 // Events append actions to an `Actions` buffer; the caller executes them in order, under the same
 // lock as the event or in the same order after it. Those that take time are answered by an event:
 //
-//   CreateCache    cache_ready or cache_failed
+//   CreateArena    arena_ready or arena_failed
 //   GrantDram      extent_granted or extent_failed
 //   ReleaseExtent  extent_released
+//   DestroyArena   arena_destroyed
 //   DestroyCache   cache_destroyed
 //   Retire         retired
 //
@@ -21,21 +22,25 @@
 
 namespace sluice::residency {
 
-// Make the arena (`hbm_extents` extents) and the hot table of a new cache. The memory is charged.
-struct CreateCache {
+// Make an arena (`hbm_extents` extents) of a cache, and its hot table, on a device. It is the first
+// of a new cache, or another one of a cache that has blocks: then its frame_of begins with the
+// frames of all that are sealed. The memory is charged.
+struct CreateArena {
   ipc::CacheId cache;
   ipc::DeviceId device;
   std::uint32_t hbm_extents = 0;
   std::uint64_t hbm_extent_bytes = 0;
-  friend bool operator==(const CreateCache&, const CreateCache&) = default;
+  friend bool operator==(const CreateArena&, const CreateArena&) = default;
 };
 
-// Make DRAM extent `extent` of the cache: its frames are extent * frames_per_extent and on. The
+// Make DRAM extent `extent` of the cache: its frames are extent * frames_per_extent and on.
+// `device` is the one that asks for it, though all that have an arena of the cache read it. The
 // memory is charged. An index that was released before may be granted again, with new memory.
 struct GrantDram {
   ipc::CacheId cache;
   std::uint32_t extent = 0;
   std::uint64_t bytes = 0;
+  ipc::DeviceId device;
   friend bool operator==(const GrantDram&, const GrantDram&) = default;
 };
 
@@ -48,8 +53,9 @@ struct ReleaseExtent {
   friend bool operator==(const ReleaseExtent&, const ReleaseExtent&) = default;
 };
 
-// Log `frame` as the place of a sealed block: from now on resolvers may fill pages from it. The
-// bytes are complete (DESIGN §5 rule 5); until this action the frame of an id is "none".
+// Log `frame` as the place of a sealed block, in all arenas: from now on resolvers may fill pages
+// from it. The bytes are complete (DESIGN §5 rule 5); until this action the frame of an id is
+// "none".
 struct SetFrame {
   ipc::CacheId cache;
   ipc::BlockId id;
@@ -57,11 +63,11 @@ struct SetFrame {
   friend bool operator==(const SetFrame&, const SetFrame&) = default;
 };
 
-// Rules 6 and 7 for these ids and their frames: log "none" for each, T = clock++, wait until every
-// actor was seen idle or past T, then scan the words once and drop every page of these ids, pinned
-// ones included. Then report retired(cache, batch). The ids were never, or are no longer, in the
-// directory, and no sequence refers to them: nobody can begin to name them. Batches of a cache may
-// end in any order.
+// Rules 6 and 7 for these ids and their frames, in each arena: log "none" for each, T = clock++,
+// wait until every actor was seen idle or past T, then scan the words once and drop every page of
+// these ids, pinned ones included. When that is done in all arenas, report retired(cache, batch).
+// The ids were never, or are no longer, in the directory, and no sequence refers to them: nobody
+// can begin to name them. Batches of a cache may end in any order.
 struct Retire {
   ipc::CacheId cache;
   std::uint64_t batch = 0;  // unique in the life of the manager
@@ -87,17 +93,25 @@ struct ActorsIdle {
   friend bool operator==(const ActorsIdle&, const ActorsIdle&) = default;
 };
 
-// Destroy a cache with its table and all its extents of both tiers. No session has it open, so no
-// actor is in a step in it and no grace is needed. Its Retire and ReleaseExtent actions that are
-// unanswered are void: do not answer them after cache_destroyed, when the number may be another
-// cache's. Everything stays charged until then.
+// Destroy an arena with its hot table; the cache has others. No session has it open, so no actor is
+// in a step in it. What waits for it in orders that are unanswered is void.
+struct DestroyArena {
+  ipc::CacheId cache;
+  ipc::DeviceId device;
+  friend bool operator==(const DestroyArena&, const DestroyArena&) = default;
+};
+
+// Destroy a cache with its arenas, their tables, and all its extents of both tiers. No session has
+// it open, so no actor is in a step in it and no grace is needed. Its Retire and ReleaseExtent
+// actions that are unanswered are void: do not answer them after cache_destroyed, when the number
+// may be another cache's. Everything stays charged until then.
 struct DestroyCache {
   ipc::CacheId cache;
   friend bool operator==(const DestroyCache&, const DestroyCache&) = default;
 };
 
-using Action = std::variant<CreateCache, GrantDram, ReleaseExtent, SetFrame, Retire, DropPins,
-                            ActorsIdle, DestroyCache>;
+using Action = std::variant<CreateArena, GrantDram, ReleaseExtent, SetFrame, Retire, DropPins,
+                            ActorsIdle, DestroyArena, DestroyCache>;
 using Actions = std::vector<Action>;
 
 // One line, such as "set_frame cache=1 id=7 frame=3": for logs and for comparing runs.

@@ -87,6 +87,11 @@ Cache::Cache(CacheId number, TenantId owner, const CacheSpec& wanted, const Cach
       shape(sizes),
       frames(sizes.frames_per_extent, sizes.max_frame_extents) {}
 
+Arena* find_arena(Cache& cache, DeviceId device) {
+  const auto found = std::ranges::find(cache.arenas, device, &Arena::device);
+  return found == cache.arenas.end() ? nullptr : &*found;
+}
+
 BlockId take_block(Cache& cache, std::uint64_t now) {
   BlockId id;
   if (cache.free_ids.empty()) {

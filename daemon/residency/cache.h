@@ -64,16 +64,27 @@ struct VacateScan {
   std::uint32_t next = 0;
 };
 
+// The HBM of a cache on one device, with a hot table.
+struct Arena {
+  DeviceId device;
+  std::uint32_t extents = 0;
+  CacheState state = CacheState::opening;
+  std::uint32_t opens = 0;     // by all sessions
+  std::uint32_t sessions = 0;  // that have it open
+  std::uint64_t idle_since = 0;
+};
+
 struct Cache {
   Cache(CacheId number, TenantId owner, const CacheSpec& wanted, const CacheShape& sizes);
 
   CacheId id;
   TenantId tenant;
-  CacheSpec spec;
-  CacheShape shape;
+  CacheSpec spec;             // of the session that made it
+  CacheShape shape;           // without slot_extents, which arenas have
+  std::vector<Arena> arenas;  // one for a device; never empty
   CacheState state = CacheState::opening;
-  std::uint32_t opens = 0;      // by all sessions
-  std::uint32_t sessions = 0;   // that have it open
+  std::uint32_t opens = 0;      // of all arenas, by all sessions
+  std::uint32_t sessions = 0;   // that have one open
   std::uint32_t sequences = 0;  // live handles
   std::uint32_t drains = 0;     // lists of references still being given up (state.h)
   std::uint64_t idle_since = 0;
@@ -100,9 +111,14 @@ struct Cache {
 
   std::uint64_t block_bytes() const { return shape.geometry.block_bytes; }
   std::uint64_t extent_bytes() const { return shape.frame_extent_bytes; }
-  std::uint64_t hbm_bytes() const { return shape.slot_extents * shape.slot_extent_bytes; }
+  std::uint64_t hbm_bytes(const Arena& arena) const {
+    return arena.extents * shape.slot_extent_bytes;
+  }
   std::uint64_t dram_bytes() const { return frames.charged() * shape.frame_extent_bytes; }
 };
+
+// The arena on a device, or null.
+Arena* find_arena(Cache& cache, DeviceId device);
 
 // frames.available() > 0. The block has one reference.
 BlockId take_block(Cache& cache, std::uint64_t now);

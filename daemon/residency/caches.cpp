@@ -47,7 +47,7 @@ Status check_spec(const State& state, const CacheSpec& spec) {
 
 bool same_name(const CacheSpec& a, const CacheSpec& b) {
   return a.model == b.model && a.salt == b.salt && a.kind == b.kind &&
-         a.shard_index == b.shard_index && a.shard_count == b.shard_count && a.device == b.device;
+         a.shard_index == b.shard_index && a.shard_count == b.shard_count;
 }
 
 Cache* find_named(State& state, TenantId tenant, const CacheSpec& spec) {
@@ -225,17 +225,58 @@ Result<CacheId> free_number(State& state, TenantId tenant, Actions& actions) {
   return ipc::fail(Errc::limit_reached, text + "; close some, or raise limits.caches");
 }
 
-void enter_cache(Session& session, Cache& cache) {
+void enter_cache(Session& session, Cache& cache, Arena& arena) {
   ++cache.opens;
+  ++arena.opens;
   if (cache.state == CacheState::idle) cache.state = CacheState::open;
-  const auto open = std::ranges::find(session.caches, cache.id, &SessionCache::cache);
-  if (open != session.caches.end()) {
-    ++open->opens;
+  if (arena.state == CacheState::idle) arena.state = CacheState::open;
+  bool known = false;
+  for (SessionCache& open : session.caches) {
+    if (open.cache != cache.id) continue;
+    known = true;
+    if (open.device != arena.device) continue;
+    ++open.opens;
     return;
   }
-  ++cache.sessions;
-  session.caches.push_back(SessionCache{cache.id, 1, 0});
+  if (!known) ++cache.sessions;
+  ++arena.sessions;
+  session.caches.push_back(SessionCache{cache.id, arena.device, 1, 0});
 }
+
+// Errors: those of size_arena.
+Result<Arena> make_arena(State& state, TenantId tenant, const CacheSpec& spec,
+                         const CacheShape& shape, Actions& actions) {
+  const auto extents = size_arena(state, tenant, spec, shape, actions);
+  if (!extents) return std::unexpected(extents.error());
+  Arena arena;
+  arena.device = spec.device;
+  arena.extents = *extents;
+  TierBook& hbm = state.hbm_of(arena);
+  charge(hbm, tenant, arena.extents * shape.slot_extent_bytes);
+  hbm.tenants[tenant.value].want_until = 0;
+  return arena;
+}
+
+CacheShape shape_of_arena(const Cache& cache, const Arena& arena) {
+  CacheShape shape = cache.shape;
+  shape.slot_extents = arena.extents;
+  return shape;
+}
+
+// Why a session has to wait for the arena, if it has to.
+Status check_settled(const Arena& arena) {
+  if (arena.state == CacheState::opening) {
+    return ipc::fail(Errc::busy, "another session is opening this cache; try again");
+  }
+  if (arena.state == CacheState::destroying) {
+    return ipc::fail(Errc::busy,
+                     "the arena that this cache had on the device is being destroyed; try again");
+  }
+  return {};
+}
+
+// Nobody has it open, and soon nothing of it will be under way.
+bool is_settling(const Cache& cache) { return cache.opens == 0 && !may_destroy(cache); }
 
 Result<Cache*> find_extent(State& state, CacheId id, std::uint32_t extent, ExtentState expected) {
   auto cache = find_cache(state, id);
@@ -249,7 +290,9 @@ Result<Cache*> find_extent(State& state, CacheId id, std::uint32_t extent, Exten
 
 // All that a cache that is gone leaves: charges and totals.
 void forget_cache(State& state, Cache& cache) {
-  uncharge(state.hbm_of(cache), cache.tenant, cache.hbm_bytes());
+  for (const Arena& arena : cache.arenas) {
+    uncharge(state.hbm_of(arena), cache.tenant, cache.hbm_bytes(arena));
+  }
   uncharge(state.dram, cache.tenant, cache.dram_bytes());
   TenantPast& past = state.past[cache.tenant.value];
   past.sharing.matched_blocks += cache.sharing.matched_blocks;
@@ -265,13 +308,31 @@ void forget_cache(State& state, Cache& cache) {
 }  // namespace
 
 bool may_destroy(const Cache& cache) {
-  return cache.state == CacheState::idle && cache.drains == 0 && cache.frames.granting() == 0;
+  return cache.state == CacheState::idle && cache.drains == 0 && cache.frames.granting() == 0 &&
+         std::ranges::all_of(cache.arenas,
+                             [](const Arena& arena) { return arena.state == CacheState::idle; });
+}
+
+bool may_destroy_arena(const Cache& cache, const Arena& arena) {
+  const bool unused = arena.state == CacheState::idle ||
+                      (SLUICE_SEEDED(destroy_open_arena) && arena.state == CacheState::open);
+  return unused && std::ranges::any_of(cache.arenas, [&](const Arena& other) {
+           return &other != &arena &&
+                  (other.state == CacheState::open || other.state == CacheState::idle);
+         });
+}
+
+void destroy_arena(Cache& cache, Arena& arena, Actions& actions) {
+  SLUICE_ASSERT(may_destroy_arena(cache, arena));
+  arena.state = CacheState::destroying;
+  actions.push_back(DestroyArena{cache.id, arena.device});
 }
 
 // Its blocks go at once: their memory is not given to anyone before cache_destroyed.
 void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& actions) {
   SLUICE_ASSERT(may_destroy(cache) && cache.counts.taken == 0 && cache.sequences == 0);
   cache.state = CacheState::destroying;
+  for (Arena& arena : cache.arenas) arena.state = CacheState::destroying;
   cache.evicted_blocks[static_cast<std::size_t>(reason)] += cache.counts.sealed;
   cache.counts = BlockCounts{};
   cache.unreferenced = UseOrder{};
@@ -286,13 +347,28 @@ void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& acti
   actions.push_back(DestroyCache{cache.id});
 }
 
-void leave_cache(State& state, Cache& cache, std::uint32_t opens) {
-  cache.opens -= opens;
-  --cache.sessions;
-  if (cache.opens > 0) return;
-  if (cache.state == CacheState::open) cache.state = CacheState::idle;
-  cache.idle_since = state.now;
-  if (over_any_limit(state, cache.tenant)) state.shrinking[cache.tenant.value] = true;
+void leave_cache(State& state, Session& session, std::vector<SessionCache>::iterator open) {
+  const SessionCache left = *open;
+  session.caches.erase(open);
+  Cache& cache = *state.caches[left.cache.value];
+  Arena& arena = *find_arena(cache, left.device);
+  cache.opens -= left.opens;
+  arena.opens -= left.opens;
+  --arena.sessions;
+  if (std::ranges::find(session.caches, cache.id, &SessionCache::cache) == session.caches.end()) {
+    --cache.sessions;
+  }
+  if (arena.opens == 0) {
+    if (arena.state == CacheState::open) arena.state = CacheState::idle;
+    arena.idle_since = state.now;
+  }
+  if (cache.opens == 0) {
+    if (cache.state == CacheState::open) cache.state = CacheState::idle;
+    cache.idle_since = state.now;
+  }
+  if (arena.opens == 0 && over_any_limit(state, cache.tenant)) {
+    state.shrinking[cache.tenant.value] = true;
+  }
 }
 
 Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& spec,
@@ -305,91 +381,144 @@ Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& s
   const TenantId tenant = (*session)->tenant;
 
   Cache* cache = find_named(state, tenant, spec);
-  if (cache != nullptr && cache->state == CacheState::opening) {
-    return ipc::fail(Errc::busy, "another session is opening this cache; try again");
+  Arena* arena = cache == nullptr ? nullptr : find_arena(*cache, spec.device);
+  if (arena != nullptr) {
+    if (auto ok = check_settled(*arena); !ok) return std::unexpected(ok.error());
   }
   if (cache != nullptr && cache->spec.layout != spec.layout) {
     if (const auto absurd = ipc::geometry_of(spec.layout); !absurd) {
       return std::unexpected(absurd.error());
     }
+    if (is_settling(*cache)) {
+      return ipc::fail(Errc::busy,
+                       "this cache has another layout, and cannot be destroyed yet; try again");
+    }
     if (!may_destroy(*cache)) return layout_differs(cache->spec.layout, spec.layout);
     // Nobody has it open: an engine that changed its layout.
     destroy_cache(state, *cache, EvictReason::pressure, actions);
     cache = nullptr;
+    arena = nullptr;
+  }
+  if (arena != nullptr) {
+    enter_cache(**session, *cache, *arena);
+    return CacheOpened{cache->id, false, shape_of_arena(*cache, *arena), cache->frames.end()};
   }
   if (cache != nullptr) {
-    enter_cache(**session, *cache);
-    return CacheOpened{cache->id, false, cache->shape, cache->frames.end()};
+    const auto made = make_arena(state, tenant, spec, cache->shape, actions);
+    if (!made) return std::unexpected(made.error());
+    arena = &cache->arenas.emplace_back(*made);
+  } else {
+    const auto shape = shape_of(state, tenant, spec);
+    if (!shape) return std::unexpected(shape.error());
+    const auto number = free_number(state, tenant, actions);
+    if (!number) return std::unexpected(number.error());
+    const auto made = make_arena(state, tenant, spec, *shape, actions);
+    if (!made) return std::unexpected(made.error());
+    auto& place = state.caches[number->value];
+    place = std::make_unique<Cache>(*number, tenant, spec, *shape);
+    cache = place.get();
+    arena = &cache->arenas.emplace_back(*made);
   }
-
-  auto shape = shape_of(state, tenant, spec);
-  if (!shape) return std::unexpected(shape.error());
-  const auto number = free_number(state, tenant, actions);
-  if (!number) return std::unexpected(number.error());
-  const auto arena = size_arena(state, tenant, spec, *shape, actions);
-  if (!arena) return std::unexpected(arena.error());
-  shape->slot_extents = *arena;
-  auto made = std::make_unique<Cache>(*number, tenant, spec, *shape);
-  TierBook& hbm = state.hbm_of(*made);
-  charge(hbm, tenant, made->hbm_bytes());
-  hbm.tenants[tenant.value].want_until = 0;
   actions.push_back(
-      CreateCache{*number, spec.device, shape->slot_extents, shape->slot_extent_bytes});
-  enter_cache(**session, *made);
-  state.caches[number->value] = std::move(made);
-  return CacheOpened{*number, true, *shape, 0};
+      CreateArena{cache->id, arena->device, arena->extents, cache->shape.slot_extent_bytes});
+  enter_cache(**session, *cache, *arena);
+  return CacheOpened{cache->id, true, shape_of_arena(*cache, *arena), cache->frames.end()};
 }
 
-Status Manager::cache_ready(CacheId id) {
+namespace {
+
+// Of an arena that is in this state.
+Result<Arena*> find_arena_in(State& state, CacheId id, DeviceId device, CacheState expected,
+                             const char* what) {
+  auto cache = find_cache(state, id);
+  Arena* const arena = cache ? find_arena(**cache, device) : nullptr;
+  if (arena != nullptr && arena->state == expected && (*cache)->state != CacheState::destroying) {
+    return arena;
+  }
+  return ipc::fail(Errc::not_found, "an arena of cache " + std::to_string(id.value) +
+                                        " on device " + std::to_string(device.value) +
+                                        " is not being " + what);
+}
+
+void forget_arena(State& state, Cache& cache, Arena& arena) {
+  if (arena.state != CacheState::opening || !SLUICE_SEEDED(forget_arena_charge)) {
+    uncharge(state.hbm_of(arena), cache.tenant, cache.hbm_bytes(arena));
+  }
+  cache.arenas.erase(cache.arenas.begin() + (&arena - cache.arenas.data()));
+}
+
+}  // namespace
+
+Status Manager::arena_ready(CacheId id, DeviceId device) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
-  if (!cache || (*cache)->state != CacheState::opening) {
-    return ipc::fail(Errc::not_found, "cache " + std::to_string(id.value) + " is not being made");
+  auto arena = find_arena_in(state, id, device, CacheState::opening, "made");
+  if (!arena) return std::unexpected(arena.error());
+  Cache& cache = *state.caches[id.value];
+  (*arena)->state = (*arena)->opens > 0 ? CacheState::open : CacheState::idle;
+  (*arena)->idle_since = state.now;
+  if (cache.state == CacheState::opening) {
+    cache.state = cache.opens > 0 ? CacheState::open : CacheState::idle;
+    cache.idle_since = state.now;
   }
-  (*cache)->state = (*cache)->opens > 0 ? CacheState::open : CacheState::idle;
-  (*cache)->idle_since = state.now;
   return {};
 }
 
-Status Manager::cache_failed(CacheId id, Actions&) {
+Status Manager::arena_failed(CacheId id, Actions&, DeviceId device) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
-  if (!cache || (*cache)->state != CacheState::opening) {
-    return ipc::fail(Errc::not_found, "cache " + std::to_string(id.value) + " is not being made");
-  }
+  auto found = find_arena_in(state, id, device, CacheState::opening, "made");
+  if (!found) return std::unexpected(found.error());
+  Arena& arena = **found;
+  Cache& cache = *state.caches[id.value];
   for (auto& [number, session] : state.sessions) {
-    std::erase_if(session.caches, [&](const SessionCache& open) { return open.cache == id; });
+    const auto open = std::ranges::find_if(session.caches, [&](const SessionCache& one) {
+      return one.cache == id && one.device == device;
+    });
+    if (open != session.caches.end()) leave_cache(state, session, open);
   }
-  ++state.hbm_of(**cache).tenants[(*cache)->tenant.value].failed;
-  forget_cache(state, **cache);
+  ++state.hbm_of(arena).tenants[cache.tenant.value].failed;
+  if (cache.arenas.size() > 1) {
+    forget_arena(state, cache, arena);
+  } else {
+    forget_cache(state, cache);
+  }
   return {};
 }
 
-Status Manager::close_cache(SessionId session_id, CacheId id, Actions& actions) {
+Status Manager::arena_destroyed(CacheId id, DeviceId device, Actions&) {
+  State& state = *state_;
+  ++state.now;
+  auto arena = find_arena_in(state, id, device, CacheState::destroying, "destroyed");
+  if (!arena) return std::unexpected(arena.error());
+  forget_arena(state, *state.caches[id.value], **arena);
+  return {};
+}
+
+Status Manager::close_cache(SessionId session_id, CacheId id, Actions& actions, DeviceId device) {
   State& state = *state_;
   ++state.now;
   auto session = find_session(state, session_id);
   if (!session) return std::unexpected(session.error());
   auto& caches = (*session)->caches;
-  const auto open = std::ranges::find(caches, id, &SessionCache::cache);
+  const auto open = std::ranges::find_if(
+      caches, [&](const SessionCache& one) { return one.cache == id && one.device == device; });
   if (open == caches.end()) {
-    return ipc::fail(Errc::stale_handle,
-                     "this session has no cache " + std::to_string(id.value) + " open");
+    return ipc::fail(Errc::stale_handle, "this session has no cache " + std::to_string(id.value) +
+                                             " open on device " + std::to_string(device.value));
   }
   Cache& cache = *state.caches[id.value];
   if (open->opens > 1) {
     --open->opens;
     --cache.opens;
+    --find_arena(cache, device)->opens;
     return {};
   }
   if (open->sequences > 0) {
     return ipc::fail(Errc::wrong_state, "the session has " + std::to_string(open->sequences) +
                                             " sequences in this cache; release them first");
   }
-  caches.erase(open);
-  leave_cache(state, cache, 1);
+  leave_cache(state, **session, open);
   if (state.shrinking[cache.tenant.value]) shrink_tenant(state, cache.tenant, actions);
   return {};
 }

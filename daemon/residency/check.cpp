@@ -101,6 +101,22 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
   SLUICE_ASSERT(empty == cache.frames.empty());
 }
 
+void check_arenas(const Cache& cache) {
+  std::uint32_t opens = 0;
+  bool made = false;
+  for (const Arena& arena : cache.arenas) {
+    opens += arena.opens;
+    made = made || arena.state == CacheState::open || arena.state == CacheState::idle;
+    SLUICE_ASSERT(std::ranges::count(cache.arenas, arena.device, &Arena::device) == 1);
+    SLUICE_ASSERT(arena.state != CacheState::destroying || arena.opens == 0);
+    SLUICE_ASSERT((arena.state == CacheState::open) <= (arena.opens > 0));
+    SLUICE_ASSERT((arena.state == CacheState::idle) <= (arena.opens == 0));
+  }
+  SLUICE_ASSERT(opens == cache.opens);
+  SLUICE_ASSERT(made == (cache.state == CacheState::open || cache.state == CacheState::idle));
+  SLUICE_ASSERT(made == (cache.state != CacheState::opening));
+}
+
 void check_book(const State& state, const TierBook& book) {
   for (std::uint32_t tenant = 0; tenant < book.tenants.size(); ++tenant) {
     std::uint64_t used = 0;
@@ -124,6 +140,7 @@ void Manager::check() const {
   count_references(state, references);
   for (const auto& cache : state.caches) {
     if (!cache || cache->state == CacheState::destroying) continue;
+    check_arenas(*cache);
     check_order(*cache);
     check_blocks(state, *cache, references[cache->id.value]);
   }

@@ -88,9 +88,7 @@ void work(State& state, Actions& actions) {
   while (budget > 0 && !state.ending.empty()) {
     Session& session = state.sessions.at(state.ending.front().value);
     if (!end_session(state, session, budget, actions)) break;
-    for (const SessionCache& open : std::exchange(session.caches, {})) {
-      leave_cache(state, *state.caches[open.cache.value], open.opens);
-    }
+    while (!session.caches.empty()) leave_cache(state, session, session.caches.begin());
     state.sessions.erase(state.ending.front().value);
     state.ending.pop_front();
   }
@@ -143,20 +141,29 @@ void uncharge(TierBook& book, TenantId tenant, std::uint64_t bytes) {
 
 std::uint64_t bytes_in(const TierBook& book, const Cache& cache) {
   if (book.tier == Tier::dram) return cache.dram_bytes();
-  return cache.spec.device == book.device ? cache.hbm_bytes() : 0;
+  const auto arena = std::ranges::find(cache.arenas, book.device, &Arena::device);
+  return arena == cache.arenas.end() ? 0 : cache.hbm_bytes(*arena);
 }
 
 std::uint64_t returning_bytes(const State& state, const TierBook& book, TenantId tenant) {
   std::uint64_t sum = 0;
   for (const auto& cache : state.caches) {
     if (!cache || cache->tenant != tenant) continue;
-    if (cache->state == CacheState::destroying) {
-      sum += bytes_in(book, *cache);
-    } else if (book.tier == Tier::dram) {
+    sum += leaving_bytes(book, *cache);
+    if (book.tier == Tier::dram && cache->state != CacheState::destroying) {
       sum += cache->frames.returning() * cache->extent_bytes();
     }
   }
   return sum;
+}
+
+std::uint64_t leaving_bytes(const TierBook& book, const Cache& cache) {
+  if (book.tier == Tier::dram) {
+    return cache.state == CacheState::destroying ? cache.dram_bytes() : 0;
+  }
+  const auto arena = std::ranges::find(cache.arenas, book.device, &Arena::device);
+  if (arena == cache.arenas.end() || arena->state != CacheState::destroying) return 0;
+  return cache.hbm_bytes(*arena);
 }
 
 bool over_any_limit(const State& state, TenantId tenant) {

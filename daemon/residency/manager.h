@@ -23,7 +23,11 @@
 //   - A dead session's actors are set idle before its blocks retire. The caller decides when a
 //   session is
 //     dead (rule 8); until then nothing of it is touched.
-//   - A cache that no session has open has no actors, so it is destroyed whole, without grace.
+//   - A cache has an arena with a hot table on each device that a session opened it on. Ids and
+//     frames are the cache's, so what retires does so in all of them, and is free when it is in
+//     each.
+//   - A cache, or an arena, that no session has open has no actors, so it is destroyed whole,
+//     without grace.
 //
 // Protocol of growth. extend and fork never wait: if they lack memory that may be granted they
 // return `needs_extents` and GrantDram actions, reserve nothing, and are called again after the
@@ -86,15 +90,18 @@ class Manager {
 
   // ---- caches
 
-  // Joins the tenant's cache of that name (and keeps its arena), or makes one. A session may open a
-  // cache more than once and closes it as often. invalid_layout: the layout is absurd, or the cache
-  // exists with another (the text says what differs). quota_exceeded: the arena does not fit. busy:
-  // it is being made, or memory for it is on its way back: call again.
+  // Joins the arena on the device of the tenant's cache of that name (and keeps its size), or makes
+  // one, with the cache if that is not there. A session may open an arena more than once and closes
+  // it as often. invalid_layout: the layout is absurd, or the cache exists with another (the text
+  // says what differs). quota_exceeded: the arena does not fit. busy: it is being made, or memory
+  // for it is on its way back: call again.
   Result<CacheOpened> open_cache(SessionId session_id, const CacheSpec& spec, Actions& actions);
-  Status cache_ready(CacheId id);                     // CreateCache was executed
-  Status cache_failed(CacheId id, Actions& actions);  // it was not; the cache is gone
-  // wrong_state: the session has sequences in it. The blocks stay warm.
-  Status close_cache(SessionId session_id, CacheId id, Actions& actions);
+  Status arena_ready(CacheId id, DeviceId device = {});  // CreateArena was executed
+  // It was not; the arena is gone, and the cache if it was the first.
+  Status arena_failed(CacheId id, Actions& actions, DeviceId device = {});
+  // wrong_state: the session has sequences that it opened with this arena. The blocks stay warm.
+  Status close_cache(SessionId session_id, CacheId id, Actions& actions, DeviceId device = {});
+  Status arena_destroyed(CacheId id, DeviceId device, Actions& actions);
   Status cache_destroyed(CacheId id, Actions& actions);
 
   Status extent_granted(CacheId id, std::uint32_t extent);
@@ -103,9 +110,10 @@ class Manager {
 
   // ---- sequences
 
-  // Refers to the longest known prefix of `keys` (which may be empty). A reply's handle is valid in
-  // this session only.
-  Result<SequenceOpened> open_sequence(SessionId session_id, CacheId cache_id, const KeyView& keys);
+  // Refers to the longest known prefix of `keys` (which may be empty), whichever arena its blocks
+  // were made with. A reply's handle is valid in this session only.
+  Result<SequenceOpened> open_sequence(SessionId session_id, CacheId cache_id, const KeyView& keys,
+                                       DeviceId device = {});
 
   // Goes on with the keys that follow. wrong_state: an earlier key did not match, or the sequence
   // was extended or truncated since. The reply's `matched` are the new ones.

@@ -145,11 +145,12 @@ std::uint32_t stock_target(const Cache& cache) {
   return std::clamp(cache.frames.lasting() / kFreeStockFraction, kMinFreeStock, kMaxFreeStock);
 }
 
-void grant_extents(State& state, Cache& cache, std::uint32_t count, Actions& actions) {
+void grant_extents(State& state, Cache& cache, std::uint32_t count, DeviceId asking,
+                   Actions& actions) {
   for (std::uint32_t i = 0; i < count; ++i) {
     const std::uint32_t extent = cache.frames.begin_grant();
     charge(state.dram, cache.tenant, cache.extent_bytes());
-    actions.push_back(GrantDram{cache.id, extent, cache.extent_bytes()});
+    actions.push_back(GrantDram{cache.id, extent, cache.extent_bytes(), asking});
   }
   state.dram.tenants[cache.tenant.value].want_until = 0;
   cache.keep_spare = true;
@@ -184,7 +185,7 @@ std::unexpected<Error> no_frames(State& state, const Cache& cache, std::uint32_t
 }  // namespace
 
 Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
-                            Actions& actions) {
+                            DeviceId asking, Actions& actions) {
   const std::uint32_t available = cache.frames.available();
   if (available >= count) return false;
   const std::uint64_t per_extent = cache.shape.frames_per_extent;
@@ -203,7 +204,7 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Gro
   const std::uint64_t own = granting + coming + cache.unreferenced.count;
   const bool within_reach = own + admitted * per_extent >= missing;
   if (within_reach && admitted > 0) {
-    grant_extents(state, cache, static_cast<std::uint32_t>(admitted), actions);
+    grant_extents(state, cache, static_cast<std::uint32_t>(admitted), asking, actions);
     return true;
   }
   if (growth == Growth::allowed && cache.frames.absent() >= extents) {
@@ -238,15 +239,36 @@ void keep_stock(State& state, Cache& cache) {
                EvictReason::pressure);
 }
 
-Cache* longest_idle(State& state, std::uint32_t tenant, const TierBook* book) {
+Cache* longest_idle(State& state, std::uint32_t tenant) {
   Cache* found = nullptr;
   for (const auto& cache : state.caches) {
     if (!cache || !may_destroy(*cache)) continue;
-    if (book != nullptr && bytes_in(*book, *cache) == 0) continue;
     if (tenant != EvictRequest::kAny && cache->tenant.value != tenant) continue;
     if (found == nullptr || cache->idle_since < found->idle_since) found = cache.get();
   }
   return found;
+}
+
+bool destroy_longest_idle(State& state, const TierBook& hbm, std::uint32_t tenant,
+                          EvictReason reason, Actions& actions) {
+  Cache* from = nullptr;
+  Arena* found = nullptr;
+  for (const auto& cache : state.caches) {
+    if (!cache || cache->tenant.value != tenant) continue;
+    Arena* const arena = find_arena(*cache, hbm.device);
+    if (arena == nullptr) continue;
+    if (!may_destroy_arena(*cache, *arena) && !may_destroy(*cache)) continue;
+    if (found != nullptr && arena->idle_since >= found->idle_since) continue;
+    from = cache.get();
+    found = arena;
+  }
+  if (from == nullptr) return false;
+  if (may_destroy_arena(*from, *found)) {
+    destroy_arena(*from, *found, actions);
+  } else {
+    destroy_cache(state, *from, reason, actions);
+  }
+  return true;
 }
 
 bool make_arena_room(State& state, TierBook& hbm, TenantId tenant, std::uint64_t bytes,
@@ -258,14 +280,14 @@ bool make_arena_room(State& state, TierBook& hbm, TenantId tenant, std::uint64_t
   };
   want(state, hbm, tenant, room_for(hbm, tenant, state.now).bound);
   while (missing() > 0) {
-    Cache* idle = longest_idle(state, tenant.value, &hbm);
-    if (idle == nullptr && room_for(hbm, tenant, state.now).bound == Bound::capacity) {
-      std::uint64_t excess = 0;
-      const std::uint32_t donor = most_excess(state, hbm, tenant, excess);
-      if (donor != EvictRequest::kAny) idle = longest_idle(state, donor, &hbm);
+    if (destroy_longest_idle(state, hbm, tenant.value, EvictReason::pressure, actions)) continue;
+    if (room_for(hbm, tenant, state.now).bound != Bound::capacity) return false;
+    std::uint64_t excess = 0;
+    const std::uint32_t donor = most_excess(state, hbm, tenant, excess);
+    if (donor == EvictRequest::kAny ||
+        !destroy_longest_idle(state, hbm, donor, EvictReason::pressure, actions)) {
+      return false;
     }
-    if (idle == nullptr) return false;
-    destroy_cache(state, *idle, EvictReason::pressure, actions);
   }
   return true;
 }
@@ -276,9 +298,8 @@ void shrink_tenant(State& state, TenantId tenant, Actions& actions) {
     std::uint64_t coming = 0;
     for (const auto& cache : state.caches) {
       if (!cache || cache->tenant != tenant) continue;
-      if (cache->state == CacheState::destroying) {
-        coming += bytes_in(book, *cache);
-      } else if (book.tier == Tier::dram) {
+      coming += leaving_bytes(book, *cache);
+      if (book.tier == Tier::dram && cache->state != CacheState::destroying) {
         coming += cache->frames.leaving() * cache->extent_bytes();
       }
     }
@@ -286,17 +307,18 @@ void shrink_tenant(State& state, TenantId tenant, Actions& actions) {
   };
   for (std::uint32_t choices = 0; choices < kMaxChoicesPerTurn; ++choices) {
     const bool over_dram = over(state.dram);
-    const auto hbm = std::ranges::find_if(state.hbm, over);
-    if (!over_dram && hbm == state.hbm.end()) break;
-    Cache* idle = nullptr;
-    if (over_dram) idle = longest_idle(state, tenant.value);
-    for (auto book = hbm; idle == nullptr && book != state.hbm.end(); ++book) {
-      if (over(*book)) idle = longest_idle(state, tenant.value, &*book);
-    }
+    const bool over_hbm = std::ranges::any_of(state.hbm, over);
+    if (!over_dram && !over_hbm) break;
+    Cache* const idle = over_dram ? longest_idle(state, tenant.value) : nullptr;
     if (idle != nullptr) {
       destroy_cache(state, *idle, EvictReason::quota, actions);
       continue;
     }
+    const bool begun = std::ranges::any_of(state.hbm, [&](const TierBook& book) {
+      return over(book) &&
+             destroy_longest_idle(state, book, tenant.value, EvictReason::quota, actions);
+    });
+    if (begun) continue;
     Cache* from = nullptr;
     std::uint32_t extent = kNoExtent;
     for (const auto& cache : state.caches) {

@@ -14,19 +14,23 @@ namespace sluice::residency {
 // In this order it takes free frames; new extents, as far as the quota admits; extents that hold
 // nothing in use, of the tenant's caches with older blocks, then of tenants above their share
 // (quota.h); and frames of this cache's blocks that nobody refers to, oldest first.
+// `asking`: the device for which.
 Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
-                            Actions& actions);
+                            DeviceId asking, Actions& actions);
 
 // Evicts ahead when the stock of free frames is low and the cache cannot grow.
 void keep_stock(State& state, Cache& cache);
 
-// Frees `bytes` of arena on a device for the tenant by destroying idle caches, longest idle first:
+// Frees `bytes` of arena on a device for the tenant by destroying idle arenas, longest idle first:
 // its own, then those of tenants above their share. True: enough is on its way back.
 bool make_arena_room(State& state, TierBook& hbm, TenantId tenant, std::uint64_t bytes,
                      Actions& actions);
-// The cache that has been idle the longest, of one tenant (or of all: kAny), or null. Of those that
-// have something of `book`, if one is given.
-Cache* longest_idle(State& state, std::uint32_t tenant, const TierBook* book = nullptr);
+// The cache that has been idle the longest, of one tenant (or of all: kAny), or null.
+Cache* longest_idle(State& state, std::uint32_t tenant);
+// Destroys the arena on the device that has been idle the longest, of one tenant, with the cache if
+// that has no other. False: there is none.
+bool destroy_longest_idle(State& state, const TierBook& hbm, std::uint32_t tenant,
+                          EvictReason reason, Actions& actions);
 
 // Begins to give back what the tenant has above its limits.
 void shrink_tenant(State& state, TenantId tenant, Actions& actions);

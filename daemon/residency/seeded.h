@@ -19,6 +19,8 @@ enum class SeededBug : std::uint8_t {
   dedup_keeps_private,  // the sequence keeps the duplicate
   forget_uncharge,      // a released extent stays charged
   ignore_reserve,       // a tenant may take the sessions that are kept for others
+  destroy_open_arena,   // an arena that a session has open makes room
+  forget_arena_charge,  // an arena that could not be made stays charged
 };
 inline SeededBug seeded_bug = SeededBug::none;
 

@@ -40,8 +40,10 @@ Result<Place> find_place(State& state, SessionId id, Handle handle) {
   return Place{*session, *sequence, state.caches[(*sequence)->cache.value].get()};
 }
 
-SessionCache* find_open(Session& session, CacheId cache) {
-  const auto open = std::ranges::find(session.caches, cache, &SessionCache::cache);
+SessionCache* find_open(Session& session, CacheId cache, DeviceId device) {
+  const auto open = std::ranges::find_if(session.caches, [&](const SessionCache& one) {
+    return one.cache == cache && one.device == device;
+  });
   return open == session.caches.end() ? nullptr : &*open;
 }
 
@@ -65,7 +67,7 @@ Status check_keys(const KeyView& keys, std::size_t blocks_before) {
   return {};
 }
 
-Result<Handle> add_sequence(State& state, Session& session, Cache& cache) {
+Result<Handle> add_sequence(State& state, Session& session, Cache& cache, DeviceId device) {
   if (session.free_slots.empty() &&
       session.sequences.size() >= state.config.max_sequences_per_session) {
     return ipc::fail(Errc::limit_reached,
@@ -83,10 +85,11 @@ Result<Handle> add_sequence(State& state, Session& session, Cache& cache) {
   sequence.generation = state.next_generation++;
   if (state.next_generation == 0) state.next_generation = 1;
   sequence.cache = cache.id;
+  sequence.device = device;
   sequence.taken = 0;
   sequence.all_known = false;
   ++session.live_sequences;
-  ++find_open(session, cache.id)->sequences;
+  ++find_open(session, cache.id, device)->sequences;
   ++cache.sequences;
   return Handle{index, sequence.generation};
 }
@@ -99,7 +102,7 @@ void remove_sequence(Session& session, Cache& cache, std::uint32_t index) {
   if (sequence.blocks.capacity() > kKeptListBlocks) sequence.blocks = {};
   session.free_slots.push_back(index);
   --session.live_sequences;
-  --find_open(session, cache.id)->sequences;
+  --find_open(session, cache.id, sequence.device)->sequences;
   --cache.sequences;
 }
 
@@ -168,13 +171,14 @@ Result<Forked> fork_part(State& state, Place parent, Handle handle, Sequence* ch
   // Frames for the parts that follow too, so that they are rarely short of them half-way.
   const std::uint32_t copied = child == nullptr ? 0 : child->taken;
   const std::uint32_t left = parent.sequence->taken - std::min(copied, parent.sequence->taken);
-  auto asked = acquire_frames(state, cache, std::max(taken, left), growth, actions);
+  auto asked =
+      acquire_frames(state, cache, std::max(taken, left), growth, parent.sequence->device, actions);
   if (!asked) return std::unexpected(asked.error());
   if (*asked) return Forked{true, handle, static_cast<std::uint32_t>(from), false, {}};
   if (child == nullptr) {
     const std::size_t parent_index =
         static_cast<std::size_t>(parent.sequence - parent.session->sequences.data());
-    const auto added = add_sequence(state, *parent.session, cache);
+    const auto added = add_sequence(state, *parent.session, cache, parent.sequence->device);
     if (!added) return std::unexpected(added.error());
     handle = *added;
     child = &parent.session->sequences[handle.index];
@@ -232,21 +236,22 @@ bool end_session(State& state, Session& session, std::uint32_t& budget, Actions&
 }
 
 Result<SequenceOpened> Manager::open_sequence(SessionId session_id, CacheId cache_id,
-                                              const KeyView& keys) {
+                                              const KeyView& keys, DeviceId device) {
   State& state = *state_;
   ++state.now;
   auto session = find_session(state, session_id);
   if (!session) return std::unexpected(session.error());
-  if (find_open(**session, cache_id) == nullptr) {
-    return ipc::fail(Errc::stale_handle,
-                     "this session has no cache " + std::to_string(cache_id.value) + " open");
+  if (find_open(**session, cache_id, device) == nullptr) {
+    return ipc::fail(Errc::stale_handle, "this session has no cache " +
+                                             std::to_string(cache_id.value) + " open on device " +
+                                             std::to_string(device.value));
   }
   Cache& cache = *state.caches[cache_id.value];
-  if (cache.state == CacheState::opening) {
+  if (find_arena(cache, device)->state == CacheState::opening) {
     return ipc::fail(Errc::busy, "this cache is still being made; try again");
   }
   if (auto ok = check_keys(keys, 0); !ok) return std::unexpected(ok.error());
-  const auto handle = add_sequence(state, **session, cache);
+  const auto handle = add_sequence(state, **session, cache, device);
   if (!handle) return std::unexpected(handle.error());
   match_into(state, cache, (*session)->sequences[handle->index], keys);
   return SequenceOpened{*handle, state.reply_blocks};
@@ -286,7 +291,7 @@ Result<Extended> Manager::extend(SessionId session, Handle handle, std::uint32_t
     return ipc::fail(Errc::limit_reached,
                      "a sequence has at most " + std::to_string(kMaxBlocksPerSequence) + " blocks");
   }
-  auto asked = acquire_frames(state, cache, count, growth, actions);
+  auto asked = acquire_frames(state, cache, count, growth, sequence.device, actions);
   if (!asked) return std::unexpected(asked.error());
   const auto first = static_cast<std::uint32_t>(sequence.blocks.size());
   if (*asked) return Extended{true, first, {}};
@@ -385,6 +390,7 @@ Result<Forked> Manager::fork_more(SessionId session, Handle parent, Handle child
   auto sequence = find_sequence(*place->session, child);
   if (!sequence) return std::unexpected(sequence.error());
   if (*sequence == place->sequence || (*sequence)->cache != place->sequence->cache ||
+      (*sequence)->device != place->sequence->device ||
       (*sequence)->blocks.size() > place->sequence->blocks.size()) {
     return ipc::fail(Errc::wrong_state,
                      "the second sequence is not a fork of the first that is "
@@ -426,7 +432,7 @@ Status Manager::release(SessionId session, Handle handle, Actions& actions) {
 Result<SequenceInfo> Manager::sequence_info(SessionId session, Handle handle) const {
   auto place = find_place(*state_, session, handle);
   if (!place) return std::unexpected(place.error());
-  return SequenceInfo{place->sequence->cache,
+  return SequenceInfo{place->sequence->cache, place->sequence->device,
                       static_cast<std::uint32_t>(place->sequence->blocks.size()),
                       place->sequence->taken};
 }

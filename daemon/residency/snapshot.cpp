@@ -81,10 +81,17 @@ CacheStatus status_of(const Cache& cache) {
   status.state = cache.state;
   status.spec = cache.spec;
   status.shape = cache.shape;
+  for (const Arena& arena : cache.arenas) {
+    status.arenas.push_back({arena.device, arena.state,
+                             arena.extents * cache.shape.slots_per_extent, arena.sessions,
+                             cache.hbm_bytes(arena)});
+    status.shape.slot_extents += arena.extents;
+    status.hbm_bytes += cache.hbm_bytes(arena);
+  }
+  std::ranges::sort(status.arenas, {}, &ArenaStatus::device);
   status.sessions = cache.sessions;
   status.sequences = cache.sequences;
   status.frame_extents = cache.frames.end();
-  status.hbm_bytes = cache.hbm_bytes();
   status.dram_bytes = cache.dram_bytes();
   status.free_frames = cache.state == CacheState::destroying ? 0 : cache.frames.available();
   status.blocks = cache.counts;
@@ -209,7 +216,8 @@ Listing<SequenceStatus> Manager::sequences(std::uint64_t cursor, std::uint32_t l
         return listing;
       }
       listing.rows.push_back({session.id, Handle{i, sequence.generation}, sequence.cache,
-                              static_cast<std::uint32_t>(sequence.blocks.size()), sequence.taken});
+                              sequence.device, static_cast<std::uint32_t>(sequence.blocks.size()),
+                              sequence.taken});
     }
   }
   return listing;

@@ -15,14 +15,17 @@ namespace sluice::residency {
 struct Sequence {
   std::uint32_t generation = 0;  // 0: the slot is free
   CacheId cache;
+  DeviceId device;          // whose arena it was opened with
   std::uint32_t taken = 0;  // how many of the blocks are private
   bool all_known =
       false;  // every key so far matched, and nothing else was done: append_known may go on
   std::vector<BlockId> blocks;
 };
 
+// An arena of a cache that the session has open.
 struct SessionCache {
   CacheId cache;
+  DeviceId device;
   std::uint32_t opens = 0;
   std::uint32_t sequences = 0;
 };
@@ -84,7 +87,7 @@ struct State {
   std::vector<BlockRef> reply_blocks;  // behind the spans of replies
   std::vector<ForkedBlock> reply_copies;
 
-  TierBook& hbm_of(const Cache& cache) { return hbm[cache.spec.device.value]; }
+  TierBook& hbm_of(const Arena& arena) { return hbm[arena.device.value]; }
 };
 
 // The session, alive, or stale_handle.
@@ -96,8 +99,9 @@ Result<Cache*> find_cache(State& state, CacheId id);
 void charge(TierBook& book, TenantId tenant, std::uint64_t bytes);
 void uncharge(TierBook& book, TenantId tenant, std::uint64_t bytes);
 
-// What a cache has of the tier.
+// What a cache has of the tier, and how much of that is being destroyed.
 std::uint64_t bytes_in(const TierBook& book, const Cache& cache);
+std::uint64_t leaving_bytes(const TierBook& book, const Cache& cache);
 // Bytes of the tenant's that come back to the tier without anybody giving up a reference.
 std::uint64_t returning_bytes(const State& state, const TierBook& book, TenantId tenant);
 // Whether the tenant has more than its limit, in DRAM or on a device.
@@ -106,8 +110,11 @@ bool over_any_limit(const State& state, TenantId tenant);
 // No session has it open and nothing of it is under way: it may be destroyed whole.
 bool may_destroy(const Cache& cache);
 void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& actions);
-// A session closes it `opens` times, the last of its own.
-void leave_cache(State& state, Cache& cache, std::uint32_t opens);
+// No session has the arena open, and the cache has another one that is made. Its blocks stay.
+bool may_destroy_arena(const Cache& cache, const Arena& arena);
+void destroy_arena(Cache& cache, Arena& arena, Actions& actions);
+// The session gives up an arena that it has open. The entry is gone.
+void leave_cache(State& state, Session& session, std::vector<SessionCache>::iterator open);
 
 // Gives up what an ending session holds, as far as `budget` (in blocks) goes. True: nothing is left
 // but its caches, which it has still open.

@@ -99,15 +99,26 @@ struct SessionStatus {
   std::uint64_t blocks = 0;  // references in its sequences
 };
 
+// Of a cache and of each of its arenas. A cache is opening until its first arena is made, and open
+// if one of them is.
 enum class CacheState : std::uint8_t { opening, open, idle, destroying };
 std::string_view to_string(CacheState state);
+
+struct ArenaStatus {
+  DeviceId device;
+  CacheState state = CacheState::opening;
+  std::uint32_t slots = 0;
+  std::uint32_t sessions = 0;
+  std::uint64_t hbm_bytes = 0;
+};
 
 struct CacheStatus {
   CacheId cache;
   TenantId tenant;
   CacheState state = CacheState::opening;
   CacheSpec spec;
-  CacheShape shape;
+  CacheShape shape;  // slot_extents: of all arenas
+  std::vector<ArenaStatus> arenas;
   std::uint32_t sessions = 0;
   std::uint32_t sequences = 0;
   std::uint32_t frame_extents = 0;  // one past the highest index that exists now
@@ -125,6 +136,7 @@ struct SequenceStatus {
   SessionId session;
   Handle sequence;
   CacheId cache;
+  DeviceId device;
   std::uint32_t blocks = 0;
   std::uint32_t taken = 0;
 };

@@ -77,8 +77,9 @@ enum class CacheKind : std::uint8_t {
   opaque = 4
 };
 
-// What a session wants to open. Everything but `hbm_bytes` and `layout` is the name of the cache
-// inside the tenant: caches that differ in any of it share nothing.
+// What a session wants to open: the arena of a cache on a device. Everything but `device`,
+// `hbm_bytes` and `layout` is the name of the cache inside the tenant: caches that differ in any of
+// it share nothing. Arenas of a cache share its blocks, with their ids and frames.
 struct CacheSpec {
   std::string model;  // 1 to kMaxModelBytes bytes
   std::string salt;   // up to kMaxSaltBytes bytes
@@ -90,7 +91,7 @@ struct CacheSpec {
   std::uint64_t hbm_bytes = 0;  // arena wanted, rounded up to extents; 0: the default share
 };
 
-// Sizes that are fixed when a cache is created.
+// Sizes that are fixed when a cache, or `slot_extents` when an arena is created.
 struct CacheShape {
   ipc::Geometry geometry;
   std::uint64_t slot_extent_bytes = 0;
@@ -107,7 +108,7 @@ struct CacheShape {
 
 struct CacheOpened {
   CacheId cache;
-  bool created = false;  // a CreateCache action was given; joined otherwise
+  bool created = false;  // a CreateArena action was given; joined otherwise
   CacheShape shape;
   std::uint32_t frame_extents = 0;  // one past the highest index that exists now
 };
@@ -183,6 +184,7 @@ struct Forked {
 
 struct SequenceInfo {
   CacheId cache;
+  DeviceId device;  // whose arena it was opened with
   std::uint32_t blocks = 0;
   std::uint32_t taken = 0;  // of them private
 };

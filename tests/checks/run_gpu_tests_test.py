@@ -66,13 +66,15 @@ class RunGpuTestsTest(harness.CheckTest):
 
     def test_all_is_run_and_counted(self):
         status, lines = self.run_script()
-        self.assertEqual((status, lines[-1]), (0, "13 passed, 0 failed, 0 skipped"), lines)
-        self.assertEqual(len([line for line in lines if line.startswith("ok ")]), 13)
+        self.assertEqual((status, lines[-1]), (0, "14 passed, 0 failed, 0 skipped"), lines)
+        self.assertEqual(len([line for line in lines if line.startswith("ok ")]), 14)
         replays = (self.root / "replays").read_text().splitlines()
-        self.assertEqual(["--graphs" in replay for replay in replays], [False, False, True])
-        self.assertEqual(["--backend cuda" in replay for replay in replays], [False, True, True])
-        for replay in replays:
+        self.assertEqual(["--graphs" in replay for replay in replays], [False, False, True, False])
+        self.assertEqual(["--backend cuda" in replay for replay in replays], [False, True, True, True])
+        for replay in replays[:3]:
             self.assertIn("--spawn --executor direct --engines 4 --tenants 2", replay)
+        self.assertIn("--spawn --executor direct --engines 4 --tenants 1", replays[3])
+        self.assertIn("--backend cuda --devices 2", replays[3])
         self.assertEqual((self.root / "sanitized").read_text().splitlines(),
                          [f"{tool} tests/first_test" for tool in ("memcheck", "initcheck", "racecheck")])
 
@@ -127,7 +129,7 @@ class RunGpuTestsTest(harness.CheckTest):
     def test_without_a_gpu_it_says_so_and_skips(self):
         self.script("machine/nvidia-smi", "echo no driver; exit 9")
         status, lines = self.run_script()
-        self.assertEqual((status, lines[-1]), (0, "4 passed, 0 failed, 9 skipped"))
+        self.assertEqual((status, lines[-1]), (0, "4 passed, 0 failed, 10 skipped"))
         self.assertIn("NO GPU HERE (nvidia-smi finds none: no driver).", lines)
         self.assertEqual(self.run_script("--require-gpu")[0], 77)
 

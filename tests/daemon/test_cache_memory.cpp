@@ -47,19 +47,24 @@ residency::CacheShape shape_of(std::uint32_t slot_extents) {
   return shape;
 }
 
-std::unique_ptr<CacheMemory> begun(CountingDevice& device, std::uint32_t slot_extents) {
-  auto memory = CacheMemory::create(shape_of(slot_extents), 4, device);
+std::shared_ptr<FrameMemory> no_frames() { return std::move(*FrameMemory::create(shape_of(1))); }
+
+std::unique_ptr<CacheMemory> begun(CountingDevice& device, std::uint32_t slot_extents,
+                                   std::shared_ptr<FrameMemory> frames = no_frames()) {
+  auto memory = CacheMemory::create(shape_of(slot_extents), 4, device, std::move(frames));
   EXPECT_TRUE(memory.has_value());
   return std::move(*memory);
 }
 
-std::unique_ptr<CacheMemory> whole(CountingDevice& device, std::uint32_t slot_extents) {
-  auto memory = begun(device, slot_extents);
+std::unique_ptr<CacheMemory> whole(CountingDevice& device, std::uint32_t slot_extents,
+                                   std::shared_ptr<FrameMemory> frames = no_frames()) {
+  auto memory = begun(device, slot_extents, std::move(frames));
   while (!memory->whole()) EXPECT_TRUE(memory->make_piece(device));
   return memory;
 }
 
-int pieces_freed(CacheMemory& memory, Device& device) {
+template <class Memory>
+int pieces_freed(Memory& memory, Device& device) {
   int pieces = 0;
   while (memory.free_piece(device)) ++pieces;
   return pieces;
@@ -84,10 +89,8 @@ TEST(TheMemoryOfACache, IsMadeAnExtentAtATime) {
 TEST(TheMemoryOfACache, IsFreedAnExtentAtATimeAndTheTableLast) {
   CountingDevice device;
   const auto memory = whole(device, 3);
-  ASSERT_TRUE(memory->grant_extent(device, 0));
-  ASSERT_TRUE(memory->grant_extent(device, 1));
   const ipc::Fd table = std::move(*ipc::duplicate(memory->table_fds()[0]));
-  for (int extent = 0; extent < 3 + 2; ++extent) {
+  for (int extent = 0; extent < 3; ++extent) {
     ASSERT_TRUE(memory->free_piece(device));
     EXPECT_NE(taken_bytes(table.get()), 0U);
   }
@@ -99,14 +102,17 @@ TEST(TheMemoryOfACache, IsFreedAnExtentAtATimeAndTheTableLast) {
 // Such as a process that closed the cache and kept what it was given.
 TEST(TheMemoryOfACache, GoesBackToTheNodeWhoeverHoldsDescriptorsOfIt) {
   CountingDevice device;
-  const auto memory = whole(device, 1);
-  ASSERT_TRUE(memory->grant_extent(device, 0));
+  const auto frames = no_frames();
+  const auto memory = whole(device, 1, frames);
+  ASSERT_TRUE(frames->grant(device, 0));
   std::uint32_t total = 0;
   const ipc::Fd arena = std::move(*ipc::duplicate(memory->extent_fds(Tier::hbm, 0, 1, total)[0]));
   const ipc::Fd dram = std::move(*ipc::duplicate(memory->extent_fds(Tier::dram, 0, 1, total)[0]));
   EXPECT_EQ(taken_bytes(arena.get()) + taken_bytes(dram.get()), 2 * kExtent);
-  EXPECT_EQ(pieces_freed(*memory, device), 3);
+  EXPECT_EQ(pieces_freed(*memory, device), 2);
   EXPECT_EQ(taken_bytes(arena.get()), 0U);
+  EXPECT_EQ(taken_bytes(dram.get()), kExtent) << "of the other arenas, too";
+  EXPECT_EQ(pieces_freed(*frames, device), 1);
   EXPECT_EQ(taken_bytes(dram.get()), 0U);
 }
 
@@ -124,8 +130,9 @@ TEST(TheMemoryOfACache, IsFreedAsFarAsItWasMade) {
 
 TEST(TheMemoryOfACache, TakesAReleasedExtentAnewInTheSameFile) {
   CountingDevice device;
-  const auto memory = whole(device, 1);
-  ASSERT_TRUE(memory->grant_extent(device, 0));
+  const auto frames = no_frames();
+  const auto memory = whole(device, 1, frames);
+  ASSERT_TRUE(frames->grant(device, 0));
   std::uint32_t total = 0;
   const int fd = memory->extent_fds(Tier::dram, 0, 10, total).at(0);
   EXPECT_EQ(taken_bytes(fd), kExtent);
@@ -133,9 +140,9 @@ TEST(TheMemoryOfACache, TakesAReleasedExtentAnewInTheSameFile) {
   ASSERT_TRUE(view);
   view->data()[100] = std::byte{9};
   EXPECT_EQ(memory->store().frames[100], std::byte{9});
-  memory->release_extent(0);
+  frames->release(0);
   EXPECT_EQ(taken_bytes(fd), 0U);
-  ASSERT_TRUE(memory->grant_extent(device, 0));
+  ASSERT_TRUE(frames->grant(device, 0));
   EXPECT_EQ(taken_bytes(fd), kExtent);
   EXPECT_EQ(view->data()[100], std::byte{0});
   EXPECT_EQ(memory->extent_fds(Tier::dram, 0, 10, total), std::vector<int>{fd});

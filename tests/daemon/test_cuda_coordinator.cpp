@@ -388,6 +388,183 @@ TEST_F(ACoordinatorOfAPosingGpu, LosesNothingOfADeviceWithTheWorkerOfTheOther) {
   EXPECT_TRUE(open(session, opening(0, 1)));
 }
 
+// ---- one namespace on two devices
+
+struct ASharedCache : ACoordinatorOfTwoGpus {
+  ASharedCache() {
+    cache = session.cache(open(session, opening(0))->handle)->id;
+    sequence = coordinator->open_sequence(session.id, cache, {}, blocks)->sequence;
+  }
+  ~ASharedCache() override { device->held_gpu = ~0U; }
+
+  OpenedCache open_on(std::uint32_t gpu) {
+    auto opened = open(session, opening(gpu));
+    EXPECT_TRUE(opened) << opened.error().text;
+    return std::move(*opened);
+  }
+  static std::string key(std::uint32_t i) { return "key-" + std::to_string(i); }
+  std::vector<residency::BlockRef> seal(std::uint32_t count) {
+    EXPECT_TRUE(extend(session, cache, sequence, count));
+    const std::vector<residency::BlockRef> made = blocks;
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const std::string name = key(i);
+      EXPECT_TRUE(coordinator->seal(session.id, sequence, i, std::as_bytes(std::span(name)), 0));
+    }
+    return made;
+  }
+  // What an actor of this table that enters a step now would read.
+  static std::uint32_t frame_in(const Engine& engine, ipc::BlockId block) {
+    return kernels::frame_in(kernels::load_acquire(&engine.table.frame_original[block.value]));
+  }
+
+  TestSession session{*coordinator};
+  CacheId cache;
+  ipc::Handle sequence;
+};
+
+TEST_F(ASharedCache, IsFoundByItsKeysOnBothDevices) {
+  const auto sealed = seal(5);
+  const OpenedCache second = open_on(1);
+  EXPECT_TRUE(second.created);
+  EXPECT_EQ(session.cache(second.handle)->id, cache);
+  const std::string keys = key(0) + key(1) + key(2);
+  const auto size = static_cast<std::uint32_t>(key(0).size());
+  const residency::KeyView view{reinterpret_cast<const std::byte*>(keys.data()), size, size, 3};
+  const auto found = coordinator->open_sequence(session.id, cache, view, blocks, ipc::DeviceId{1});
+  ASSERT_TRUE(found) << found.error().text;
+  EXPECT_EQ(blocks, std::vector(sealed.begin(), sealed.begin() + 3));
+  EXPECT_EQ(second.memory->frame_extents(), 1U);
+  coordinator->with_manager([](auto& m) {
+    EXPECT_EQ(m.status().dram.used_bytes, kDramExtent);
+    EXPECT_EQ(m.status().caches, 1U);
+  });
+}
+
+TEST_F(ASharedCache, TellsATableThatComesLaterWhereTheFramesAre) {
+  const auto sealed = seal(5);
+  EXPECT_TRUE(extend(session, cache, sequence, 1));
+  const residency::BlockRef taken = blocks[0];
+  const Engine late(*open_on(1).memory);
+  for (const residency::BlockRef& block : sealed) {
+    EXPECT_EQ(frame_in(late, block.id), block.frame.value);
+  }
+  EXPECT_EQ(frame_in(late, taken.id), kernels::kNoFrame);
+  // A copy that begins at 0 is more than half a ring behind, and so takes all of the original.
+  EXPECT_GT(*late.table.log_end, late.table.sizes.log_capacity / 2);
+  EXPECT_EQ(late.table.host_header->log_applied, *late.table.log_end);
+
+  const std::string name = key(5);
+  ASSERT_TRUE(coordinator->seal(session.id, sequence, 5, std::as_bytes(std::span(name)), 0));
+  EXPECT_EQ(frame_in(late, taken.id), taken.frame.value) << "and what is sealed from then on";
+}
+
+TEST_F(ASharedCache, GivesAnIdOutAgainWhenAllDevicesHaveDroppedItsPages) {
+  const Engine first(*coordinator->cache_memory(cache));
+  const Engine second(*open_on(1).memory);
+  ASSERT_TRUE(extend(session, cache, sequence, kBlocks));
+  first.cache(blocks);
+  second.cache(blocks);
+  const std::uint32_t before = device->asked_of[1];
+  device->held_gpu = 1;
+  ASSERT_TRUE(coordinator->truncate(session.id, sequence, 0));
+  ASSERT_TRUE(eventually([&] {
+    (void)coordinator->tick();
+    return first.cached_pages() == 0 && device->asked_of[1] > before;
+  }));
+  for (int i = 0; i < 3; ++i) {
+    (void)coordinator->tick();
+    const auto early = coordinator->extend(session.id, cache, sequence, kBlocks, blocks);
+    ASSERT_FALSE(early) << "the second device still has pages of these ids";
+    EXPECT_EQ(early.error().code, Errc::busy);
+  }
+  EXPECT_EQ(second.cached_pages(), kBlocks);
+  device->held_gpu = ~0U;
+  ASSERT_TRUE(extend(session, cache, sequence, kBlocks));
+  EXPECT_EQ(second.cached_pages(), 0U);
+}
+
+TEST_F(ASharedCache, WaitsForTheStepsOfBothDevicesBeforeItGivesAnIdAway) {
+  const Engine first(*coordinator->cache_memory(cache));
+  const OpenedCache opened = open_on(1);
+  const Engine second(*opened.memory);
+  const auto actor = coordinator->open_actor(session, opened.handle);
+  ASSERT_TRUE(extend(session, cache, sequence, kBlocks));
+  first.cache(blocks);
+  // In a step that began before.
+  auto* mirror =
+      reinterpret_cast<kernels::ActorLine*>(second.table.mirrors + *actor * kernels::kActorBytes);
+  kernels::store_release(&mirror->active, kernels::active_in(1));
+  ASSERT_TRUE(coordinator->truncate(session.id, sequence, 0));
+  ASSERT_TRUE(eventually([&] {
+    (void)coordinator->tick();
+    return first.cached_pages() == 0;
+  })) << "the first device is through";
+  for (int i = 0; i < 1000; ++i) {
+    (void)coordinator->tick();
+    const auto early = coordinator->extend(session.id, cache, sequence, kBlocks, blocks);
+    ASSERT_FALSE(early) << "the second device is still in a step that may read them";
+    ASSERT_EQ(early.error().code, Errc::busy);
+  }
+  kernels::store_release(&mirror->active, kernels::kIdle);
+  EXPECT_TRUE(extend(session, cache, sequence, kBlocks));
+}
+
+TEST_F(ASharedCache, GivesAnIdleArenaForAnotherCacheAndKeepsItsBlocks) {
+  seal(3);
+  OpenedCache second = open_on(1);
+  const std::weak_ptr<CacheMemory> arena = second.memory;
+  ASSERT_TRUE(coordinator->close_cache(session, second.handle));
+  const std::uint32_t scrubbed = device->of(device->asked, Request::Scrub);
+  auto large = opening(1);
+  large->request.model = "large";
+  large->request.hbm_bytes = config.hbm.capacity_bytes;
+  EXPECT_FALSE(coordinator->open_cache(session, large)->has_value()) << "room is being made";
+  second.memory.reset();
+  EXPECT_TRUE(open(session, large));
+  EXPECT_TRUE(arena.expired());
+  EXPECT_EQ(device->of(device->asked, Request::Scrub), scrubbed + 2);
+  EXPECT_NE(coordinator->cache_memory(cache), nullptr);
+  EXPECT_EQ(coordinator->arenas(cache).size(), 1U);
+  ASSERT_TRUE(coordinator->truncate(session.id, sequence, 0));
+  EXPECT_TRUE(extend(session, cache, sequence, 1)) << "nothing waits for the arena that is gone";
+}
+
+TEST_F(ASharedCache, GoesWithItsArenasAndThenItsFrames) {
+  seal(3);
+  const auto handle = open_on(1).handle;
+  ASSERT_TRUE(coordinator->release(session.id, sequence));
+  ASSERT_TRUE(coordinator->close_cache(session, handle));
+  ASSERT_TRUE(coordinator->close_cache(session, ipc::Handle{0, 1}));
+  auto reader = coordinator->cache_memory(cache, ipc::DeviceId{1});
+  residency::EvictRequest all;
+  all.drop_idle_caches = true;
+  ASSERT_TRUE(coordinator->evict(all));
+  EXPECT_TRUE(coordinator->arenas(cache).empty());
+  EXPECT_TRUE(eventually([&] { return device->of(device->asked, Request::Scrub) == 2; }))
+      << "of the arena that nobody looks at";
+  EXPECT_EQ(reader->frame_extents(), 1U) << "the frames are there as long as an arena is";
+  reader.reset();
+  EXPECT_TRUE(eventually([&] {
+    (void)coordinator->tick();
+    return coordinator->with_manager([](auto& m) { return m.caches().empty(); });
+  }));
+  coordinator->with_manager([](auto& m) {
+    EXPECT_EQ(m.status().hbm.used_bytes, 0U);
+    EXPECT_EQ(m.status().dram.used_bytes, 0U);
+  });
+  EXPECT_TRUE(open(session, opening(0)));
+}
+
+TEST_F(ASharedCache, SurvivesTheFailureOfASecondArena) {
+  seal(2);
+  device->of(device->deaths, Request::MakeTable) = 2;
+  EXPECT_FALSE(open(session, opening(1)));
+  EXPECT_EQ(coordinator->arenas(cache).size(), 1U);
+  EXPECT_TRUE(extend(session, cache, sequence, 1));
+  EXPECT_TRUE(open(session, opening(1)));
+  EXPECT_EQ(coordinator->arenas(cache).size(), 2U);
+}
+
 TEST(ACudaDaemon, TakesAllGpusOrThoseThatAreNamed) {
   const FakeDevice device;
   Config config;

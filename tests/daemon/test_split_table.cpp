@@ -93,7 +93,8 @@ Config config_of() {
 
 struct ASplitCache : ::testing::Test {
   ASplitCache() : gpu(std::move((*make_cuda_devices(config_of()))[0])) {
-    memory = std::move(*CacheMemory::create(shape_of(), 4, *gpu));
+    memory = std::move(
+        *CacheMemory::create(shape_of(), 4, *gpu, std::move(*FrameMemory::create(shape_of()))));
     while (!memory->whole()) EXPECT_TRUE(memory->make_piece(*gpu));
     memory->on_table_orders([this](std::shared_ptr<CacheTable> table) { waiting = table; });
     engine.emplace(*memory);

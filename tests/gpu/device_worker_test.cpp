@@ -171,7 +171,8 @@ struct OnAGpu : ::testing::Test {
     ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
   }
   void make_cache() {
-    memory = std::move(*CacheMemory::create(shape_of(), kActors, *gpu));
+    memory = std::move(*CacheMemory::create(shape_of(), kActors, *gpu,
+                                            std::move(*FrameMemory::create(shape_of()))));
     while (!memory->whole()) {
       const auto made = memory->make_piece(*gpu);
       ASSERT_TRUE(made) << made.error().text;

@@ -43,8 +43,8 @@ bool runs(std::uint32_t pid) {
 bool is_there(std::uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) == 0; }
 
 // Opens a cache with pages of 2 KiB; the answer, whatever it is.
-ipc::Result<ipc::Frame> open_cache(RawPeer& peer) {
-  const auto bytes = ipc::make_message(7, [](flatbuffers::FlatBufferBuilder& builder) {
+ipc::Result<ipc::Frame> open_cache(RawPeer& peer, std::uint32_t device_index = 0) {
+  const auto bytes = ipc::make_message(7, [&](flatbuffers::FlatBufferBuilder& builder) {
     const auto layout = wire::CreateLayoutSpec(builder, 4, 2, 16, 16, 2, 2, 0);
     const auto model = builder.CreateString("m");
     const auto uuid = builder.CreateVector(kFakeUuid.data(), kFakeUuid.size());
@@ -56,6 +56,7 @@ ipc::Result<ipc::Frame> open_cache(RawPeer& peer) {
     open.add_hbm_bytes(8 << 20);
     open.add_device_type(2);
     open.add_device_uuid(uuid);
+    open.add_device_index(device_index);
     return open.Finish();
   });
   EXPECT_TRUE(peer.send(bytes));
@@ -123,6 +124,34 @@ TEST(TheCudaBackend, IsShownToOperatorsWithItsWords) {
   // Fetched from the device, which takes a moment; whoever asks waits, and nobody else.
   const json residency = json::parse(daemon.admin("residency"));
   EXPECT_EQ(residency["caches"][0]["hbm_pages"]["free"], (8 << 20) / 2048);
+}
+
+TEST(TheCudaBackend, ShowsACacheOnTwoDevicesOfOneGpu) {
+  const FakeDevice device;
+  const DaemonProcess daemon(on_fake_gpu("devices = [0, 0]"));
+  RawPeer peer(daemon.socket('a'));
+  const auto session = peer.open_session();
+  for (const std::uint32_t index : {0U, 1U}) {
+    const auto opened = open_cache(peer, index);
+    ASSERT_TRUE(opened) << opened.error().text;
+    const auto* cache = (*ipc::verify_envelope(opened->bytes))->body_as_CacheOpened();
+    ASSERT_NE(cache, nullptr);
+    EXPECT_TRUE(cache->created());
+  }
+  const json devices = json::parse(daemon.admin("devices"))["devices"];
+  ASSERT_EQ(devices.size(), 2U);
+  for (const json& row : devices) {
+    EXPECT_EQ(row["uuid"], device_worker::to_string(kFakeUuid));
+    EXPECT_EQ(row["pci_bus_id"], fake_pci_bus_id(0));
+    EXPECT_EQ(row["used_bytes"], 8 << 20);
+    EXPECT_EQ(row["caches"], 1);
+  }
+  const json caches = json::parse(daemon.admin("caches"))["caches"];
+  ASSERT_EQ(caches.size(), 1U);
+  EXPECT_EQ(caches[0]["hbm_bytes"], 16 << 20);
+  ASSERT_EQ(caches[0]["arenas"].size(), 2U);
+  EXPECT_EQ(caches[0]["arenas"][1]["device"], 1);
+  EXPECT_EQ(caches[0]["hbm_pages"]["free"], (16 << 20) / 2048) << "of both";
 }
 
 TEST(TheCudaBackend, LeavesTheGpuAloneWhenThereIsNothingToDo) {

@@ -49,6 +49,27 @@ TEST(FrameLog, APrivateViewDoesNotSeeWhatOthersScribble) {
   EXPECT_EQ(actor_line(own, 0)->log_position, 1u);
 }
 
+TEST(FrameLog, ATableThatComesLaterBeginsWithTheFramesOfAnother) {
+  Pool first({});
+  for (std::uint32_t i = 0; i < 1000; ++i) append_log(first.table, first.log, i % 16, i);
+  append_log(first.table, first.log, 3, kNoFrame);
+  Pool second({});
+  adopt_frames(second.table, second.log, first.log);
+  enter_step(second.table, 0);
+  for (Block block = 0; block < 16; ++block) {
+    EXPECT_EQ(frame_of(second.table, block), frame_in(first.current[block]));
+    EXPECT_EQ(frame_in(second.current[block]), frame_in(first.current[block]));
+  }
+  // From 0 that is more than half a ring, so that a device's copy takes the original.
+  EXPECT_GT(*second.table.log_end, second.table.sizes.log_capacity / 2);
+
+  append_log(second.table, second.log, 3, 8);
+  append_log(second.table, second.log, 4, kNoFrame);
+  enter_step(second.table, 1);
+  EXPECT_EQ(frame_of(second.table, 3), 8u);
+  EXPECT_EQ(frame_of(second.table, 4), kNoFrame);
+}
+
 TEST(Grace, WaitsForActorsThatWereInAStepAndForNoOther) {
   Pool pool({});
   enter_step(pool.table, 0);

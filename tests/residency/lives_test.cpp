@@ -93,7 +93,7 @@ TEST(Caches, ACacheThatCannotBeMadeIsGone) {
   ASSERT_TRUE(opened && opened->created);
   const SessionId other = node.session();
   EXPECT_EQ(node.manager.open_cache(other, small_cache(), node.actions).error().code, Errc::busy);
-  ASSERT_TRUE(node.manager.cache_failed(opened->cache, node.actions));
+  ASSERT_TRUE(node.manager.arena_failed(opened->cache, node.actions));
   EXPECT_EQ(node.manager.status().hbm.used_bytes, 0u);
   EXPECT_EQ(node.manager.tenants()[0].hbm.failed, 1u);
   EXPECT_EQ(node.manager.open_sequence(session, opened->cache, {}).error().code,

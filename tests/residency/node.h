@@ -69,8 +69,8 @@ struct Node {
   }
 
   void answer(const Action& action) {
-    if (const auto* create = std::get_if<CreateCache>(&action)) {
-      EXPECT_TRUE(manager.cache_ready(create->cache));
+    if (const auto* create = std::get_if<CreateArena>(&action)) {
+      EXPECT_TRUE(manager.arena_ready(create->cache, create->device));
     } else if (const auto* grant = std::get_if<GrantDram>(&action)) {
       EXPECT_TRUE(manager.extent_granted(grant->cache, grant->extent));
     } else if (const auto* release = std::get_if<ReleaseExtent>(&action)) {
@@ -78,6 +78,8 @@ struct Node {
     } else if (const auto* retire = std::get_if<Retire>(&action)) {
       // A batch of a cache that was destroyed meanwhile is void.
       static_cast<void>(manager.retired(retire->cache, retire->batch, actions));
+    } else if (const auto* arena = std::get_if<DestroyArena>(&action)) {
+      EXPECT_TRUE(manager.arena_destroyed(arena->cache, arena->device, actions));
     } else if (const auto* destroy = std::get_if<DestroyCache>(&action)) {
       EXPECT_TRUE(manager.cache_destroyed(destroy->cache, actions));
     }
@@ -97,8 +99,8 @@ struct Node {
     Handle sequence;
     std::vector<BlockRef> matched;
   };
-  Opened open(SessionId session, CacheId cache, const KeyView& keys = {}) {
-    const auto opened = manager.open_sequence(session, cache, keys);
+  Opened open(SessionId session, CacheId cache, const KeyView& keys = {}, DeviceId device = {}) {
+    const auto opened = manager.open_sequence(session, cache, keys, device);
     EXPECT_TRUE(opened) << opened.error().text;
     return {opened->sequence, {opened->matched.begin(), opened->matched.end()}};
   }

@@ -214,6 +214,8 @@ constexpr struct {
     {"dedup_keeps_private", SeededBug::dedup_keeps_private},
     {"forget_uncharge", SeededBug::forget_uncharge},
     {"ignore_reserve", SeededBug::ignore_reserve},
+    {"destroy_open_arena", SeededBug::destroy_open_arena},
+    {"forget_arena_charge", SeededBug::forget_arena_charge},
 };
 
 bool seed_bug(std::string_view name) {

@@ -22,7 +22,7 @@ ManagerConfig config() {
   config.hash_seed = {11, 22};
   config.max_sessions = kMostSessions;
   config.reserved_sessions = kReservedSessions;
-  config.max_caches = 8;
+  config.max_caches = 6;
   config.max_sequences_per_session = 16;
   return config;
 }
@@ -40,7 +40,7 @@ CacheSpec spec_of(const Event& event) {
 }
 
 bool same_name(const CacheSpec& a, const CacheSpec& b) {
-  return a.model == b.model && a.shard_index == b.shard_index && a.device == b.device;
+  return a.model == b.model && a.shard_index == b.shard_index;
 }
 
 }  // namespace
@@ -135,13 +135,14 @@ void World::absorb() {
 }
 
 void World::follow(const Action& action) {
-  if (const auto* create = std::get_if<CreateCache>(&action)) {
-    const OracleCache& cache = caches_.at(create->cache.value);
-    const std::uint64_t bytes = create->hbm_extents * create->hbm_extent_bytes;
-    hold(create->device == cache.spec.device, "a cache on another device than was asked for");
-    hold_quota(create->device.value, cache.tenant, bytes);
-    used_[create->device.value][cache.tenant.value] += bytes;
-    unanswered_.push_back({Unanswered::create, create->cache.value, 0});
+  if (const auto* create = std::get_if<CreateArena>(&action)) {
+    OracleCache& cache = caches_.at(create->cache.value);
+    OracleArena& arena = cache.arenas.at(create->device.value);
+    hold(arena.state == CacheState::opening && arena.bytes == 0, "an arena was made twice");
+    arena.bytes = create->hbm_extents * create->hbm_extent_bytes;
+    hold_quota(create->device.value, cache.tenant, arena.bytes);
+    used_[create->device.value][cache.tenant.value] += arena.bytes;
+    unanswered_.push_back({Unanswered::create, create->cache.value, create->device.value});
   } else if (const auto* grant = std::get_if<GrantDram>(&action)) {
     follow_grant(*grant);
   } else if (const auto* release = std::get_if<ReleaseExtent>(&action)) {
@@ -172,6 +173,8 @@ void World::follow(const Action& action) {
   } else if (const auto* idle = std::get_if<ActorsIdle>(&action)) {
     hold(idle->session == dying_, "ActorsIdle of a session that did not die now");
     dying_ = {};
+  } else if (const auto* arena = std::get_if<DestroyArena>(&action)) {
+    follow_destroy_arena(*arena);
   } else {
     follow_destroy(std::get<DestroyCache>(action).cache);
   }
@@ -196,6 +199,7 @@ void World::hold_quota(std::size_t book, TenantId tenant, std::uint64_t bytes) {
 
 void World::follow_grant(const GrantDram& grant) {
   OracleCache& cache = caches_.at(grant.cache.value);
+  hold(cache.arenas.contains(grant.device.value), "an extent for a device without an arena");
   hold(grant.bytes == cache.shape.frame_extent_bytes, "a grant of an odd size");
   hold(grant.extent < cache.shape.max_frame_extents, "an extent beyond the table");
   hold(!cache.extents.contains(grant.extent), "an extent was granted twice");
@@ -227,14 +231,33 @@ void World::follow_retire(const Retire& retire) {
   unanswered_.push_back({Unanswered::retire, retire.cache.value, retire.batch});
 }
 
+void World::follow_destroy_arena(const DestroyArena& destroy) {
+  OracleCache& cache = caches_.at(destroy.cache.value);
+  OracleArena& arena = cache.arenas.at(destroy.device.value);
+  hold(!cache.destroying && arena.state == CacheState::idle && arena.opens == 0,
+       "an arena was destroyed that a session has open, or that is not there");
+  hold(std::ranges::any_of(cache.arenas,
+                           [&](const auto& other) {
+                             return other.first != destroy.device.value &&
+                                    (other.second.state == CacheState::open ||
+                                     other.second.state == CacheState::idle);
+                           }),
+       "the last arena of a cache was destroyed without it");
+  arena.state = CacheState::destroying;
+  unanswered_.push_back({Unanswered::destroy_arena, destroy.cache.value, destroy.device.value});
+  count("arena destroyed");
+}
+
 void World::follow_destroy(CacheId id) {
   OracleCache& cache = caches_.at(id.value);
-  hold(cache.state != CacheState::destroying && cache.opens == 0,
-       "a cache was destroyed that a session has open");
+  hold(!cache.destroying && cache.opens() == 0, "a cache was destroyed that a session has open");
+  for (const auto& [device, arena] : cache.arenas) {
+    hold(arena.state == CacheState::idle, "a cache was destroyed with an arena under way");
+  }
   for (const auto& [number, block] : cache.blocks) {
     hold(block.life != Life::taken && block.references == 0, "a cache in use was destroyed");
   }
-  cache.state = CacheState::destroying;
+  cache.destroying = true;
   cache.blocks.clear();
   cache.by_key.clear();
   cache.frames.clear();
@@ -247,46 +270,58 @@ void World::follow_destroy(CacheId id) {
 
 // ---- answering them
 
+std::uint32_t World::OracleCache::opens() const {
+  std::uint32_t sum = 0;
+  for (const auto& [device, arena] : arenas) sum += arena.opens;
+  return sum;
+}
+
+void World::answer_retire(const Unanswered& wait) {
+  const auto cache = caches_.find(wait.cache);
+  const bool waits = cache != caches_.end() && cache->second.batches.contains(wait.number) &&
+                     !cache->second.destroying;
+  if (waits) {
+    for (const BlockId block : cache->second.batches.at(wait.number)) {
+      cache->second.frames.erase(cache->second.blocks.at(block.value).frame.value);
+      cache->second.blocks.erase(block.value);
+    }
+    cache->second.batches.erase(wait.number);
+  }
+  const Status status = manager_.retired(CacheId{wait.cache}, wait.number, actions_);
+  hold(status.has_value() == waits, "retired() of a batch that (does not wait) waits");
+}
+
+void World::answer_create(const Unanswered& wait, bool well) {
+  OracleCache& cache = caches_.at(wait.cache);
+  const auto device = static_cast<std::uint32_t>(wait.number);
+  OracleArena& arena = cache.arenas.at(device);
+  if (well) {
+    hold(manager_.arena_ready(CacheId{wait.cache}, DeviceId{device}).has_value(),
+         "arena_ready was refused");
+    arena.state = arena.opens > 0 ? CacheState::open : CacheState::idle;
+    return;
+  }
+  hold(manager_.arena_failed(CacheId{wait.cache}, actions_, DeviceId{device}).has_value(),
+       "arena_failed was refused");
+  used_[device][cache.tenant.value] -= arena.bytes;
+  for (OracleSession& session : sessions_) session.opens.erase({wait.cache, device});
+  cache.arenas.erase(device);
+  if (cache.arenas.empty()) caches_.erase(wait.cache);
+}
+
 void World::answer(std::size_t which, bool well) {
   if (unanswered_.empty()) return;
   which %= unanswered_.size();
   const Unanswered wait = unanswered_[which];
   if (!well && wait.kind != Unanswered::create && wait.kind != Unanswered::grant) return;
   unanswered_.erase(unanswered_.begin() + static_cast<std::ptrdiff_t>(which));
+  if (wait.kind == Unanswered::retire) return answer_retire(wait);
+  if (wait.kind == Unanswered::create) return answer_create(wait, well);
   const CacheId id{wait.cache};
   const auto number = static_cast<std::uint32_t>(wait.number);
-  if (wait.kind == Unanswered::retire) {
-    const auto cache = caches_.find(wait.cache);
-    const auto waits = [&] {
-      return cache != caches_.end() && cache->second.batches.contains(wait.number) &&
-             cache->second.state != CacheState::destroying;
-    }();
-    if (waits) {
-      for (const BlockId block : cache->second.batches.at(wait.number)) {
-        cache->second.frames.erase(cache->second.blocks.at(block.value).frame.value);
-        cache->second.blocks.erase(block.value);
-      }
-      cache->second.batches.erase(wait.number);
-    }
-    const Status status = manager_.retired(id, wait.number, actions_);
-    hold(status.has_value() == waits, "retired() of a batch that (does not wait) waits");
-    return;
-  }
   OracleCache& cache = caches_.at(wait.cache);
   const std::size_t tenant = cache.tenant.value;
   switch (wait.kind) {
-    case Unanswered::create:
-      if (well) {
-        hold(manager_.cache_ready(id).has_value(), "cache_ready was refused");
-        cache.state = cache.opens > 0 ? CacheState::open : CacheState::idle;
-        return;
-      }
-      hold(manager_.cache_failed(id, actions_).has_value(), "cache_failed was refused");
-      used_[cache.spec.device.value][tenant] -=
-          cache.shape.slot_extents * cache.shape.slot_extent_bytes;
-      for (OracleSession& session : sessions_) session.opens.erase(wait.cache);
-      caches_.erase(wait.cache);
-      return;
     case Unanswered::grant:
       hold((well ? manager_.extent_granted(id, number) : manager_.extent_failed(id, number))
                .has_value(),
@@ -304,10 +339,15 @@ void World::answer(std::size_t which, bool well) {
       cache.extents.erase(number);
       used_[kDram][tenant] -= cache.shape.frame_extent_bytes;
       return;
+    case Unanswered::destroy_arena:
+      hold(manager_.arena_destroyed(id, DeviceId{number}, actions_).has_value(),
+           "arena_destroyed was refused");
+      used_[number][tenant] -= cache.arenas.at(number).bytes;
+      cache.arenas.erase(number);
+      return;
     default:
       hold(manager_.cache_destroyed(id, actions_).has_value(), "cache_destroyed was refused");
-      used_[cache.spec.device.value][tenant] -=
-          cache.shape.slot_extents * cache.shape.slot_extent_bytes;
+      for (const auto& [device, arena] : cache.arenas) used_[device][tenant] -= arena.bytes;
       used_[kDram][tenant] -= cache.extents.size() * cache.shape.frame_extent_bytes;
       caches_.erase(wait.cache);
       return;
@@ -361,7 +401,11 @@ void World::session_dead(const Event& event) {
   for (std::size_t i = sequences_.size(); i > 0; --i) {
     if (sequences_[i - 1].session == session.id) drop_sequence(i - 1, true);
   }
-  for (const auto& [cache, opens] : session.opens) caches_.at(cache).opens -= opens;
+  for (const auto& [place, opens] : session.opens) {
+    OracleArena& arena = caches_.at(place.first).arenas.at(place.second);
+    arena.opens -= opens;
+    if (arena.opens == 0 && arena.state == CacheState::open) arena.state = CacheState::idle;
+  }
   sessions_.erase(sessions_.begin() + static_cast<std::ptrdiff_t>(which));
   dying_ = session.id;
   hold(manager_.session_dead(session.id, actions_).has_value(), "session_dead was refused");
@@ -372,19 +416,26 @@ void World::open_cache(const Event& event) {
   OracleSession* session = pick_session(event.a);
   if (session == nullptr) return;
   const CacheSpec spec = spec_of(event);
+  const std::uint32_t device = spec.device.value;
   const auto existing = std::ranges::find_if(caches_, [&](const auto& entry) {
     return entry.second.tenant == session->tenant && same_name(entry.second.spec, spec) &&
-           entry.second.state != CacheState::destroying;
+           !entry.second.destroying;
   });
   const auto opened = manager_.open_cache(session->id, spec, actions_);
   const bool exists = existing != caches_.end();
   const bool fits = exists && existing->second.spec.layout == spec.layout;
+  const OracleArena* arena = nullptr;
+  if (exists && existing->second.arenas.contains(device)) {
+    arena = &existing->second.arenas.at(device);
+  }
   if (!opened) {
-    if (exists && existing->second.state == CacheState::opening) {
-      hold_error(opened.error(), {Errc::busy}, "open_cache of one that is being made");
-    } else if (fits) {
+    const bool settled =
+        arena == nullptr || arena->state == CacheState::open || arena->state == CacheState::idle;
+    if (!settled) {
+      hold_error(opened.error(), {Errc::busy}, "open_cache of one that is being made or destroyed");
+    } else if (fits && arena != nullptr) {
       throw Failure("joining a cache was refused: " + opened.error().text);
-    } else if (exists && existing->second.opens > 0) {
+    } else if (exists && !fits && existing->second.opens() > 0) {
       hold_error(opened.error(), {Errc::invalid_layout}, "open_cache with another layout");
     } else {
       hold_error(opened.error(),
@@ -396,8 +447,9 @@ void World::open_cache(const Event& event) {
   const std::uint32_t id = opened->cache.value;
   mix(id);
   if (fits) {
-    hold(!opened->created && id == existing->first, "a cache was not joined");
-    existing->second.state = CacheState::open;
+    hold(id == existing->first, "a namespace has two caches");
+    hold(opened->created == (arena == nullptr), "an arena was not joined, or made twice");
+    if (opened->created) count("arena beside others made");
   } else {
     hold(opened->created && !caches_.contains(id), "a cache was made in place of another");
     OracleCache cache;
@@ -407,8 +459,10 @@ void World::open_cache(const Event& event) {
     caches_[id] = std::move(cache);
     count("cache made");
   }
-  ++caches_.at(id).opens;
-  ++session->opens[id];
+  OracleArena& entered = caches_.at(id).arenas[device];
+  if (entered.state == CacheState::idle) entered.state = CacheState::open;
+  ++entered.opens;
+  ++session->opens[{id, device}];
   // A daemon makes the arena at once; sometimes it takes longer or fails.
   const std::size_t from = unanswered_.size();
   absorb();
@@ -424,20 +478,22 @@ void World::close_cache(const Event& event) {
   if (session == nullptr || session->opens.empty()) return;
   auto open = session->opens.begin();
   std::advance(open, event.b % session->opens.size());
-  const std::uint32_t id = open->first;
+  const auto [id, device] = open->first;
+  const auto close = [&] {
+    return manager_.close_cache(session->id, CacheId{id}, actions_, DeviceId{device});
+  };
   const bool used = std::ranges::any_of(sequences_, [&](const OracleSequence& sequence) {
-    return sequence.session == session->id && sequence.cache == id;
+    return sequence.session == session->id && Place(sequence.cache, sequence.device) == open->first;
   });
   if (used && open->second == 1) {
-    const Status status = manager_.close_cache(session->id, CacheId{id}, actions_);
+    const Status status = close();
     hold(!status && status.error().code == Errc::wrong_state, "a cache with sequences was closed");
     return;
   }
-  OracleCache& cache = caches_.at(id);
+  OracleArena& arena = caches_.at(id).arenas.at(device);
   if (--open->second == 0) session->opens.erase(open);
-  if (--cache.opens == 0 && cache.state == CacheState::open) cache.state = CacheState::idle;
-  hold(manager_.close_cache(session->id, CacheId{id}, actions_).has_value(),
-       "close_cache was refused");
+  if (--arena.opens == 0 && arena.state == CacheState::open) arena.state = CacheState::idle;
+  hold(close().has_value(), "close_cache was refused");
 }
 
 void World::set_quota(const Event& event) {

@@ -82,35 +82,45 @@ class World {
     bool may_be_pinned = false;  // its session died: a DropPins must come before its Retire
   };
   enum class Extent : std::uint8_t { granting, present, releasing };
+  struct OracleArena {
+    CacheState state = CacheState::opening;
+    std::uint32_t opens = 0;
+    std::uint64_t bytes = 0;
+  };
   struct OracleCache {
     TenantId tenant;
     CacheSpec spec;
     CacheShape shape;
-    CacheState state = CacheState::opening;
-    std::uint32_t opens = 0;
+    bool destroying = false;
+    std::map<std::uint32_t, OracleArena> arenas;  // by device
     std::map<std::uint32_t, OracleBlock> blocks;  // by id
     std::map<std::string, std::uint32_t> by_key;
     std::unordered_map<std::uint32_t, std::uint32_t> frames;  // in use, to id
     std::map<std::uint32_t, Extent> extents;
     std::map<std::uint64_t, std::vector<BlockId>> batches;
+
+    std::uint32_t opens() const;
   };
+  // An arena of a cache: cache, device.
+  using Place = std::pair<std::uint32_t, std::uint32_t>;
   struct OracleSession {
     SessionId id;
     TenantId tenant;
-    std::map<std::uint32_t, std::uint32_t> opens;  // by cache
+    std::map<Place, std::uint32_t> opens;
   };
   struct OracleSequence {
     SessionId session;
     Handle handle;
     std::uint32_t cache = 0;
+    std::uint32_t device = 0;
     std::uint32_t family = 0;
     bool all_known = false;
     std::vector<std::uint32_t> blocks;
   };
   struct Unanswered {
-    enum Kind { create, grant, release, destroy, retire } kind;
+    enum Kind { create, grant, release, destroy_arena, destroy, retire } kind;
     std::uint32_t cache;
-    std::uint64_t number;
+    std::uint64_t number;  // of the device, the extent or the batch
   };
 
   // One per Kind.
@@ -127,6 +137,8 @@ class World {
   void truncate(const Event& event);
   void release(const Event& event);
   void answer(std::size_t which, bool well);
+  void answer_retire(const Unanswered& wait);
+  void answer_create(const Unanswered& wait, bool well);
   void set_quota(const Event& event);
   void evict(const Event& event);
   void bad_input(const Event& event);
@@ -137,6 +149,7 @@ class World {
   void follow_grant(const GrantDram& grant);
   void follow_retire(const Retire& retire);
   void follow_destroy(CacheId id);
+  void follow_destroy_arena(const DestroyArena& destroy);
   static constexpr std::size_t kDram = kDevices;  // the last of used_
   void hold_quota(std::size_t book, TenantId tenant, std::uint64_t bytes);
   bool answer_new_grants(std::size_t from, const Event& event);

@@ -145,14 +145,16 @@ void World::open_sequence(const Event& event) {
   std::advance(open, event.b % session->opens.size());
   OracleSequence sequence;
   sequence.session = session->id;
-  sequence.cache = open->first;
+  sequence.cache = open->first.first;
+  sequence.device = open->first.second;
   sequence.family = event.c % kFamilies;
   const auto keys = chain(sequence.family, 0, event.d % 16);
   std::string storage;
-  const auto opened =
-      manager_.open_sequence(session->id, CacheId{open->first}, view_of(keys, storage));
+  const auto opened = manager_.open_sequence(session->id, CacheId{sequence.cache},
+                                             view_of(keys, storage), DeviceId{sequence.device});
   if (!opened) {
-    const bool opening = caches_.at(open->first).state == CacheState::opening;
+    const OracleArena& arena = caches_.at(sequence.cache).arenas.at(sequence.device);
+    const bool opening = arena.state == CacheState::opening;
     hold_error(opened.error(), {opening ? Errc::busy : Errc::limit_reached}, "open_sequence");
     return;
   }
@@ -287,7 +289,7 @@ void World::fork(const Event& event) {
   if (which == sequences_.size() || sequences_.size() >= kMostSequences) return;
   const OracleSequence parent = sequences_[which];
   OracleCache& cache = caches_.at(parent.cache);
-  OracleSequence child{parent.session, {}, parent.cache, parent.family, false, {}};
+  OracleSequence child{parent.session, {}, parent.cache, parent.device, parent.family, false, {}};
   Growth growth = Growth::allowed;
   bool begun = false;
   for (bool complete = false; !complete;) {
@@ -375,10 +377,12 @@ void World::repeat_key(const Event& event) {
   OracleSequence sequence;
   sequence.session = sequences_[which].session;
   sequence.cache = sequences_[which].cache;
+  sequence.device = sequences_[which].device;
   const std::vector<std::string> keys(kMaxBlocksPerTurn, block.key);
   std::string storage;
   const KeyView view = view_of(keys, storage);
-  const auto opened = manager_.open_sequence(sequence.session, CacheId{sequence.cache}, view);
+  const auto opened = manager_.open_sequence(sequence.session, CacheId{sequence.cache}, view,
+                                             DeviceId{sequence.device});
   if (!opened) {
     hold_error(opened.error(), {Errc::limit_reached}, "open_sequence");
     return;
@@ -433,7 +437,7 @@ void World::verify() {
   for (const CacheStatus& status : manager_.caches()) statuses[status.cache.value] = status;
   hold(statuses.size() == caches_.size(), "another number of caches");
   for (auto& [number, cache] : caches_) {
-    if (cache.state == CacheState::destroying) continue;
+    if (cache.destroying) continue;
     std::size_t listed = 0;
     std::uint64_t cursor = 0;
     do {
@@ -474,6 +478,10 @@ void World::verify() {
     const CacheStatus& status = statuses.at(number);
     hold(counts == status.blocks, "counts of a cache");
     hold(status.sharing.saved_bytes == saved * cache.shape.geometry.block_bytes, "bytes saved");
+    hold(status.arenas.size() == cache.arenas.size(), "another number of arenas");
+    for (const ArenaStatus& arena : status.arenas) {
+      hold(arena.hbm_bytes == cache.arenas.at(arena.device.value).bytes, "HBM of an arena");
+    }
     hold(status.dram_bytes == cache.extents.size() * cache.shape.frame_extent_bytes,
          "DRAM of a cache");
     hold(status.sequences == static_cast<std::uint32_t>(

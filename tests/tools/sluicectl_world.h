@@ -54,7 +54,7 @@ inline constexpr const char* kSampleCaches = R"({
   "schema": "sluice.caches", "version": 1,
   "caches": [
     {"cache": 0, "tenant": "prod", "model": "llama8b", "salt": "", "shard_index": 0, "shard_count": 2,
-     "device": 0, "state": "open", "page_bytes": 65536, "pages_per_block": 32, "block_bytes": 2097152,
+     "arenas": [{"device": 0}, {"device": 2}], "state": "open", "page_bytes": 65536, "pages_per_block": 32, "block_bytes": 2097152,
      "frame_stride_bytes": 2097152, "slots": 4096, "max_blocks": 2048, "sessions": 2, "sequences": 3,
      "hbm_bytes": 268435456, "dram_bytes": 2147483648, "free_frames": 16,
      "blocks": {"private": 8, "sealed": 1000, "shared": 96, "unreferenced": 40, "retiring": 0},

@@ -69,9 +69,10 @@ TEST(SluicectlViews, SessionsShowTheReasonOfAQuarantine) {
 TEST(SluicectlViews, CachesShowGeometryUseAndHits) {
   EXPECT_EQ(
       caches_view(Json::parse(kSampleCaches), {}),
-      "CACHE  TENANT  MODEL    SALT  SHARD  DEVICE  STATE    BLOCK      PAGE  PAGES  SESSIONS  "
+      "CACHE  TENANT  MODEL    SALT  SHARD  DEVICES  STATE    BLOCK      PAGE  PAGES  SESSIONS  "
       "SEQUENCES       HBM used / arena     DRAM  PRIVATE  SEALED  SHARED    HIT  EVICTED\n"
-      "    0  prod    llama8b  -     0/2         0  open   2.0 MiB  64.0 KiB     32         2      "
+      "    0  prod    llama8b  -     0/2        0,2  open   2.0 MiB  64.0 KiB     32         2     "
+      " "
       "  "
       "  3  144.0 MiB / 256.0 MiB  2.0 GiB        8   1,000      96  90.0%  4.0 MiB\n");
 }

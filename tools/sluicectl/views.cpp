@@ -75,6 +75,15 @@ std::string tiers_of(const Json& status, const View& view) {
   return table.empty() ? "" : table.text(view.colour);
 }
 
+// Those that a cache has an arena on.
+std::string devices_text(const Json& cache) {
+  std::string text;
+  for (const Json& arena : rows_at(cache, {"arenas"})) {
+    text += (text.empty() ? "" : ",") + id_text(arena, {"device"});
+  }
+  return text.empty() ? "-" : text;
+}
+
 // The NUMA nodes that the DRAM of a device's caches comes from.
 std::string nodes_text(const Json& row) {
   std::string text;
@@ -229,7 +238,7 @@ std::string caches_view(const Json& document, const View& view) {
                {"MODEL", Align::left},
                {"SALT", Align::left},
                {"SHARD", Align::left},
-               {"DEVICE"},
+               {"DEVICES"},
                {"STATE", Align::left},
                {"BLOCK"},
                {"PAGE"},
@@ -247,7 +256,7 @@ std::string caches_view(const Json& document, const View& view) {
     table.add({id_text(row, {"cache"}), text_at(row, {"tenant"}), text_at(row, {"model"}),
                text_at(row, {"salt"}),
                id_text(row, {"shard_index"}) + "/" + id_text(row, {"shard_count"}),
-               id_text(row, {"device"}), text_at(row, {"state"}), bytes_text(row, {"block_bytes"}),
+               devices_text(row), text_at(row, {"state"}), bytes_text(row, {"block_bytes"}),
                bytes_text(row, {"page_bytes"}), count_text(row, {"pages_per_block"}),
                count_text(row, {"sessions"}), count_text(row, {"sequences"}),
                bytes_text(row, {"hbm_used_bytes"}) + " / " + bytes_text(row, {"hbm_bytes"}),
