@@ -5,8 +5,6 @@
 // makes no CUDA context: engines are forked from it. Its parts are asked for by counts, so that it
 // can be run in pieces.
 #include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,13 +14,13 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <functional>
-#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 #include <thread>
 
+#include "tests/gpu/engines/cache.h"
+#include "tests/gpu/engines/processes.h"
 #include "tests/gpu/kills/board.h"
 #include "tests/gpu/kills/hbm.h"
 #include "tools/common/spawn.h"
@@ -34,7 +32,12 @@ namespace sluice::test::kills {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using engines::Clock;
+using engines::eventually;
+using engines::how_it_ended;
+using engines::ms_since;
+using engines::send_signal;
+using engines::start_process;
 using nlohmann::json;
 using std::chrono::milliseconds;
 
@@ -43,7 +46,6 @@ constexpr int kExitNoGpu = 77;
 
 constexpr std::chrono::seconds kStartTimeout{60};  // of an engine: context, prefill and pinning
 constexpr std::chrono::seconds kEndTimeout{20};
-constexpr milliseconds kPoll{2};
 constexpr milliseconds kLongestPause{250};  // before something is killed
 constexpr std::chrono::seconds kLongestDown{5};
 // A daemon's death must not be felt; what a step takes on a busy machine is far less.
@@ -65,28 +67,10 @@ struct Options {
 
 // The promise: 2 s, and 60 ms per GiB that the engine had pinned.
 double bound_ms() {
-  return 2000.0 + 60.0 * static_cast<double>(kDramBytes) / static_cast<double>(1u << 30);
+  return 2000.0 + 60.0 * static_cast<double>(kShape.dram_bytes) / static_cast<double>(1u << 30);
 }
 
-double ms_since(Clock::time_point from) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - from).count();
-}
-
-bool eventually(std::chrono::nanoseconds within, const std::function<bool()>& condition) {
-  const auto deadline = Clock::now() + within;
-  while (!condition()) {
-    if (Clock::now() >= deadline) return false;
-    std::this_thread::sleep_for(kPoll);
-  }
-  return true;
-}
-
-std::string tenant_of(std::uint32_t engine) { return "t" + std::to_string(engine % kTenants); }
-
-std::string how_it_ended(int status) {
-  if (WIFSIGNALED(status)) return "was ended by signal " + std::to_string(WTERMSIG(status));
-  return "exited with " + std::to_string(WEXITSTATUS(status));
-}
+std::string tenant_of(std::uint32_t engine) { return engines::tenant_name(engine % kTenants); }
 
 // The child of `parent` whose name begins with `name`; -1: there is none.
 pid_t child_named(pid_t parent, const std::string& name) {
@@ -107,11 +91,6 @@ pid_t child_named(pid_t parent, const std::string& name) {
   return -1;
 }
 
-// A pid of -1 would name every process.
-void send(pid_t pid, int signal) {
-  if (pid > 0) kill(pid, signal);
-}
-
 class KillTest {
  public:
   KillTest(const Options& options, std::string gpu)
@@ -119,10 +98,7 @@ class KillTest {
         gpu_(std::move(gpu)),
         random_(options.seed),
         end_(Clock::now() + std::chrono::seconds(options.seconds)) {
-    void* const memory =
-        mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    board_ = new (memory) Board;
+    board_ = engines::make_shared_memory<Board>();
     if (options.cuda) meter_.emplace(gpu_);
   }
 
@@ -200,17 +176,7 @@ class KillTest {
 // ---- processes
 
 bool KillTest::start_daemon() {
-  tools::DaemonSpec spec;
-  spec.program = tools::beside_this_program("sluiced");
-  spec.cuda = options_.cuda;
-  spec.gpu = gpu_;
-  spec.hbm_extent_bytes = tools::spawn_extent_bytes(
-      kHbmBytes, kPageBytes, options_.cuda ? tools::kDeviceExtentAlignment : ipc::kFrameAlignment);
-  spec.dram_extent_bytes = tools::spawn_extent_bytes(kDramBytes, kBlockBytes);
-  for (std::uint32_t t = 0; t < kTenants; ++t) {
-    spec.tenants.push_back({tenant_of(t), kHbmBytes, kDramBytes});
-  }
-  auto started = tools::SpawnedDaemon::start(spec);
+  auto started = engines::start_daemon(kShape, kTenants, gpu_);
   if (!started) {
     wrong("a daemon does not start: " + started.error().text);
     return false;
@@ -227,15 +193,7 @@ void KillTest::fork_engine(std::uint32_t engine) {
   job.cuda = options_.cuda;
   job.tenant = tenant_of(engine);
   job.socket = daemon_->tenant_socket(job.tenant);
-  std::fflush(nullptr);
-  const pid_t parent = getpid();
-  const pid_t pid = fork();
-  if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) _exit(kFailed);
-    _exit(run_engine(job, row(engine)));
-  }
-  engines_[engine].pid = pid;
+  engines_[engine].pid = start_process([&] { return run_engine(job, row(engine)); });
   ++starts_;
 }
 
@@ -260,12 +218,8 @@ void KillTest::collect(std::uint32_t engine) {
 }
 
 std::optional<int> KillTest::await_end(std::uint32_t engine, std::chrono::nanoseconds within) {
-  int status = 0;
-  const pid_t pid = engines_[engine].pid;
-  if (pid <= 0) return std::nullopt;
-  if (!eventually(within, [&] { return waitpid(pid, &status, WNOHANG) == pid; })) {
-    return std::nullopt;
-  }
+  const auto status = engines::await_process(engines_[engine].pid, within);
+  if (!status) return std::nullopt;
   engines_[engine].pid = -1;
   collect(engine);
   return status;
@@ -319,7 +273,7 @@ void KillTest::end_engines() {
     auto ended = await_end(e, kEndTimeout);
     if (!ended) {
       wrong("engine " + std::to_string(e) + " does not end when it is told to");
-      send(engines_[e].pid, SIGKILL);
+      send_signal(engines_[e].pid, SIGKILL);
       ended = await_end(e, kEndTimeout);
     } else if (*ended != 0) {
       wrong("engine " + std::to_string(e) + " " + how_it_ended(*ended) + ": " + row(e).text);
@@ -343,21 +297,18 @@ void KillTest::measure_context() {
   level_ = hbm_used();
   int ready[2];
   if (pipe(ready) != 0) return wrong("there is no pipe");
-  std::fflush(nullptr);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const pid_t pid = start_process([&] {
     const char answer = make_context() ? '+' : '-';
-    if (write(ready[1], &answer, 1) != 1) _exit(1);
+    if (write(ready[1], &answer, 1) != 1) return 1;
     ::pause();
-    _exit(0);
-  }
+    return 0;
+  });
   close(ready[1]);
   char answer = 0;
   const bool made = read(ready[0], &answer, 1) == 1 && answer == '+';
   close(ready[0]);
   const std::uint64_t used = hbm_used();
-  send(pid, SIGKILL);
+  send_signal(pid, SIGKILL);
   waitpid(pid, nullptr, 0);
   if (!made || used <= level_) return wrong("a bare CUDA context takes no HBM, or cannot be made");
   context_ = used - level_;
@@ -446,14 +397,14 @@ void KillTest::kill_engine(bool wild) {
   if (wild) {
     row(engine).go_wild = true;
   } else {
-    send(pid, SIGKILL);
+    send_signal(pid, SIGKILL);
   }
   const auto ended = await_end(engine, kEndTimeout);
   const auto death = Clock::now();
   ++(wild ? wild_ : kills_);
   if (!ended) {
     wrong("an engine does not die");
-    send(pid, SIGKILL);
+    send_signal(pid, SIGKILL);
     (void)await_end(engine, kEndTimeout);
   } else if (wild && (!WIFEXITED(*ended) || WEXITSTATUS(*ended) != kWild)) {
     wrong("an engine with an illegal access " + how_it_ended(*ended) + ": " + row(engine).text);
@@ -471,7 +422,7 @@ void KillTest::kill_engine(bool wild) {
   if (!wild && kills_ % 4 == 0 && kills_ < options_.kills) {
     std::this_thread::sleep_for(pause(milliseconds(1500)));
     const pid_t starting = engines_[engine].pid;
-    send(starting, SIGKILL);
+    send_signal(starting, SIGKILL);
     (void)await_end(engine, kEndTimeout);
     ++kills_;
     await_accounts(starting, row(engine).session, Clock::now());
@@ -484,7 +435,7 @@ void KillTest::kill_worker() {
   std::this_thread::sleep_for(pause(kLongestPause));
   const pid_t victim = worker();
   if (victim > 0) {
-    send(victim, SIGKILL);
+    send_signal(victim, SIGKILL);
     ++worker_kills_;
   }
   // Its next work meets the death, in the middle of it or before.
@@ -501,7 +452,7 @@ void KillTest::kill_daemon() {
     row(e).longest_step_us = 0;
     steps_before[e] = row(e).steps;
   }
-  send(daemon_->pid(), SIGKILL);
+  send_signal(daemon_->pid(), SIGKILL);
   if (!eventually(kEndTimeout, [&] { return daemon_->death().has_value(); })) {
     return wrong("a daemon does not die");
   }

@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "client/sluice.hpp"
+#include "tests/gpu/engines/cache.h"
+#include "tests/gpu/engines/cuda_memory.h"
 #include "tests/gpu/kills/board.h"
+#include "tests/gpu/kills/wild_write.h"
 #include "tools/replay/payload.h"
 #include "tools/replay/slot_memory.h"
 
@@ -22,15 +25,19 @@ using client::Error;
 using client::PageList;
 using client::Result;
 using client::Status;
+using engines::check_cuda;
+using engines::kTimeoutUs;
+using engines::MappedArray;
 using tools::PayloadShape;
 using tools::SlotPage;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::uint64_t kTimeoutUs = 20'000'000;
 constexpr std::uint32_t kListCapacity = 64;
 constexpr std::uint32_t kStepsPerBlock = 16;  // between blocks of its own
 
-constexpr PayloadShape kShape{kHeadDim * kElementBytes, kBlockTokens, kHeads* kPlanes, kPages};
+constexpr std::uint32_t kPages = engines::CacheShape::kPages;
+constexpr std::uint32_t kBlockTokens = engines::CacheShape::kBlockTokens;
+constexpr PayloadShape kPayload = kShape.payload();
 
 std::uint64_t us_since(Clock::time_point from) {
   return static_cast<std::uint64_t>(
@@ -40,35 +47,6 @@ std::uint64_t us_since(Clock::time_point from) {
 std::unexpected<Error> failed(sluice_status code, std::string text) {
   return std::unexpected(Error{code, std::move(text)});
 }
-
-Status check_cuda(int status, const char* what) {
-  if (status == cudaSuccess) return {};
-  return failed(SLUICE_IO_ERROR,
-                std::string(what) + ": " + cudaGetErrorString(static_cast<cudaError_t>(status)));
-}
-
-// Memory that both sides can use, so that a plan's lists need no copies.
-template <class T>
-class Shared {
- public:
-  Status make(std::size_t count) {
-    void* memory = nullptr;
-    if (auto ok = check_cuda(cudaHostAlloc(&memory, count * sizeof(T), cudaHostAllocMapped),
-                             "memory for a plan");
-        !ok) {
-      return ok;
-    }
-    data_.reset(static_cast<T*>(memory));
-    return {};
-  }
-  T* data() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* memory) const { (void)cudaFreeHost(memory); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 class Engine {
  public:
@@ -101,41 +79,25 @@ class Engine {
   }
 
   Status open() {
-    sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
-    where.socket_path = job_.socket.c_str();
-    where.client_name = "gpu-kill-test";
-    where.timeout_us = kTimeoutUs;
-    auto client = client::Client::connect(where);
+    auto client = engines::connect(job_.socket, "gpu-kill-test");
     if (!client) return std::unexpected(client.error());
     client_.emplace(std::move(*client));
     auto info = client_->info();
     if (!info) return std::unexpected(info.error());
     row_.session = info->session;
 
-    sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
-    desc.model = "kills";
-    desc.executor = SLUICE_EXECUTOR_DIRECT;
-    desc.layers = kPages;
-    desc.kv_heads = kHeads;
-    desc.head_dim = kHeadDim;
-    desc.block_tokens = kBlockTokens;
-    desc.dtype_bytes = kElementBytes;
-    desc.planes = kPlanes;
-    desc.page_kind = SLUICE_PAGE_LAYER;
-    desc.device_type = job_.cuda ? 2 : 0;
-    desc.hbm_bytes = kHbmBytes;
-    auto cache = client_->open_cache(desc);
+    auto cache = engines::open_cache(*client_, kShape, job_.cuda);
     if (!cache) return std::unexpected(cache.error());
     cache_.emplace(std::move(*cache));
     auto arena = cache_->arena();
     if (!arena) return std::unexpected(arena.error());
     arena_ = *arena;
     if (job_.cuda) {
-      auto slots = tools::make_cuda_slots(kShape, arena_);
+      auto slots = tools::make_cuda_slots(kPayload, arena_);
       if (!slots) return std::unexpected(slots.error());
       slots_ = std::move(*slots);
     } else {
-      slots_ = tools::make_host_slots(kShape, arena_);
+      slots_ = tools::make_host_slots(kPayload, arena_);
     }
     auto actor = cache_->open_actor();
     if (!actor) return std::unexpected(actor.error());
@@ -166,8 +128,8 @@ class Engine {
       auto frame = sequence_->map(block);
       if (!frame) return std::unexpected(frame.error());
       for (std::uint32_t page = 0; page < kPages; ++page) {
-        tools::write_page(kShape, seeds_[block], page, 0, kBlockTokens,
-                          frame->data() + page * kPageBytes);
+        tools::write_page(kPayload, seeds_[block], page, 0, kBlockTokens,
+                          frame->data() + page * kShape.page_bytes());
       }
       const std::string name = key(block);
       if (auto sealed = sequence_->seal(block, std::as_bytes(std::span(name))); !sealed) {
@@ -359,9 +321,9 @@ class Engine {
   std::optional<client::Cache> cache_;
   std::optional<client::Sequence> sequence_;
   std::optional<client::Actor> actor_;
-  Shared<std::int32_t> items_, out_;
-  Shared<std::uint8_t> outcomes_;
-  Shared<std::uint32_t> counts_, rows_;
+  MappedArray<std::int32_t> items_, out_;
+  MappedArray<std::uint8_t> outcomes_;
+  MappedArray<std::uint32_t> counts_, rows_;
   std::optional<client::Plan> plan_;
 };
 
