@@ -5,6 +5,7 @@
 // makes no CUDA context: engines are forked from it. Its parts are asked for by counts, so that it
 // can be run in pieces.
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,6 +49,8 @@ constexpr std::chrono::seconds kStartTimeout{60};  // of an engine: context, pre
 constexpr std::chrono::seconds kEndTimeout{20};
 constexpr milliseconds kLongestPause{250};  // before something is killed
 constexpr std::chrono::seconds kLongestDown{5};
+// Of each other engine, while a child has what it inherited.
+constexpr std::uint64_t kStepsBesideChild = 20;
 // A daemon's death must not be felt; what a step takes on a busy machine is far less.
 constexpr std::uint64_t kMostStepUs = 500'000;
 // What processes of others, and the driver, may take and give meanwhile.
@@ -59,6 +62,7 @@ struct Options {
   std::uint32_t daemon_kills = 5;
   std::uint32_t worker_kills = 5;
   std::uint32_t wild = 1;
+  std::uint32_t children = 2;
   std::uint32_t seconds = 600;
   std::uint64_t seed = 1;
   bool json = false;
@@ -137,12 +141,16 @@ class KillTest {
   void end_engines();
 
   std::uint64_t hbm_used();
+  bool is_quarantined(pid_t pid);
   void await_accounts(pid_t pid, std::uint64_t session, Clock::time_point death);
   void await_hbm(std::uint64_t before, bool worker_before, Clock::time_point death);
   void check_level(const char* when);
+  // All but `engine` make so many steps more.
+  void check_others(std::uint32_t engine, std::uint64_t steps);
   pid_t worker() const { return child_named(daemon_->pid(), kWorkerName); }
 
   void kill_engine(bool wild);
+  void kill_parent(Child child);
   void kill_worker();
   void kill_daemon();
   void measure_context();
@@ -165,7 +173,8 @@ class KillTest {
   bool broken_ = false;        // an engine did not come up: nothing to go on with
   std::vector<std::string> wrongs_;
 
-  std::uint32_t kills_ = 0, wild_ = 0, worker_kills_ = 0, daemon_kills_ = 0, starts_ = 0;
+  std::uint32_t kills_ = 0, wild_ = 0, children_ = 0, worker_kills_ = 0, daemon_kills_ = 0,
+                starts_ = 0;
   double worst_accounted_ms_ = 0, worst_hbm_ms_ = 0;
   std::uint64_t longest_step_us_ = 0, longest_step_without_us_ = 0, steps_without_ = 0;
   std::uint64_t fewest_without_ = ~std::uint64_t{0};  // steps of one engine, in one time without
@@ -343,6 +352,14 @@ void KillTest::await_accounts(pid_t pid, std::uint64_t session, Clock::time_poin
   }
 }
 
+bool KillTest::is_quarantined(pid_t pid) {
+  const auto reply = tools::ask_daemon(daemon_->admin_socket(), "sessions");
+  if (!reply) return false;
+  return std::ranges::any_of((*reply)["sessions"], [&](const json& row) {
+    return row.value("pid", std::int64_t{-1}) == pid && row.value("state", "") == "quarantined";
+  });
+}
+
 // At least the killed engine's context is back; what the device worker took or gave meanwhile, by
 // starting or leaving, does not count.
 void KillTest::await_hbm(std::uint64_t before, bool worker_before, Clock::time_point death) {
@@ -382,6 +399,16 @@ void KillTest::check_level(const char* when) {
         std::to_string(level_ >> 20) + " before all");
 }
 
+void KillTest::check_others(std::uint32_t engine, std::uint64_t steps) {
+  for (std::uint32_t e = 0; e < options_.engines; ++e) {
+    if (e == engine) continue;
+    const std::uint64_t end = row(e).steps + steps;
+    if (!eventually(kEndTimeout, [&] { return row(e).steps >= end; })) {
+      wrong("engine " + std::to_string(e) + " stands still after the death of another");
+    }
+  }
+}
+
 // ---- kills
 
 void KillTest::kill_engine(bool wild) {
@@ -392,8 +419,6 @@ void KillTest::kill_engine(bool wild) {
   const pid_t worker_then = worker();
   const bool worker_before = worker_then > 0 && worker_then == settled_worker_;
   const pid_t pid = engines_[engine].pid;
-  std::uint64_t steps_before[kMostEngines];
-  for (std::uint32_t e = 0; e < options_.engines; ++e) steps_before[e] = row(e).steps;
   if (wild) {
     row(engine).go_wild = true;
   } else {
@@ -411,12 +436,7 @@ void KillTest::kill_engine(bool wild) {
   }
   await_accounts(pid, row(engine).session, death);
   await_hbm(before, worker_before, death);
-  for (std::uint32_t e = 0; e < options_.engines; ++e) {
-    if (e == engine) continue;
-    if (!eventually(kEndTimeout, [&] { return row(e).steps > steps_before[e]; })) {
-      wrong("engine " + std::to_string(e) + " stands still after the death of another");
-    }
-  }
+  check_others(engine, 1);
   // Every fourth is killed once more while it starts.
   fork_engine(engine);
   if (!wild && kills_ % 4 == 0 && kills_ < options_.kills) {
@@ -428,6 +448,43 @@ void KillTest::kill_engine(bool wild) {
     await_accounts(starting, row(engine).session, Clock::now());
     fork_engine(engine);
   }
+  (void)await_running(engine);
+}
+
+// An engine whose forked child lives on. While the child has the engine's socket, it may have what
+// the engine was at; without it, the session is over.
+void KillTest::kill_parent(Child child) {
+  const std::uint32_t engine = below(options_.engines);
+  const std::uint64_t before = hbm_used();
+  const pid_t worker_then = worker();
+  const bool worker_before = worker_then > 0 && worker_then == settled_worker_;
+  row(engine).leave_child = child;
+  if (!eventually(kEndTimeout, [&] { return row(engine).child != 0; })) {
+    return wrong("an engine leaves no child");
+  }
+  ++children_;
+  const pid_t pid = engines_[engine].pid;
+  send_signal(pid, SIGKILL);
+  if (!await_end(engine, kEndTimeout)) wrong("an engine with a child does not die");
+  auto death = Clock::now();
+  if (child == Child::holds_all) {
+    if (!eventually(kEndTimeout, [&] { return is_quarantined(pid); })) {
+      wrong("the session of an engine whose child lives is not quarantined");
+    }
+    check_others(engine, kStepsBesideChild);
+    if (!is_quarantined(pid)) wrong("a session is over while a child has its socket");
+  } else {
+    await_accounts(pid, row(engine).session, death);
+    check_others(engine, kStepsBesideChild);
+  }
+  row(engine).end_child = true;
+  if (!engines::await_process(row(engine).child, kEndTimeout)) {
+    wrong("the child of an engine does not end");
+  }
+  death = Clock::now();
+  if (child == Child::holds_all) await_accounts(pid, row(engine).session, death);
+  await_hbm(before, worker_before, death);
+  fork_engine(engine);
   (void)await_running(engine);
 }
 
@@ -482,7 +539,7 @@ void KillTest::kill_daemon() {
 int KillTest::run() {
   measure_context();
   if (wrongs_.empty() && start_daemon() && start_engines()) {
-    enum class Act { engine, wild, worker, daemon };
+    enum class Act { engine, wild, child, worker, daemon };
     while (time_left() && daemon_ && check_engines()) {
       std::vector<Act> left;
       const auto add = [&](Act act, std::uint32_t done, std::uint32_t wanted) {
@@ -490,6 +547,7 @@ int KillTest::run() {
       };
       add(Act::engine, kills_, options_.kills);
       add(Act::wild, wild_, options_.wild);
+      add(Act::child, children_, options_.children);
       add(Act::worker, worker_kills_, options_.worker_kills);
       add(Act::daemon, daemon_kills_, options_.daemon_kills);
       if (left.empty()) break;
@@ -499,6 +557,9 @@ int KillTest::run() {
           break;
         case Act::wild:
           kill_engine(true);
+          break;
+        case Act::child:
+          kill_parent(children_ % 2 == 0 ? Child::holds_all : Child::closes_sockets);
           break;
         case Act::worker:
           kill_worker();
@@ -518,6 +579,7 @@ int KillTest::run() {
   const std::pair<const char*, std::pair<std::uint32_t, std::uint32_t>> counts[] = {
       {"kills of engines", {kills_, options_.kills}},
       {"illegal accesses", {wild_, options_.wild}},
+      {"kills of engines that left a child", {children_, options_.children}},
       {"kills of device workers", {worker_kills_, options_.worker_kills}},
       {"kills of daemons", {daemon_kills_, options_.daemon_kills}}};
   for (const auto& [what, count] : counts) {
@@ -542,6 +604,7 @@ void KillTest::report() {
       {"engines_started", starts_},
       {"kills", kills_},
       {"illegal_accesses", wild_},
+      {"children_left", children_},
       {"worker_kills", worker_kills_},
       {"daemon_kills", daemon_kills_},
       {"bound_ms", bound_ms()},
@@ -577,6 +640,8 @@ int main_of(int argc, char** argv) {
   app.add_option("--kills", options.kills, "of engines, by SIGKILL")->capture_default_str();
   app.add_option("--wild", options.wild, "engines that make an illegal access")
       ->capture_default_str();
+  app.add_option("--children", options.children, "engines that are killed and leave a forked child")
+      ->capture_default_str();
   app.add_option("--worker-kills", options.worker_kills, "of device workers")
       ->capture_default_str();
   app.add_option("--daemon-kills", options.daemon_kills, "of daemons")->capture_default_str();
@@ -588,6 +653,8 @@ int main_of(int argc, char** argv) {
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   options.cuda = backend == "cuda";
+  // Children of engines that were killed become ours.
+  (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
   std::string gpu;
   if (options.cuda) {
     const auto uuid = tools::gpu_uuid(0);

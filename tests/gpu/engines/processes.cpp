@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@ namespace sluice::test::engines {
 namespace {
 
 constexpr std::chrono::milliseconds kPoll{2};
+constexpr int kMostFds = 4096;  // of an engine
 
 }  // namespace
 
@@ -57,6 +59,13 @@ std::string how_it_ended(int status) {
 
 void send_signal(pid_t pid, int signal) {
   if (pid > 0) kill(pid, signal);
+}
+
+void close_sockets() {
+  for (int fd = 0; fd < kMostFds; ++fd) {
+    struct stat status{};
+    if (fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode)) close(fd);
+  }
 }
 
 }  // namespace sluice::test::engines

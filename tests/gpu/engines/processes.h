@@ -33,6 +33,9 @@ std::string how_it_ended(int status);
 // A pid of -1 would name every process.
 void send_signal(pid_t pid, int signal);
 
+// Closes every socket that this process has; what a forked child of an engine may call.
+void close_sockets();
+
 // Memory that processes forked from now on share with this one; never freed.
 template <class T>
 T* make_shared_memory() {

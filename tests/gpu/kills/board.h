@@ -22,6 +22,9 @@ inline constexpr engines::CacheShape kShape{64, std::uint64_t{32} << 20, std::ui
 // All engines of a tenant read these, which are half as many again as the arena has room for.
 inline constexpr std::uint32_t kSharedBlocks = 768;
 
+// A child that the engine forks, which calls nothing of CUDA and lives on with what it inherited.
+enum class Child : std::uint32_t { none, holds_all, closes_sockets };
+
 enum class Phase : std::uint32_t { starting, running, finished };
 
 struct EngineRow {
@@ -38,10 +41,14 @@ struct EngineRow {
   std::atomic<std::uint64_t> longest_step_us;
   char text[kTextBytes];  // why it failed, written before it ends
 
+  std::atomic<std::int32_t> child;  // its pid, once it is as it is to stay; 0: there is none
+
   // by the driver
   std::atomic<bool> stop;
   std::atomic<bool> without_daemon;  // calls that ask the daemon may fail from now on
   std::atomic<bool> go_wild;         // make a kernel write where nothing is
+  std::atomic<Child> leave_child;
+  std::atomic<bool> end_child;
 
   void reset();
 };

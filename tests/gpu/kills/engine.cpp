@@ -12,6 +12,7 @@
 #include "client/sluice.hpp"
 #include "tests/gpu/engines/cache.h"
 #include "tests/gpu/engines/cuda_memory.h"
+#include "tests/gpu/engines/processes.h"
 #include "tests/gpu/kills/board.h"
 #include "tests/gpu/kills/wild_write.h"
 #include "tools/replay/payload.h"
@@ -33,6 +34,7 @@ using tools::SlotPage;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::uint32_t kListCapacity = 64;
+constexpr std::chrono::seconds kLongestChild{60};
 constexpr std::uint32_t kStepsPerBlock = 16;  // between blocks of its own
 
 constexpr std::uint32_t kPages = engines::CacheShape::kPages;
@@ -64,6 +66,7 @@ class Engine {
           return ok;
         }
       }
+      if (row_.leave_child != Child::none && !has_child_) leave_child();
       if (auto ok = step(); !ok) return ok;
       if (row_.steps % kStepsPerBlock == 0 && !alone_) {
         if (auto ok = own_block(); !ok) return ok;
@@ -72,7 +75,33 @@ class Engine {
     return {};
   }
 
+  // After `first`, the error of an illegal access: what works on the device says that the context
+  // is lost, in a step or not, and what asks the daemon goes on.
+  Status check_loss(const Error& first) {
+    const Status ended = actor_->end_step();
+    const Status begun = actor_->begin_step();
+    const auto is_lost = [](const Status& status) {
+      return !status && status.error().code == SLUICE_CONTEXT_LOST;
+    };
+    if (ended || begun || (!is_lost(ended) && !is_lost(begun))) {
+      const Error& last = !begun ? begun.error() : !ended ? ended.error() : first;
+      return failed(SLUICE_INTERNAL, "a step after an illegal access (" + first.text +
+                                         ") was not told that the context is lost: " + last.text);
+    }
+    return client_->ping();
+  }
+
  private:
+  // What runs in the child is what any thread may leave behind at a fork: system calls.
+  void leave_child() {
+    has_child_ = true;
+    if (fork() != 0) return;
+    if (row_.leave_child == Child::closes_sockets) engines::close_sockets();
+    row_.child = getpid();
+    (void)engines::eventually(kLongestChild, [&] { return row_.end_child.load(); });
+    _exit(0);
+  }
+
   std::string key(std::uint32_t block) const { return "shared-" + std::to_string(10'000 + block); }
   std::uint64_t seed_of(const std::string& key) const {
     return tools::payload_seed(job_.tenant, key);
@@ -311,6 +340,7 @@ class Engine {
   std::mt19937_64 random_;
   const bool uses_plan_;
   bool alone_ = false;  // the daemon is gone
+  bool has_child_ = false;
   std::uint64_t own_blocks_ = 0;
   std::vector<std::uint64_t> seeds_;  // of the shared blocks
   std::vector<SlotPage> compared_;
@@ -335,17 +365,24 @@ void EngineRow::reset() {
     *number = 0;
   }
   text[0] = '\0';
-  stop = without_daemon = go_wild = false;
+  child = 0;
+  stop = without_daemon = go_wild = end_child = false;
+  leave_child = Child::none;
   phase = Phase::starting;
 }
 
 int run_engine(const EngineJob& job, EngineRow& row) {
   Status ran;
+  std::optional<Status> lost;
   {
     Engine engine(job, row);
     ran = engine.run();
-    // What is left would only be told to a context that is lost.
-    if (!ran && row.go_wild) _exit(kWild);
+    if (!ran && row.go_wild) lost = engine.check_loss(ran.error());
+    // It closes and releases as any other, and must come to an end.
+  }
+  if (lost) {
+    if (*lost) return kWild;
+    ran = *lost;
   }
   if (!ran) {
     std::snprintf(row.text, sizeof row.text, "%s: %s", sluice_status_name(ran.error().code),
