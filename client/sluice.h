@@ -19,6 +19,14 @@
  * themselves and leave the caller's as it was; none may be made during a capture of their stream,
  * except sluice_step_begin, sluice_step_end and sluice_plan_launch.
  *
+ * Errors of a GPU. SLUICE_CONTEXT_LOST: the CUDA context of this process is lost, by an illegal
+ * access of any kernel in it or by an error of the GPU. All calls that work on the device return it
+ * from then on, at once; closing and releasing return it too and free what they have. A new process
+ * has a new context: end this one. Other processes go on. An error of the daemon's own context is
+ * nobody's: the daemon does the same again in another one. SLUICE_DEVICE_LOST: the GPU gives nobody
+ * a context; sluice_cache_open says so, and can be tried again when `sluicectl status` no longer
+ * tells DEVICE_LOST. SLUICE_IO_ERROR: CUDA refused a call, and the context lives.
+ *
  * Structs. A struct that describes (_desc) or informs (_info, _view, _stats, _result) begins with
  * `struct_size`; set it to sizeof, also where the call fills the rest. Zero what you do not use:
  * reserved fields and unknown flags that are not zero are refused (SLUICE_INVALID_ARGUMENT), so
@@ -101,7 +109,9 @@ typedef enum sluice_status {
   SLUICE_BAD_CONFIG = 22,
   SLUICE_SHUTTING_DOWN = 23,
   SLUICE_LIMIT_REACHED = 24,
-  SLUICE_INTERNAL = 25
+  SLUICE_INTERNAL = 25,
+  SLUICE_CONTEXT_LOST = 26,
+  SLUICE_DEVICE_LOST = 27
 } sluice_status;
 
 typedef struct sluice_error {

@@ -153,6 +153,9 @@ class Coordinator {
   }
   // All devices are GPUs', or there is the node's alone.
   bool on_gpus() const { return gpu(ipc::DeviceId{0}) != nullptr; }
+  DeviceHealth device_health(ipc::DeviceId device) const {
+    return devices_[device.value]->health();
+  }
 
   // Runs `look` with the manager, under the lock.
   template <class Look>

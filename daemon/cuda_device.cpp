@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -66,6 +67,7 @@ class CudaDevice final : public Device {
   std::uint64_t hbm_granularity() const override { return facts_.granularity_bytes; }
   std::vector<std::uint32_t> dram_nodes() const override { return node_->dram_nodes(); }
   const device_worker::DeviceFacts* gpu() const override { return &facts_; }
+  DeviceHealth health() const override { return client_->health(); }
   void look_after() override { client_->look_after(); }
 
  private:
@@ -171,6 +173,11 @@ ipc::Result<Devices> make_cuda_devices(const Config& config, const std::string& 
                                 {"hbm_free_bytes", gpu.hbm_free_bytes}});
   }
   return devices;
+}
+
+std::string_view to_string(DeviceHealth::State state) {
+  constexpr std::array<std::string_view, 3> names = {"well", "silent", "lost"};
+  return names[static_cast<std::size_t>(state)];
 }
 
 ipc::Result<Devices> make_devices(const Config& config) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "daemon/cache_table.h"
@@ -20,6 +21,19 @@
 #include "ipc/mapping.h"
 
 namespace sluice::daemon {
+
+// How the GPU does, as far as the daemon has found out.
+struct DeviceHealth {
+  enum class State : std::uint8_t {
+    well,
+    silent,  // it has not answered for a while
+    lost,    // it gives nobody a context
+  };
+  State state = State::well;
+  std::string text;                   // why it is lost
+  std::uint64_t worker_failures = 0;  // device workers that died, hung, or lost their context
+};
+std::string_view to_string(DeviceHealth::State state);
 
 class Device {
  public:
@@ -53,6 +67,9 @@ class Device {
 
   // DRAM extents are pinned by those who map them, so they stay with their cache.
   bool users_pin_dram() const { return gpu() != nullptr; }
+
+  // From any thread; never waits.
+  virtual DeviceHealth health() const { return {}; }
 
   // To be called now and then.
   virtual void look_after() {}

@@ -50,7 +50,8 @@ std::optional<int> reap(pid_t pid, ipc::Deadline deadline) {
 
 // Another worker would say the same.
 bool is_final(const ipc::Error& refusal) {
-  return refusal.code == Errc::not_supported || refusal.code == Errc::bad_config;
+  return refusal.code == Errc::not_supported || refusal.code == Errc::bad_config ||
+         refusal.code == Errc::device_lost;
 }
 
 std::string describe_end(int status) {
@@ -145,18 +146,75 @@ ipc::Error DeviceClient::broken(ipc::Error reason) {
 
 const ipc::Error& DeviceClient::note_hang(const ipc::Error& reason) {
   last_used_ = std::chrono::steady_clock::now();
-  return hung_.emplace(reason);
+  const std::lock_guard lock(health_mutex_);
+  health_.state = DeviceHealth::State::silent;
+  return refusal_.emplace(reason, options_.rest).error;
 }
+
+// A new worker gets no context. Before the GPU was found that is a matter of the configuration.
+ipc::Error DeviceClient::note_refusal(ipc::Error reason) {
+  if (!known_) return reason;
+  reason = {Errc::device_lost, "the GPU " + options_.device + " is lost: " + reason.text +
+                                   "; it is tried again while there is something to do on it"};
+  refusal_.emplace(reason, options_.lost_rest);
+  const std::lock_guard lock(health_mutex_);
+  if (health_.state != DeviceHealth::State::lost) log_error(reason.text);
+  health_.state = DeviceHealth::State::lost;
+  health_.text = reason.text;
+  return reason;
+}
+
+void DeviceClient::note_answer() {
+  const std::lock_guard lock(health_mutex_);
+  if (health_.state == DeviceHealth::State::well) return;
+  log_info("the GPU answers again", {{"device", options_.device}});
+  health_.state = DeviceHealth::State::well;
+  health_.text.clear();
+}
+
+void DeviceClient::note_failure(const std::string& how) {
+  const std::lock_guard lock(health_mutex_);
+  ++health_.worker_failures;
+  log_warn("the device worker failed", {{"reason", how}, {"failures", health_.worker_failures}});
+}
+
+DeviceHealth DeviceClient::health() const {
+  const std::lock_guard lock(health_mutex_);
+  DeviceHealth health = health_;
+  const bool silent =
+      asking_since_ && std::chrono::steady_clock::now() - *asking_since_ >= options_.silence;
+  if (health.state == DeviceHealth::State::well && silent) {
+    health.state = DeviceHealth::State::silent;
+  }
+  return health;
+}
+
+// Tells health() since when a request is under way.
+class DeviceClient::Asking {
+ public:
+  explicit Asking(DeviceClient& client) : client_(client) { set(std::chrono::steady_clock::now()); }
+  ~Asking() { set(std::nullopt); }
+  Asking(const Asking&) = delete;
+  Asking& operator=(const Asking&) = delete;
+
+ private:
+  void set(std::optional<std::chrono::steady_clock::time_point> since) {
+    const std::lock_guard lock(client_.health_mutex_);
+    client_.asking_since_ = since;
+  }
+  DeviceClient& client_;
+};
 
 template <class Ask>
 auto DeviceClient::with_worker(Ask&& ask) {
   const std::lock_guard lock(mutex_);
   using Answered = decltype(ask());
   // What waits behind a hang would wait as long, one after the other.
-  if (hung_ && std::chrono::steady_clock::now() - last_used_ < options_.rest) {
-    return Answered(std::unexpected(*hung_));
+  if (refusal_ && std::chrono::steady_clock::now() - last_used_ < refusal_->rest) {
+    return Answered(std::unexpected(refusal_->error));
   }
-  hung_.reset();
+  refusal_.reset();
+  const Asking asking(*this);
   Answered answered = fail(Errc::internal, "nobody was asked");
   for (int attempt = 0; attempt < 2; ++attempt) {
     if (!socket_ || broken_) {
@@ -165,9 +223,14 @@ auto DeviceClient::with_worker(Ask&& ask) {
     }
     answered = ask();
     last_used_ = std::chrono::steady_clock::now();
-    if (answered || !broken_ || is_final(answered.error())) return answered;
-    log_warn("the device worker failed",
-             {{"reason", answered.error().text}, {"attempt", std::int64_t{attempt + 1}}});
+    if (answered || !broken_) {
+      note_answer();
+      return answered;
+    }
+    if (is_final(answered.error())) {
+      return Answered(std::unexpected(note_refusal(std::move(answered.error()))));
+    }
+    note_failure(answered.error().text);
   }
   const auto dead = bury();
   if (!dead || answered.error().code == Errc::timed_out) (void)note_hang(answered.error());
@@ -212,7 +275,10 @@ ipc::Result<device_worker::DeviceFacts> DeviceClient::describe() {
         wire::Body::Device);
     if (!answer) return std::unexpected(std::move(answer.error()));
     auto facts = device_worker::facts_from(*answer->message->body_as_Device());
-    if (facts) options_.device = device_worker::to_string(facts->uuid);
+    if (facts) {
+      options_.device = device_worker::to_string(facts->uuid);
+      known_ = true;
+    }
     return facts;
   });
 }
@@ -313,7 +379,7 @@ void DeviceClient::look_after() {
   std::erase_if(leaving_, [](pid_t pid) { return reap(pid, ipc::Clock::now()).has_value(); });
   if (!socket_) return;
   if (const auto end = reap(pid_, ipc::Clock::now())) {
-    log_warn("the device worker died", {{"how", describe_end(*end)}});
+    note_failure("it " + describe_end(*end));
     pid_ = -1;
     socket_.reset();
     open_tables_.clear();

@@ -7,7 +7,7 @@
 //
 // Thread-safety: any thread. Requests wait for each other, and may take as long as it takes to
 // start a worker (a second) or to find out that it hangs (Options::patience, twice); look_after()
-// never waits.
+// and health() never wait.
 #pragma once
 
 #include <sys/types.h>
@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/device.h"
 #include "daemon/device_worker/protocol.h"
 #include "ipc/error.h"
 #include "ipc/fd.h"
@@ -45,6 +46,8 @@ class DeviceClient {
     std::chrono::milliseconds idle{10'000};
     std::chrono::milliseconds patience{60'000};  // for one answer
     std::chrono::milliseconds rest{10'000};      // after two that hung: requests fail at once
+    std::chrono::milliseconds lost_rest{1'000};  // likewise, after the GPU was found to be lost
+    std::chrono::milliseconds silence{5'000};    // of a worker, that health() tells
   };
 
   explicit DeviceClient(Options options);
@@ -55,7 +58,7 @@ class DeviceClient {
 
   // Errors of all: what the worker says (no_memory, io_error); not_supported (there is no worker,
   // or no GPU for it); daemon_away, timed_out (it died, or hung, twice); io_error (it does not
-  // die).
+  // die); device_lost (a new worker gets no context, though describe() has found the GPU before).
   // From here on by its UUID: later workers find the same GPU, whatever its number is then.
   ipc::Result<device_worker::DeviceFacts> describe();
   ipc::Result<ipc::Fd> allocate(std::uint64_t bytes);
@@ -68,6 +71,8 @@ class DeviceClient {
   // The worker, if it knows the table, gives up what it keeps of it.
   void forget_table(std::uint64_t number);
 
+  DeviceHealth health() const;
+
   // To be called now and then: lets an idle worker go, and takes note of the end of those that
   // went.
   void look_after();
@@ -78,6 +83,13 @@ class DeviceClient {
     ipc::Frame frame;
     const device_worker::wire::Message* message = nullptr;
   };
+
+  // Why requests fail at once for a while.
+  struct Refusal {
+    ipc::Error error;
+    std::chrono::milliseconds rest;
+  };
+  class Asking;
 
   // `ask` runs once, and once more with another worker if the first one broke.
   template <class Ask>
@@ -90,6 +102,9 @@ class DeviceClient {
   ipc::Status open_table(const SplitTableParts& table);
   ipc::Error broken(ipc::Error reason);
   const ipc::Error& note_hang(const ipc::Error& reason);
+  ipc::Error note_refusal(ipc::Error reason);
+  void note_answer();
+  void note_failure(const std::string& how);
 
   Options options_;
   std::mutex mutex_;
@@ -97,11 +112,16 @@ class DeviceClient {
   pid_t pid_ = -1;
   ipc::FrameReader reader_{ipc::FdPolicy::accept};
   bool broken_ = false;             // the worker is of no more use
-  std::optional<ipc::Error> hung_;  // the last request did, with two workers
+  bool known_ = false;              // a worker has found the GPU
+  std::optional<Refusal> refusal_;  // of the last request
   std::uint64_t requests_ = 0;
   std::chrono::steady_clock::time_point last_used_{};
   std::set<std::uint64_t> open_tables_;  // that this worker knows
   std::vector<pid_t> leaving_;           // let go, not seen to be dead yet
+
+  mutable std::mutex health_mutex_;  // for what follows; taken inside the other one
+  DeviceHealth health_;
+  std::optional<std::chrono::steady_clock::time_point> asking_since_;
 };
 
 }  // namespace sluice::daemon

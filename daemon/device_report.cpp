@@ -26,7 +26,10 @@ json row_of(const Coordinator& coordinator, ipc::DeviceId device, const residenc
     row["name"] = "memory of the node";
     return row;
   }
+  const DeviceHealth health = coordinator.device_health(device);
   row["name"] = gpu->name;
+  row["state"] = std::string(to_string(health.state));
+  row["worker_failures"] = health.worker_failures;
   row["uuid"] = device_worker::to_string(gpu->uuid);
   row["pci_bus_id"] = gpu->pci_bus_id;
   row["hbm_total_bytes"] = gpu->hbm_total_bytes;

@@ -100,6 +100,28 @@ void look_at_forecasts(const TenantStatus& tenant, std::vector<HealthFinding>& f
        "forecast with a shorter horizon or a higher confidence"});
 }
 
+void look_at_device(std::size_t number, const DeviceHealth& device,
+                    std::vector<HealthFinding>& findings) {
+  const std::string name = "device " + std::to_string(number) + ": ";
+  switch (device.state) {
+    case DeviceHealth::State::well:
+      return;
+    case DeviceHealth::State::lost:
+      findings.push_back({HealthCode::device_lost, HealthLevel::error, std::nullopt,
+                          name + device.text,
+                          "see nvidia-smi and the kernel's log for what the GPU has; engines on it "
+                          "must be started anew, and so must sluiced if it was reset"});
+      return;
+    case DeviceHealth::State::silent:
+      findings.push_back({HealthCode::device_silent, HealthLevel::error, std::nullopt,
+                          name + "the GPU or its driver does not answer; its caches are neither "
+                                 "made nor freed meanwhile",
+                          "see nvidia-smi and the kernel's log; a kernel of an engine that runs "
+                          "for seconds delays others, too"});
+      return;
+  }
+}
+
 }  // namespace
 
 std::string_view to_string(HealthLevel level) {
@@ -109,8 +131,8 @@ std::string_view to_string(HealthLevel level) {
 
 std::string_view to_string(HealthCode code) {
   constexpr std::array<std::string_view, kHealthCodes> names = {
-      "DRAINING",       "TIER_NEARLY_FULL", "TENANT_OVER_LIMIT", "TENANT_WANTING",
-      "EXTENTS_FAILED", "NO_SLOT_RATE",     "FORECAST_WASTE"};
+      "DRAINING",     "TIER_NEARLY_FULL", "TENANT_OVER_LIMIT", "TENANT_WANTING", "EXTENTS_FAILED",
+      "NO_SLOT_RATE", "FORECAST_WASTE",   "DEVICE_LOST",       "DEVICE_SILENT"};
   return names[static_cast<std::size_t>(code)];
 }
 
@@ -148,6 +170,9 @@ std::vector<HealthFinding> findings_in(const HealthInput& input) {
                "before opening more caches, close some or give them smaller arenas", findings);
   look_at_tier(input.dram, "DRAM", HealthLevel::warn,
                "run fewer or shorter sequences, or raise tiers.dram.capacity", findings);
+  for (std::size_t i = 0; i < input.devices.size(); ++i) {
+    look_at_device(i, input.devices[i], findings);
+  }
   for (const TenantStatus& tenant : input.tenants) {
     const HealthCounts& recent = input.recent[tenant.tenant.value];
     look_at_quota(tenant, tenant.hbm, "HBM", findings);

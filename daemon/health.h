@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "daemon/cache_memory.h"
+#include "daemon/device.h"
 #include "daemon/residency/status.h"
 
 namespace sluice::daemon {
@@ -33,8 +34,10 @@ enum class HealthCode : std::uint8_t {
   extents_failed,
   no_slot_rate,
   forecast_waste,
+  device_lost,
+  device_silent,
 };
-inline constexpr std::size_t kHealthCodes = 7;
+inline constexpr std::size_t kHealthCodes = 9;
 std::string_view to_string(HealthCode code);  // "TIER_NEARLY_FULL"
 
 struct HealthFinding {
@@ -82,6 +85,7 @@ struct HealthInput {
   };
   Tier hbm, dram;
   bool draining = false;
+  std::vector<DeviceHealth> devices;  // by number
   std::vector<residency::TenantStatus> tenants;
   std::vector<HealthCounts> recent;  // by tenant, within RecentCounts::kWindow
 };

@@ -61,6 +61,9 @@ std::vector<HealthFinding> HealthWatch::look() {
   input.hbm = {node.hbm, hbm};
   input.dram = {node.dram, dram};
   input.draining = draining();
+  for (std::uint32_t i = 0; i < coordinator_.device_count(); ++i) {
+    input.devices.push_back(coordinator_.device_health(ipc::DeviceId{i}));
+  }
   auto counts = counts_of(input.tenants, coordinator_.resolve_totals());
   {
     const std::lock_guard lock(mutex_);

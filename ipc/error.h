@@ -42,9 +42,11 @@ enum class Errc : std::uint16_t {
   shutting_down = 23,
   limit_reached = 24,  // a named limit of the daemon (sessions, caches, sequences, actors)
   internal = 25,       // a bug of ours
+  context_lost = 26,   // this process's CUDA context is lost: only a new process has another one
+  device_lost = 27,    // the GPU gives nobody a context
 };
 
-inline constexpr Errc kLastErrc = Errc::internal;
+inline constexpr Errc kLastErrc = Errc::device_lost;
 
 // The name as it stands in the enum: stable, for logs, metrics and JSON.
 constexpr std::string_view to_string(Errc code) {
@@ -73,7 +75,9 @@ constexpr std::string_view to_string(Errc code) {
                                         "bad_config",
                                         "shutting_down",
                                         "limit_reached",
-                                        "internal"};
+                                        "internal",
+                                        "context_lost",
+                                        "device_lost"};
   const auto index = static_cast<std::size_t>(code);
   return index < std::size(names) ? names[index] : std::string_view("unknown");
 }

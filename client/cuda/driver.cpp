@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "kernels/cuda/failure.h"
+
 namespace sluice::client::internal::cuda {
 
 using ipc::Errc;
@@ -42,15 +44,32 @@ ipc::Result<Driver> load() {
               "CUDA 12 or newer");
 }
 
+std::unexpected<ipc::Error> failed(int status, std::string text) {
+  using kernels::cuda::Failure;
+  switch (kernels::cuda::failure_of(status)) {
+    case Failure::memory:
+      return fail(Errc::no_memory, std::move(text));
+    case Failure::context:
+      return fail(Errc::context_lost,
+                  std::move(text) +
+                      "; the CUDA context of this process is lost, by a kernel of its own or by an "
+                      "error of the GPU: end the process and start it anew");
+    case Failure::device:
+      return fail(Errc::device_lost,
+                  std::move(text) + "; ask `sluicectl status` and nvidia-smi what the GPU has");
+    default:
+      return fail(Errc::io_error, std::move(text));
+  }
+}
+
 }  // namespace
 
 ipc::Status check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return {};
   // What a failed call left must not be taken for the error of a later launch.
   (void)cudaGetLastError();
-  const Errc code = status == cudaErrorMemoryAllocation ? Errc::no_memory : Errc::io_error;
-  return fail(code, std::string(what) + ": CUDA: " + cudaGetErrorString(status) + " (" +
-                        cudaGetErrorName(status) + ")");
+  return failed(status, std::string(what) + ": CUDA: " + cudaGetErrorString(status) + " (" +
+                            cudaGetErrorName(status) + ")");
 }
 
 ipc::Result<const Driver*> Driver::get() {
@@ -63,9 +82,8 @@ ipc::Status Driver::check(CUresult status, const char* what) const {
   if (status == CUDA_SUCCESS) return {};
   const char* words = nullptr;
   if (error_string(status, &words) != CUDA_SUCCESS || words == nullptr) words = "unknown error";
-  const Errc code = status == CUDA_ERROR_OUT_OF_MEMORY ? Errc::no_memory : Errc::io_error;
-  return fail(code, std::string(what) + ": CUDA driver: " + words + " (" +
-                        std::to_string(static_cast<int>(status)) + ")");
+  return failed(static_cast<int>(status), std::string(what) + ": CUDA driver: " + words + " (" +
+                                              std::to_string(static_cast<int>(status)) + ")");
 }
 
 ipc::Result<Context> Context::open(std::int32_t ordinal) {

@@ -14,7 +14,8 @@
 
 namespace sluice::client::internal::cuda {
 
-// `what` says what was tried. Errors: no_memory (cudaErrorMemoryAllocation), else io_error.
+// `what` says what was tried. Errors: no_memory; context_lost, device_lost
+// (kernels::cuda::Failure); else io_error.
 ipc::Status check(cudaError_t status, const char* what);
 
 struct Driver {

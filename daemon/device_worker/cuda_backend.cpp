@@ -278,6 +278,13 @@ std::string uuid_text(const cudaDeviceProp& properties) {
   return to_string(uuid);
 }
 
+// What keeps this process from a context would keep another one from it, but for a lack of memory.
+std::unexpected<ipc::Error> without_context(cudaError_t status, const char* what) {
+  ipc::Error error = cuda_error(status, what);
+  if (error.code != Errc::no_memory) error.code = Errc::device_lost;
+  return std::unexpected(std::move(error));
+}
+
 // The GPU that `wanted` names, among those that this process may use.
 ipc::Result<int> find_device(const std::string& wanted, cudaDeviceProp& properties) {
   int count = 0;
@@ -291,7 +298,7 @@ ipc::Result<int> find_device(const std::string& wanted, cudaDeviceProp& properti
   std::string there;
   for (int device = 0; device < count; ++device) {
     if (const cudaError_t got = cudaGetDeviceProperties(&properties, device); got != cudaSuccess) {
-      return std::unexpected(cuda_error(got, "the properties of a GPU"));
+      return without_context(got, "the properties of a GPU");
     }
     const std::string uuid = uuid_text(properties);
     if (wanted == std::to_string(device) ||
@@ -315,14 +322,14 @@ ipc::Result<std::unique_ptr<Backend>> make_cuda_backend(const std::string& devic
   auto number = find_device(device, properties);
   if (!number) return std::unexpected(std::move(number.error()));
   if (const cudaError_t status = cudaSetDevice(*number); status != cudaSuccess) {
-    return std::unexpected(cuda_error(status, "a CUDA context"));
+    return without_context(status, "a CUDA context");
   }
   auto granularity = allocation_granularity(*number);
   if (!granularity) return std::unexpected(std::move(granularity.error()));
   cudaStream_t stream = nullptr;
   if (const cudaError_t status = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
       status != cudaSuccess) {
-    return std::unexpected(cuda_error(status, "a CUDA stream"));
+    return without_context(status, "a CUDA stream");
   }
   return std::make_unique<CudaBackend>(*number, properties, *granularity, stream);
 }

@@ -43,6 +43,7 @@ struct FakeDeviceControl {
   std::atomic<std::uint32_t> held[kRequests] = {};         // all wait while this is not 0
   std::atomic<std::uint32_t> errors[kRequests] = {};       // so many get an error of the GPU
 
+  std::atomic<std::uint32_t> lost{0};                   // so many workers get no context
   std::atomic<std::uint32_t> asked_of[kFakeGpus] = {};  // by GPU, whatever for
   std::atomic<std::uint32_t> held_gpu{~0U};             // the workers of this one wait
 

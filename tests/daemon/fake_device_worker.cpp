@@ -205,14 +205,17 @@ int run(int argc, char** argv) {
         {Errc::bad_config, "backend.devices names the GPU " + arguments->device});
     return device_worker::serve(arguments->socket, *refusing) ? 0 : 1;
   }
-  NodeBackend backend(control, *gpu);
+  std::unique_ptr<device_worker::Backend> backend = std::make_unique<NodeBackend>(control, *gpu);
+  if (take_one(control->lost)) {
+    backend = device_worker::make_refusing_backend({Errc::not_supported, "the test took the GPU"});
+  }
   const device_worker::ServeHooks hooks{
       .before = [&](Request request) { before(*control, *gpu, request, arguments->socket.get()); },
       .after =
           [&](Request request) {
             if (take_one(control->of(control->late_deaths, request))) raise(SIGKILL);
           }};
-  return device_worker::serve(arguments->socket, backend, hooks) ? 0 : 1;
+  return device_worker::serve(arguments->socket, *backend, hooks) ? 0 : 1;
 }
 
 }  // namespace

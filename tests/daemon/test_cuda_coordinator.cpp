@@ -271,6 +271,18 @@ TEST_F(ACudaCoordinator, FailsACacheThatTwoWorkersDiedOfAndMakesTheNext) {
   EXPECT_TRUE(opened) << opened.error().text;
 }
 
+TEST_F(ACudaCoordinator, SaysThatTheGpuIsLostUntilItIsBack) {
+  device->of(device->errors, Request::Allocate) = 1;
+  device->lost = 1;
+  TestSession session(*coordinator);
+  const auto failed = open(session, opening());
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, Errc::device_lost);
+  EXPECT_EQ(coordinator->device_health(ipc::DeviceId{0}).state, DeviceHealth::State::lost);
+  EXPECT_TRUE(eventually([&] { return open(session, opening()).has_value(); }));
+  EXPECT_EQ(coordinator->device_health(ipc::DeviceId{0}).state, DeviceHealth::State::well);
+}
+
 TEST_F(ACudaCoordinator, GivesASeatOfTheDeadToOthersAfterItsReset) {
   auto dead = std::make_shared<TestSession>(*coordinator);
   const auto opened = open(*dead, opening());

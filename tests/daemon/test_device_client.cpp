@@ -137,6 +137,57 @@ TEST_F(ADeviceClient, MakesNobodyWaitForAGpuThatHangs) {
   EXPECT_TRUE(rested.allocate(kFakeGranularity));
 }
 
+TEST_F(ADeviceClient, SaysThatItsGpuIsLostWhenANewWorkerGetsNoContext) {
+  DeviceClient::Options eager = options();
+  eager.lost_rest = std::chrono::hours(1);
+  DeviceClient patient(eager);
+  ASSERT_TRUE(patient.describe());
+  device->of(device->errors, Request::Allocate) = 1;
+  device->lost = 1;
+  for (int i = 0; i < 2; ++i) {
+    const auto memory = patient.allocate(kFakeGranularity);
+    ASSERT_FALSE(memory);
+    EXPECT_EQ(memory.error().code, Errc::device_lost);
+    EXPECT_THAT(memory.error().text, HasSubstr("the test took the GPU"));
+  }
+  EXPECT_EQ(device->started, 2U) << "the second request was not worth a worker";
+  EXPECT_EQ(patient.health().state, DeviceHealth::State::lost);
+  EXPECT_EQ(patient.health().worker_failures, 1U);
+}
+
+TEST_F(ADeviceClient, FindsItsLostGpuAgain) {
+  DeviceClient::Options eager = options();
+  eager.lost_rest = std::chrono::milliseconds(0);
+  DeviceClient restless(eager);
+  ASSERT_TRUE(restless.describe());
+  device->of(device->errors, Request::Allocate) = 1;
+  device->lost = 2;
+  EXPECT_FALSE(restless.allocate(kFakeGranularity));
+  EXPECT_FALSE(restless.allocate(kFakeGranularity));
+  EXPECT_TRUE(restless.allocate(kFakeGranularity));
+  EXPECT_EQ(restless.health().state, DeviceHealth::State::well);
+}
+
+TEST_F(ADeviceClient, HasNoGpuToLoseBeforeItFoundOne) {
+  device->lost = 1;
+  const auto facts = client.describe();
+  ASSERT_FALSE(facts);
+  EXPECT_EQ(facts.error().code, Errc::not_supported);
+  EXPECT_EQ(client.health().state, DeviceHealth::State::well);
+}
+
+TEST_F(ADeviceClient, TellsThatItsGpuDoesNotAnswer) {
+  DeviceClient::Options attentive = options();
+  attentive.silence = std::chrono::milliseconds(1);
+  DeviceClient asking(attentive);
+  device->of(device->held, Request::Allocate) = 1;
+  std::thread request([&] { EXPECT_TRUE(asking.allocate(kFakeGranularity)); });
+  EXPECT_TRUE(eventually([&] { return asking.health().state == DeviceHealth::State::silent; }));
+  device->of(device->held, Request::Allocate) = 0;
+  request.join();
+  EXPECT_EQ(asking.health().state, DeviceHealth::State::well);
+}
+
 TEST_F(ADeviceClient, BelievesNoNonsense) {
   device->of(device->nonsense, Request::Allocate) = 1;
   EXPECT_TRUE(client.allocate(kFakeGranularity)) << "by a sane one";

@@ -37,6 +37,7 @@ TEST(Health, NothingIsSaidOfANodeThatIsWell) { EXPECT_TRUE(findings_in(healthy()
 TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
   HealthInput input = healthy();
   input.draining = true;
+  input.devices = {{}, {DeviceHealth::State::lost, "the GPU is lost: no such device", 1}};
   input.hbm.status.used_bytes = input.hbm.status.capacity_bytes;
   input.dram.status.used_bytes = input.dram.status.capacity_bytes;
   input.tenants[0].hbm.over_limit_bytes = 3 * kGiB / 2;
@@ -51,6 +52,7 @@ TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
       {HealthCode::draining, "takes no new sessions"},
       {HealthCode::tier_nearly_full, "HBM is nearly full: 100.0% of 16.0 GiB"},
       {HealthCode::tier_nearly_full, "DRAM is nearly full: 100.0% of 64.0 GiB"},
+      {HealthCode::device_lost, "device 1: the GPU is lost: no such device"},
       {HealthCode::tenant_over_limit, "prod holds 1.5 GiB of HBM above its limit"},
       {HealthCode::tenant_wanting, "prod was refused DRAM recently"},
       {HealthCode::extents_failed, "no memory for 3 DRAM extents of batch in the last minute"},
@@ -64,9 +66,19 @@ TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
   }
   EXPECT_EQ(findings[1].level, HealthLevel::info) << "arenas are meant to fill HBM";
   EXPECT_EQ(findings[2].level, HealthLevel::warn);
-  EXPECT_EQ(findings[5].level, HealthLevel::error);
-  EXPECT_EQ(findings[5].tenant, ipc::TenantId{1});
+  EXPECT_EQ(findings[6].level, HealthLevel::error);
+  EXPECT_EQ(findings[6].tenant, ipc::TenantId{1});
   EXPECT_EQ(findings[2].tenant, std::nullopt);
+}
+
+TEST(Health, AGpuThatDoesNotAnswerIsAnError) {
+  HealthInput input = healthy();
+  input.devices.resize(1);
+  input.devices[0].worker_failures = 3;
+  EXPECT_TRUE(findings_in(input).empty()) << "another worker did it";
+  input.devices[0].state = DeviceHealth::State::silent;
+  EXPECT_THAT(codes(input), ElementsAre(HealthCode::device_silent));
+  EXPECT_EQ(findings_in(input)[0].level, HealthLevel::error);
 }
 
 TEST(Health, ATierIsNotFullOfWhatCanBeGivenUp) {

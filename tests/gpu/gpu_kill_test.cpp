@@ -5,7 +5,6 @@
 // makes no CUDA context: engines are forked from it. Its parts are asked for by counts, so that it
 // can be run in pieces.
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,13 +15,13 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <functional>
-#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 #include <thread>
 
+#include "tests/gpu/engines/cache.h"
+#include "tests/gpu/engines/processes.h"
 #include "tests/gpu/kills/board.h"
 #include "tests/gpu/kills/hbm.h"
 #include "tools/common/spawn.h"
@@ -34,7 +33,12 @@ namespace sluice::test::kills {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using engines::Clock;
+using engines::eventually;
+using engines::how_it_ended;
+using engines::ms_since;
+using engines::send_signal;
+using engines::start_process;
 using nlohmann::json;
 using std::chrono::milliseconds;
 
@@ -43,9 +47,10 @@ constexpr int kExitNoGpu = 77;
 
 constexpr std::chrono::seconds kStartTimeout{60};  // of an engine: context, prefill and pinning
 constexpr std::chrono::seconds kEndTimeout{20};
-constexpr milliseconds kPoll{2};
 constexpr milliseconds kLongestPause{250};  // before something is killed
 constexpr std::chrono::seconds kLongestDown{5};
+// Of each other engine, while a child has what it inherited.
+constexpr std::uint64_t kStepsBesideChild = 20;
 // A daemon's death must not be felt; what a step takes on a busy machine is far less.
 constexpr std::uint64_t kMostStepUs = 500'000;
 // What processes of others, and the driver, may take and give meanwhile.
@@ -57,6 +62,7 @@ struct Options {
   std::uint32_t daemon_kills = 5;
   std::uint32_t worker_kills = 5;
   std::uint32_t wild = 1;
+  std::uint32_t children = 2;
   std::uint32_t seconds = 600;
   std::uint64_t seed = 1;
   bool json = false;
@@ -65,28 +71,10 @@ struct Options {
 
 // The promise: 2 s, and 60 ms per GiB that the engine had pinned.
 double bound_ms() {
-  return 2000.0 + 60.0 * static_cast<double>(kDramBytes) / static_cast<double>(1u << 30);
+  return 2000.0 + 60.0 * static_cast<double>(kShape.dram_bytes) / static_cast<double>(1u << 30);
 }
 
-double ms_since(Clock::time_point from) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - from).count();
-}
-
-bool eventually(std::chrono::nanoseconds within, const std::function<bool()>& condition) {
-  const auto deadline = Clock::now() + within;
-  while (!condition()) {
-    if (Clock::now() >= deadline) return false;
-    std::this_thread::sleep_for(kPoll);
-  }
-  return true;
-}
-
-std::string tenant_of(std::uint32_t engine) { return "t" + std::to_string(engine % kTenants); }
-
-std::string how_it_ended(int status) {
-  if (WIFSIGNALED(status)) return "was ended by signal " + std::to_string(WTERMSIG(status));
-  return "exited with " + std::to_string(WEXITSTATUS(status));
-}
+std::string tenant_of(std::uint32_t engine) { return engines::tenant_name(engine % kTenants); }
 
 // The child of `parent` whose name begins with `name`; -1: there is none.
 pid_t child_named(pid_t parent, const std::string& name) {
@@ -107,11 +95,6 @@ pid_t child_named(pid_t parent, const std::string& name) {
   return -1;
 }
 
-// A pid of -1 would name every process.
-void send(pid_t pid, int signal) {
-  if (pid > 0) kill(pid, signal);
-}
-
 class KillTest {
  public:
   KillTest(const Options& options, std::string gpu)
@@ -119,10 +102,7 @@ class KillTest {
         gpu_(std::move(gpu)),
         random_(options.seed),
         end_(Clock::now() + std::chrono::seconds(options.seconds)) {
-    void* const memory =
-        mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    board_ = new (memory) Board;
+    board_ = engines::make_shared_memory<Board>();
     if (options.cuda) meter_.emplace(gpu_);
   }
 
@@ -161,12 +141,16 @@ class KillTest {
   void end_engines();
 
   std::uint64_t hbm_used();
+  bool is_quarantined(pid_t pid);
   void await_accounts(pid_t pid, std::uint64_t session, Clock::time_point death);
   void await_hbm(std::uint64_t before, bool worker_before, Clock::time_point death);
   void check_level(const char* when);
+  // All but `engine` make so many steps more.
+  void check_others(std::uint32_t engine, std::uint64_t steps);
   pid_t worker() const { return child_named(daemon_->pid(), kWorkerName); }
 
   void kill_engine(bool wild);
+  void kill_parent(Child child);
   void kill_worker();
   void kill_daemon();
   void measure_context();
@@ -189,7 +173,8 @@ class KillTest {
   bool broken_ = false;        // an engine did not come up: nothing to go on with
   std::vector<std::string> wrongs_;
 
-  std::uint32_t kills_ = 0, wild_ = 0, worker_kills_ = 0, daemon_kills_ = 0, starts_ = 0;
+  std::uint32_t kills_ = 0, wild_ = 0, children_ = 0, worker_kills_ = 0, daemon_kills_ = 0,
+                starts_ = 0;
   double worst_accounted_ms_ = 0, worst_hbm_ms_ = 0;
   std::uint64_t longest_step_us_ = 0, longest_step_without_us_ = 0, steps_without_ = 0;
   std::uint64_t fewest_without_ = ~std::uint64_t{0};  // steps of one engine, in one time without
@@ -200,17 +185,7 @@ class KillTest {
 // ---- processes
 
 bool KillTest::start_daemon() {
-  tools::DaemonSpec spec;
-  spec.program = tools::beside_this_program("sluiced");
-  spec.cuda = options_.cuda;
-  spec.gpu = gpu_;
-  spec.hbm_extent_bytes = tools::spawn_extent_bytes(
-      kHbmBytes, kPageBytes, options_.cuda ? tools::kDeviceExtentAlignment : ipc::kFrameAlignment);
-  spec.dram_extent_bytes = tools::spawn_extent_bytes(kDramBytes, kBlockBytes);
-  for (std::uint32_t t = 0; t < kTenants; ++t) {
-    spec.tenants.push_back({tenant_of(t), kHbmBytes, kDramBytes});
-  }
-  auto started = tools::SpawnedDaemon::start(spec);
+  auto started = engines::start_daemon(kShape, kTenants, gpu_);
   if (!started) {
     wrong("a daemon does not start: " + started.error().text);
     return false;
@@ -227,15 +202,7 @@ void KillTest::fork_engine(std::uint32_t engine) {
   job.cuda = options_.cuda;
   job.tenant = tenant_of(engine);
   job.socket = daemon_->tenant_socket(job.tenant);
-  std::fflush(nullptr);
-  const pid_t parent = getpid();
-  const pid_t pid = fork();
-  if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) _exit(kFailed);
-    _exit(run_engine(job, row(engine)));
-  }
-  engines_[engine].pid = pid;
+  engines_[engine].pid = start_process([&] { return run_engine(job, row(engine)); });
   ++starts_;
 }
 
@@ -260,12 +227,8 @@ void KillTest::collect(std::uint32_t engine) {
 }
 
 std::optional<int> KillTest::await_end(std::uint32_t engine, std::chrono::nanoseconds within) {
-  int status = 0;
-  const pid_t pid = engines_[engine].pid;
-  if (pid <= 0) return std::nullopt;
-  if (!eventually(within, [&] { return waitpid(pid, &status, WNOHANG) == pid; })) {
-    return std::nullopt;
-  }
+  const auto status = engines::await_process(engines_[engine].pid, within);
+  if (!status) return std::nullopt;
   engines_[engine].pid = -1;
   collect(engine);
   return status;
@@ -319,7 +282,7 @@ void KillTest::end_engines() {
     auto ended = await_end(e, kEndTimeout);
     if (!ended) {
       wrong("engine " + std::to_string(e) + " does not end when it is told to");
-      send(engines_[e].pid, SIGKILL);
+      send_signal(engines_[e].pid, SIGKILL);
       ended = await_end(e, kEndTimeout);
     } else if (*ended != 0) {
       wrong("engine " + std::to_string(e) + " " + how_it_ended(*ended) + ": " + row(e).text);
@@ -343,21 +306,18 @@ void KillTest::measure_context() {
   level_ = hbm_used();
   int ready[2];
   if (pipe(ready) != 0) return wrong("there is no pipe");
-  std::fflush(nullptr);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const pid_t pid = start_process([&] {
     const char answer = make_context() ? '+' : '-';
-    if (write(ready[1], &answer, 1) != 1) _exit(1);
+    if (write(ready[1], &answer, 1) != 1) return 1;
     ::pause();
-    _exit(0);
-  }
+    return 0;
+  });
   close(ready[1]);
   char answer = 0;
   const bool made = read(ready[0], &answer, 1) == 1 && answer == '+';
   close(ready[0]);
   const std::uint64_t used = hbm_used();
-  send(pid, SIGKILL);
+  send_signal(pid, SIGKILL);
   waitpid(pid, nullptr, 0);
   if (!made || used <= level_) return wrong("a bare CUDA context takes no HBM, or cannot be made");
   context_ = used - level_;
@@ -390,6 +350,14 @@ void KillTest::await_accounts(pid_t pid, std::uint64_t session, Clock::time_poin
     wrong("the daemon let go of a killed engine after " + std::to_string(took) + " ms; expected " +
           std::to_string(bound_ms()));
   }
+}
+
+bool KillTest::is_quarantined(pid_t pid) {
+  const auto reply = tools::ask_daemon(daemon_->admin_socket(), "sessions");
+  if (!reply) return false;
+  return std::ranges::any_of((*reply)["sessions"], [&](const json& row) {
+    return row.value("pid", std::int64_t{-1}) == pid && row.value("state", "") == "quarantined";
+  });
 }
 
 // At least the killed engine's context is back; what the device worker took or gave meanwhile, by
@@ -431,6 +399,16 @@ void KillTest::check_level(const char* when) {
         std::to_string(level_ >> 20) + " before all");
 }
 
+void KillTest::check_others(std::uint32_t engine, std::uint64_t steps) {
+  for (std::uint32_t e = 0; e < options_.engines; ++e) {
+    if (e == engine) continue;
+    const std::uint64_t end = row(e).steps + steps;
+    if (!eventually(kEndTimeout, [&] { return row(e).steps >= end; })) {
+      wrong("engine " + std::to_string(e) + " stands still after the death of another");
+    }
+  }
+}
+
 // ---- kills
 
 void KillTest::kill_engine(bool wild) {
@@ -441,37 +419,30 @@ void KillTest::kill_engine(bool wild) {
   const pid_t worker_then = worker();
   const bool worker_before = worker_then > 0 && worker_then == settled_worker_;
   const pid_t pid = engines_[engine].pid;
-  std::uint64_t steps_before[kMostEngines];
-  for (std::uint32_t e = 0; e < options_.engines; ++e) steps_before[e] = row(e).steps;
   if (wild) {
     row(engine).go_wild = true;
   } else {
-    send(pid, SIGKILL);
+    send_signal(pid, SIGKILL);
   }
   const auto ended = await_end(engine, kEndTimeout);
   const auto death = Clock::now();
   ++(wild ? wild_ : kills_);
   if (!ended) {
     wrong("an engine does not die");
-    send(pid, SIGKILL);
+    send_signal(pid, SIGKILL);
     (void)await_end(engine, kEndTimeout);
   } else if (wild && (!WIFEXITED(*ended) || WEXITSTATUS(*ended) != kWild)) {
     wrong("an engine with an illegal access " + how_it_ended(*ended) + ": " + row(engine).text);
   }
   await_accounts(pid, row(engine).session, death);
   await_hbm(before, worker_before, death);
-  for (std::uint32_t e = 0; e < options_.engines; ++e) {
-    if (e == engine) continue;
-    if (!eventually(kEndTimeout, [&] { return row(e).steps > steps_before[e]; })) {
-      wrong("engine " + std::to_string(e) + " stands still after the death of another");
-    }
-  }
+  check_others(engine, 1);
   // Every fourth is killed once more while it starts.
   fork_engine(engine);
   if (!wild && kills_ % 4 == 0 && kills_ < options_.kills) {
     std::this_thread::sleep_for(pause(milliseconds(1500)));
     const pid_t starting = engines_[engine].pid;
-    send(starting, SIGKILL);
+    send_signal(starting, SIGKILL);
     (void)await_end(engine, kEndTimeout);
     ++kills_;
     await_accounts(starting, row(engine).session, Clock::now());
@@ -480,11 +451,48 @@ void KillTest::kill_engine(bool wild) {
   (void)await_running(engine);
 }
 
+// An engine whose forked child lives on. While the child has the engine's socket, it may have what
+// the engine was at; without it, the session is over.
+void KillTest::kill_parent(Child child) {
+  const std::uint32_t engine = below(options_.engines);
+  const std::uint64_t before = hbm_used();
+  const pid_t worker_then = worker();
+  const bool worker_before = worker_then > 0 && worker_then == settled_worker_;
+  row(engine).leave_child = child;
+  if (!eventually(kEndTimeout, [&] { return row(engine).child != 0; })) {
+    return wrong("an engine leaves no child");
+  }
+  ++children_;
+  const pid_t pid = engines_[engine].pid;
+  send_signal(pid, SIGKILL);
+  if (!await_end(engine, kEndTimeout)) wrong("an engine with a child does not die");
+  auto death = Clock::now();
+  if (child == Child::holds_all) {
+    if (!eventually(kEndTimeout, [&] { return is_quarantined(pid); })) {
+      wrong("the session of an engine whose child lives is not quarantined");
+    }
+    check_others(engine, kStepsBesideChild);
+    if (!is_quarantined(pid)) wrong("a session is over while a child has its socket");
+  } else {
+    await_accounts(pid, row(engine).session, death);
+    check_others(engine, kStepsBesideChild);
+  }
+  row(engine).end_child = true;
+  if (!engines::await_process(row(engine).child, kEndTimeout)) {
+    wrong("the child of an engine does not end");
+  }
+  death = Clock::now();
+  if (child == Child::holds_all) await_accounts(pid, row(engine).session, death);
+  await_hbm(before, worker_before, death);
+  fork_engine(engine);
+  (void)await_running(engine);
+}
+
 void KillTest::kill_worker() {
   std::this_thread::sleep_for(pause(kLongestPause));
   const pid_t victim = worker();
   if (victim > 0) {
-    send(victim, SIGKILL);
+    send_signal(victim, SIGKILL);
     ++worker_kills_;
   }
   // Its next work meets the death, in the middle of it or before.
@@ -501,7 +509,7 @@ void KillTest::kill_daemon() {
     row(e).longest_step_us = 0;
     steps_before[e] = row(e).steps;
   }
-  send(daemon_->pid(), SIGKILL);
+  send_signal(daemon_->pid(), SIGKILL);
   if (!eventually(kEndTimeout, [&] { return daemon_->death().has_value(); })) {
     return wrong("a daemon does not die");
   }
@@ -531,7 +539,7 @@ void KillTest::kill_daemon() {
 int KillTest::run() {
   measure_context();
   if (wrongs_.empty() && start_daemon() && start_engines()) {
-    enum class Act { engine, wild, worker, daemon };
+    enum class Act { engine, wild, child, worker, daemon };
     while (time_left() && daemon_ && check_engines()) {
       std::vector<Act> left;
       const auto add = [&](Act act, std::uint32_t done, std::uint32_t wanted) {
@@ -539,6 +547,7 @@ int KillTest::run() {
       };
       add(Act::engine, kills_, options_.kills);
       add(Act::wild, wild_, options_.wild);
+      add(Act::child, children_, options_.children);
       add(Act::worker, worker_kills_, options_.worker_kills);
       add(Act::daemon, daemon_kills_, options_.daemon_kills);
       if (left.empty()) break;
@@ -548,6 +557,9 @@ int KillTest::run() {
           break;
         case Act::wild:
           kill_engine(true);
+          break;
+        case Act::child:
+          kill_parent(children_ % 2 == 0 ? Child::holds_all : Child::closes_sockets);
           break;
         case Act::worker:
           kill_worker();
@@ -567,6 +579,7 @@ int KillTest::run() {
   const std::pair<const char*, std::pair<std::uint32_t, std::uint32_t>> counts[] = {
       {"kills of engines", {kills_, options_.kills}},
       {"illegal accesses", {wild_, options_.wild}},
+      {"kills of engines that left a child", {children_, options_.children}},
       {"kills of device workers", {worker_kills_, options_.worker_kills}},
       {"kills of daemons", {daemon_kills_, options_.daemon_kills}}};
   for (const auto& [what, count] : counts) {
@@ -591,6 +604,7 @@ void KillTest::report() {
       {"engines_started", starts_},
       {"kills", kills_},
       {"illegal_accesses", wild_},
+      {"children_left", children_},
       {"worker_kills", worker_kills_},
       {"daemon_kills", daemon_kills_},
       {"bound_ms", bound_ms()},
@@ -626,6 +640,8 @@ int main_of(int argc, char** argv) {
   app.add_option("--kills", options.kills, "of engines, by SIGKILL")->capture_default_str();
   app.add_option("--wild", options.wild, "engines that make an illegal access")
       ->capture_default_str();
+  app.add_option("--children", options.children, "engines that are killed and leave a forked child")
+      ->capture_default_str();
   app.add_option("--worker-kills", options.worker_kills, "of device workers")
       ->capture_default_str();
   app.add_option("--daemon-kills", options.daemon_kills, "of daemons")->capture_default_str();
@@ -637,6 +653,8 @@ int main_of(int argc, char** argv) {
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   options.cuda = backend == "cuda";
+  // Children of engines that were killed become ours.
+  (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
   std::string gpu;
   if (options.cuda) {
     const auto uuid = tools::gpu_uuid(0);

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <string>
 
+#include "tests/gpu/engines/cache.h"
+
 namespace sluice::test::kills {
 
 inline constexpr std::uint32_t kMostEngines = 16;
@@ -16,19 +18,12 @@ inline constexpr std::size_t kTextBytes = 512;
 
 // The cache of each tenant, and its memory.
 inline constexpr std::uint32_t kTenants = 2;
-inline constexpr std::uint32_t kPages = 8;  // of a block: one per layer
-inline constexpr std::uint32_t kHeads = 2;
-inline constexpr std::uint32_t kHeadDim = 64;
-inline constexpr std::uint32_t kBlockTokens = 16;
-inline constexpr std::uint32_t kElementBytes = 2;
-inline constexpr std::uint32_t kPlanes = 2;
-inline constexpr std::uint64_t kPageBytes =
-    std::uint64_t{kHeads} * kPlanes * kBlockTokens * kHeadDim * kElementBytes;
-inline constexpr std::uint64_t kBlockBytes = kPageBytes * kPages;
-inline constexpr std::uint64_t kHbmBytes = std::uint64_t{32} << 20;
-inline constexpr std::uint64_t kDramBytes = std::uint64_t{256} << 20;
+inline constexpr engines::CacheShape kShape{64, std::uint64_t{32} << 20, std::uint64_t{256} << 20};
 // All engines of a tenant read these, which are half as many again as the arena has room for.
 inline constexpr std::uint32_t kSharedBlocks = 768;
+
+// A child that the engine forks, which calls nothing of CUDA and lives on with what it inherited.
+enum class Child : std::uint32_t { none, holds_all, closes_sockets };
 
 enum class Phase : std::uint32_t { starting, running, finished };
 
@@ -46,10 +41,14 @@ struct EngineRow {
   std::atomic<std::uint64_t> longest_step_us;
   char text[kTextBytes];  // why it failed, written before it ends
 
+  std::atomic<std::int32_t> child;  // its pid, once it is as it is to stay; 0: there is none
+
   // by the driver
   std::atomic<bool> stop;
   std::atomic<bool> without_daemon;  // calls that ask the daemon may fail from now on
   std::atomic<bool> go_wild;         // make a kernel write where nothing is
+  std::atomic<Child> leave_child;
+  std::atomic<bool> end_child;
 
   void reset();
 };
@@ -74,9 +73,5 @@ inline constexpr int kWild = 3;  // its context was lost, as it was told to make
 // The life of an engine: decode steps with random lists over sealed blocks, every byte compared,
 // and now and then a block of its own. Returns the exit status.
 int run_engine(const EngineJob& job, EngineRow& row);
-
-// Enqueues a kernel that writes to an address where nothing is; the context is lost. Returns a
-// cudaError_t.
-int enqueue_wild_write(void* stream);
 
 }  // namespace sluice::test::kills

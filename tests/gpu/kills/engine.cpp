@@ -10,7 +10,11 @@
 #include <vector>
 
 #include "client/sluice.hpp"
+#include "tests/gpu/engines/cache.h"
+#include "tests/gpu/engines/cuda_memory.h"
+#include "tests/gpu/engines/processes.h"
 #include "tests/gpu/kills/board.h"
+#include "tests/gpu/kills/wild_write.h"
 #include "tools/replay/payload.h"
 #include "tools/replay/slot_memory.h"
 
@@ -22,15 +26,20 @@ using client::Error;
 using client::PageList;
 using client::Result;
 using client::Status;
+using engines::check_cuda;
+using engines::kTimeoutUs;
+using engines::MappedArray;
 using tools::PayloadShape;
 using tools::SlotPage;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::uint64_t kTimeoutUs = 20'000'000;
 constexpr std::uint32_t kListCapacity = 64;
+constexpr std::chrono::seconds kLongestChild{60};
 constexpr std::uint32_t kStepsPerBlock = 16;  // between blocks of its own
 
-constexpr PayloadShape kShape{kHeadDim * kElementBytes, kBlockTokens, kHeads* kPlanes, kPages};
+constexpr std::uint32_t kPages = engines::CacheShape::kPages;
+constexpr std::uint32_t kBlockTokens = engines::CacheShape::kBlockTokens;
+constexpr PayloadShape kPayload = kShape.payload();
 
 std::uint64_t us_since(Clock::time_point from) {
   return static_cast<std::uint64_t>(
@@ -40,35 +49,6 @@ std::uint64_t us_since(Clock::time_point from) {
 std::unexpected<Error> failed(sluice_status code, std::string text) {
   return std::unexpected(Error{code, std::move(text)});
 }
-
-Status check_cuda(int status, const char* what) {
-  if (status == cudaSuccess) return {};
-  return failed(SLUICE_IO_ERROR,
-                std::string(what) + ": " + cudaGetErrorString(static_cast<cudaError_t>(status)));
-}
-
-// Memory that both sides can use, so that a plan's lists need no copies.
-template <class T>
-class Shared {
- public:
-  Status make(std::size_t count) {
-    void* memory = nullptr;
-    if (auto ok = check_cuda(cudaHostAlloc(&memory, count * sizeof(T), cudaHostAllocMapped),
-                             "memory for a plan");
-        !ok) {
-      return ok;
-    }
-    data_.reset(static_cast<T*>(memory));
-    return {};
-  }
-  T* data() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* memory) const { (void)cudaFreeHost(memory); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 class Engine {
  public:
@@ -86,6 +66,7 @@ class Engine {
           return ok;
         }
       }
+      if (row_.leave_child != Child::none && !has_child_) leave_child();
       if (auto ok = step(); !ok) return ok;
       if (row_.steps % kStepsPerBlock == 0 && !alone_) {
         if (auto ok = own_block(); !ok) return ok;
@@ -94,48 +75,58 @@ class Engine {
     return {};
   }
 
+  // After `first`, the error of an illegal access: what works on the device says that the context
+  // is lost, in a step or not, and what asks the daemon goes on.
+  Status check_loss(const Error& first) {
+    const Status ended = actor_->end_step();
+    const Status begun = actor_->begin_step();
+    const auto is_lost = [](const Status& status) {
+      return !status && status.error().code == SLUICE_CONTEXT_LOST;
+    };
+    if (ended || begun || (!is_lost(ended) && !is_lost(begun))) {
+      const Error& last = !begun ? begun.error() : !ended ? ended.error() : first;
+      return failed(SLUICE_INTERNAL, "a step after an illegal access (" + first.text +
+                                         ") was not told that the context is lost: " + last.text);
+    }
+    return client_->ping();
+  }
+
  private:
+  // What runs in the child is what any thread may leave behind at a fork: system calls.
+  void leave_child() {
+    has_child_ = true;
+    if (fork() != 0) return;
+    if (row_.leave_child == Child::closes_sockets) engines::close_sockets();
+    row_.child = getpid();
+    (void)engines::eventually(kLongestChild, [&] { return row_.end_child.load(); });
+    _exit(0);
+  }
+
   std::string key(std::uint32_t block) const { return "shared-" + std::to_string(10'000 + block); }
   std::uint64_t seed_of(const std::string& key) const {
     return tools::payload_seed(job_.tenant, key);
   }
 
   Status open() {
-    sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
-    where.socket_path = job_.socket.c_str();
-    where.client_name = "gpu-kill-test";
-    where.timeout_us = kTimeoutUs;
-    auto client = client::Client::connect(where);
+    auto client = engines::connect(job_.socket, "gpu-kill-test");
     if (!client) return std::unexpected(client.error());
     client_.emplace(std::move(*client));
     auto info = client_->info();
     if (!info) return std::unexpected(info.error());
     row_.session = info->session;
 
-    sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
-    desc.model = "kills";
-    desc.executor = SLUICE_EXECUTOR_DIRECT;
-    desc.layers = kPages;
-    desc.kv_heads = kHeads;
-    desc.head_dim = kHeadDim;
-    desc.block_tokens = kBlockTokens;
-    desc.dtype_bytes = kElementBytes;
-    desc.planes = kPlanes;
-    desc.page_kind = SLUICE_PAGE_LAYER;
-    desc.device_type = job_.cuda ? 2 : 0;
-    desc.hbm_bytes = kHbmBytes;
-    auto cache = client_->open_cache(desc);
+    auto cache = engines::open_cache(*client_, kShape, job_.cuda);
     if (!cache) return std::unexpected(cache.error());
     cache_.emplace(std::move(*cache));
     auto arena = cache_->arena();
     if (!arena) return std::unexpected(arena.error());
     arena_ = *arena;
     if (job_.cuda) {
-      auto slots = tools::make_cuda_slots(kShape, arena_);
+      auto slots = tools::make_cuda_slots(kPayload, arena_);
       if (!slots) return std::unexpected(slots.error());
       slots_ = std::move(*slots);
     } else {
-      slots_ = tools::make_host_slots(kShape, arena_);
+      slots_ = tools::make_host_slots(kPayload, arena_);
     }
     auto actor = cache_->open_actor();
     if (!actor) return std::unexpected(actor.error());
@@ -166,8 +157,8 @@ class Engine {
       auto frame = sequence_->map(block);
       if (!frame) return std::unexpected(frame.error());
       for (std::uint32_t page = 0; page < kPages; ++page) {
-        tools::write_page(kShape, seeds_[block], page, 0, kBlockTokens,
-                          frame->data() + page * kPageBytes);
+        tools::write_page(kPayload, seeds_[block], page, 0, kBlockTokens,
+                          frame->data() + page * kShape.page_bytes());
       }
       const std::string name = key(block);
       if (auto sealed = sequence_->seal(block, std::as_bytes(std::span(name))); !sealed) {
@@ -349,6 +340,7 @@ class Engine {
   std::mt19937_64 random_;
   const bool uses_plan_;
   bool alone_ = false;  // the daemon is gone
+  bool has_child_ = false;
   std::uint64_t own_blocks_ = 0;
   std::vector<std::uint64_t> seeds_;  // of the shared blocks
   std::vector<SlotPage> compared_;
@@ -359,9 +351,9 @@ class Engine {
   std::optional<client::Cache> cache_;
   std::optional<client::Sequence> sequence_;
   std::optional<client::Actor> actor_;
-  Shared<std::int32_t> items_, out_;
-  Shared<std::uint8_t> outcomes_;
-  Shared<std::uint32_t> counts_, rows_;
+  MappedArray<std::int32_t> items_, out_;
+  MappedArray<std::uint8_t> outcomes_;
+  MappedArray<std::uint32_t> counts_, rows_;
   std::optional<client::Plan> plan_;
 };
 
@@ -373,17 +365,24 @@ void EngineRow::reset() {
     *number = 0;
   }
   text[0] = '\0';
-  stop = without_daemon = go_wild = false;
+  child = 0;
+  stop = without_daemon = go_wild = end_child = false;
+  leave_child = Child::none;
   phase = Phase::starting;
 }
 
 int run_engine(const EngineJob& job, EngineRow& row) {
   Status ran;
+  std::optional<Status> lost;
   {
     Engine engine(job, row);
     ran = engine.run();
-    // What is left would only be told to a context that is lost.
-    if (!ran && row.go_wild) _exit(kWild);
+    if (!ran && row.go_wild) lost = engine.check_loss(ran.error());
+    // It closes and releases as any other, and must come to an end.
+  }
+  if (lost) {
+    if (*lost) return kWild;
+    ran = *lost;
   }
   if (!ran) {
     std::snprintf(row.text, sizeof row.text, "%s: %s", sluice_status_name(ran.error().code),

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "tests/gpu/kills/board.h"
+#include "tests/gpu/kills/wild_write.h"
 
 namespace sluice::test::kills {
 
