@@ -12,7 +12,7 @@ namespace ipc = sluice::ipc;
 namespace wire = sluice::ipc::wire;
 using ipc::Errc;
 
-static_assert(SLUICE_DEVICE_LOST == static_cast<int>(ipc::kLastErrc));
+static_assert(SLUICE_DATA_LOST == static_cast<int>(ipc::kLastErrc));
 static_assert(SLUICE_DAEMON_AWAY == static_cast<int>(Errc::daemon_away));
 static_assert(SLUICE_EXECUTOR_DIRECT == static_cast<int>(wire::Executor::direct));
 static_assert(sizeof(sluice_plan_desc) == 128 && sizeof(sluice_cache_info) == 88,

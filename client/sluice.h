@@ -111,7 +111,8 @@ typedef enum sluice_status {
   SLUICE_LIMIT_REACHED = 24,
   SLUICE_INTERNAL = 25,
   SLUICE_CONTEXT_LOST = 26,
-  SLUICE_DEVICE_LOST = 27
+  SLUICE_DEVICE_LOST = 27,
+  SLUICE_DATA_LOST = 28
 } sluice_status;
 
 typedef struct sluice_error {

@@ -44,9 +44,10 @@ enum class Errc : std::uint16_t {
   internal = 25,       // a bug of ours
   context_lost = 26,   // this process's CUDA context is lost: only a new process has another one
   device_lost = 27,    // the GPU gives nobody a context
+  data_lost = 28,      // the only copy of these bytes is unreadable, or fails its checksum
 };
 
-inline constexpr Errc kLastErrc = Errc::device_lost;
+inline constexpr Errc kLastErrc = Errc::data_lost;
 
 // The name as it stands in the enum: stable, for logs, metrics and JSON.
 constexpr std::string_view to_string(Errc code) {
@@ -77,7 +78,8 @@ constexpr std::string_view to_string(Errc code) {
                                         "limit_reached",
                                         "internal",
                                         "context_lost",
-                                        "device_lost"};
+                                        "device_lost",
+                                        "data_lost"};
   const auto index = static_cast<std::size_t>(code);
   return index < std::size(names) ? names[index] : std::string_view("unknown");
 }
