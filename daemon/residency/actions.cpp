@@ -37,6 +37,17 @@ struct Writer {
   std::string operator()(const Retire& a) const {
     return "retire" + field("cache", a.cache.value) + field("batch", a.batch) + ids_of(a.ids);
   }
+  std::string operator()(const Withdraw& a) const {
+    return "withdraw" + field("cache", a.cache.value) + field("batch", a.batch) + ids_of(a.ids);
+  }
+  std::string operator()(const WriteBlock& a) const {
+    return "write_block" + field("cache", a.cache.value) + field("id", a.id.value) +
+           field("frame", a.frame.value) + field("valid_bytes", a.valid_bytes);
+  }
+  std::string operator()(const ReadBlock& a) const {
+    return "read_block" + field("cache", a.cache.value) + field("id", a.id.value) +
+           field("frame", a.frame.value) + field("valid_bytes", a.valid_bytes);
+  }
   std::string operator()(const DropPins& a) const {
     return "drop_pins" + field("cache", a.cache.value) + field("sealed", a.sealed ? 1 : 0) +
            ids_of(a.ids);

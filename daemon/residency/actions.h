@@ -9,10 +9,14 @@
 //   DestroyArena   arena_destroyed
 //   DestroyCache   cache_destroyed
 //   Retire         retired
+//   Withdraw       withdrawn
+//   WriteBlock     written
+//   ReadBlock      loaded
 //
 // The others are done when the caller has executed them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -75,6 +79,38 @@ struct Retire {
   friend bool operator==(const Retire&, const Retire&) = default;
 };
 
+// Rule 7 for the frames of these sealed blocks, in each arena: log "none" for each, and wait until
+// every actor was seen idle or in a step whose entry had applied that. When that is done in all
+// arenas, report withdrawn(cache, batch). The ids stay: pages of them that are in HBM are hit as
+// before. The number is one of the batches of Retire.
+struct Withdraw {
+  ipc::CacheId cache;
+  std::uint64_t batch = 0;
+  std::vector<ipc::BlockId> ids;
+  friend bool operator==(const Withdraw&, const Withdraw&) = default;
+};
+
+// Write a sealed block out of its frame to the block store; report written(cache, id). The frame
+// stays what it is until then.
+struct WriteBlock {
+  ipc::CacheId cache;
+  ipc::BlockId id;
+  ipc::FrameId frame;
+  std::uint64_t valid_bytes = 0;
+  std::vector<std::byte> key;
+  friend bool operator==(const WriteBlock&, const WriteBlock&) = default;
+};
+
+// Read a block of the store into a frame that nobody knows; report loaded(cache, id).
+struct ReadBlock {
+  ipc::CacheId cache;
+  ipc::BlockId id;
+  ipc::FrameId frame;
+  std::uint64_t valid_bytes = 0;
+  std::vector<std::byte> key;
+  friend bool operator==(const ReadBlock&, const ReadBlock&) = default;
+};
+
 // A dead session may have left pins on pages of these ids. `sealed` false: its private blocks,
 // words become {none} (a Retire follows). `sealed` true: blocks that it sealed and may not have
 // unpinned, words become {same page, ready}, which is safe by whomever, since the key is published
@@ -102,16 +138,17 @@ struct DestroyArena {
 };
 
 // Destroy a cache with its arenas, their tables, and all its extents of both tiers. No session has
-// it open, so no actor is in a step in it and no grace is needed. Its Retire and ReleaseExtent
-// actions that are unanswered are void: do not answer them after cache_destroyed, when the number
-// may be another cache's. Everything stays charged until then.
+// it open, so no actor is in a step in it and no grace is needed. Its Retire, Withdraw, WriteBlock,
+// ReadBlock and ReleaseExtent actions that are unanswered are void: do not answer them after
+// cache_destroyed, when the number may be another cache's. Everything stays charged until then.
 struct DestroyCache {
   ipc::CacheId cache;
   friend bool operator==(const DestroyCache&, const DestroyCache&) = default;
 };
 
-using Action = std::variant<CreateArena, GrantDram, ReleaseExtent, SetFrame, Retire, DropPins,
-                            ActorsIdle, DestroyArena, DestroyCache>;
+using Action =
+    std::variant<CreateArena, GrantDram, ReleaseExtent, SetFrame, Retire, Withdraw, WriteBlock,
+                 ReadBlock, DropPins, ActorsIdle, DestroyArena, DestroyCache>;
 using Actions = std::vector<Action>;
 
 // One line, such as "set_frame cache=1 id=7 frame=3": for logs and for comparing runs.

@@ -6,6 +6,7 @@
 
 #include "daemon/residency/seeded.h"
 #include "daemon/residency/siphash.h"
+#include "daemon/residency/tiering.h"
 
 namespace sluice::residency {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 // Keys whose memory is fetched together.
 constexpr std::uint32_t kLookAhead = 64;
 
-void append_newest(Cache& cache, BlockId id) {
+void link_newest(Cache& cache, BlockId id) {
   UseOrder& order = cache.unreferenced;
   Block& block = cache.blocks[id.value];
   block.older = order.newest;
@@ -46,16 +47,12 @@ void unlink(Cache& cache, BlockId id) {
 void free_block(Cache& cache, BlockId id, Actions& actions) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::retiring);
-  const FrameId frame = std::exchange(block.frame, ipc::kNoFrameId);
   block.state = BlockState::free;
   --cache.counts.retiring;
   cache.free_ids.push_back(id);
-  const std::uint32_t extent = cache.frames.extent_of(frame);
-  if (!cache.frames.give_back(frame) || cache.shape.extents_stay) return;
-  const std::uint32_t spare = cache.keep_spare ? kSpareEmptyExtents : 0;
-  if (cache.frames.vacating(extent) || cache.frames.empty() > spare) {
-    release_extent(cache, extent, actions);
-  }
+  if (block.frame == ipc::kNoFrameId) return;
+  --cache.retiring_frames;
+  give_back_frame(cache, block, actions);
 }
 
 // Out of every list by now, and without references.
@@ -64,6 +61,7 @@ void retire(Cache& cache, BlockId id) {
   block.state = BlockState::retiring;
   block.references = 0;
   ++cache.counts.retiring;
+  if (block.frame != ipc::kNoFrameId) ++cache.retiring_frames;
   if (SLUICE_SEEDED(reuse_without_grace)) {
     Actions none;
     free_block(cache, id, none);
@@ -92,10 +90,12 @@ Arena* find_arena(Cache& cache, DeviceId device) {
   return found == cache.arenas.end() ? nullptr : &*found;
 }
 
-BlockId take_block(Cache& cache, std::uint64_t now) {
+namespace {
+
+// A block with one reference and nothing else.
+BlockId take_id(Cache& cache, std::uint64_t now) {
   BlockId id;
   if (cache.free_ids.empty()) {
-    // There are as many ids as frames, and both are taken and freed together.
     SLUICE_ASSERT(cache.fresh_id < cache.shape.max_blocks);
     id = BlockId{cache.fresh_id++};
     cache.blocks.ensure(cache.fresh_id);
@@ -106,13 +106,60 @@ BlockId take_block(Cache& cache, std::uint64_t now) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::free);
   block = Block{};
-  block.frame = cache.frames.take(id);
-  block.state = BlockState::taken;
+  block.frame = ipc::kNoFrameId;
   block.references = 1;
   block.last_use = now;
+  return id;
+}
+
+// Gives the block its key and puts it into the directory.
+void make_known(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::byte> key,
+                std::uint64_t valid_bytes) {
+  Block& block = cache.blocks[id.value];
+  block.state = BlockState::sealed;
+  block.key_bytes = static_cast<std::uint8_t>(key.size());
+  block.valid_bytes_less_one = static_cast<std::uint32_t>(valid_bytes - 1);
+  const std::size_t head = std::min<std::size_t>(key.size(), kKeyHeadBytes);
+  std::memcpy(block.key_head.data(), key.data(), head);
+  if (key.size() > head) {
+    cache.key_tails.ensure(cache.fresh_id);
+    std::memcpy(cache.key_tails[id.value].data(), key.data() + head, key.size() - head);
+  }
+  cache.directory.insert(hash, id);
+  ++cache.counts.sealed;
+}
+
+}  // namespace
+
+BlockId take_block(Cache& cache, std::uint64_t now) {
+  const BlockId id = take_id(cache, now);
+  Block& block = cache.blocks[id.value];
+  block.frame = cache.frames.take(id);
+  block.state = BlockState::taken;
   cache.frames.hold(block.frame);
   ++cache.counts.taken;
   return id;
+}
+
+BlockId take_stored(Cache& cache, const std::array<std::uint64_t, 2>& seed, const StoredKey& stored,
+                    std::uint64_t now) {
+  const BlockId id = take_id(cache, now);
+  Block& block = cache.blocks[id.value];
+  block.place = Place::absent;
+  block.stored = true;
+  ++cache.tiering.counts.absent;
+  make_known(cache, id, hash_key(seed, stored.key), stored.key, stored.valid_bytes);
+  return id;
+}
+
+void append_newest(Cache& cache, BlockId id) {
+  link_newest(cache, id);
+  ++cache.counts.unreferenced;
+}
+
+void leave_use_order(Cache& cache, BlockId id) {
+  unlink(cache, id);
+  --cache.counts.unreferenced;
 }
 
 std::uint32_t hash_key(const std::array<std::uint64_t, 2>& seed, std::span<const std::byte> key) {
@@ -178,29 +225,17 @@ void match_prefix(const Cache& cache, const std::array<std::uint64_t, 2>& seed, 
 
 void publish(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::byte> key,
              std::uint64_t valid_bytes) {
-  Block& block = cache.blocks[id.value];
-  SLUICE_ASSERT(block.state == BlockState::taken);
-  block.state = BlockState::sealed;
-  block.key_bytes = static_cast<std::uint8_t>(key.size());
-  block.valid_bytes_less_one = static_cast<std::uint32_t>(valid_bytes - 1);
-  const std::size_t head = std::min<std::size_t>(key.size(), kKeyHeadBytes);
-  std::memcpy(block.key_head.data(), key.data(), head);
-  if (key.size() > head) {
-    cache.key_tails.ensure(cache.fresh_id);
-    std::memcpy(cache.key_tails[id.value].data(), key.data() + head, key.size() - head);
-  }
-  cache.directory.insert(hash, id);
+  SLUICE_ASSERT(cache.blocks[id.value].state == BlockState::taken);
   --cache.counts.taken;
-  ++cache.counts.sealed;
+  make_known(cache, id, hash, key, valid_bytes);
 }
 
 void reference(Cache& cache, BlockId id) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::sealed);
   if (block.references == 0) {
-    unlink(cache, id);
-    --cache.counts.unreferenced;
-    cache.frames.hold(block.frame);
+    if (in_use_order(block)) leave_use_order(cache, id);
+    if (block.frame != ipc::kNoFrameId) cache.frames.hold(block.frame);
   } else {
     ++cache.saved_references;
     if (block.references == 1) ++cache.counts.shared;
@@ -223,37 +258,60 @@ void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId
     return;
   }
   block.last_use = now;
-  cache.frames.unhold(block.frame);
+  if (block.frame != ipc::kNoFrameId) cache.frames.unhold(block.frame);
+  if (block.place == Place::absent) {
+    evict(cache, seed, id, EvictReason::pressure);
+    return;
+  }
+  if (!in_use_order(block)) return;  // goes when it has arrived, left or been written
   append_newest(cache, id);
-  ++cache.counts.unreferenced;
-  if (cache.frames.is_vacating(block.frame)) evict_vacating(cache, seed, id);
+  if (cache.frames.is_vacating(block.frame)) evict_vacating(cache, seed, id, now);
 }
 
-void evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id) {
+void evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
+                    std::uint64_t now) {
   const bool forced = cache.frames.is_forced(cache.blocks[id.value].frame);
-  evict(cache, seed, id, forced ? EvictReason::quota : EvictReason::pressure);
+  const EvictReason reason = forced ? EvictReason::quota : EvictReason::pressure;
+  // Nobody comes back to a block of a scan that is over.
+  if (!give_up(cache, seed, id, reason, now)) evict(cache, seed, id, reason);
 }
 
 void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason) {
   Block& block = cache.blocks[id.value];
-  SLUICE_ASSERT(block.state == BlockState::sealed && block.references == 0);
-  if (!SLUICE_SEEDED(stay_in_directory)) {
+  SLUICE_ASSERT(block.state == BlockState::sealed && block.references == 0 && !block.writing);
+  if (!SLUICE_SEEDED(stay_in_directory) && !is_lost(block)) {
     cache.directory.erase(hash_key(seed, key_of(cache, id)), id);
   }
-  unlink(cache, id);
-  --cache.counts.unreferenced;
+  if (block.place == Place::absent) {
+    --cache.tiering.counts.absent;
+    if (is_lost(block)) --cache.tiering.counts.lost;
+    block.wanted = false;
+  } else {
+    SLUICE_ASSERT(in_use_order(block));
+    leave_use_order(cache, id);
+  }
   --cache.counts.sealed;
   ++cache.evicted_blocks[static_cast<std::size_t>(reason)];
   retire(cache, id);
 }
 
 std::uint32_t evict_oldest(Cache& cache, const std::array<std::uint64_t, 2>& seed,
-                           std::uint32_t most, EvictReason reason) {
+                           std::uint32_t most, EvictReason reason, std::uint64_t now) {
   std::uint32_t evicted = 0;
   for (; evicted < most && cache.unreferenced.count > 0; ++evicted) {
-    evict(cache, seed, cache.unreferenced.oldest, reason);
+    if (!give_up(cache, seed, cache.unreferenced.oldest, reason, now)) break;
   }
   return evicted;
+}
+
+void give_back_frame(Cache& cache, Block& block, Actions& actions) {
+  const FrameId frame = std::exchange(block.frame, ipc::kNoFrameId);
+  const std::uint32_t extent = cache.frames.extent_of(frame);
+  if (!cache.frames.give_back(frame) || cache.shape.extents_stay) return;
+  const std::uint32_t spare = cache.keep_spare ? kSpareEmptyExtents : 0;
+  if (cache.frames.vacating(extent) || cache.frames.empty() > spare) {
+    release_extent(cache, extent, actions);
+  }
 }
 
 void add_evicted_bytes(EvictedCounts& to, const Cache& cache) {
@@ -263,6 +321,7 @@ void add_evicted_bytes(EvictedCounts& to, const Cache& cache) {
 }
 
 void order_batches(Cache& cache, std::uint64_t& next_batch, Actions& actions) {
+  order_moves(cache, next_batch, actions);
   while (!cache.waiting.empty() && cache.batches.size() < kMaxRetireBatches) {
     const auto count =
         static_cast<std::ptrdiff_t>(std::min<std::size_t>(cache.waiting.size(), kMaxBlocksPerTurn));

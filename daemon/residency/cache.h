@@ -39,14 +39,21 @@ struct alignas(64) Block {
   std::uint8_t key_bytes = 0;
   // Low bits of the session that sealed it and may have left pins on its pages. Taking another
   // session for it only costs a needless DropPins.
-  std::uint16_t sealer = 0;
+  std::uint8_t sealer = 0;
+  // Of a sealed one:
+  Place place : 2 = Place::resident;
+  bool stored : 1 = false;   // the block store has it, as far as is known
+  bool writing : 1 = false;  // place is resident
+  bool leaves : 1 = false;   // writing, and to leave DRAM then though it is referred to
+  bool wanted : 1 = false;   // not resident, and to be read as soon as it can be
   std::array<std::byte, kKeyHeadBytes> key_head{};  // zero behind the key's end
 };
 static_assert(sizeof(Block) == 64);
 
 using KeyTail = std::array<std::byte, kKeyTailBytes>;
 
-// Sealed blocks without references, by last use. Linked through Block::older and newer.
+// Sealed, resident blocks without references that are not being written, by last use. Linked
+// through Block::older and newer.
 struct UseOrder {
   BlockId oldest = ipc::kNoBlock;
   BlockId newest = ipc::kNoBlock;
@@ -56,6 +63,19 @@ struct UseOrder {
 struct RetireBatch {
   std::uint64_t number = 0;
   std::vector<BlockId> ids;
+};
+
+// What moves between DRAM and the block store (tiering.h).
+struct Tiering {
+  bool store = false;                // there is one
+  std::deque<BlockId> to_write;      // writing, and not ordered yet
+  std::deque<BlockId> to_withdraw;   // leaving, and not in a batch yet
+  std::vector<RetireBatch> batches;  // of leaving ones
+  std::deque<BlockId> promotions;    // wanted ones, in order
+  std::uint32_t hand = 0;            // the id that displacing goes on with
+  std::uint64_t refused_until = 0;   // event until which nothing is written
+  TieringCounts counts;
+  TieringTotals totals;
 };
 
 // An extent that is vacating and whose frames from `next` on were not looked at yet.
@@ -99,7 +119,9 @@ struct Cache {
   std::uint32_t fresh_id = 0;  // ids from here on were never in use
 
   UseOrder unreferenced;
-  std::deque<BlockId> waiting;  // retired, not yet in a batch
+  Tiering tiering;
+  std::uint64_t retiring_frames = 0;  // of the blocks that are retiring
+  std::deque<BlockId> waiting;        // retired, not yet in a batch
   std::vector<RetireBatch> batches;
   std::deque<VacateScan> vacate_scans;
 
@@ -109,6 +131,8 @@ struct Cache {
   ForecastLedger forecasts;
   EvictedCounts evicted_blocks{};
 
+  // Ids that take_block can give.
+  std::uint64_t available_ids() const { return free_ids.size() + shape.max_blocks - fresh_id; }
   std::uint64_t block_bytes() const { return shape.geometry.block_bytes; }
   std::uint64_t extent_bytes() const { return shape.frame_extent_bytes; }
   std::uint64_t hbm_bytes(const Arena& arena) const {
@@ -120,8 +144,20 @@ struct Cache {
 // The arena on a device, or null.
 Arena* find_arena(Cache& cache, DeviceId device);
 
-// frames.available() > 0. The block has one reference.
+// frames.available() and available_ids() > 0. The block has one reference.
 BlockId take_block(Cache& cache, std::uint64_t now);
+// A sealed block that the store has and DRAM has not, with one reference. available_ids() > 0, and
+// no block has the key.
+BlockId take_stored(Cache& cache, const std::array<std::uint64_t, 2>& seed, const StoredKey& stored,
+                    std::uint64_t now);
+// Whether a sealed block is in the order of use, from which blocks are evicted.
+inline bool in_use_order(const Block& block) {
+  return block.references == 0 && block.place == Place::resident && !block.writing;
+}
+inline bool is_lost(const Block& block) { return block.place == Place::absent && !block.stored; }
+// Puts a sealed block into the order of use, as the newest; and takes one out.
+void append_newest(Cache& cache, BlockId id);
+void leave_use_order(Cache& cache, BlockId id);
 
 std::uint32_t hash_key(const std::array<std::uint64_t, 2>& seed, std::span<const std::byte> key);
 bool has_key(const Cache& cache, BlockId id, std::span<const std::byte> key);
@@ -152,18 +188,25 @@ void reference(Cache& cache, BlockId id);
 void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
                  std::uint64_t now);
 
-// Evicts up to `most` of the blocks that nobody refers to, oldest first; how many it were.
+// Evicts up to `most` of the blocks that nobody refers to, oldest first; how many it were. Those
+// that the store has not are written first, and evicted when that is done.
 std::uint32_t evict_oldest(Cache& cache, const std::array<std::uint64_t, 2>& seed,
-                           std::uint32_t most, EvictReason reason);
-// Evicts a sealed block without references.
+                           std::uint32_t most, EvictReason reason, std::uint64_t now);
+// Evicts a sealed block without references that is neither written, read nor leaving.
 void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason);
-// The same because its extent is vacating.
-void evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id);
+// Evicts, or writes first, one in the order of use because its extent is vacating.
+void evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
+                    std::uint64_t now);
 
 // What the cache evicted, added in bytes.
 void add_evicted_bytes(EvictedCounts& to, const Cache& cache);
 
-// Orders Retire for what waits, as far as kMaxRetireBatches allows.
+// The frame of a block that is leaving, or retiring, is free; an extent that is empty then and not
+// to be kept is released.
+void give_back_frame(Cache& cache, Block& block, Actions& actions);
+
+// Orders Retire for what waits, as far as kMaxRetireBatches allows, and what tiering.h has to
+// order.
 void order_batches(Cache& cache, std::uint64_t& next_batch, Actions& actions);
 
 // The batch's blocks are free; extents that are empty and not to be kept are released. False: no

@@ -82,6 +82,19 @@ std::unexpected<Error> layout_differs(const ipc::Layout& has, const ipc::Layout&
 }
 
 // The sizes that do not depend on the arena.
+// Ids for the blocks that DRAM holds, and for those of running sequences that only the store has.
+std::uint32_t ids_with_store(const State& state, const CacheShape& shape, const Quota& dram) {
+  const std::uint64_t in_dram = shape.max_blocks;
+  const std::uint64_t stored = state.config.nvme_bytes / shape.geometry.frame_stride;
+  const std::uint64_t by_memory =
+      dram.limit_bytes / kStoreIdsFraction / (4 * std::uint64_t{shape.geometry.pages_per_block});
+  const std::uint64_t most = std::min<std::uint64_t>(
+      kMaxBlocksPerCache, kMaxPagesPerCache / shape.geometry.pages_per_block);
+  const std::uint64_t wanted =
+      std::min({in_dram + stored, in_dram * kMaxStoreIdsFactor, std::max(in_dram, by_memory)});
+  return static_cast<std::uint32_t>(std::min(wanted, most));
+}
+
 Result<CacheShape> shape_of(State& state, TenantId tenant, const CacheSpec& spec) {
   const auto geometry = ipc::geometry_of(spec.layout);
   if (!geometry) return std::unexpected(geometry.error());
@@ -130,6 +143,7 @@ Result<CacheShape> shape_of(State& state, TenantId tenant, const CacheSpec& spec
        most_ids / frames, kMaxExtentsPerCache});
   shape.max_frame_extents = static_cast<std::uint32_t>(extents);
   shape.max_blocks = shape.max_frame_extents * shape.frames_per_extent;
+  if (state.config.nvme_bytes > 0) shape.max_blocks = ids_with_store(state, shape, quota);
   return shape;
 }
 
@@ -335,6 +349,10 @@ void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& acti
   for (Arena& arena : cache.arenas) arena.state = CacheState::destroying;
   cache.evicted_blocks[static_cast<std::size_t>(reason)] += cache.counts.sealed;
   cache.counts = BlockCounts{};
+  const TieringTotals totals = cache.tiering.totals;
+  cache.tiering = Tiering{};
+  cache.tiering.totals = totals;
+  cache.retiring_frames = 0;
   cache.unreferenced = UseOrder{};
   cache.directory = Directory{};
   cache.blocks = {};
@@ -416,6 +434,7 @@ Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& s
     if (!made) return std::unexpected(made.error());
     auto& place = state.caches[number->value];
     place = std::make_unique<Cache>(*number, tenant, spec, *shape);
+    place->tiering.store = state.config.nvme_bytes > 0;
     cache = place.get();
     arena = &cache->arenas.emplace_back(*made);
   }

@@ -27,7 +27,7 @@ void check_order(const Cache& cache) {
   for (BlockId id = cache.unreferenced.oldest; id != ipc::kNoBlock;
        id = cache.blocks[id.value].newer) {
     const Block& block = cache.blocks[id.value];
-    SLUICE_ASSERT(block.state == BlockState::sealed && block.references == 0);
+    SLUICE_ASSERT(block.state == BlockState::sealed && in_use_order(block));
     SLUICE_ASSERT(block.older == before);
     SLUICE_ASSERT(before == ipc::kNoBlock || cache.blocks[before.value].last_use <= block.last_use);
     before = id;
@@ -37,10 +37,26 @@ void check_order(const Cache& cache) {
   SLUICE_ASSERT(count == cache.unreferenced.count);
 }
 
+// Adds a sealed block to what moves.
+void check_move(const Block& block, TieringCounts& counts) {
+  if (block.place == Place::absent) ++counts.absent;
+  if (block.place == Place::leaving) ++counts.leaving;
+  if (block.place == Place::arriving) ++counts.arriving;
+  if (block.writing) ++counts.writing;
+  if (is_lost(block)) ++counts.lost;
+  SLUICE_ASSERT(!block.writing || (block.place == Place::resident && !block.stored));
+  SLUICE_ASSERT(!block.leaves || block.writing);
+  SLUICE_ASSERT(block.place != Place::absent || block.references > 0);
+  SLUICE_ASSERT(!block.wanted || block.place == Place::absent || block.place == Place::leaving);
+}
+
 void check_blocks(const State& state, const Cache& cache, const References& references) {
   BlockCounts counts;
+  TieringCounts tiering;
   std::uint64_t saved = 0;
+  std::uint64_t retiring_frames = 0;
   std::uint32_t free = 0;
+  std::uint32_t framed = 0;
   References used(cache.frames.max_extents()), held(cache.frames.max_extents());
   for (std::uint32_t i = 0; i < cache.fresh_id; ++i) {
     const BlockId id{i};
@@ -50,38 +66,53 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
       ++free;
       continue;
     }
-    SLUICE_ASSERT(cache.frames.owner(block.frame) == id);
-    const std::uint32_t extent = cache.frames.extent_of(block.frame);
-    ++used[extent];
-    if (block.references > 0) ++held[extent];
+    const bool absent = block.state == BlockState::sealed && block.place == Place::absent;
+    if (block.frame != ipc::kNoFrameId) {
+      SLUICE_ASSERT(!absent && cache.frames.owner(block.frame) == id);
+      const std::uint32_t extent = cache.frames.extent_of(block.frame);
+      ++used[extent];
+      ++framed;
+      if (block.references > 0) ++held[extent];
+    } else {
+      SLUICE_ASSERT(absent || block.state == BlockState::retiring);
+    }
     if (block.state == BlockState::taken) {
       ++counts.taken;
       SLUICE_ASSERT(block.references == 1);
     } else if (block.state == BlockState::sealed) {
       ++counts.sealed;
-      if (block.references == 0) ++counts.unreferenced;
+      check_move(block, tiering);
+      if (in_use_order(block)) ++counts.unreferenced;
       if (block.references > 1) {
         ++counts.shared;
         saved += block.references - 1;
       }
       const KeyCopy key = key_of(cache, id);
-      SLUICE_ASSERT(find_block(cache, hash_key(state.config.hash_seed, key), key) == id);
+      const BlockId found = find_block(cache, hash_key(state.config.hash_seed, key), key);
+      SLUICE_ASSERT((found == id) != is_lost(block));
     } else {
       ++counts.retiring;
+      if (block.frame != ipc::kNoFrameId) ++retiring_frames;
       SLUICE_ASSERT(block.references == 0);
     }
   }
   SLUICE_ASSERT(counts == cache.counts);
   SLUICE_ASSERT(saved == cache.saved_references);
   SLUICE_ASSERT(free == cache.free_ids.size());
-  SLUICE_ASSERT(cache.directory.size() == counts.sealed);
+  SLUICE_ASSERT(tiering == cache.tiering.counts);
+  SLUICE_ASSERT(retiring_frames == cache.retiring_frames);
+  SLUICE_ASSERT(cache.directory.size() == counts.sealed - tiering.lost);
   SLUICE_ASSERT(cache.unreferenced.count == counts.unreferenced);
-  SLUICE_ASSERT(cache.frames.used() == cache.fresh_id - free);
+  SLUICE_ASSERT(cache.frames.used() == framed);
+  SLUICE_ASSERT(cache.tiering.store || framed == cache.fresh_id - free);
 
   std::uint64_t retiring = cache.waiting.size();
   for (const RetireBatch& batch : cache.batches) retiring += batch.ids.size();
   SLUICE_ASSERT(retiring == counts.retiring);
   SLUICE_ASSERT(cache.waiting.empty() || cache.batches.size() == kMaxRetireBatches);
+  std::uint64_t leaving = cache.tiering.to_withdraw.size();
+  for (const RetireBatch& batch : cache.tiering.batches) leaving += batch.ids.size();
+  SLUICE_ASSERT(leaving == tiering.leaving);
 
   std::uint32_t available = 0;
   std::uint32_t returning = 0;

@@ -148,7 +148,7 @@ std::uint32_t evict_some(State& state, Eviction& eviction, std::uint32_t budget)
   const auto most = static_cast<std::uint32_t>(
       std::min<std::uint64_t>({blocks_for(eviction.bytes_left, stride), budget, kEvictRun}));
   const std::uint32_t evicted =
-      evict_oldest(*oldest, state.config.hash_seed, most, EvictReason::admin);
+      evict_oldest(*oldest, state.config.hash_seed, most, EvictReason::admin, state.now);
   eviction.bytes_left -= std::min(eviction.bytes_left, evicted * stride);
   return evicted;
 }

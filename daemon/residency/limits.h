@@ -41,6 +41,26 @@ inline constexpr std::uint32_t kMaxFreeStock = 1024;
 // retires meanwhile forms the next batch: many small ones would each cost a scan of the table.
 inline constexpr std::uint32_t kMaxRetireBatches = 2;
 
+// The same where a block store is behind DRAM: frames that are written before they are free come
+// back later, and promotions that somebody waits for must find some that are past their grace.
+inline constexpr std::uint32_t kStoreStockFraction = 16;
+inline constexpr std::uint32_t kStoreMaxFreeStock = 8192;
+
+// Blocks of a cache that are being written to, or read from, the block store at the same time: as
+// many as have these bytes, at least one.
+inline constexpr std::uint64_t kMaxWritingBytes = std::uint64_t{256} << 20;
+inline constexpr std::uint64_t kMaxArrivingBytes = std::uint64_t{256} << 20;
+inline constexpr std::uint64_t kMaxMovingBlocks = 4096;
+// Blocks that wait to be read; more are marked as wanted again by who wants them.
+inline constexpr std::uint32_t kMaxPromotionsQueued = 1u << 16;
+// After the store refused a write, blocks of that cache that leave DRAM are dropped without asking
+// it, for this many events.
+inline constexpr std::uint64_t kWriteRefusedEvents = 1u << 12;
+// With a block store, a cache has ids for up to this many times the blocks that DRAM holds, as far
+// as four bytes a page come to no more than this part of the tenant's DRAM.
+inline constexpr std::uint64_t kMaxStoreIdsFactor = 16;
+inline constexpr std::uint64_t kStoreIdsFraction = 16;
+
 // Empty DRAM extents that a cache keeps; any beyond go back to the node.
 inline constexpr std::uint32_t kSpareEmptyExtents = 1;
 

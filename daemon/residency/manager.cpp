@@ -11,6 +11,7 @@
 #include "daemon/residency/pressure.h"
 #include "daemon/residency/seeded.h"
 #include "daemon/residency/state.h"
+#include "daemon/residency/tiering.h"
 
 namespace sluice::residency {
 namespace {
@@ -102,11 +103,19 @@ void work(State& state, Actions& actions) {
     state.cache_work.pop_front();
   }
   while (budget > 0 && !state.evictions.empty()) {
-    budget -= evict_some(state, state.evictions.front(), budget);
-    if (state.evictions.front().bytes_left == 0) state.evictions.pop_front();
+    const std::uint32_t evicted = evict_some(state, state.evictions.front(), budget);
+    if (state.evictions.front().bytes_left == 0) {
+      state.evictions.pop_front();
+    } else if (evicted == 0) {
+      break;  // the store has to write what it was given first
+    }
+    budget -= evicted;
   }
   for (std::uint32_t tenant = 0; tenant < state.shrinking.size(); ++tenant) {
     if (state.shrinking[tenant]) shrink_tenant(state, TenantId{tenant}, actions);
+  }
+  for (const auto& cache : state.caches) {
+    if (cache) promote(state, *cache, actions);
   }
   order_all_batches(state, actions);
 }
@@ -288,7 +297,10 @@ bool Manager::pending_work() const {
   const State& state = *state_;
   return !state.ending.empty() || !state.drains.empty() || !state.cache_work.empty() ||
          !state.evictions.empty() ||
-         std::ranges::find(state.shrinking, true) != state.shrinking.end();
+         std::ranges::find(state.shrinking, true) != state.shrinking.end() ||
+         std::ranges::any_of(state.caches, [](const auto& cache) {
+           return cache && !cache->tiering.promotions.empty();
+         });
 }
 
 void Manager::turn(Actions& actions) {

@@ -145,6 +145,21 @@ class Manager {
 
   Result<SequenceInfo> sequence_info(SessionId session, Handle handle) const;
 
+  // Goes on with blocks that the store has, as append_known does with those in DRAM; they are read
+  // in this order. The reply's `matched` are those for which there were ids. wrong_state: as there.
+  Result<SequenceOpened> append_stored(SessionId session, Handle handle,
+                                       std::span<const StoredKey> blocks, Actions& actions);
+
+  // ---- moves to and from the block store. not_found: nothing of that kind is under way.
+
+  Status written(CacheId id, BlockId block, WriteOutcome outcome, Actions& actions);
+  Status withdrawn(CacheId id, std::uint64_t batch, Actions& actions);
+  // `whole`: the frame has the block's bytes, verified. If not, the block is lost.
+  Status loaded(CacheId id, BlockId block, bool whole, Actions& actions);
+  // Somebody wants pages of these blocks and they are not in DRAM. Ids may be anybody's or
+  // nobody's.
+  Status wanted(CacheId id, std::span<const BlockId> ids, Actions& actions);
+
   // ---- memory coming back
 
   // The batch's ids and frames are free again. not_found: no such batch is waiting (its cache may

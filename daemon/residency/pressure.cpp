@@ -4,6 +4,8 @@
 #include <limits>
 #include <string>
 
+#include "daemon/residency/tiering.h"
+
 namespace sluice::residency {
 namespace {
 
@@ -142,6 +144,10 @@ std::unexpected<Error> busy(std::string what) {
 }
 
 std::uint32_t stock_target(const Cache& cache) {
+  if (cache.tiering.store) {
+    return std::clamp(cache.frames.lasting() / kStoreStockFraction, kMinFreeStock,
+                      kStoreMaxFreeStock);
+  }
   return std::clamp(cache.frames.lasting() / kFreeStockFraction, kMinFreeStock, kMaxFreeStock);
 }
 
@@ -182,6 +188,41 @@ std::unexpected<Error> no_frames(State& state, const Cache& cache, std::uint32_t
                    asked + state_of + "; release sequences, or raise the tenant's limit");
 }
 
+// Frames that come back without anybody giving anything up.
+std::uint64_t coming_frames(const Cache& cache) {
+  return cache.retiring_frames + cache.tiering.counts.leaving + cache.tiering.counts.writing;
+}
+
+// Gives up blocks that nobody refers to, then displaces others, until `frames` are on their way.
+void make_frame_room(State& state, Cache& cache, std::uint64_t frames) {
+  const auto most = static_cast<std::uint32_t>(std::min<std::uint64_t>(frames, kMaxBlocksPerTurn));
+  const std::uint32_t given_up =
+      evict_oldest(cache, state.config.hash_seed, most, EvictReason::pressure, state.now);
+  if (given_up < most && cache.tiering.store) displace(cache, most - given_up, state.now);
+}
+
+// Ids come back with the blocks that nobody refers to.
+Result<bool> make_ids_room(State& state, Cache& cache, std::uint32_t count, Actions& actions) {
+  const std::uint64_t missing = count - cache.available_ids();
+  const std::uint64_t coming = cache.counts.retiring + cache.tiering.counts.writing;
+  if (coming + cache.unreferenced.count < missing) {
+    ++state.dram.tenants[cache.tenant.value].refused;
+    return ipc::fail(Errc::quota_exceeded,
+                     "the cache has ids for " + std::to_string(cache.shape.max_blocks) +
+                         " blocks, in DRAM and behind it, and sequences refer to nearly all of "
+                         "them; release sequences, or open the cache anew after raising the "
+                         "tenant's limit");
+  }
+  if (missing > coming) {
+    evict_oldest(
+        cache, state.config.hash_seed,
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(missing - coming, kMaxBlocksPerTurn)),
+        EvictReason::pressure, state.now);
+  }
+  order_batches(cache, state.next_batch, actions);
+  return busy("blocks that nobody uses are being given up to make room");
+}
+
 }  // namespace
 
 Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
@@ -200,8 +241,9 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Gro
     admitted = std::min<std::uint64_t>(
         {extents, room.bytes / cache.extent_bytes(), cache.frames.absent()});
   }
-  const std::uint64_t coming = cache.counts.retiring;
-  const std::uint64_t own = granting + coming + cache.unreferenced.count;
+  const std::uint64_t coming = coming_frames(cache);
+  const std::uint64_t own =
+      granting + coming + cache.unreferenced.count + displaceable(cache, state.now);
   const bool within_reach = own + admitted * per_extent >= missing;
   if (within_reach && admitted > 0) {
     grant_extents(state, cache, static_cast<std::uint32_t>(admitted), asking, actions);
@@ -219,24 +261,30 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Gro
   }
   if (!within_reach) return no_frames(state, cache, count, growth);
   if (missing > granting + coming) {
-    const std::uint64_t need = missing - granting - coming + stock_target(cache);
-    evict_oldest(cache, state.config.hash_seed,
-                 static_cast<std::uint32_t>(std::min<std::uint64_t>(need, kMaxBlocksPerTurn)),
-                 EvictReason::pressure);
+    make_frame_room(state, cache, missing - granting - coming + stock_target(cache));
   }
   order_batches(cache, state.next_batch, actions);
   return busy("blocks that nobody uses are being given up to make room");
 }
 
+Result<bool> acquire_blocks(State& state, Cache& cache, std::uint32_t count, Growth growth,
+                            DeviceId asking, Actions& actions) {
+  // Without a store there are as many ids as frames, and both are taken and freed together.
+  if (cache.tiering.store && cache.available_ids() < count) {
+    return make_ids_room(state, cache, count, actions);
+  }
+  return acquire_frames(state, cache, count, growth, asking, actions);
+}
+
 void keep_stock(State& state, Cache& cache) {
   const std::uint32_t target = stock_target(cache);
-  const std::uint64_t ahead = cache.frames.available() + cache.counts.retiring;
-  if (ahead >= target || cache.unreferenced.count == 0) return;
+  const std::uint64_t ahead = cache.frames.available() + coming_frames(cache);
+  if (ahead >= target) return;
+  if (cache.unreferenced.count == 0 && displaceable(cache, state.now) == 0) return;
   const bool can_grow = cache.frames.absent() > 0 &&
                         room_for(state.dram, cache.tenant, state.now).bytes >= cache.extent_bytes();
   if (can_grow) return;
-  evict_oldest(cache, state.config.hash_seed, static_cast<std::uint32_t>(target - ahead),
-               EvictReason::pressure);
+  make_frame_room(state, cache, target - ahead);
 }
 
 Cache* longest_idle(State& state, std::uint32_t tenant) {
@@ -365,8 +413,8 @@ std::uint32_t scan_vacating(State& state, Cache& cache, std::uint32_t most, Acti
     const BlockId id = cache.frames.owner(frame);
     if (id == ipc::kNoBlock) continue;
     const Block& block = cache.blocks[id.value];
-    if (block.state == BlockState::sealed && block.references == 0) {
-      evict_vacating(cache, state.config.hash_seed, id);
+    if (block.state == BlockState::sealed && in_use_order(block)) {
+      evict_vacating(cache, state.config.hash_seed, id, state.now);
     }
   }
   order_batches(cache, state.next_batch, actions);

@@ -13,9 +13,14 @@ namespace sluice::residency {
 //   quota_exceeded  growth is refused by quota, and nothing comes back
 // In this order it takes free frames; new extents, as far as the quota admits; extents that hold
 // nothing in use, of the tenant's caches with older blocks, then of tenants above their share
-// (quota.h); and frames of this cache's blocks that nobody refers to, oldest first.
+// (quota.h); and frames of this cache's blocks that nobody refers to, oldest first, then, where
+// there is a block store, of others (tiering.h).
 // `asking`: the device for which.
 Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
+                            DeviceId asking, Actions& actions);
+
+// The same for blocks, which have ids too. quota_exceeded also: there are no more ids.
+Result<bool> acquire_blocks(State& state, Cache& cache, std::uint32_t count, Growth growth,
                             DeviceId asking, Actions& actions);
 
 // Evicts ahead when the stock of free frames is low and the cache cannot grow.

@@ -7,6 +7,7 @@
 #include "daemon/residency/pressure.h"
 #include "daemon/residency/seeded.h"
 #include "daemon/residency/state.h"
+#include "daemon/residency/tiering.h"
 
 namespace sluice::residency {
 namespace {
@@ -116,6 +117,7 @@ void match_into(State& state, Cache& cache, Sequence& sequence, const KeyView& k
   sequence.blocks.reserve(sequence.blocks.size() + state.matched.size());
   for (const BlockId id : state.matched) {
     reference(cache, id);
+    want(cache, id);
     sequence.blocks.push_back(id);
     state.reply_blocks.push_back(ref_of(cache, id));
   }
@@ -155,7 +157,7 @@ struct LeftPins {
   }
 };
 
-std::uint16_t sealer_mark(SessionId id) { return static_cast<std::uint16_t>(id.value); }
+std::uint8_t sealer_mark(SessionId id) { return static_cast<std::uint8_t>(id.value); }
 
 // The part of a fork from the child's length on.
 Result<Forked> fork_part(State& state, Place parent, Handle handle, Sequence* child, Growth growth,
@@ -172,7 +174,7 @@ Result<Forked> fork_part(State& state, Place parent, Handle handle, Sequence* ch
   const std::uint32_t copied = child == nullptr ? 0 : child->taken;
   const std::uint32_t left = parent.sequence->taken - std::min(copied, parent.sequence->taken);
   auto asked =
-      acquire_frames(state, cache, std::max(taken, left), growth, parent.sequence->device, actions);
+      acquire_blocks(state, cache, std::max(taken, left), growth, parent.sequence->device, actions);
   if (!asked) return std::unexpected(asked.error());
   if (*asked) return Forked{true, handle, static_cast<std::uint32_t>(from), false, {}};
   if (child == nullptr) {
@@ -275,6 +277,50 @@ Result<SequenceOpened> Manager::append_known(SessionId session, Handle handle,
   return SequenceOpened{handle, state.reply_blocks};
 }
 
+Result<SequenceOpened> Manager::append_stored(SessionId session, Handle handle,
+                                              std::span<const StoredKey> blocks, Actions& actions) {
+  State& state = *state_;
+  ++state.now;
+  auto place = find_place(state, session, handle);
+  if (!place) return std::unexpected(place.error());
+  Sequence& sequence = *place->sequence;
+  Cache& cache = *place->cache;
+  if (sequence.taken > 0) {
+    return ipc::fail(Errc::wrong_state, "the sequence has private blocks already");
+  }
+  if (blocks.size() > kMaxBlocksPerTurn) {
+    return ipc::fail(Errc::list_too_long, std::to_string(blocks.size()) + " blocks; at most " +
+                                              std::to_string(kMaxBlocksPerTurn) + " in a call");
+  }
+  state.reply_blocks.clear();
+  for (const StoredKey& stored : blocks) {
+    if (stored.key.empty() || stored.key.size() > kMaxKeyBytes || stored.valid_bytes == 0 ||
+        stored.valid_bytes > cache.block_bytes() ||
+        sequence.blocks.size() >= kMaxBlocksPerSequence) {
+      break;
+    }
+    BlockId id = find_block(cache, hash_key(state.config.hash_seed, stored.key), stored.key);
+    if (id != ipc::kNoBlock) {
+      reference(cache, id);
+    } else if (cache.available_ids() > 0) {
+      id = take_stored(cache, state.config.hash_seed, stored, state.now);
+    } else {
+      break;
+    }
+    want(cache, id);
+    sequence.blocks.push_back(id);
+    state.reply_blocks.push_back(ref_of(cache, id));
+  }
+  const std::size_t matched = state.reply_blocks.size();
+  sequence.all_known = matched == blocks.size();
+  cache.sharing.matched_blocks += matched;
+  cache.sharing.matched_bytes += matched * cache.block_bytes();
+  cache.tiering.totals.matched += matched;
+  promote(state, cache, actions);
+  order_batches(cache, state.next_batch, actions);
+  return SequenceOpened{handle, state.reply_blocks};
+}
+
 Result<Extended> Manager::extend(SessionId session, Handle handle, std::uint32_t count,
                                  Growth growth, Actions& actions) {
   State& state = *state_;
@@ -291,7 +337,7 @@ Result<Extended> Manager::extend(SessionId session, Handle handle, std::uint32_t
     return ipc::fail(Errc::limit_reached,
                      "a sequence has at most " + std::to_string(kMaxBlocksPerSequence) + " blocks");
   }
-  auto asked = acquire_frames(state, cache, count, growth, sequence.device, actions);
+  auto asked = acquire_blocks(state, cache, count, growth, sequence.device, actions);
   if (!asked) return std::unexpected(asked.error());
   const auto first = static_cast<std::uint32_t>(sequence.blocks.size());
   if (*asked) return Extended{true, first, {}};

@@ -95,6 +95,8 @@ CacheStatus status_of(const Cache& cache) {
   status.dram_bytes = cache.dram_bytes();
   status.free_frames = cache.state == CacheState::destroying ? 0 : cache.frames.available();
   status.blocks = cache.counts;
+  status.tiering = cache.tiering.counts;
+  status.tiering_totals = cache.tiering.totals;
   status.sharing = sharing_of(cache);
   status.forecasts = cache.forecasts;
   status.evicted_blocks = sum_of(cache.evicted_blocks);
@@ -111,6 +113,8 @@ BlockStatus status_of(const Cache& cache, BlockId id) {
   status.references = block.references;
   status.last_use = block.last_use;
   if (block.state == BlockState::sealed) {
+    status.place = block.place;
+    status.stored = block.stored;
     status.valid_bytes = valid_bytes(block);
     const KeyCopy key = key_of(cache, id);
     status.key.assign(key.bytes.data(), key.bytes.data() + key.size);
@@ -268,6 +272,21 @@ Result<Listing<BlockStatus>> Manager::sequence_blocks(SessionId session_id, Hand
 std::string_view to_string(BlockState state) {
   constexpr std::string_view names[] = {"free", "private", "sealed", "retiring"};
   return names[static_cast<std::size_t>(state)];
+}
+
+std::string_view to_string(Place place) {
+  constexpr std::string_view names[] = {"resident", "leaving", "absent", "arriving"};
+  return names[static_cast<std::size_t>(place)];
+}
+
+TieringTotals& TieringTotals::operator+=(const TieringTotals& other) {
+  written += other.written;
+  write_refused += other.write_refused;
+  displaced += other.displaced;
+  promoted += other.promoted;
+  lost += other.lost;
+  matched += other.matched;
+  return *this;
 }
 
 std::string_view to_string(CacheState state) {

@@ -23,6 +23,28 @@ struct BlockCounts {
   friend bool operator==(const BlockCounts&, const BlockCounts&) = default;
 };
 
+// Sealed blocks by what moves or moved them between DRAM and the block store, now.
+struct TieringCounts {
+  std::uint64_t absent = 0;    // of running sequences, in the store only (or lost)
+  std::uint64_t lost = 0;      // of the absent: the store could not give them back
+  std::uint64_t leaving = 0;   // frames waiting for their grace period
+  std::uint64_t arriving = 0;  // being read
+  std::uint64_t writing = 0;   // being written, and in DRAM until that is done
+  friend bool operator==(const TieringCounts&, const TieringCounts&) = default;
+};
+
+// The same, since the cache was made, in blocks.
+struct TieringTotals {
+  std::uint64_t written = 0;
+  std::uint64_t write_refused = 0;
+  std::uint64_t displaced = 0;  // out of DRAM while sequences refer to them
+  std::uint64_t promoted = 0;
+  std::uint64_t lost = 0;
+  std::uint64_t matched = 0;  // found in the store at open
+  TieringTotals& operator+=(const TieringTotals& other);
+  friend bool operator==(const TieringTotals&, const TieringTotals&) = default;
+};
+
 // What having blocks once saves. A reference is one place in one sequence.
 struct SharingCounts {
   std::uint64_t saved_bytes = 0;     // now: sum over referenced blocks of (references - 1) blocks
@@ -126,6 +148,8 @@ struct CacheStatus {
   std::uint64_t dram_bytes = 0;
   std::uint64_t free_frames = 0;  // ready to be taken
   BlockCounts blocks;
+  TieringCounts tiering;
+  TieringTotals tiering_totals;
   SharingCounts sharing;
   ForecastLedger forecasts;
   std::uint64_t evicted_blocks = 0;
@@ -145,6 +169,8 @@ struct BlockStatus {
   BlockId id;
   FrameId frame;
   BlockState state = BlockState::free;
+  Place place = Place::resident;  // of a sealed one
+  bool stored = false;            // as far as is known
   std::uint32_t references = 0;
   std::uint64_t valid_bytes = 0;
   std::uint64_t last_use = 0;  // event count when it was last taken or given up

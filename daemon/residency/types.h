@@ -58,6 +58,8 @@ struct ManagerConfig {
   TierSpec hbm;                   // of each device, as the quotas of tenants are
   std::uint32_t hbm_devices = 1;  // DeviceIds are below
   TierSpec dram;
+  // Of the block store behind DRAM; 0: there is none, and a block that leaves DRAM is gone.
+  std::uint64_t nvme_bytes = 0;
   std::vector<TenantSpec> tenants;           // TenantId is the index
   std::array<std::uint64_t, 2> hash_seed{};  // secret and random: clients choose the keys
   std::uint32_t max_sessions = 1024;
@@ -135,6 +137,15 @@ enum class BlockState : std::uint8_t {
 };
 std::string_view to_string(BlockState state);
 
+// Where the bytes of a sealed block are, beside what the block store has of it (tiering.h).
+enum class Place : std::uint8_t {
+  resident = 0,  // in its frame, which resolvers know
+  leaving = 1,   // resolvers are told no more; the frame waits for its grace period
+  absent = 2,    // no frame
+  arriving = 3,  // being read into a frame that nobody knows yet
+};
+std::string_view to_string(Place place);
+
 struct BlockRef {
   BlockId id = ipc::kNoBlock;
   FrameId frame = ipc::kNoFrameId;
@@ -142,6 +153,12 @@ struct BlockRef {
 };
 
 // ---- replies. Spans point into the manager and are valid until its next call.
+
+// A block that the store has and DRAM has not.
+struct StoredKey {
+  std::span<const std::byte> key;
+  std::uint64_t valid_bytes = 0;
+};
 
 struct SequenceOpened {
   Handle sequence;
@@ -158,6 +175,12 @@ struct Extended {
   bool needs_extents = false;
   std::uint32_t first_index = 0;
   std::span<const BlockRef> blocks;
+};
+
+// What the block store answered to WriteBlock.
+enum class WriteOutcome : std::uint8_t {
+  stored,
+  refused,  // there is no room, or not today: nothing is wrong with the block
 };
 
 struct Sealed {

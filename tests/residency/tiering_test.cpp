@@ -1,0 +1,315 @@
+// Blocks that leave DRAM for the block store and come back.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string>
+
+#include "tests/residency/node.h"
+
+namespace sluice::residency::test {
+namespace {
+
+constexpr std::uint32_t kFrames = 16;  // of DRAM: four extents of four blocks
+
+ManagerConfig node_with_store() {
+  ManagerConfig config = small_node();
+  config.nvme_bytes = 1024 * kBlock;
+  config.dram = {4 * kExtent, kExtent};
+  for (TenantSpec& tenant : config.tenants) tenant.dram.limit_bytes = 4 * kExtent;
+  return config;
+}
+
+std::string name_of(std::span<const std::byte> key) {
+  return {reinterpret_cast<const char*>(key.data()), key.size()};
+}
+
+// A node whose store answers when it is told to, and keeps which block is in which frame.
+class TieringTest : public testing::Test {
+ protected:
+  // Answers one action of each kind that the node itself does not.
+  void answer(const Action& action) {
+    if (const auto* write = std::get_if<WriteBlock>(&action)) {
+      const std::string key = name_of(write->key);
+      if (!refuses) stored[key] = write->valid_bytes;
+      EXPECT_EQ(frames.at(write->frame.value), key) << "what is written is what is in the frame";
+      EXPECT_TRUE(node.manager.written(write->cache, write->id,
+                                       refuses ? WriteOutcome::refused : WriteOutcome::stored,
+                                       node.actions));
+    } else if (const auto* withdraw = std::get_if<Withdraw>(&action)) {
+      for (const BlockId id : withdraw->ids) known.erase(id.value);
+      if (holds_graces) {
+        graces.push_back(*withdraw);
+        for (const BlockStatus& row : node.manager.blocks(cache, 0, 1024)->rows) {
+          if (std::ranges::find(withdraw->ids, row.id) != withdraw->ids.end()) {
+            in_grace.insert(row.frame.value);
+          }
+        }
+      } else {
+        EXPECT_TRUE(node.manager.withdrawn(withdraw->cache, withdraw->batch, node.actions));
+      }
+    } else if (const auto* read = std::get_if<ReadBlock>(&action)) {
+      const std::string key = name_of(read->key);
+      for (const auto& [id, frame] : known) {
+        EXPECT_NE(frame, read->frame.value) << "resolvers know the frame that is read into";
+      }
+      EXPECT_FALSE(in_grace.contains(read->frame.value)) << "someone may still read it";
+      const bool whole = stored.contains(key) && !loses.contains(key);
+      if (whole) frames[read->frame.value] = key;
+      EXPECT_TRUE(node.manager.loaded(read->cache, read->id, whole, node.actions));
+    } else if (const auto* set = std::get_if<SetFrame>(&action)) {
+      known[set->id.value] = set->frame.value;
+    } else {
+      if (const auto* retire = std::get_if<Retire>(&action)) {
+        for (const BlockId id : retire->ids) known.erase(id.value);
+      }
+      node.answer(action);
+    }
+  }
+
+  void settle() {
+    for (int turns = 0; turns < 1000; ++turns) {
+      if (node.actions.empty() && !node.manager.pending_work()) break;
+      for (const Action& action : std::exchange(node.actions, {})) {
+        node.done.push_back(action);
+        answer(action);
+      }
+      if (node.manager.pending_work()) node.manager.turn(node.actions);
+    }
+    node.manager.check();
+  }
+
+  // A sequence of `count` sealed blocks "name0" and on.
+  Handle make(const std::string& name, std::uint32_t count) {
+    const Keys keys(name, count);
+    const Handle sequence = node.open(session, cache).sequence;
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const auto blocks = extend(sequence);
+      EXPECT_TRUE(blocks) << blocks.error().text;
+      if (!blocks) break;
+      frames[blocks->frame.value] = name_of(keys[i]);
+      const auto sealed = node.seal(session, sequence, i, keys[i]);
+      EXPECT_TRUE(sealed);
+      settle();
+    }
+    return sequence;
+  }
+
+  Result<BlockRef> extend(Handle sequence) {
+    for (int attempt = 0; attempt < 10; ++attempt) {
+      const auto extended =
+          node.manager.extend(session, sequence, 1, Growth::allowed, node.actions);
+      if (extended && !extended->needs_extents) return extended->blocks[0];
+      if (!extended && extended.error().code != Errc::busy) {
+        return std::unexpected(extended.error());
+      }
+      settle();
+    }
+    return ipc::fail(Errc::internal, "ten attempts did not end");
+  }
+
+  std::vector<BlockId> ids_of(Handle sequence) {
+    const auto listing = node.manager.sequence_blocks(session, sequence, 0, 1024);
+    std::vector<BlockId> ids;
+    for (const BlockStatus& row : listing->rows) ids.push_back(row.id);
+    return ids;
+  }
+
+  std::vector<BlockStatus> blocks_of(Handle sequence) {
+    return node.manager.sequence_blocks(session, sequence, 0, 1024)->rows;
+  }
+
+  void want(Handle sequence) {
+    EXPECT_TRUE(node.manager.wanted(cache, ids_of(sequence), node.actions));
+    settle();
+  }
+
+  Node node{node_with_store()};
+  std::map<std::string, std::uint64_t> stored;
+  std::set<std::string> loses;
+  bool refuses = false;
+  bool holds_graces = false;
+  std::vector<Withdraw> graces;
+  std::set<std::uint32_t> in_grace;              // the frames of these
+  std::map<std::uint32_t, std::string> frames;   // what is in them
+  std::map<std::uint32_t, std::uint32_t> known;  // what resolvers know: id to frame
+  SessionId session = node.session();
+  CacheId cache = node.cache(session);
+};
+
+TEST_F(TieringTest, BlocksThatNobodyRefersToAreWrittenBeforeTheyLeave) {
+  node.release(session, make("a", 12));
+  settle();
+  make("b", 12);
+  EXPECT_GE(stored.size(), 8U);
+  for (const auto& [key, bytes] : stored) {
+    EXPECT_EQ(key[0], 'a') << "in DRAM is room for all that sequences refer to";
+    EXPECT_EQ(bytes, kBlock);
+  }
+  EXPECT_EQ(node.status(cache).tiering_totals.written, stored.size());
+}
+
+TEST_F(TieringTest, ABlockInTheStoreIsNotWrittenTwice) {
+  node.release(session, make("a", 12));
+  make("b", 12);
+  const std::size_t written = stored.size();
+  ASSERT_GT(written, 0U);
+  // They come back, and leave again.
+  const Handle again = node.open(session, cache).sequence;
+  const auto first = stored;
+  std::vector<StoredKey> found;
+  for (const auto& [key, bytes] : first) {
+    found.push_back({std::as_bytes(std::span(key)), bytes});
+  }
+  const auto appended = node.manager.append_stored(session, again, found, node.actions);
+  ASSERT_TRUE(appended) << appended.error().text;
+  EXPECT_EQ(appended->matched.size(), written);
+  settle();
+  node.done.clear();
+  node.release(session, again);
+  settle();
+  make("c", 12);
+  for (const WriteBlock& write : Node::all<WriteBlock>(node.done)) {
+    EXPECT_FALSE(first.contains(name_of(write.key))) << name_of(write.key);
+  }
+}
+
+TEST_F(TieringTest, MoreBlocksThanDramHoldsCanBeReferredTo) {
+  const Handle all = make("a", 5 * kFrames);
+  const CacheStatus status = node.status(cache);
+  EXPECT_EQ(status.blocks.sealed, 5 * kFrames);
+  EXPECT_GE(status.tiering.absent, 4 * kFrames);
+  EXPECT_EQ(status.tiering.lost, 0U);
+  EXPECT_EQ(known.size(), status.blocks.sealed - status.tiering.absent);
+  for (const BlockStatus& block : blocks_of(all)) {
+    if (block.place == Place::absent) {
+      EXPECT_TRUE(stored.contains(name_of(block.key)));
+    } else {
+      EXPECT_EQ(frames.at(block.frame.value), name_of(block.key));
+    }
+  }
+}
+
+TEST_F(TieringTest, WhatIsWantedComesBackWithItsBytes) {
+  const Handle all = make("a", 5 * kFrames);
+  for (int round = 0; round < 3; ++round) {
+    for (const BlockStatus& block : blocks_of(all)) {
+      if (block.place != Place::absent) continue;
+      ASSERT_TRUE(node.manager.wanted(cache, std::vector{block.id}, node.actions));
+      settle();
+      ASSERT_TRUE(known.contains(block.id.value));
+      EXPECT_EQ(frames.at(known[block.id.value]), name_of(block.key));
+    }
+  }
+  EXPECT_GE(node.status(cache).tiering_totals.promoted, 4 * kFrames);
+}
+
+TEST_F(TieringTest, AFrameIsNobodysUntilItsGraceIsOver) {
+  const Handle all = make("a", 2 * kFrames);
+  holds_graces = true;
+  want(all);
+  want(all);
+  EXPECT_FALSE(in_grace.empty());
+  std::uint32_t leaving = 0;
+  for (const BlockStatus& block : blocks_of(all)) {
+    if (!in_grace.contains(block.frame.value)) continue;
+    ++leaving;
+    EXPECT_EQ(block.place, Place::leaving);
+    EXPECT_EQ(frames.at(block.frame.value), name_of(block.key)) << "someone may still read it";
+  }
+  EXPECT_EQ(leaving, in_grace.size());
+  holds_graces = false;
+  in_grace.clear();
+  while (!graces.empty()) {
+    const Withdraw grace = graces.back();
+    graces.pop_back();
+    EXPECT_TRUE(node.manager.withdrawn(grace.cache, grace.batch, node.actions));
+    settle();
+  }
+}
+
+TEST_F(TieringTest, ALostBlockIsFoundByNobodyAndCanBeSealedAnew) {
+  const Handle all = make("a", 2 * kFrames);
+  const auto blocks = blocks_of(all);
+  const auto absent = std::ranges::find(blocks, Place::absent, &BlockStatus::place);
+  ASSERT_NE(absent, blocks.end());
+  const std::string key = name_of(absent->key);
+  loses.insert(key);
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{absent->id}, node.actions));
+  settle();
+  EXPECT_EQ(node.status(cache).tiering.lost, 1U);
+  EXPECT_FALSE(known.contains(absent->id.value));
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{absent->id}, node.actions));
+  settle();
+  EXPECT_EQ(node.status(cache).tiering_totals.lost, 1U) << "it is not read again and again";
+
+  const Handle anew = node.open(session, cache).sequence;
+  const auto block = extend(anew);
+  ASSERT_TRUE(block) << block.error().text;
+  frames[block->frame.value] = key;
+  const auto sealed = node.seal(session, anew, 0, absent->key);
+  ASSERT_TRUE(sealed);
+  EXPECT_FALSE(sealed->deduplicated);
+  node.release(session, all);
+  settle();
+  EXPECT_EQ(node.status(cache).tiering.lost, 0U);
+}
+
+TEST_F(TieringTest, WithoutRoomInTheStoreBlocksAreDroppedAndServingGoesOn) {
+  refuses = true;
+  node.release(session, make("a", 12));
+  node.release(session, make("b", 12));
+  node.release(session, make("c", 12));
+  settle();
+  EXPECT_TRUE(stored.empty());
+  EXPECT_GT(node.status(cache).tiering_totals.write_refused, 0U);
+  EXPECT_GE(node.status(cache).evicted_blocks, 20U);
+}
+
+TEST_F(TieringTest, WhenTheStoreRefusesReferredBlocksStayAndTheErrorSaysWhy) {
+  refuses = true;
+  const Handle sequence = node.open(session, cache).sequence;
+  Result<BlockRef> block = BlockRef{};
+  std::uint32_t made = 0;
+  const Keys keys("a", 64);
+  for (; made < 64; ++made) {
+    block = extend(sequence);
+    if (!block) break;
+    frames[block->frame.value] = name_of(keys[made]);
+    ASSERT_TRUE(node.seal(session, sequence, made, keys[made]));
+    settle();
+  }
+  EXPECT_EQ(made, kFrames);
+  ASSERT_FALSE(block);
+  EXPECT_EQ(block.error().code, Errc::quota_exceeded) << block.error().text;
+  EXPECT_EQ(node.status(cache).tiering.absent, 0U);
+}
+
+TEST_F(TieringTest, AReleasedSequenceLeavesNothingBehindButWhatDramHolds) {
+  const Handle all = make("a", 5 * kFrames);
+  node.release(session, all);
+  settle();
+  const CacheStatus status = node.status(cache);
+  EXPECT_EQ(status.tiering.absent, 0U);
+  EXPECT_LE(status.blocks.sealed, kFrames);
+  EXPECT_EQ(status.blocks.retiring, 0U);
+}
+
+TEST_F(TieringTest, ADeadSessionsBlocksGoAlsoWhileTheyMove) {
+  make("a", 3 * kFrames);
+  holds_graces = true;
+  EXPECT_TRUE(node.manager.wanted(cache, ids_of(Handle{0, 1}), node.actions));
+  EXPECT_TRUE(node.manager.session_dead(session, node.actions));
+  settle();
+  for (const Withdraw& grace : graces) {
+    EXPECT_TRUE(node.manager.withdrawn(grace.cache, grace.batch, node.actions));
+    settle();
+  }
+  const CacheStatus status = node.status(cache);
+  EXPECT_EQ(status.sequences, 0U);
+  EXPECT_EQ(status.tiering, TieringCounts{});
+}
+
+}  // namespace
+}  // namespace sluice::residency::test
