@@ -83,6 +83,22 @@ sluice_status sluice_resolve(sluice_actor* actor, const sluice_page_list* lists,
   });
 }
 
+sluice_status sluice_resolve_wait(sluice_actor* actor, const sluice_page_list* lists,
+                                  size_t list_count, uint64_t wait_us,
+                                  sluice_resolve_counts* counts, sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (actor == nullptr) return null_argument("actor");
+    auto wanted = lists_from(lists, list_count);
+    if (!wanted) return std::unexpected(wanted.error());
+    sluice_resolve_counts found{};
+    const auto until = ipc::deadline_in(std::chrono::microseconds(
+        std::min<std::uint64_t>(wait_us, std::numeric_limits<std::int64_t>::max() / 1000)));
+    if (auto ok = actor->impl->resolve_wait(*wanted, until, found); !ok) return ok;
+    if (counts != nullptr) *counts = found;
+    return {};
+  });
+}
+
 sluice_status sluice_resolve_async(sluice_actor* actor, const sluice_page_list* lists,
                                    size_t list_count, sluice_op** out, sluice_error* error) {
   return guarded(error, [&]() -> ipc::Status {

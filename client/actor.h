@@ -58,6 +58,9 @@ class Actor {
   ipc::Status begin_step();
   ipc::Status end_step();
   ipc::Status resolve(std::span<const PageList> lists, Counts& counts);
+  // The same, and again for the pages that are absent, until they have come or it is too late.
+  // Errors: those of resolve, not_supported (GPU).
+  ipc::Status resolve_wait(std::span<const PageList> lists, ipc::Deadline until, Counts& counts);
   ipc::Result<std::unique_ptr<Operation>> start(std::span<const PageList> lists);
   // On timed_out the operation stays as it is: call again.
   ipc::Status finish(Operation& operation, ipc::Deadline deadline);

@@ -93,11 +93,12 @@ class DirectActor final : public Actor {
     operation.counts.misses += counts.fills;
     operation.counts.no_slot += counts.no_slot;
     operation.counts.absent += counts.absent + counts.pinned + counts.invalid;
+    if (counts.absent != 0) tell_lost(list);
     operation.counts.bytes_filled += counts.filled_bytes;
     operation.forecast_used += counts.forecast_used;
     if (lone == nullptr) {
       scatter(operation);
-    } else if (lone->outcomes != nullptr && counts.pinned + counts.invalid != 0) {
+    } else if (lone->outcomes != nullptr && counts.absent + counts.pinned + counts.invalid != 0) {
       for (std::uint32_t i = 0; i < lone->count; ++i) {
         lone->outcomes[i] = outcome_from(static_cast<kernels::Outcome>(lone->outcomes[i]));
       }
@@ -108,8 +109,22 @@ class DirectActor final : public Actor {
     return {};
   }
 
+  static constexpr auto kLost = static_cast<kernels::Outcome>(0xFF);
+
+  // Absent pages that never come.
+  void tell_lost(const kernels::ResolveList& list) {
+    if (list.outcomes == nullptr) return;
+    for (std::uint32_t i = 0; i < list.count; ++i) {
+      if (list.outcomes[i] == kernels::Outcome::absent &&
+          kernels::is_lost(table(), kernels::block_of(table(), list.pages[i]))) {
+        list.outcomes[i] = kLost;
+      }
+    }
+  }
+
   // What an engine need not tell apart from absent is absent.
   static std::uint8_t outcome_from(kernels::Outcome outcome) {
+    if (outcome == kLost) return SLUICE_LOST;
     return std::min(static_cast<std::uint8_t>(outcome), static_cast<std::uint8_t>(SLUICE_ABSENT));
   }
 

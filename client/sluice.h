@@ -396,7 +396,9 @@ typedef enum sluice_outcome {
   SLUICE_HIT = 0,
   SLUICE_MISS = 1,    /* was brought in */
   SLUICE_NO_ROOM = 2, /* no slot was free: slot is -1 */
-  SLUICE_ABSENT = 3   /* not in DRAM, not readable here yet, or unsealed: slot is -1 */
+  SLUICE_ABSENT = 3,  /* not in DRAM, not readable here yet, or unsealed: slot is -1 */
+  SLUICE_LOST = 4     /* as ABSENT, and for good: the block's only copy, on NVMe, cannot be read.
+                         Compute its tokens again, and seal them as a new block. Not told on a GPU. */
 } sluice_outcome;
 
 /* One list: page `page` of each of the sequence's blocks `blocks[0..count)`. */
@@ -410,7 +412,7 @@ typedef struct sluice_page_list {
 } sluice_page_list;
 
 typedef struct sluice_resolve_counts {
-  uint64_t hits, misses, no_slot, absent; /* pages */
+  uint64_t hits, misses, no_slot, absent; /* pages; absent: with those that are lost */
   uint64_t bytes_filled;
 } sluice_resolve_counts;
 
@@ -421,6 +423,15 @@ typedef struct sluice_resolve_counts {
 SLUICE_API sluice_status sluice_resolve(sluice_actor* actor, const sluice_page_list* lists,
                                         size_t list_count, sluice_resolve_counts* counts,
                                         sluice_error* error);
+
+/* The same, and waits up to `wait_us` for pages whose blocks the daemon has on NVMe: they are on
+ * their way to DRAM since they were first asked for. Those that did not come are ABSENT, which is
+ * no error. While the actor stays in its step, DRAM that the step may still read is not used for
+ * what comes: a step that wants many more blocks than DRAM holds is better ended and begun anew.
+ * wait_us 0: as sluice_resolve. On a GPU, where sluice_resolve only enqueues, NOT_SUPPORTED. */
+SLUICE_API sluice_status sluice_resolve_wait(sluice_actor* actor, const sluice_page_list* lists,
+                                             size_t list_count, uint64_t wait_us,
+                                             sluice_resolve_counts* counts, sluice_error* error);
 
 /* The same, not waited for. `lists` and what they point to stay valid and untouched until the
  * operation is finished by sluice_op_wait. With the direct executor the work is done at once.

@@ -106,6 +106,11 @@ class Actor {
       return sluice_resolve(get(), lists.data(), lists.size(), counts, e);
     });
   }
+  Result<ResolveCounts> resolve_wait(std::span<const PageList> lists, std::uint64_t wait_us) {
+    return detail::made<ResolveCounts>([&](ResolveCounts* counts, sluice_error* e) {
+      return sluice_resolve_wait(get(), lists.data(), lists.size(), wait_us, counts, e);
+    });
+  }
   Result<Operation> resolve_async(std::span<const PageList> lists) {
     auto raw = detail::made<sluice_op*>([&](sluice_op** out, sluice_error* e) {
       return sluice_resolve_async(get(), lists.data(), lists.size(), out, e);

@@ -40,6 +40,55 @@ json health_json(const AdminRequest& request, const std::vector<HealthFinding>& 
   return list;
 }
 
+// Null if there is no block store. Tenants see what is theirs only in `tenants`.
+json nvme_json(const AdminRequest& request) {
+  const NvmeTier* const nvme = request.coordinator().nvme();
+  if (nvme == nullptr || !request.everything()) return nullptr;
+  const storage::StoreStats stats = nvme->store().stats();
+  json devices = json::array();
+  for (const storage::DeviceStats& device : stats.devices) {
+    devices.push_back({{"directory", device.directory.string()},
+                       {"io", device.engine},
+                       {"io_why", device.engine_why},
+                       {"taken_out", device.taken_out},
+                       {"taken_out_why", device.taken_out_why},
+                       {"capacity_bytes", device.capacity_bytes},
+                       {"segment_bytes", device.segment_bytes},
+                       {"live_bytes", device.live_bytes},
+                       {"read_bytes", device.read_bytes},
+                       {"written_bytes", device.written_bytes},
+                       {"cleaned_bytes", device.cleaned_bytes},
+                       {"io_errors", device.io_errors},
+                       {"checksum_errors", device.checksum_errors},
+                       {"queued", device.queued},
+                       {"in_flight", device.in_flight}});
+  }
+  json tenants = json::array();
+  for (const storage::TenantStats& tenant : stats.tenants) {
+    tenants.push_back({{"tenant", tenant.name},
+                       {"blocks", tenant.blocks},
+                       {"live_bytes", tenant.live_bytes},
+                       {"read_bytes", tenant.read_bytes},
+                       {"written_bytes", tenant.written_bytes},
+                       {"dropped_blocks", tenant.dropped_blocks},
+                       {"refused_writes", tenant.refused_writes},
+                       {"lost_blocks", tenant.lost_blocks}});
+  }
+  const residency::TieringTotals moved = request.coordinator().with_manager(
+      [](auto& manager) { return manager.status().tiering_totals; });
+  return {{"blocks", stats.blocks},
+          {"recovered_blocks", stats.recovered_blocks},
+          {"dropped_records", stats.dropped_records},
+          {"written_blocks", moved.written},
+          {"write_refused_blocks", moved.write_refused},
+          {"displaced_blocks", moved.displaced},
+          {"promoted_blocks", moved.promoted},
+          {"lost_blocks", moved.lost},
+          {"matched_blocks", moved.matched},
+          {"devices", std::move(devices)},
+          {"tenants", std::move(tenants)}};
+}
+
 // What HBM is of: memory of the node, or GPUs.
 std::string backend_of(const AdminRequest& request) {
   return request.coordinator().on_gpus() ? "cuda" : "host";
@@ -58,6 +107,7 @@ ipc::Result<json> status_of(const AdminRequest& request, const AdminHooks& hooks
                    {"metrics_address", hooks.metrics_address()}};
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
   out["devices"] = devices_json(request.coordinator());
+  out["nvme"] = nvme_json(request);
   out["daemon"]["device"] =
       request.coordinator().on_gpus() ? out["devices"][0] : json(nullptr);  // the first of them
   const auto resolved = request.coordinator().resolve_totals();

@@ -184,13 +184,15 @@ void CacheMemory::begin_like(const CacheMemory& other) {
   kernels::adopt_frames(shared_, frame_log_, other.frame_log_);
 }
 
+static_assert(ipc::kLostFrameId.value == kernels::kLostFrame);
+
 void CacheMemory::set_frame(ipc::BlockId id, ipc::FrameId frame) {
   kernels::append_log(shared_, frame_log_, id.value, frame.value);
   kernels::apply_written(shared_, frame_log_);
 }
 
 Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
-  Retirement retirement{std::move(ids), {}, {}};
+  Retirement retirement{std::move(ids), true, {}, {}};
   const bool by_log = cache_table_->grace_by_log();
   bool logged = false;
   for (const ipc::BlockId id : retirement.ids) {
@@ -212,9 +214,28 @@ Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
   return retirement;
 }
 
+Retirement CacheMemory::withdraw(std::vector<ipc::BlockId> ids) {
+  Retirement withdrawal = retire(std::move(ids));
+  withdrawal.drops_pages = false;
+  return withdrawal;
+}
+
+void CacheMemory::take_wanted(std::vector<ipc::BlockId>& blocks, std::size_t most) {
+  const std::uint32_t bell = kernels::wanted_bell(table_);
+  if (bell == wanted_bell_) return;
+  kernels::Block marks[256];
+  std::size_t taken = 0;
+  for (std::uint32_t some = 1; some > 0 && taken < most; taken += some) {
+    some = kernels::collect_wanted(table_, marks, static_cast<std::uint32_t>(std::size(marks)));
+    for (std::uint32_t i = 0; i < some; ++i) blocks.push_back(ipc::BlockId{marks[i]});
+  }
+  if (taken < most) wanted_bell_ = bell;
+}
+
 bool CacheMemory::try_finish(Retirement& retirement) {
   if (!retirement.dropping) {
     if (!retirement.grace.poll(table_)) return false;
+    if (!retirement.drops_pages) return true;
     retirement.dropping = cache_table_->drop_pages(retirement.ids);
   }
   return cache_table_->done(*retirement.dropping);

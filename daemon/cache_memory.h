@@ -60,6 +60,7 @@ struct ResolveTotals {
 // their pages.
 struct Retirement {
   std::vector<ipc::BlockId> ids;
+  bool drops_pages = true;
   kernels::Grace grace;
   std::optional<CacheTable::Ticket> dropping;
 };
@@ -114,6 +115,11 @@ class CacheMemory {
   void set_frame(ipc::BlockId id, ipc::FrameId frame);
 
   Retirement retire(std::vector<ipc::BlockId> ids);
+  // The same for their frames alone: the ids stay, and so do pages of them in HBM.
+  Retirement withdraw(std::vector<ipc::BlockId> ids);
+  // Adds up to `most` of the blocks that resolvers marked as wanted, if any did since the last
+  // time.
+  void take_wanted(std::vector<ipc::BlockId>& blocks, std::size_t most);
   // Whether the grace period is over; if so, no word holds a page of these ids any more.
   bool try_finish(Retirement& retirement);
 
@@ -183,8 +189,9 @@ class CacheMemory {
   std::vector<ipc::Fd> slot_extents_;
   std::vector<std::uint64_t> private_frames_;
   kernels::FrameLogWriter frame_log_;
-  kernels::HotTable shared_{};  // what the CPU sees, with the frame_of that clients read
-  kernels::HotTable table_{};   // and with the daemon's own
+  std::uint32_t wanted_bell_ = 0;  // when marks were taken last
+  kernels::HotTable shared_{};     // what the CPU sees, with the frame_of that clients read
+  kernels::HotTable table_{};      // and with the daemon's own
   kernels::PageStore store_{};
   std::unique_ptr<ActorSeat[]> seats_;
   mutable std::mutex totals_mutex_;  // closed_, swept_; the seats' base, most, executor

@@ -27,6 +27,8 @@ using ipc::Errc;
 constexpr std::uint64_t kKiB = 1u << 10;
 constexpr std::uint64_t kGiB = 1u << 30;
 constexpr std::uint64_t kPage = 4 * kKiB;
+constexpr std::uint64_t kMinSegment = 1024 * kKiB;
+constexpr std::uint64_t kMaxSegment = 64 * kGiB;
 
 // ---- the keys
 
@@ -34,6 +36,16 @@ void read_tier(Reader& reader, TierConfig& tier) {
   reader.read("capacity", tier.capacity_bytes, bytes(kPage, std::uint64_t{1} << 50, kPage));
   reader.read("extent", tier.extent_bytes, bytes(64 * kKiB, 16 * kGiB, kPage));
   reader.read("huge_pages", tier.huge_pages, one_of(kHugePages));
+}
+
+void read_nvme(Reader& reader, NvmeConfig& nvme) {
+  reader.read("directories", nvme.directories, nvme_directories);
+  reader.read("io", nvme.io, one_of(kIoKinds));
+  reader.read("segment", nvme.segment_bytes, bytes(kMinSegment, kMaxSegment, kPage));
+  reader.read("part", nvme.part_bytes, bytes(kPage, 1 * kGiB, kPage));
+  reader.read("depth", nvme.depth, integer<std::uint32_t>(1, 4096));
+  reader.read("write_per_day", nvme.write_per_day_bytes,
+              bytes(0, std::numeric_limits<std::uint64_t>::max(), 1));
 }
 
 void read_tiers(Reader& root, Config& config) {
@@ -44,6 +56,7 @@ void read_tiers(Reader& root, Config& config) {
     read_tier(*dram, config.dram);
     dram->read("numa", config.dram.numa, one_of(kNumaPlacements));
   }
+  if (auto nvme = tiers->table("nvme")) read_nvme(*nvme, config.nvme);
 }
 
 void read_daemon(Reader& reader, DaemonConfig& daemon) {
@@ -182,6 +195,12 @@ ConfigReport unreadable(const std::string& path, const std::string& why) {
 }
 
 }  // namespace
+
+std::uint64_t NvmeConfig::capacity_bytes() const {
+  std::uint64_t sum = 0;
+  for (const NvmeDirectory& directory : directories) sum += directory.capacity_bytes;
+  return sum;
+}
 
 Defaults default_config(const Environment& environment) {
   ConfigReport report = check_config_text("", "", environment);

@@ -31,6 +31,7 @@ inline constexpr std::size_t kMaxTenants = 256;
 inline constexpr std::size_t kMaxIdsPerList = 1024;  // uids or gids
 inline constexpr std::size_t kMaxSocketPath = 107;   // bytes, of sockaddr_un
 inline constexpr std::size_t kMaxDevices = 64;
+inline constexpr std::size_t kMaxNvmeDirectories = 64;
 inline constexpr std::string_view kAllDevices = "all";
 
 using ipc::HugePages;  // attempt is written "try"
@@ -73,6 +74,27 @@ struct TierConfig {
   HugePages huge_pages = HugePages::attempt;
   NumaPlacement numa = NumaPlacement::device;  // of dram
   bool operator==(const TierConfig&) const = default;
+};
+
+// How files are read and written: io_uring where the kernel lets us (automatic), else by threads.
+enum class IoKind : std::uint8_t { automatic, io_uring, threads };
+
+struct NvmeDirectory {
+  std::string path;  // absolute
+  std::uint64_t capacity_bytes = 0;
+  bool operator==(const NvmeDirectory&) const = default;
+};
+
+// The block store behind DRAM. Without directories there is none.
+struct NvmeConfig {
+  std::vector<NvmeDirectory> directories;  // of a device each: "PATH:SIZE" in the file
+  IoKind io = IoKind::automatic;
+  std::uint64_t segment_bytes = std::uint64_t{256} << 20;
+  std::uint64_t part_bytes = 64u << 10;   // read on its own
+  std::uint32_t depth = 64;               // requests in flight on a device
+  std::uint64_t write_per_day_bytes = 0;  // 0: no bound
+  bool operator==(const NvmeConfig&) const = default;
+  std::uint64_t capacity_bytes() const;
 };
 
 struct RingsConfig {
@@ -128,6 +150,7 @@ struct Config {
   BackendConfig backend;
   TierConfig hbm;
   TierConfig dram;
+  NvmeConfig nvme;
   RingsConfig rings;
   LimitsConfig limits;
   AdminConfig admin;

@@ -11,11 +11,25 @@
 namespace sluice::daemon {
 namespace {
 
+// One to write into, one to move what is left of others to, and one to be emptied.
+constexpr std::uint64_t kMinNvmeSegments = 3;
+
 void check_tier(const TierConfig& tier, const std::string& key, const Report& report) {
   if (tier.extent_bytes > tier.capacity_bytes) {
     report(key + ".extent", key + ".extent: found " + format_bytes(tier.extent_bytes) +
                                 ", expected at most the capacity of the tier, " +
                                 format_bytes(tier.capacity_bytes));
+  }
+}
+
+void check_nvme(const NvmeConfig& nvme, const Report& report) {
+  for (const NvmeDirectory& directory : nvme.directories) {
+    if (directory.capacity_bytes >= kMinNvmeSegments * nvme.segment_bytes) continue;
+    report("tiers.nvme.directories", "tiers.nvme.directories: " + quoted(directory.path) + " has " +
+                                         format_bytes(directory.capacity_bytes) +
+                                         ", expected at least " + std::to_string(kMinNvmeSegments) +
+                                         " segments (tiers.nvme.segment is " +
+                                         format_bytes(nvme.segment_bytes) + ")");
   }
 }
 
@@ -69,6 +83,7 @@ class Owners {
 void check_sizes(const Config& config, const Report& report) {
   check_tier(config.hbm, "tiers.hbm", report);
   check_tier(config.dram, "tiers.dram", report);
+  check_nvme(config.nvme, report);
   check_quotas(config, "hbm", config.hbm.capacity_bytes, &TenantConfig::hbm, report);
   check_quotas(config, "dram", config.dram.capacity_bytes, &TenantConfig::dram, report);
 }

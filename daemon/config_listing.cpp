@@ -40,6 +40,13 @@ class Listing {
     }
     add(key, "[" + join(parts, ", ") + "]");
   }
+  void add_directories(const std::string& key, const std::vector<NvmeDirectory>& list) {
+    std::vector<std::string> parts;
+    for (const NvmeDirectory& one : list) {
+      parts.push_back(quoted(one.path + ":" + format_bytes(one.capacity_bytes)));
+    }
+    add(key, "[" + join(parts, ", ") + "]");
+  }
   void add_tier(const std::string& key, const TierConfig& tier) {
     add_bytes(key + ".capacity", tier.capacity_bytes);
     add_bytes(key + ".extent", tier.extent_bytes);
@@ -77,6 +84,12 @@ std::vector<ConfigValue> list_config(const Config& config) {
   list.add_tier("tiers.hbm", config.hbm);
   list.add_tier("tiers.dram", config.dram);
   list.add("tiers.dram.numa", word_for(kNumaPlacements, config.dram.numa));
+  list.add_directories("tiers.nvme.directories", config.nvme.directories);
+  list.add("tiers.nvme.io", word_for(kIoKinds, config.nvme.io));
+  list.add_bytes("tiers.nvme.segment", config.nvme.segment_bytes);
+  list.add_bytes("tiers.nvme.part", config.nvme.part_bytes);
+  list.add("tiers.nvme.depth", config.nvme.depth);
+  list.add_bytes("tiers.nvme.write_per_day", config.nvme.write_per_day_bytes);
   list.add("rings.capacity", config.rings.capacity);
   list.add_bytes("rings.request_memory", config.rings.request_memory_bytes);
   list.add("rings.spin_us", config.rings.spin_us);

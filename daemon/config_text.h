@@ -40,6 +40,8 @@ inline constexpr Word<BackendKind> kBackendKinds[] = {{"host", BackendKind::host
 inline constexpr Word<NumaPlacement> kNumaPlacements[] = {{"device", NumaPlacement::device},
                                                           {"interleave", NumaPlacement::interleave},
                                                           {"any", NumaPlacement::any}};
+inline constexpr Word<IoKind> kIoKinds[] = {
+    {"auto", IoKind::automatic}, {"io_uring", IoKind::io_uring}, {"threads", IoKind::threads}};
 inline constexpr Word<HugePages> kHugePages[] = {
     {"try", HugePages::attempt}, {"never", HugePages::never}, {"require", HugePages::require}};
 

@@ -1,5 +1,6 @@
 #include "daemon/config_values.h"
 
+#include <algorithm>
 #include <bit>
 #include <sstream>
 #include <utility>
@@ -64,6 +65,28 @@ Parsed<std::vector<std::string>> gpus(const toml::node& node) {
     auto one = gpu(element);
     if (!one) return std::unexpected("in each place of the list " + expected_gpu());
     list.push_back(std::move(*one));
+  }
+  return list;
+}
+
+Parsed<std::vector<NvmeDirectory>> nvme_directories(const toml::node& node) {
+  const auto wrong = [] {
+    return std::unexpected("a list of up to " + std::to_string(kMaxNvmeDirectories) +
+                           " directories with their sizes, each an absolute path once, such as "
+                           "[\"/mnt/nvme0/sluice:800GiB\"]");
+  };
+  const toml::array* const array = node.as_array();
+  if (array == nullptr || array->size() > kMaxNvmeDirectories) return wrong();
+  std::vector<NvmeDirectory> list;
+  for (const toml::node& element : *array) {
+    const std::optional<std::string_view> text = element.value_exact<std::string_view>();
+    const std::size_t colon = text ? text->rfind(':') : std::string_view::npos;
+    if (colon == std::string_view::npos || !text->starts_with('/')) return wrong();
+    const auto size = parse_bytes(text->substr(colon + 1));
+    NvmeDirectory one{std::string(text->substr(0, colon)), size.value_or(0)};
+    const bool again = std::ranges::find(list, one.path, &NvmeDirectory::path) != list.end();
+    if (one.capacity_bytes == 0 || again || one.path.find('\0') != one.path.npos) return wrong();
+    list.push_back(std::move(one));
   }
   return list;
 }

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "daemon/config.h"
 #include "daemon/config_text.h"
 #include "daemon/quantity.h"
 #include "ipc/error.h"
@@ -85,6 +86,8 @@ Parsed<std::uint32_t> ring_capacity(const toml::node& node);
 // A list also where one may be named, since that is what BackendConfig::devices is.
 Parsed<std::vector<std::string>> one_gpu(const toml::node& node);
 Parsed<std::vector<std::string>> gpus(const toml::node& node);
+// A list of "PATH:SIZE".
+Parsed<std::vector<NvmeDirectory>> nvme_directories(const toml::node& node);
 Parsed<std::string> program_path(const toml::node& node);
 Parsed<std::string> socket_path(const toml::node& node);
 Parsed<mode_t> socket_mode(const toml::node& node);

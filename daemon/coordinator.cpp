@@ -127,8 +127,8 @@ residency::CacheSpec spec_of(const OpenCacheRequest& request, ipc::DeviceId devi
 
 }  // namespace
 
-ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& config,
-                                                              Devices devices) {
+ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& config, Devices devices,
+                                                              std::unique_ptr<NvmeTier> nvme) {
   SLUICE_ASSERT(!devices.empty());
   residency::ManagerConfig wanted;
   wanted.hbm = {config.hbm.capacity_bytes, config.hbm.extent_bytes};
@@ -139,6 +139,7 @@ ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& conf
   wanted.hbm_devices = static_cast<std::uint32_t>(devices.size());
   wanted.dram = {config.dram.capacity_bytes, config.dram.extent_bytes};
   wanted.dram.extents_stay = devices[0]->users_pin_dram();
+  if (nvme != nullptr) wanted.nvme_bytes = config.nvme.capacity_bytes();
   for (const TenantConfig& tenant : config.tenants) {
     wanted.tenants.push_back({tenant.name, quota_of(tenant.hbm), quota_of(tenant.dram)});
   }
@@ -152,14 +153,16 @@ ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& conf
   auto manager = residency::Manager::create(wanted);
   if (!manager) return std::unexpected(std::move(manager.error()));
   return std::unique_ptr<Coordinator>(
-      new Coordinator(config, std::move(devices), std::move(*manager)));
+      new Coordinator(config, std::move(devices), std::move(nvme), std::move(*manager)));
 }
 
-Coordinator::Coordinator(const Config& config, Devices devices, residency::Manager manager)
+Coordinator::Coordinator(const Config& config, Devices devices, std::unique_ptr<NvmeTier> nvme,
+                         residency::Manager manager)
     : config_(config),
       devices_(std::move(devices)),
       manager_(std::move(manager)),
-      counters_(config.tenants.size()) {
+      counters_(config.tenants.size()),
+      nvme_(std::move(nvme)) {
   for (std::size_t i = 0; i < devices_.size(); ++i) {
     workers_.push_back(std::make_shared<MemoryWorker>());
   }
@@ -167,9 +170,20 @@ Coordinator::Coordinator(const Config& config, Devices devices, residency::Manag
     reclaim_.push_back(std::make_unique<Histogram>());
     resolve_.push_back(std::make_unique<Histogram>());
   }
+  if (nvme_ != nullptr) {
+    mover_ = std::jthread([this](const std::stop_token& stop) { run_mover(stop); });
+  }
 }
 
+// The store answers what is under way before it goes; nobody is told of it any more.
 Coordinator::~Coordinator() {
+  if (mover_.joinable()) {
+    mover_.request_stop();
+    call_mover();
+    mover_.join();
+  }
+  nvme_.reset();
+  answers_.clear();
   for (const auto& worker : workers_) worker->stop();
   node_worker_->stop();
 }
@@ -197,7 +211,7 @@ void Coordinator::execute(const residency::SetFrame& action) {
 }
 
 void Coordinator::execute(residency::Retire& action) {
-  PendingRetire pending{action.cache, action.batch, {}};
+  PendingRetire pending{action.cache, action.batch, false, {}};
   for_each_arena(caches_[action.cache.value], [&](ipc::DeviceId device, CacheMemory& memory) {
     pending.waits.emplace(device, memory.retire(action.ids));
   });
@@ -233,7 +247,8 @@ bool Coordinator::settle() {
     }
     const PendingRetire done = std::move(pending);
     retiring_.erase(retiring_.begin() + static_cast<std::ptrdiff_t>(i));
-    const auto told = manager_.retired(done.cache, done.batch, actions);
+    const auto told = done.withdrawal ? manager_.withdrawn(done.cache, done.batch, actions)
+                                      : manager_.retired(done.cache, done.batch, actions);
     SLUICE_ASSERT(told.has_value());
     execute(actions);
     some = true;
@@ -349,6 +364,12 @@ ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
     if (caches_.size() <= opened->cache.value) caches_.resize(opened->cache.value + 1);
     Cache& cache = caches_[opened->cache.value];
     cache.tenant = session.tenant;
+    cache.shape = opened->shape;
+    if (nvme_ != nullptr && !cache.scope) {
+      const auto scope = nvme_->store().intern(
+          scope_of(config_.tenants[session.tenant.value].name, spec_of(request, *device)));
+      if (scope) cache.scope = *scope;
+    }
     cache.arenas[*device].opening = opening;
   }
   execute(actions);

@@ -11,6 +11,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -18,7 +19,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "daemon/cache_memory.h"
@@ -26,6 +30,7 @@
 #include "daemon/device.h"
 #include "daemon/memory_worker.h"
 #include "daemon/metrics.h"
+#include "daemon/nvme_tier.h"
 #include "daemon/residency/manager.h"
 #include "daemon/session.h"
 #include "daemon/session_end.h"
@@ -69,8 +74,9 @@ struct CacheOpening {
 
 class Coordinator {
  public:
-  // Errors: bad_config.
-  static ipc::Result<std::unique_ptr<Coordinator>> create(const Config& config, Devices devices);
+  // `nvme` may be null. Errors: bad_config.
+  static ipc::Result<std::unique_ptr<Coordinator>> create(const Config& config, Devices devices,
+                                                          std::unique_ptr<NvmeTier> nvme = nullptr);
   ~Coordinator();
 
   // ---- sessions (control thread)
@@ -111,6 +117,11 @@ class Coordinator {
   ipc::Result<Opened> append_known(ipc::SessionId session, ipc::Handle sequence,
                                    const residency::KeyView& keys,
                                    std::vector<residency::BlockRef>& blocks);
+  // Goes on with `keys` that the block store has, and adds them to `blocks`. Reads its index, so it
+  // may take a while; takes the lock only afterwards.
+  ipc::Status append_stored(ipc::SessionId session, ipc::CacheId cache, ipc::Handle sequence,
+                            const residency::KeyView& keys,
+                            std::vector<residency::BlockRef>& blocks);
   // Returns the index of the first new block. Never waits for memory: busy while extents are made,
   // and no_memory once if that failed.
   ipc::Result<std::uint32_t> extend(ipc::SessionId session, ipc::CacheId cache,
@@ -156,6 +167,11 @@ class Coordinator {
   DeviceHealth device_health(ipc::DeviceId device) const {
     return devices_[device.value]->health();
   }
+
+  // Null if there is none.
+  NvmeTier* nvme() const { return nvme_.get(); }
+  // Somebody in this process marked blocks as wanted.
+  void call_mover();
 
   // Runs `look` with the manager, under the lock.
   template <class Look>
@@ -210,6 +226,8 @@ class Coordinator {
   };
   struct Cache {
     ipc::TenantId tenant;
+    residency::CacheShape shape;
+    std::optional<storage::NamespaceId> scope;  // in the block store, if there is one
     std::map<ipc::DeviceId, Arena> arenas;
     SharedFrames frames;         // without memory while the cache goes
     bool going = false;          // as a whole: until its frames are gone, the last of it
@@ -219,6 +237,7 @@ class Coordinator {
   struct PendingRetire {
     ipc::CacheId cache;
     std::uint64_t batch = 0;
+    bool withdrawal = false;                    // of frames, and not of blocks
     std::map<ipc::DeviceId, Retirement> waits;  // in the arenas that are not through
   };
   struct Reclaim {  // the death of a session, until its blocks are back
@@ -226,7 +245,17 @@ class Coordinator {
     std::chrono::steady_clock::time_point death;
   };
 
-  Coordinator(const Config& config, Devices devices, residency::Manager manager);
+  // What the store answered to a WriteBlock or a ReadBlock.
+  struct MoveAnswer {
+    ipc::CacheId cache;
+    std::shared_ptr<FrameMemory> frames;  // of that cache, which says whether it is still there
+    ipc::BlockId block;
+    bool write = false;
+    ipc::Status status;
+  };
+
+  Coordinator(const Config& config, Devices devices, std::unique_ptr<NvmeTier> nvme,
+              residency::Manager manager);
 
   // ---- under the lock
 
@@ -236,6 +265,9 @@ class Coordinator {
   void execute(const residency::ReleaseExtent& action);
   void execute(const residency::SetFrame& action);
   void execute(residency::Retire& action);
+  void execute(const residency::Withdraw& action);
+  void execute(const residency::WriteBlock& action);
+  void execute(const residency::ReadBlock& action);
   void execute(const residency::DropPins& action);
   void execute(const residency::ActorsIdle& action);
   void execute(const residency::DestroyArena& action);
@@ -255,6 +287,15 @@ class Coordinator {
   void let_go(Cache& cache, Arena& arena);
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
                                       ipc::CacheId cache, ipc::DeviceId device, bool created);
+
+  // ---- moves (coordinator_moves.cpp); with the lock: tell, collect_wanted
+
+  static std::span<std::byte> frame_bytes(const FrameMemory& frames, ipc::FrameId frame,
+                                          const residency::CacheShape& shape);
+  void answer_move(MoveAnswer answer);
+  void run_mover(const std::stop_token& stop);
+  void tell(const MoveAnswer& answer, residency::Actions& actions);
+  bool collect_wanted(residency::Actions& actions);
 
   // ---- jobs of the memory workers, which take the lock to tell (coordinator_memory.cpp)
 
@@ -289,6 +330,15 @@ class Coordinator {
   // than there is a coordinator; its owners know the worker weakly.
   std::vector<std::shared_ptr<MemoryWorker>> workers_;
   std::shared_ptr<MemoryWorker> node_worker_ = std::make_shared<MemoryWorker>();
+
+  std::mutex mover_mutex_;  // for these three; taken inside the other one
+  std::condition_variable mover_call_;
+  std::vector<MoveAnswer> answers_;
+  bool mover_called_ = false;
+  std::chrono::steady_clock::time_point quiet_until_{};  // under the lock: of log lines
+  std::vector<ipc::BlockId> marks_;                      // scratch, under the lock
+  std::unique_ptr<NvmeTier> nvme_;
+  std::jthread mover_;
 };
 
 }  // namespace sluice::daemon

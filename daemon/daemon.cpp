@@ -87,7 +87,9 @@ ipc::Status Daemon::Impl::start(Devices devices) {
   auto notifier = SystemdNotifier::from_environment();
   if (!notifier) return std::unexpected(std::move(notifier.error()));
   systemd = std::move(*notifier);
-  auto made = Coordinator::create(config, std::move(devices));
+  auto nvme = NvmeTier::open(config);
+  if (!nvme) return std::unexpected(std::move(nvme.error()));
+  auto made = Coordinator::create(config, std::move(devices), std::move(*nvme));
   if (!made) return std::unexpected(std::move(made.error()));
   coordinator = std::move(*made);
   health = std::make_unique<HealthWatch>(*coordinator, config.tenants.size());

@@ -23,6 +23,7 @@ constexpr std::uint32_t kMaxListsPerRequest = 1u << 20;
 // as many pages as fit into request memory.
 constexpr std::uint64_t kResolveSliceBytes = std::uint64_t{4} << 20;
 constexpr std::uint64_t kMaxForecastDeadlineUs = 60'000'000;
+constexpr std::uint8_t kLostOutcome = 4;  // SLUICE_LOST
 
 }  // namespace
 
@@ -146,12 +147,18 @@ wire::ResolveCounts LaneSession::Impl::take_results(const SessionCache& cache,
     slots[i] = found_slots[next];
     outcomes[i] = std::min(static_cast<std::uint8_t>(found_outcomes[next]),
                            static_cast<std::uint8_t>(kernels::Outcome::absent));
+    if (found_outcomes[next] == kernels::Outcome::absent &&
+        kernels::is_lost(cache.memory->table(),
+                         kernels::block_of(cache.memory->table(), pages[next]))) {
+      outcomes[i] = kLostOutcome;
+    }
     if (found_outcomes[next] == kernels::Outcome::filled &&
         forecasts.overtaken(cache.id, pages[next])) {
       ++late;
     }
     ++next;
   }
+  if (counts.absent != 0) coordinator.call_mover();
   if (late != 0) coordinator.forecast(cache.id, residency::ForecastEvent::late, late);
   const ForecastQueue::Counts forecast = forecasts.take_counts();
   const std::size_t pinned = slots.size() - pages.size();

@@ -78,6 +78,13 @@ ipc::Result<LaneReply> LaneSession::Impl::open(const wire::Submission& request,
                                       blocks)
            : coordinator.open_sequence(session->id, cache->id, *keys, blocks, cache->device);
   if (!opened) return std::unexpected(std::move(opened.error()));
+  if (blocks.size() < keys->count) {
+    const auto matched = static_cast<std::uint32_t>(blocks.size());
+    const residency::KeyView rest{(*keys)[matched].data(), keys->key_bytes, keys->stride,
+                                  keys->count - matched};
+    // What it finds is a bonus: an error leaves what was found in DRAM.
+    (void)coordinator.append_stored(session->id, cache->id, opened->sequence, rest, blocks);
+  }
   if (!more) {
     target = &add_sequence(opened->sequence);
     target->memory = cache->memory;

@@ -24,6 +24,8 @@ using ActorId = Id<struct ActorTag>;    // index of an actor in a cache's hot ta
 
 inline constexpr BlockId kNoBlock{0xFFFFFFFFu};
 inline constexpr FrameId kNoFrameId{0xFFFFFFFFu};
+// Told to resolvers in place of a frame: the block is lost (kernels::kLostFrame).
+inline constexpr FrameId kLostFrameId{0xFFFFFFFEu};
 
 // An index plus a generation: valid in one session, and stale for good once its object is gone.
 // Generation 0 is never issued, so a zeroed handle is always stale.

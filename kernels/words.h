@@ -23,6 +23,9 @@ using Frame = std::uint32_t;  // place of a block in DRAM
 inline constexpr Page kNoPage = 0xFFFFFFFFu;
 inline constexpr Slot kNoSlot = -1;
 inline constexpr Frame kNoFrame = 0xFFFFFFFFu;
+// Not in DRAM, and never again: the only copy is lost. Beyond all frames that can be read, so that
+// whoever does not ask takes it for kNoFrame.
+inline constexpr Frame kLostFrame = kNoFrame - 1;
 
 inline constexpr unsigned kStepBits = 30;
 inline constexpr Step kStepMask = (Step{1} << kStepBits) - 1;

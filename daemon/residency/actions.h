@@ -59,7 +59,7 @@ struct ReleaseExtent {
 
 // Log `frame` as the place of a sealed block, in all arenas: from now on resolvers may fill pages
 // from it. The bytes are complete (DESIGN §5 rule 5); until this action the frame of an id is
-// "none".
+// "none". kLostFrameId: the block is lost (tiering.h).
 struct SetFrame {
   ipc::CacheId cache;
   ipc::BlockId id;

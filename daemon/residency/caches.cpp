@@ -314,6 +314,7 @@ void forget_cache(State& state, Cache& cache) {
   past.sharing.deduplicated_blocks += cache.sharing.deduplicated_blocks;
   past.sharing.deduplicated_bytes += cache.sharing.deduplicated_bytes;
   past.forecasts += cache.forecasts;
+  past.tiering += cache.tiering.totals;
   past.evicted_blocks += sum_of(cache.evicted_blocks);
   add_evicted_bytes(past.evicted_bytes, cache);
   state.caches[cache.id.value].reset();

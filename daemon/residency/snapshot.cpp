@@ -143,6 +143,8 @@ NodeStatus Manager::status() const {
     status.sequences += tenant.sequences;
     add(status.blocks, tenant.blocks);
     add(status.sharing, tenant.sharing);
+    status.tiering += tenant.tiering;
+    status.tiering_totals += tenant.tiering_totals;
     status.evicted_blocks += tenant.evicted_blocks;
     status.evicted_bytes += sum_of(tenant.evicted_bytes);
   }
@@ -164,6 +166,7 @@ std::vector<TenantStatus> Manager::tenants() const {
     row.dram = status_of(state.dram, tenant, state.now);
     row.sharing = past.sharing;
     row.forecasts = past.forecasts;
+    row.tiering_totals = past.tiering;
     row.evicted_blocks = past.evicted_blocks;
     row.evicted_bytes = past.evicted_bytes;
   }
@@ -176,6 +179,8 @@ std::vector<TenantStatus> Manager::tenants() const {
     add(row.blocks, cache->counts);
     add(row.sharing, sharing_of(*cache));
     row.forecasts += cache->forecasts;
+    row.tiering += cache->tiering.counts;
+    row.tiering_totals += cache->tiering.totals;
     row.evicted_blocks += sum_of(cache->evicted_blocks);
     add_evicted_bytes(row.evicted_bytes, *cache);
   }
@@ -277,6 +282,15 @@ std::string_view to_string(BlockState state) {
 std::string_view to_string(Place place) {
   constexpr std::string_view names[] = {"resident", "leaving", "absent", "arriving"};
   return names[static_cast<std::size_t>(place)];
+}
+
+TieringCounts& TieringCounts::operator+=(const TieringCounts& other) {
+  absent += other.absent;
+  lost += other.lost;
+  leaving += other.leaving;
+  arriving += other.arriving;
+  writing += other.writing;
+  return *this;
 }
 
 TieringTotals& TieringTotals::operator+=(const TieringTotals& other) {

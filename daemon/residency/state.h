@@ -57,6 +57,7 @@ struct Eviction {
 
 // What caches that are gone add to their tenant's totals.
 struct TenantPast {
+  TieringTotals tiering;
   SharingCounts sharing;
   ForecastLedger forecasts;
   std::uint64_t evicted_blocks = 0;

@@ -30,6 +30,7 @@ struct TieringCounts {
   std::uint64_t leaving = 0;   // frames waiting for their grace period
   std::uint64_t arriving = 0;  // being read
   std::uint64_t writing = 0;   // being written, and in DRAM until that is done
+  TieringCounts& operator+=(const TieringCounts& other);
   friend bool operator==(const TieringCounts&, const TieringCounts&) = default;
 };
 
@@ -83,6 +84,8 @@ struct NodeStatus {
   std::uint32_t sequences = 0;
   BlockCounts blocks;
   SharingCounts sharing;
+  TieringCounts tiering;
+  TieringTotals tiering_totals;      // since start
   std::uint64_t evicted_blocks = 0;  // since start
   std::uint64_t evicted_bytes = 0;
   bool pending_work = false;
@@ -108,6 +111,8 @@ struct TenantStatus {
   BlockCounts blocks;
   SharingCounts sharing;
   ForecastLedger forecasts;
+  TieringCounts tiering;
+  TieringTotals tiering_totals;
   std::uint64_t evicted_blocks = 0;
   EvictedCounts evicted_bytes{};
 };

@@ -260,6 +260,7 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
     (*block)->stored = false;
     ++tiering.counts.lost;
     ++tiering.totals.lost;
+    if ((*block)->references > 0) actions.push_back(SetFrame{id, block_id, ipc::kLostFrameId});
     become_absent(**cache, seed, block_id, actions);
   }
   promote(state, **cache, actions);

@@ -117,7 +117,8 @@ TEST(AForkedChild, KeepsWhatItsDeadEngineHad) {
     EXPECT_EQ(private_blocks(daemon), 5U);
   }
   EXPECT_TRUE(eventually([&] { return private_blocks(daemon) == 2; }));
-  EXPECT_TRUE(eventually([&] { return is_quarantined(daemon); })) << "alone, when the other is gone";
+  EXPECT_TRUE(eventually([&] { return is_quarantined(daemon); }))
+      << "alone, when the other is gone";
   family.end_child();
   EXPECT_TRUE(eventually([&] { return sessions(daemon).empty(); }));
   EXPECT_TRUE(eventually([&] { return private_blocks(daemon) == 0; }));

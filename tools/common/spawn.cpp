@@ -56,6 +56,10 @@ std::string config_text(const DaemonSpec& spec, const std::string& folder) {
   text << "[tiers.hbm]\ncapacity = " << bytes(hbm) << "extent = " << bytes(spec.hbm_extent_bytes)
        << "[tiers.dram]\ncapacity = " << bytes(dram)
        << "extent = " << bytes(spec.dram_extent_bytes);
+  if (!spec.nvme_directory.empty()) {
+    text << "[tiers.nvme]\ndirectories = [\"" << spec.nvme_directory << ":" << spec.nvme_bytes
+         << "B\"]\nsegment = " << bytes(spec.nvme_segment_bytes);
+  }
   for (const DaemonSpec::Tenant& tenant : spec.tenants) {
     text << "[[tenant]]\nname = \"" << tenant.name << "\"\nsocket = \"" << folder << "/"
          << tenant.name << ".sock\"\n"

@@ -32,6 +32,9 @@ struct DaemonSpec {
   std::string worker_idle;  // with cuda: as in the configuration; empty: the daemon's default
   std::uint64_t hbm_extent_bytes = 0;
   std::uint64_t dram_extent_bytes = 0;
+  std::string nvme_directory;  // absolute; empty: no block store
+  std::uint64_t nvme_bytes = 0;
+  std::uint64_t nvme_segment_bytes = 0;
   std::vector<Tenant> tenants;
 };
 

@@ -24,4 +24,22 @@ ipc::Result<nlohmann::json> ask_daemon(const std::string& admin_socket, const st
   return json;
 }
 
+ipc::Result<StoreReport> ask_for_store(const std::string& admin_socket) {
+  const auto status = ask_daemon(admin_socket, "status");
+  if (!status) return std::unexpected(status.error());
+  const auto nvme = status->find("nvme");
+  if (nvme == status->end() || !nvme->is_object()) {
+    return ipc::fail(ipc::Errc::internal, "the reply to 'status' has no object \"nvme\"");
+  }
+  StoreReport report;
+  for (const auto& device : nvme->value("devices", nlohmann::json::array())) {
+    report.written_bytes += device.value("written_bytes", std::uint64_t{0});
+    report.read_bytes += device.value("read_bytes", std::uint64_t{0});
+    report.engine = device.value("io", "");
+  }
+  report.displaced_blocks = nvme->value("displaced_blocks", std::uint64_t{0});
+  report.promoted_blocks = nvme->value("promoted_blocks", std::uint64_t{0});
+  return report;
+}
+
 }  // namespace sluice::tools

@@ -6,10 +6,14 @@
 #include <string>
 
 #include "ipc/error.h"
+#include "tools/replay/run.h"
 
 namespace sluice::tools {
 
 // One admin request; the reply as JSON.
 ipc::Result<nlohmann::json> ask_daemon(const std::string& admin_socket, const std::string& verb);
+
+// What the block store of the daemon did since it started.
+ipc::Result<StoreReport> ask_for_store(const std::string& admin_socket);
 
 }  // namespace sluice::tools

@@ -28,6 +28,8 @@ struct Counters {
   std::uint64_t misses = 0;
   std::uint64_t no_slot = 0;
   std::uint64_t absent = 0;
+  std::uint64_t lost = 0;             // of the absent: the block store could not give them back
+  std::uint64_t steps_for_store = 0;  // that were ended early, for blocks on NVMe to come
   // For the hit rate: pages of steps after a request's first, without the first use of a decode
   // block.
   std::uint64_t rated_pages = 0;

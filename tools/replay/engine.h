@@ -65,8 +65,10 @@ R in_call(const char* call, R result) {
   return result;
 }
 
-// Blocks of a prompt that are extended, written and sealed at a time.
-inline constexpr std::uint32_t kPrefillChunk = 1024;
+// How long one resolve waits for blocks on NVMe, and how often an engine ends its step and begins
+// another one for those that did not come: DRAM that a step may still read is not used for them.
+inline constexpr std::uint64_t kStoreWaitUs = 50'000;
+inline constexpr int kMaxStepsForStore = 400;
 
 client::Status run_sparse_engine(const SparseTrace& trace, const EngineJob& job, EngineLink& link);
 client::Status run_prefix_engine(const PrefixTrace& trace, const EngineJob& job, EngineLink& link);

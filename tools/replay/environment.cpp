@@ -1,6 +1,7 @@
 #include "tools/replay/environment.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -13,6 +14,26 @@ std::string tenant_name(std::uint32_t tenant) { return "t" + std::to_string(tena
 
 std::uint64_t whole_extents(std::uint64_t bytes, std::uint64_t extent) {
   return std::max<std::uint64_t>((bytes + extent - 1) / extent, 1) * extent;
+}
+
+// A block store for four times the blocks of the trace, unless its size is given.
+void place_store(const Plan& plan, const Options& options, DaemonSpec& spec) {
+  constexpr std::uint64_t kLeastSegment = std::uint64_t{1} << 20;
+  constexpr std::uint64_t kMostSegment = std::uint64_t{256} << 20;
+  constexpr std::uint64_t kSegments = 64;
+  constexpr std::uint64_t kHeader = 4096;  // of a record
+  const std::uint64_t record = plan.shape.frame_stride() + kHeader;
+  std::uint64_t footprint = 0;
+  for (const TenantPlan& tenant : plan.tenants) footprint += tenant.distinct_blocks * record;
+  const std::uint64_t wanted = options.nvme_bytes != 0 ? options.nvme_bytes : 4 * footprint;
+  // A record fills at most a quarter of a segment, so that little is left over at the end.
+  const std::uint64_t least = std::max(kLeastSegment, 4 * record);
+  spec.nvme_directory = std::filesystem::absolute(options.nvme).string();
+  spec.nvme_segment_bytes = whole_extents(
+      std::clamp(wanted / kSegments, least, std::max(least, kMostSegment)), kLeastSegment);
+  spec.nvme_bytes = options.nvme_bytes != 0
+                        ? options.nvme_bytes
+                        : std::max(wanted, kSegments / 4 * spec.nvme_segment_bytes);
 }
 
 }  // namespace
@@ -52,6 +73,7 @@ DaemonSpec daemon_spec(const Plan& plan, const Options& options,
                             whole_extents(plan.tenants[t].hbm_bytes, spec.hbm_extent_bytes),
                             whole_extents(plan.tenants[t].dram_bytes, spec.dram_extent_bytes)});
   }
+  if (!options.nvme.empty()) place_store(plan, options, spec);
   return spec;
 }
 

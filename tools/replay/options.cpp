@@ -49,6 +49,12 @@ std::string contradiction(const Options& options) {
   if (!options.socket.empty() && options.dram) {
     return "--dram needs --spawn: an existing daemon has its size";
   }
+  if (!options.socket.empty() && !options.nvme.empty()) {
+    return "--nvme needs --spawn: an existing daemon has its own";
+  }
+  if (!options.nvme.empty() && options.backend == Backend::cuda) {
+    return "--nvme needs --backend host: engines on a GPU do not wait for blocks yet";
+  }
   const bool per_tenant = options.socket.find("{tenant}") != std::string::npos;
   if (!options.socket.empty() && options.tenants > 1 && !per_tenant) {
     return "--tenants with --socket needs {tenant} in the path, replaced by t0, t1, ...";
@@ -132,6 +138,22 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
                        "who runs resolve");
   add_size(app, "--hbm", options.hbm, "SIZE|Nx", "arena per tenant");
   add_size(app, "--dram", options.dram, "SIZE|P%", "frames per tenant");
+  const auto parse_nvme = [&options](const CLI::results_t& given) {
+    const std::string& text = given.at(0);
+    const std::size_t colon = text.rfind(':');
+    options.nvme = text.substr(0, colon);
+    if (colon != std::string::npos) {
+      const auto size = parse_bytes(text.substr(colon + 1));
+      if (!size) throw CLI::ValidationError("--nvme", size.error().text);
+      options.nvme_bytes = *size;
+    }
+    if (options.nvme.empty()) throw CLI::ValidationError("--nvme", "the directory is missing");
+    return true;
+  };
+  app.add_option("--nvme", parse_nvme,
+                 "block store of --spawn's daemon: its directory, which keeps it, and its size "
+                 "(default: four times the footprint)")
+      ->type_name("DIR[:SIZE]");
   add_choice<ListKind>(app, "--page", options.list_kind,
                        {{"layer", ListKind::layer}, {"head", ListKind::head}},
                        "what a page covers");

@@ -41,6 +41,8 @@ struct Options {
   Executor executor = Executor::daemon;
   std::optional<RelativeSize> hbm;
   std::optional<RelativeSize> dram;
+  std::string nvme;              // directory of the block store of --spawn's daemon; empty: none
+  std::uint64_t nvme_bytes = 0;  // 0: four times the footprint
   ListKind list_kind = ListKind::layer;
   Forecast forecast = Forecast::none;
   bool lockstep = false;

@@ -20,6 +20,10 @@ constexpr std::uint64_t kDefaultPeaks = 6;
 constexpr std::uint64_t kSpareSlots = 1024;
 constexpr std::uint64_t kSpareBlocks = 64;
 constexpr std::uint64_t kLeastDram = std::uint64_t{16} << 20;
+// With a block store: frames below which blocks that are written get in each other's way.
+constexpr std::uint64_t kLeastStoreFrames = 64;
+// Of its frames, what an engine fills at a time then.
+constexpr std::uint64_t kPrefillFraction = 16;
 
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -185,6 +189,14 @@ ipc::Result<std::uint64_t> frame_bytes(const TenantPlan& tenant, std::uint32_t i
       options.dram->kind == Kind::bytes
           ? options.dram->bytes
           : static_cast<std::uint64_t>(options.dram->factor * static_cast<double>(footprint));
+  if (!options.nvme.empty()) {
+    if (bytes >= kLeastStoreFrames * stride) return bytes;
+    return fail(Errc::invalid_argument,
+                "--dram: tenant t" + std::to_string(index) + " would have " +
+                    human_bytes(static_cast<double>(bytes)) + ", less than " +
+                    std::to_string(kLeastStoreFrames) + " blocks; its footprint is " +
+                    human_bytes(static_cast<double>(footprint)));
+  }
   if (bytes < tenant.least_blocks * stride) {
     return fail(Errc::invalid_argument,
                 "--dram: tenant t" + std::to_string(index) + " would have " +
@@ -217,6 +229,11 @@ ipc::Result<Plan> make_plan(const Trace& trace, const Options& options) {
     const auto dram = frame_bytes(tenant, t, plan.shape, options);
     if (!dram) return std::unexpected(dram.error());
     tenant.dram_bytes = *dram;
+    if (!options.nvme.empty()) {
+      const std::uint64_t frames = *dram / plan.shape.frame_stride();
+      plan.prefill_chunk = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
+          frames / kPrefillFraction / options.engines, 1, plan.prefill_chunk));
+    }
   }
   for (const std::uint64_t steps : plan.steps) plan.total_steps += steps;
   return plan;

@@ -49,6 +49,8 @@ struct Plan {
   std::vector<TenantPlan> tenants;
   std::vector<std::uint64_t> steps;  // of each engine
   std::uint64_t total_steps = 0;
+  // Blocks of a prompt that are extended, written and sealed at a time.
+  std::uint32_t prefill_chunk = 1024;
 };
 
 // Errors are Errc::invalid_argument: sizes in `options` with which the trace cannot run.

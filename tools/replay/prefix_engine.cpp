@@ -3,6 +3,7 @@
 #include <cstring>
 #include <numeric>
 #include <thread>
+#include <utility>
 
 #include "tools/replay/engine.h"
 #include "tools/replay/page_batch.h"
@@ -28,8 +29,11 @@ class PrefixEngine {
  private:
   Status serve(const PrefixRequest& request);
   Status verify(const PrefixRequest& request, client::Sequence& sequence, std::uint32_t matched);
+  bool waits_for_store() const { return !job_.options->nvme.empty(); }
+  Status verify_absent(const PrefixRequest& request, client::Sequence& sequence);
+  void rate(std::uint8_t outcome);
   Status check_page(const PrefixRequest& request, const sluice_page_list& list,
-                    std::uint32_t block);
+                    std::uint32_t position);
   Status compare(const PrefixRequest& request);
   Status write_rest(const PrefixRequest& request, client::Sequence& sequence,
                     std::uint32_t matched);
@@ -56,6 +60,7 @@ class PrefixEngine {
   std::vector<std::uint32_t> blocks_;
   std::vector<SlotPage> to_compare_;
   std::vector<std::uint32_t> compared_blocks_;  // of the same length
+  std::vector<std::uint32_t> absent_;
   Comparison comparison_;
 };
 
@@ -115,29 +120,72 @@ Status PrefixEngine::verify(const PrefixRequest& request, client::Sequence& sequ
   batch_.place_answers();
   if (auto s = in_call("sluice_step_begin", link_.actor.begin_step()); !s) return s;
   const auto begin = Clock::now();
-  const auto counts = in_call("sluice_resolve", link_.actor.resolve(batch_.lists()));
+  const auto counts =
+      waits_for_store()
+          ? in_call("sluice_resolve_wait", link_.actor.resolve_wait(batch_.lists(), kStoreWaitUs))
+          : in_call("sluice_resolve", link_.actor.resolve(batch_.lists()));
   const auto took = Clock::now() - begin;
   if (!counts) return std::unexpected(counts.error());
   board_.resolve.add(static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(took).count()));
   to_compare_.clear();
   compared_blocks_.clear();
+  absent_.clear();
   for (std::uint32_t block = 0; block < matched; ++block) {
     if (auto s = check_page(request, batch_.lists()[0], block); !s) return s;
+    rate(batch_.lists()[0].outcomes[block]);
   }
   if (auto s = compare(request); !s) return s;
+  if (auto s = verify_absent(request, sequence); !s) return s;
   counters_.pages_requested += matched;
   counters_.bytes_filled += counts->bytes_filled;
   ++counters_.steps;
   return in_call("sluice_step_end", link_.actor.end_step());
 }
 
+// As SparseEngine's resolve_absent.
+Status PrefixEngine::verify_absent(const PrefixRequest& request, client::Sequence& sequence) {
+  for (int steps = 0; !absent_.empty(); ++steps) {
+    if (steps == kMaxStepsForStore) {
+      return std::unexpected(Error{SLUICE_TIMED_OUT, std::to_string(absent_.size()) +
+                                                         " blocks did not come from the block "
+                                                         "store"});
+    }
+    if (auto s = in_call("sluice_step_end", link_.actor.end_step()); !s) return s;
+    if (auto s = in_call("sluice_step_begin", link_.actor.begin_step()); !s) return s;
+    ++counters_.steps_for_store;
+    counters_.absent -= absent_.size();
+    const std::vector<std::uint32_t> asked = std::exchange(absent_, {});
+    batch_.clear();
+    batch_.add(sequence.get(), 0, asked);
+    batch_.place_answers();
+    const auto counts =
+        in_call("sluice_resolve_wait", link_.actor.resolve_wait(batch_.lists(), kStoreWaitUs));
+    if (!counts) return std::unexpected(counts.error());
+    counters_.bytes_filled += counts->bytes_filled;
+    to_compare_.clear();
+    compared_blocks_.clear();
+    for (std::uint32_t i = 0; i < asked.size(); ++i) {
+      if (auto s = check_page(request, batch_.lists()[0], i); !s) return s;
+    }
+    if (auto s = compare(request); !s) return s;
+  }
+  return {};
+}
+
+void PrefixEngine::rate(std::uint8_t outcome) {
+  ++counters_.rated_pages;
+  counters_.rated_hits += outcome == SLUICE_HIT ? 1 : 0;
+}
+
 Status PrefixEngine::check_page(const PrefixRequest& request, const sluice_page_list& list,
-                                std::uint32_t block) {
-  const std::int32_t slot = list.slots[block];
-  const std::uint8_t outcome = list.outcomes[block];
+                                std::uint32_t position) {
+  const std::uint32_t block = list.blocks[position];
+  const std::int32_t slot = list.slots[position];
+  const std::uint8_t outcome = list.outcomes[position];
   const bool has_slot = outcome == SLUICE_HIT || outcome == SLUICE_MISS;
-  if (outcome > SLUICE_NO_ROOM || has_slot != link_.is_slot(slot) || (!has_slot && slot != -1)) {
+  const std::uint8_t last = waits_for_store() ? SLUICE_LOST : SLUICE_NO_ROOM;
+  if (outcome > last || has_slot != link_.is_slot(slot) || (!has_slot && slot != -1)) {
     return std::unexpected(Error{SLUICE_INTERNAL, "sluice_resolve: block " + std::to_string(block) +
                                                       " has outcome " + std::to_string(outcome) +
                                                       " with the impossible slot " +
@@ -146,9 +194,9 @@ Status PrefixEngine::check_page(const PrefixRequest& request, const sluice_page_
   counters_.hits += outcome == SLUICE_HIT ? 1 : 0;
   counters_.misses += outcome == SLUICE_MISS ? 1 : 0;
   counters_.no_slot += outcome == SLUICE_NO_ROOM ? 1 : 0;
-  counters_.absent += outcome == SLUICE_ABSENT ? 1 : 0;
-  ++counters_.rated_pages;
-  counters_.rated_hits += outcome == SLUICE_HIT ? 1 : 0;
+  counters_.absent += outcome == SLUICE_ABSENT || outcome == SLUICE_LOST ? 1 : 0;
+  counters_.lost += outcome == SLUICE_LOST ? 1 : 0;
+  if (outcome == SLUICE_ABSENT) absent_.push_back(block);
   if (!has_slot) return {};
   const std::uint32_t tokens = tokens_of(request, block);
   to_compare_.push_back({seed_of(request, block), slot, 0, 0, tokens});
@@ -172,7 +220,7 @@ Status PrefixEngine::write_rest(const PrefixRequest& request, client::Sequence& 
                                 std::uint32_t matched) {
   const auto blocks = static_cast<std::uint32_t>(request.block_ids.size());
   for (std::uint32_t begin = matched; begin < blocks;) {
-    const std::uint32_t count = std::min(kPrefillChunk, blocks - begin);
+    const std::uint32_t count = std::min(job_.plan->prefill_chunk, blocks - begin);
     const auto first = in_call("sluice_sequence_extend", sequence.extend(count));
     if (!first) return std::unexpected(first.error());
     if (auto s = link_.wait_pinned(); !s) return s;

@@ -99,6 +99,19 @@ ordered_json json_report(const ReportInput& input) {
   out["prefix_hit_rate"] = ratio(t.blocks_matched, t.blocks_opened);
   out["memory_waits"] = t.memory_waits;
   out["preemptions"] = t.preemptions;
+  if (input.result.store) {
+    const StoreReport& store = *input.result.store;
+    std::uint64_t dram = 0;
+    for (const TenantPlan& tenant : input.plan.tenants) dram += tenant.dram_bytes;
+    out["nvme"] = {{"io", store.engine},
+                   {"written_bytes", store.written_bytes},
+                   {"read_bytes", store.read_bytes},
+                   {"dram_bytes", dram},
+                   {"displaced_blocks", store.displaced_blocks},
+                   {"promoted_blocks", store.promoted_blocks},
+                   {"lost", t.lost},
+                   {"steps_for_store", t.steps_for_store}};
+  }
   if (input.result.kill) {
     const KillReport& kill = *input.result.kill;
     out["kill"] = {{"engine", kill.engine},

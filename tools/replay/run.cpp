@@ -199,6 +199,15 @@ RunResult Run::run() {
                                std::to_string(*options_.kill_engine_at));
   }
   check_leftovers();
+  if (!options_.nvme.empty() && !result_.interrupted) {
+    auto store = ask_for_store(environment_.admin_socket);
+    if (store) {
+      result_.store = std::move(*store);
+    } else {
+      result_.failures.push_back("the daemon did not tell of its block store: " +
+                                 store.error().text);
+    }
+  }
   gather();
   return std::move(result_);
 }

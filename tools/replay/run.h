@@ -25,6 +25,15 @@ struct KillReport {
   std::string trouble;  // why not, if known
 };
 
+// What the block store of a private daemon did.
+struct StoreReport {
+  std::uint64_t written_bytes = 0;
+  std::uint64_t read_bytes = 0;
+  std::uint64_t displaced_blocks = 0;
+  std::uint64_t promoted_blocks = 0;
+  std::string engine;  // "io_uring", "threads"
+};
+
 struct RunResult {
   Counters total;
   std::vector<Counters> engines;
@@ -34,6 +43,7 @@ struct RunResult {
   std::vector<std::string> failures;
   std::vector<std::string> mismatches;  // the first few, in words
   std::optional<KillReport> kill;
+  std::optional<StoreReport> store;
   bool interrupted = false;
 };
 

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <deque>
 #include <thread>
+#include <utility>
 
 #include "tools/replay/engine.h"
 #include "tools/replay/layer_graphs.h"
@@ -60,7 +61,12 @@ class SparseEngine {
   Status write_new_tokens(std::uint64_t now);
   Status resolve_layer(std::uint32_t layer);
   Status forecast_layer(std::uint32_t layer);
-  Status check_page(const Active& a, const sluice_page_list& list, std::uint32_t position);
+  bool waits_for_store() const { return !job_.options->nvme.empty(); }
+  client::Result<client::ResolveCounts> resolve(std::uint32_t layer, const PageBatch& batch);
+  Status resolve_absent(std::uint32_t layer);
+  Status check_answers(const PageBatch& batch, std::span<Active* const> owners,
+                       const client::ResolveCounts& counts);
+  Status check_page(Active& a, const sluice_page_list& list, std::uint32_t position);
   Status compare();
   Status open_graphs();
   client::Result<std::uint32_t> extend(Active& a, std::uint32_t count);
@@ -84,6 +90,13 @@ class SparseEngine {
   PageBatch batch_;
   PageBatch forecast_batch_;
   std::vector<Active*> owner_;  // of each list of batch_
+  struct AbsentPage {
+    Active* owner;
+    std::uint32_t page;
+    std::uint32_t block;
+  };
+  std::vector<AbsentPage> absent_;  // of the layer
+  PageBatch again_;
   std::unique_ptr<LayerGraphs> graphs_;
   std::vector<SlotPage> to_write_;
   std::vector<SlotPage> to_compare_;
@@ -254,7 +267,7 @@ client::Result<std::uint32_t> SparseEngine::extend(Active& a, std::uint32_t coun
 // Writes what is not known yet of the first `full_blocks` blocks, and seals it.
 Status SparseEngine::prefill(Active& a, std::uint32_t matched, std::uint32_t full_blocks) {
   for (std::uint32_t begin = matched; begin < full_blocks;) {
-    const std::uint32_t count = std::min(kPrefillChunk, full_blocks - begin);
+    const std::uint32_t count = std::min(job_.plan->prefill_chunk, full_blocks - begin);
     const auto first = extend(a, count);
     if (!first) return std::unexpected(first.error());
     if (*first != begin) {
@@ -371,9 +384,7 @@ Status SparseEngine::resolve_layer(std::uint32_t layer) {
   }
   batch_.place_answers();
   const auto begin = Clock::now();
-  const auto counts = graphs_ != nullptr
-                          ? in_call("the graph of a layer", graphs_->resolve(layer, batch_.lists()))
-                          : in_call("sluice_resolve", link_.actor.resolve(batch_.lists()));
+  const auto counts = resolve(layer, batch_);
   const auto took = Clock::now() - begin;
   if (!counts) {
     Error error = counts.error();
@@ -384,40 +395,94 @@ Status SparseEngine::resolve_layer(std::uint32_t layer) {
   board_.resolve.add(static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(took).count()));
 
-  const Counters before = counters_;
-  to_compare_.clear();
-  compared_.clear();
-  for (std::size_t i = 0; i < batch_.lists().size(); ++i) {
-    const sluice_page_list& list = batch_.lists()[i];
-    for (std::uint32_t position = 0; position < list.count; ++position) {
-      if (auto s = check_page(*owner_[i], list, position); !s)
-        return located(*owner_[i], s.error());
-    }
-    rate(*owner_[i], list);
-  }
-  if (auto s = compare(); !s) return s;
+  for (std::size_t i = 0; i < batch_.lists().size(); ++i) rate(*owner_[i], batch_.lists()[i]);
   counters_.pages_requested += batch_.pages();
-  counters_.bytes_filled += counts->bytes_filled;
-  if (counters_.hits - before.hits != counts->hits ||
-      counters_.misses - before.misses != counts->misses ||
-      counters_.no_slot - before.no_slot != counts->no_slot ||
-      counters_.absent - before.absent != counts->absent) {
-    return std::unexpected(Error{
-        SLUICE_INTERNAL, "sluice_resolve: the counts disagree with the pages' outcomes: " +
-                             std::to_string(counts->hits) + "/" + std::to_string(counts->misses) +
-                             "/" + std::to_string(counts->no_slot) + "/" +
-                             std::to_string(counts->absent) + " hits/misses/no_slot/absent"});
+  absent_.clear();
+  if (auto s = check_answers(batch_, owner_, *counts); !s) return s;
+  return resolve_absent(layer);
+}
+
+client::Result<client::ResolveCounts> SparseEngine::resolve(std::uint32_t layer,
+                                                            const PageBatch& batch) {
+  if (graphs_ != nullptr) {
+    return in_call("the graph of a layer", graphs_->resolve(layer, batch.lists()));
+  }
+  if (!waits_for_store()) return in_call("sluice_resolve", link_.actor.resolve(batch.lists()));
+  return in_call("sluice_resolve_wait", link_.actor.resolve_wait(batch.lists(), kStoreWaitUs));
+}
+
+// What did not come within a wait comes when the step is over: blocks that it may still read keep
+// their place in DRAM until then.
+Status SparseEngine::resolve_absent(std::uint32_t layer) {
+  for (int steps = 0; !absent_.empty(); ++steps) {
+    if (steps == kMaxStepsForStore) {
+      return std::unexpected(Error{SLUICE_TIMED_OUT, std::to_string(absent_.size()) +
+                                                         " pages of a layer did not come from the "
+                                                         "block store"});
+    }
+    if (auto s = in_call("sluice_step_end", link_.actor.end_step()); !s) return s;
+    if (auto s = in_call("sluice_step_begin", link_.actor.begin_step()); !s) return s;
+    ++counters_.steps_for_store;
+    counters_.absent -= absent_.size();
+    const std::vector<AbsentPage> asked = std::exchange(absent_, {});
+    std::vector<std::uint32_t> blocks;
+    for (const AbsentPage& page : asked) blocks.push_back(page.block);
+    again_.clear();
+    std::vector<Active*> owners;
+    for (std::size_t at = 0; at < asked.size();) {
+      std::size_t end = at;
+      while (end < asked.size() && asked[end].owner == asked[at].owner &&
+             asked[end].page == asked[at].page) {
+        ++end;
+      }
+      again_.add(asked[at].owner->sequence.get(), asked[at].page,
+                 std::span(blocks).subspan(at, end - at));
+      owners.push_back(asked[at].owner);
+      at = end;
+    }
+    again_.place_answers();
+    const auto counts = resolve(layer, again_);
+    if (!counts) return std::unexpected(counts.error());
+    if (auto s = check_answers(again_, owners, *counts); !s) return s;
   }
   return {};
 }
 
-Status SparseEngine::check_page(const Active& a, const sluice_page_list& list,
-                                std::uint32_t position) {
+Status SparseEngine::check_answers(const PageBatch& batch, std::span<Active* const> owners,
+                                   const client::ResolveCounts& counts) {
+  const Counters before = counters_;
+  to_compare_.clear();
+  compared_.clear();
+  for (std::size_t i = 0; i < batch.lists().size(); ++i) {
+    const sluice_page_list& list = batch.lists()[i];
+    for (std::uint32_t position = 0; position < list.count; ++position) {
+      if (auto s = check_page(*owners[i], list, position); !s) {
+        return located(*owners[i], s.error());
+      }
+    }
+  }
+  if (auto s = compare(); !s) return s;
+  counters_.bytes_filled += counts.bytes_filled;
+  if (counters_.hits - before.hits != counts.hits ||
+      counters_.misses - before.misses != counts.misses ||
+      counters_.no_slot - before.no_slot != counts.no_slot ||
+      counters_.absent - before.absent != counts.absent) {
+    return std::unexpected(Error{
+        SLUICE_INTERNAL, "sluice_resolve: the counts disagree with the pages' outcomes: " +
+                             std::to_string(counts.hits) + "/" + std::to_string(counts.misses) +
+                             "/" + std::to_string(counts.no_slot) + "/" +
+                             std::to_string(counts.absent) + " hits/misses/no_slot/absent"});
+  }
+  return {};
+}
+
+Status SparseEngine::check_page(Active& a, const sluice_page_list& list, std::uint32_t position) {
   const std::uint32_t block = list.blocks[position];
   const std::int32_t slot = list.slots[position];
   const std::uint8_t outcome = list.outcomes[position];
   const bool has_slot = outcome == SLUICE_HIT || outcome == SLUICE_MISS;
-  if (outcome > SLUICE_NO_ROOM || has_slot != link_.is_slot(slot) || (!has_slot && slot != -1)) {
+  const std::uint8_t last = waits_for_store() ? SLUICE_LOST : SLUICE_NO_ROOM;
+  if (outcome > last || has_slot != link_.is_slot(slot) || (!has_slot && slot != -1)) {
     return std::unexpected(Error{
         SLUICE_INTERNAL, "sluice_resolve: page " + std::to_string(list.page) + " of block " +
                              std::to_string(block) + " has outcome " + std::to_string(outcome) +
@@ -426,7 +491,9 @@ Status SparseEngine::check_page(const Active& a, const sluice_page_list& list,
   counters_.hits += outcome == SLUICE_HIT ? 1 : 0;
   counters_.misses += outcome == SLUICE_MISS ? 1 : 0;
   counters_.no_slot += outcome == SLUICE_NO_ROOM ? 1 : 0;
-  counters_.absent += outcome == SLUICE_ABSENT ? 1 : 0;
+  counters_.absent += outcome == SLUICE_ABSENT || outcome == SLUICE_LOST ? 1 : 0;
+  counters_.lost += outcome == SLUICE_LOST ? 1 : 0;
+  if (outcome == SLUICE_ABSENT) absent_.push_back({&a, list.page, block});
   if (!has_slot) return {};
   const std::uint32_t tokens =
       std::min(step_of(a).tokens - block * tokens_per_block_, tokens_per_block_);

@@ -1,0 +1,171 @@
+// Moves between DRAM and the block store: what the manager orders, and what comes of it.
+//
+// The store answers on threads of its own, which only put the answer on a list. The mover, a thread
+// of the coordinator's, takes the list, and the marks of blocks that resolvers want, to the
+// manager.
+#include <algorithm>
+#include <utility>
+
+#include "daemon/coordinator.h"
+#include "daemon/logging.h"
+
+namespace sluice::daemon {
+
+using ipc::Errc;
+
+namespace {
+
+// How long the mover sleeps when nobody calls it: marks of resolvers in other processes call
+// nobody. The shorter one while there was something to do within the last kBusyFor.
+constexpr std::chrono::microseconds kLookBusy{50};
+constexpr std::chrono::microseconds kLookIdle{1000};
+constexpr std::chrono::milliseconds kBusyFor{20};
+// Marks that one look takes of a cache; the rest waits for the next one.
+constexpr std::size_t kMarksPerLook = 1024;
+
+bool is_refusal(Errc code) {
+  return code == Errc::limit_reached || code == Errc::quota_exceeded || code == Errc::no_memory ||
+         code == Errc::shutting_down;
+}
+
+}  // namespace
+
+std::span<std::byte> Coordinator::frame_bytes(const FrameMemory& frames, ipc::FrameId frame,
+                                              const residency::CacheShape& shape) {
+  const std::uint64_t stride = shape.geometry.frame_stride;
+  const std::uint64_t at = frame.value / shape.frames_per_extent * shape.frame_extent_bytes +
+                           frame.value % shape.frames_per_extent * stride;
+  return {frames.data() + at, stride};
+}
+
+void Coordinator::execute(const residency::Withdraw& action) {
+  PendingRetire pending{action.cache, action.batch, true, {}};
+  for_each_arena(caches_[action.cache.value], [&](ipc::DeviceId device, CacheMemory& memory) {
+    pending.waits.emplace(device, memory.withdraw(action.ids));
+  });
+  retiring_.push_back(std::move(pending));
+  call_mover();
+}
+
+void Coordinator::execute(const residency::WriteBlock& action) {
+  const Cache& cache = caches_[action.cache.value];
+  const auto frame = frame_bytes(*cache.frames.memory, action.frame, cache.shape);
+  nvme_->write(
+      *cache.scope, action.key, frame, action.valid_bytes,
+      [this, id = action.cache, block = action.id, frames = cache.frames.memory](
+          ipc::Status status) { answer_move({id, frames, block, true, std::move(status)}); });
+}
+
+void Coordinator::execute(const residency::ReadBlock& action) {
+  const Cache& cache = caches_[action.cache.value];
+  const auto frame = frame_bytes(*cache.frames.memory, action.frame, cache.shape);
+  nvme_->read(
+      *cache.scope, action.key, frame,
+      [this, id = action.cache, block = action.id, frames = cache.frames.memory](
+          ipc::Status status) { answer_move({id, frames, block, false, std::move(status)}); });
+}
+
+void Coordinator::answer_move(MoveAnswer answer) {
+  const std::lock_guard lock(mover_mutex_);
+  answers_.push_back(std::move(answer));
+  mover_called_ = true;
+  mover_call_.notify_one();
+}
+
+void Coordinator::call_mover() {
+  if (nvme_ == nullptr) return;
+  const std::lock_guard lock(mover_mutex_);
+  mover_called_ = true;
+  mover_call_.notify_one();
+}
+
+void Coordinator::run_mover(const std::stop_token& stop) {
+  auto busy_until = std::chrono::steady_clock::now();
+  while (!stop.stop_requested()) {
+    std::vector<MoveAnswer> answers;
+    {
+      std::unique_lock lock(mover_mutex_);
+      const bool busy = std::chrono::steady_clock::now() < busy_until;
+      mover_call_.wait_for(lock, busy ? kLookBusy : kLookIdle,
+                           [&] { return mover_called_ || stop.stop_requested(); });
+      mover_called_ = false;
+      answers = std::exchange(answers_, {});
+    }
+    bool some = !answers.empty();
+    {
+      const std::lock_guard lock(mutex_);
+      residency::Actions actions;
+      for (const MoveAnswer& answer : answers) tell(answer, actions);
+      some = collect_wanted(actions) || some;
+      execute(actions);
+      some = settle() || some;
+      if (manager_.pending_work()) {
+        manager_.turn(actions);
+        execute(actions);
+      }
+    }
+    // Frames of a cache that is gone are let go of here, without the lock.
+    answers.clear();
+    if (some) busy_until = std::chrono::steady_clock::now() + kBusyFor;
+  }
+}
+
+void Coordinator::tell(const MoveAnswer& answer, residency::Actions& actions) {
+  // Of a cache that goes, the answer is void; the number may be another's by now.
+  if (caches_[answer.cache.value].frames.memory != answer.frames) return;
+  const ipc::Status told =
+      answer.write
+          ? manager_.written(
+                answer.cache, answer.block,
+                answer.status ? residency::WriteOutcome::stored : residency::WriteOutcome::refused,
+                actions)
+          : manager_.loaded(answer.cache, answer.block, answer.status.has_value(), actions);
+  SLUICE_ASSERT(told.has_value());
+  execute(actions);
+  if (answer.status || (answer.write && is_refusal(answer.status.error().code))) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now < quiet_until_) return;  // the store counts them; one line says that there are some
+  quiet_until_ = now + std::chrono::seconds(1);
+  log_warn(answer.write ? "a block was not written to the block store"
+                        : "a block was not read from the block store, and is lost",
+           {{"cache", answer.cache.value}, {"reason", answer.status.error().text}});
+}
+
+bool Coordinator::collect_wanted(residency::Actions& actions) {
+  bool some = false;
+  for (std::uint32_t i = 0; i < caches_.size(); ++i) {
+    for_each_arena(caches_[i], [&](ipc::DeviceId, CacheMemory& memory) {
+      marks_.clear();
+      memory.take_wanted(marks_, kMarksPerLook);
+      if (marks_.empty()) return;
+      some = true;
+      const auto told = manager_.wanted(ipc::CacheId{i}, marks_, actions);
+      SLUICE_ASSERT(told.has_value());
+    });
+    execute(actions);
+  }
+  return some;
+}
+
+ipc::Status Coordinator::append_stored(ipc::SessionId session, ipc::CacheId cache,
+                                       ipc::Handle sequence, const residency::KeyView& keys,
+                                       std::vector<residency::BlockRef>& blocks) {
+  if (nvme_ == nullptr || keys.count == 0) return {};
+  const auto scope = [&] {
+    const std::lock_guard lock(mutex_);
+    return caches_[cache.value].scope;
+  }();
+  if (!scope) return {};
+  const std::vector<std::uint64_t> valid_bytes = nvme_->find_prefix(*scope, keys);
+  if (valid_bytes.empty()) return {};
+  std::vector<residency::StoredKey> found;
+  for (std::uint32_t i = 0; i < valid_bytes.size(); ++i) found.push_back({keys[i], valid_bytes[i]});
+  const std::lock_guard lock(mutex_);
+  residency::Actions actions;
+  auto opened = manager_.append_stored(session, sequence, found, actions);
+  if (opened) blocks.insert(blocks.end(), opened->matched.begin(), opened->matched.end());
+  execute(actions);
+  return opened ? ipc::Status{} : std::unexpected(std::move(opened.error()));
+}
+
+}  // namespace sluice::daemon

@@ -1,0 +1,51 @@
+// The tier behind DRAM: the block store, and what it calls things.
+//
+// Thread-safety: any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "daemon/config.h"
+#include "daemon/residency/types.h"
+#include "ipc/error.h"
+#include "storage/block_store.h"
+
+namespace sluice::daemon {
+
+// The scope of a cache's keys on disk. Whatever must agree for a block to have the same meaning is
+// in it: `layout` and `shard` as texts such as "layers=32 kv_heads=8 head_dim=128 ...".
+storage::Namespace scope_of(const std::string& tenant, const residency::CacheSpec& spec);
+
+class NvmeTier {
+ public:
+  // Opens the store and says what it found. Null if none is configured. Errors: those of
+  // storage::BlockStore::open, naming tiers.nvme.
+  static ipc::Result<std::unique_ptr<NvmeTier>> open(const Config& config);
+
+  storage::BlockStore& store() { return *store_; }
+  const storage::BlockStore& store() const { return *store_; }
+
+  // How many of `keys`, from the first on, the store has one after the other, and their valid
+  // bytes. An index that cannot be read has nothing.
+  std::vector<std::uint64_t> find_prefix(storage::NamespaceId scope,
+                                         const residency::KeyView& keys);
+
+  using Done = std::move_only_function<void(ipc::Status)>;
+  void write(storage::NamespaceId scope, std::span<const std::byte> key,
+             std::span<const std::byte> frame, std::uint64_t valid_bytes, Done done);
+  // The whole block, into its frame. not_found and data_lost: it is gone.
+  void read(storage::NamespaceId scope, std::span<const std::byte> key, std::span<std::byte> frame,
+            Done done);
+
+ private:
+  explicit NvmeTier(std::unique_ptr<storage::BlockStore> store);
+  std::unique_ptr<storage::BlockStore> store_;
+};
+
+}  // namespace sluice::daemon
