@@ -19,6 +19,7 @@
 // Thread-safety: any thread, except open and the destructor. A completion may call the store.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -87,6 +88,7 @@ struct StoreConfig {
   std::uint64_t queue_bytes = std::uint64_t{1} << 30;  // of write_back waiting or in flight
   std::uint64_t write_bytes_per_day = 0;               // 0: no bound
   std::uint32_t device_error_budget = 64;  // io errors (not checksums) until it is taken out
+  std::chrono::milliseconds stall_timeout{30'000};  // of one request, until it is taken out
   // For tests: stands in for make_io_engine.
   EngineFactory engine;
 };
@@ -120,8 +122,10 @@ struct DeviceStats {
   bool taken_out = false;
   std::string taken_out_why;
   std::uint64_t capacity_bytes = 0;
-  std::uint64_t segment_count = 0, segment_bytes = 0;  // that exist
-  std::uint64_t live_bytes = 0;                        // of records that the index knows
+  bool direct = false;              // past the page cache
+  std::uint64_t segment_count = 0;  // that exist
+  std::uint64_t segment_bytes = 0;  // of one
+  std::uint64_t live_bytes = 0;     // of records that the index knows
   std::uint64_t read_bytes = 0, written_bytes = 0, cleaned_bytes = 0;
   std::uint64_t io_errors = 0, checksum_errors = 0, syncs = 0;
   std::uint64_t queued = 0, in_flight = 0;

@@ -5,9 +5,12 @@
 // is the same above all of them, so an engine promises little: a request that it took is answered
 // once, in any order, with what the system call would have returned. In particular a read or a
 // write may be short, and only a `sync` makes writes that were answered before it was submitted
-// durable.
+// durable. The caller sees to it that no write or discard in flight overlaps another request.
 //
-// Thread-safety: one thread at a time, but wake(), which any thread may call.
+// A request is in flight from the submit() that took it until the reap() that gives its answer.
+//
+// Thread-safety: one thread at a time, but wake(), which any thread may call. A thread that has
+// submitted lives until its requests are answered.
 #pragma once
 
 #include <chrono>
@@ -31,10 +34,14 @@ using ipc::Status;
 inline constexpr std::uint64_t kIoAlign = 4096;
 // Bound of the depth that an engine may be asked for.
 inline constexpr std::uint32_t kMaxIoDepth = 4096;
+// Bound of the bytes of a read or a write.
+inline constexpr std::uint64_t kMaxIoBytes = (std::uint64_t{1} << 31) - 4096;
 // Files that an engine has registered at the same time.
 inline constexpr std::uint32_t kMaxIoFiles = 4096;
 // Pieces of memory that an engine has registered at the same time.
 inline constexpr std::uint32_t kMaxIoMemories = 16384;
+// A longer wait for answers is cut to this.
+inline constexpr std::chrono::microseconds kMaxReapWait = std::chrono::hours(1);
 
 // A file's place among those that an engine has registered.
 struct IoFile {
@@ -54,7 +61,7 @@ struct IoRequest {
   IoFile file;
   std::uint64_t offset = 0;
   std::byte* memory = nullptr;  // of read and write; stays valid until the answer
-  std::uint64_t length = 0;     // at most 2^31 - 4096 for read and write
+  std::uint64_t length = 0;     // of read and write at most kMaxIoBytes
   std::uint64_t tag = 0;        // the caller's; comes back with the answer
 };
 
@@ -65,6 +72,7 @@ struct IoAnswer {
 
 class IoEngine {
  public:
+  // Waits until nothing that has begun touches memory or files any more; gives no answers.
   virtual ~IoEngine() = default;
 
   // "io_uring" or "threads": said in logs and by `sluicectl doctor`.
@@ -80,7 +88,9 @@ class IoEngine {
 
   // Tells the engine of memory that many requests will lie in, so that it may pin it once. Only a
   // hint: a request may lie anywhere, and a failure (memlock limit) only costs time. The memory
-  // stays mapped until unregister_memory(the same address).
+  // stays mapped, and its pages what they are (no MADV_REMOVE), until unregister_memory(the same
+  // address), which does nothing for memory that is not registered. Nothing in it is in flight
+  // then.
   virtual Status register_memory(std::span<std::byte> memory) = 0;
   virtual void unregister_memory(const std::byte* memory) = 0;
 
@@ -96,9 +106,9 @@ class IoEngine {
 
 enum class IoKind : std::uint8_t { automatic, io_uring, threads };
 
-// An engine with room for `depth` requests in flight. automatic: io_uring if the kernel lets us,
-// else threads; `why` then says what the kernel answered. Errors: not_supported (io_uring asked
-// for and forbidden), invalid_argument (depth), io_error.
+// An engine with room for `depth` requests in flight, 1 to kMaxIoDepth. automatic: io_uring if the
+// kernel lets us, else threads; `why` then says what the kernel answered. Errors: not_supported
+// (io_uring asked for and forbidden), invalid_argument (depth), io_error.
 Result<std::unique_ptr<IoEngine>> make_io_engine(IoKind kind, std::uint32_t depth,
                                                  std::string* why = nullptr);
 

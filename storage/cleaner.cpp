@@ -1,0 +1,157 @@
+#include "storage/cleaner.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "storage/bytes.h"
+
+namespace sluice::storage {
+namespace {
+
+// Segments that cleaning keeps free in the background: this share of all, and at least two.
+constexpr std::uint32_t kFreeShare = 16;
+constexpr std::uint32_t kLeastFree = 2;
+// Compacting a segment that is fuller than this writes more than it gains.
+constexpr double kMostToCompact = 0.75;
+constexpr std::size_t kMovesAtOnce = 8;
+
+double benefit(double share_to_move, std::uint32_t age_s) {
+  return (1 - share_to_move) * (1.0 + age_s) / (1 + share_to_move);
+}
+
+struct Choice {
+  std::optional<std::uint32_t> segment;
+  double best = -1;
+  void offer(std::uint32_t candidate, double value) {
+    if (value <= best) return;
+    best = value;
+    segment = candidate;
+  }
+};
+
+}  // namespace
+
+bool Cleaner::turn(bool urgent) {
+  if (!victim_) {
+    const std::uint32_t wanted = std::max(kLeastFree, context_.segments.count() / kFreeShare);
+    if (!urgent && context_.segments.free_count() >= wanted) return true;
+    if (!choose()) return !urgent;
+  }
+  start_moves(urgent ? kMovesAtOnce : 1);
+  if (to_move_.empty() && moving_ == 0) try_release();
+  return true;
+}
+
+bool Cleaner::choose() {
+  const std::vector<SegmentUse> uses = context_.shared.catalog.segment_use(context_.device);
+  const auto all = static_cast<double>(context_.segments.segment_bytes() - kPageBytes);
+  const std::uint32_t now_s = wall_clock_s();
+  Choice compact;
+  Choice drop;
+  for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
+    if (!context_.segments.can_be_cleaned(segment)) continue;
+    const SegmentUse& use = uses[segment];
+    const std::uint32_t age_s = now_s > use.last_use_s ? now_s - use.last_use_s : 0;
+    const double live = static_cast<double>(use.live_bytes) / all;
+    if (live == 0) {
+      victim_ = segment;
+      return true;
+    }
+    if (live <= kMostToCompact) compact.offer(segment, benefit(live, age_s));
+    drop.offer(segment, benefit(static_cast<double>(use.used_bytes) / all, age_s));
+  }
+  if (compact.segment) {
+    take_all(*compact.segment);
+  } else if (drop.segment) {
+    take_used(*drop.segment);
+  }
+  return victim_.has_value();
+}
+
+void Cleaner::take_all(std::uint32_t segment) {
+  victim_ = segment;
+  for (const IndexEntry& block : context_.shared.catalog.blocks_of(context_.device, segment)) {
+    to_move_.push_back(block);
+  }
+}
+
+void Cleaner::take_used(std::uint32_t segment) {
+  victim_ = segment;
+  std::vector<IndexEntry> blocks = context_.shared.catalog.blocks_of(context_.device, segment);
+  std::ranges::sort(blocks, std::greater(), [](const IndexEntry& block) {
+    return std::pair(block.used, block.last_use_s);
+  });
+  std::uint64_t left = context_.segments.segment_bytes() / 2;
+  for (const IndexEntry& block : blocks) {
+    if (block.used && record_bytes(block) <= left) {
+      left -= record_bytes(block);
+      to_move_.push_back(block);
+    } else {
+      context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
+    }
+  }
+}
+
+void Cleaner::start_moves(std::size_t most) {
+  while (!to_move_.empty() && moving_ < most) {
+    const IndexEntry block = to_move_.front();
+    to_move_.pop_front();
+    auto job = std::make_unique<Job>();
+    job->kind = Job::Kind::read;
+    job->io_class = IoClass::cleaning;
+    job->tenant = block.tenant;
+    job->digest = block.digest;
+    job->block_bytes = std::uint64_t{block.block_pages} * kIoAlign;
+    job->moved = block;
+    job->moved_memory = allocate_aligned(record_bytes(block));
+    if (!job->moved_memory) {
+      context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
+      continue;
+    }
+    job->to = {job->moved_memory.get() + kPageBytes, job->block_bytes};
+    ++moving_;
+    reads_.push(std::move(job));
+  }
+}
+
+void Cleaner::read_ended(std::unique_ptr<Job> job, Status status) {
+  if (status) {
+    const IndexEntry& block = *job->moved;
+    const auto fields = parse_record_page(
+        ConstPage(job->moved_memory.get(), kPageBytes), context_.segments.identity(block.segment),
+        std::uint64_t{block.offset_pages} * kIoAlign, context_.segments.segment_bytes());
+    if (fields) {
+      job->kind = Job::Kind::write;
+      job->encoded_namespace = fields->encoded_namespace;
+      job->key = Key(fields->key);
+      job->valid_bytes = fields->valid_bytes;
+      job->payload = job->to;
+      context_.shared.written.count(record_bytes(block), wall_clock_s());
+      return writes_.push(std::move(job));
+    }
+  }
+  // The reader dropped it, or somebody else did.
+  --moving_;
+}
+
+void Cleaner::write_ended(std::unique_ptr<Job> job, Status status) {
+  --moving_;
+  if (status) return;
+  const IndexEntry& block = *job->moved;
+  context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
+}
+
+bool Cleaner::try_release() {
+  // What came to be in it or was left behind by a failure goes with the segment.
+  for (const IndexEntry& block : context_.shared.catalog.blocks_of(context_.device, *victim_)) {
+    context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
+  }
+  if (context_.segments.is_pinned(*victim_)) return false;
+  if (!context_.shared.commit.sync()) return false;
+  context_.segments.release(*victim_);
+  victim_.reset();
+  return true;
+}
+
+}  // namespace sluice::storage

@@ -1,0 +1,56 @@
+// Gets segments back: moves what is worth keeping out of one, drops the rest, and frees it.
+//
+// It begins when few segments are free. A segment with enough dead bytes is *compacted*: all its
+// blocks move. The one with the best benefit for its cost, (1 - u) * age / (1 + u) of the share u
+// that must move (Rosenblum and Ousterhout, "The Design and Implementation of a Log-Structured File
+// System"). If there is none, the device is full of blocks that exist, and some must go: of the
+// segment whose blocks were used least, those that were used since they were written (a second
+// chance) move, the last used first and at most half of the segment, and the others are dropped.
+// So every segment that is cleaned gains at least a quarter of itself.
+//
+// Unless writes wait for space, one block moves at a time, behind everything else.
+//
+// Thread-safety: the device's thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+
+#include "storage/device_context.h"
+#include "storage/job.h"
+
+namespace sluice::storage {
+
+class Cleaner {
+ public:
+  // `reads` and `writes` are the device's queues; moves go through them.
+  Cleaner(DeviceContext& context, JobQueue& reads, JobQueue& writes)
+      : context_(context), reads_(reads), writes_(writes) {}
+
+  // `urgent`: a write waits for space. false: urgent, and there is nothing to gain.
+  bool turn(bool urgent);
+  void read_ended(std::unique_ptr<Job> job, Status status);
+  void write_ended(std::unique_ptr<Job> job, Status status);
+  // Ends what it does without finishing it; turn() is not called again.
+  void stop() { to_move_.clear(); }
+  bool moving() const { return moving_ > 0; }
+
+ private:
+  // A segment is chosen, and how.
+  bool choose();
+  void take_all(std::uint32_t segment);
+  void take_used(std::uint32_t segment);
+  void start_moves(std::size_t most);
+  bool try_release();
+
+  DeviceContext& context_;
+  JobQueue& reads_;
+  JobQueue& writes_;
+  std::optional<std::uint32_t> victim_;
+  std::deque<IndexEntry> to_move_;
+  std::size_t moving_ = 0;
+};
+
+}  // namespace sluice::storage

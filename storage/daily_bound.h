@@ -1,0 +1,58 @@
+// A bound on what is written to the devices in a day (of UTC), so that a cache does not wear them
+// out. Counts what cleaning writes too, which it does not refuse.
+//
+// Thread-safety: any thread.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+
+#include "storage/index.h"
+
+namespace sluice::storage {
+
+class DailyBound {
+ public:
+  // 0: no bound.
+  explicit DailyBound(std::uint64_t bytes_per_day) : bound_(bytes_per_day) {}
+
+  void restore(const DayBytes& written) {
+    const std::lock_guard lock(mutex_);
+    written_ = written;
+  }
+
+  // false: they would be too many for today; nothing is counted.
+  bool take(std::uint64_t bytes, std::uint32_t now_s) {
+    const std::lock_guard lock(mutex_);
+    turn(now_s);
+    if (bound_ != 0 && (bytes > bound_ || written_.bytes > bound_ - bytes)) return false;
+    written_.bytes += bytes;
+    return true;
+  }
+
+  void count(std::uint64_t bytes, std::uint32_t now_s) {
+    const std::lock_guard lock(mutex_);
+    turn(now_s);
+    written_.bytes += bytes;
+  }
+
+  DayBytes value() const {
+    const std::lock_guard lock(mutex_);
+    return written_;
+  }
+
+ private:
+  static constexpr std::uint32_t kDaySeconds = 86400;
+
+  // A clock that goes back does not give the day again.
+  void turn(std::uint32_t now_s) {
+    const std::uint32_t day = now_s / kDaySeconds;
+    if (day > written_.day) written_ = {day, 0};
+  }
+
+  const std::uint64_t bound_;
+  mutable std::mutex mutex_;
+  DayBytes written_;
+};
+
+}  // namespace sluice::storage

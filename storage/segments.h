@@ -1,0 +1,107 @@
+// The segments of a device: their files, which one is written, which are free.
+//
+// Thread-safety: the device's thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "storage/file.h"
+#include "storage/io_queue.h"
+#include "storage/record.h"
+
+namespace sluice::storage {
+
+// What is behind the last record of the segment that is being written.
+struct SegmentTail {
+  std::uint32_t segment = 0;
+  std::uint64_t offset = 0;
+};
+
+// Where the next record goes.
+struct Place {
+  SegmentIdentity segment;
+  std::uint64_t offset = 0;
+  bool begins_segment = false;  // the segment's page must be written too
+};
+
+class Segments {
+ public:
+  struct Config {
+    std::filesystem::path directory;
+    DeviceIdentity identity;
+    std::uint32_t count = 0;  // that the device may have
+    // Found when the store opened; sequence 0 in those that do not exist or cannot be read.
+    std::vector<std::uint64_t> sequences;
+    std::vector<bool> exists;
+    std::optional<SegmentTail> tail;  // to go on with
+  };
+  Segments(Config config, IoQueue& io);
+  ~Segments();
+  Segments(const Segments&) = delete;
+  Segments& operator=(const Segments&) = delete;
+
+  // One segment is kept for cleaning, which alone may take the last free one.
+  // Errors: no_memory (none is free, or the disk is full), io_error.
+  Result<Place> take_place(std::uint64_t record_bytes, bool cleaning);
+
+  // The engine's file of a segment, opened if it is not yet. Errors: io_error, limit_reached.
+  Result<IoFile> file(std::uint32_t segment);
+  SegmentIdentity identity(std::uint32_t segment) const;
+
+  // Who reads or writes a segment keeps it from being reused.
+  void pin(std::uint32_t segment) { ++segments_[segment].pins; }
+  void unpin(std::uint32_t segment);
+  // As pin, and its records are not all in the catalog: it cannot be cleaned.
+  void begin_group(std::uint32_t segment) { ++segments_[segment].groups; }
+  void end_group(std::uint32_t segment) { --segments_[segment].groups; }
+
+  // No record goes into it any more: its writes failed.
+  void seal(std::uint32_t segment);
+  bool can_be_cleaned(std::uint32_t segment) const;
+  bool is_pinned(std::uint32_t segment) const { return segments_[segment].pins > 0; }
+  // Nothing in it is wanted, and the index is durable about that. Gives its space back to the file
+  // system, if that can.
+  void release(std::uint32_t segment);
+
+  std::uint32_t count() const { return static_cast<std::uint32_t>(segments_.size()); }
+  // That can be taken. Of a full disk only those whose files have their space.
+  std::uint32_t free_count() const;
+  std::uint32_t existing() const;
+  // Some will be free soon.
+  bool discarding() const;
+  std::uint64_t segment_bytes() const { return config_.identity.segment_bytes; }
+  const std::filesystem::path& directory() const { return config_.directory; }
+  std::uint32_t device() const { return config_.identity.device; }
+  bool direct() const { return direct_; }
+
+ private:
+  enum class State : std::uint8_t { absent, free, discarding, in_use };
+  struct Segment {
+    State state = State::absent;
+    std::uint64_t sequence = 0;
+    OpenedFile opened;
+    std::optional<IoFile> registered;
+    std::uint32_t pins = 0;
+    std::uint32_t groups = 0;
+    bool has_space = false;  // all of its file is allocated
+  };
+
+  Status open_next(bool cleaning);
+  Status open(std::uint32_t number, bool create);
+  bool disk_is_full() const;
+
+  const Config config_;
+  IoQueue& io_;
+  std::vector<Segment> segments_;
+  std::optional<SegmentTail> tail_;
+  std::uint64_t next_sequence_ = 1;
+  std::optional<std::chrono::steady_clock::time_point> full_since_;
+  bool discards_ = true;
+  bool direct_ = true;
+};
+
+}  // namespace sluice::storage

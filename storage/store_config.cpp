@@ -1,0 +1,50 @@
+#include "storage/store_config.h"
+
+#include <string>
+
+namespace sluice::storage {
+namespace {
+
+std::unexpected<Error> bad(std::string text) {
+  return ipc::fail(Errc::bad_config, std::move(text));
+}
+
+Status check_device(const DeviceConfig& device, std::uint64_t segment_bytes) {
+  const std::uint64_t segments = device.capacity_bytes / segment_bytes;
+  if (device.directory.empty()) return bad("a device has no directory");
+  if (segments < kMinSegments) {
+    return bad(device.directory.string() + ": the capacity must be at least " +
+               std::to_string(kMinSegments) + " segments of " + std::to_string(segment_bytes) +
+               " bytes");
+  }
+  if (segments > kMaxSegments) {
+    return bad(device.directory.string() + ": the capacity is more than " +
+               std::to_string(kMaxSegments) + " segments: make segments larger");
+  }
+  return {};
+}
+
+}  // namespace
+
+Status check_config(const StoreConfig& config) {
+  if (config.devices.empty() || config.devices.size() > kMaxDevices) {
+    return bad("a store has 1 to " + std::to_string(kMaxDevices) + " devices");
+  }
+  if (config.segment_bytes < kMinSegmentBytes || config.segment_bytes > kMaxSegmentBytes ||
+      config.segment_bytes % kIoAlign != 0) {
+    return bad("segment_bytes must be a multiple of 4 KiB from 1 MiB to 64 GiB");
+  }
+  if (config.part_bytes == 0 || config.part_bytes % kIoAlign != 0 ||
+      config.part_bytes > kMaxBlockBytes) {
+    return bad("part_bytes must be a multiple of 4 KiB up to 1 GiB");
+  }
+  if (config.depth == 0 || config.depth > kMaxIoDepth) {
+    return bad("depth must be 1 to " + std::to_string(kMaxIoDepth));
+  }
+  for (const DeviceConfig& device : config.devices) {
+    if (Status checked = check_device(device, config.segment_bytes); !checked) return checked;
+  }
+  return {};
+}
+
+}  // namespace sluice::storage

@@ -1,0 +1,15 @@
+// What a store's configuration must fulfil.
+#pragma once
+
+#include "storage/block_store.h"
+
+namespace sluice::storage {
+
+// Of one device: fewer leave no room for cleaning; more would be too many open files.
+inline constexpr std::uint64_t kMinSegments = 4;
+inline constexpr std::uint64_t kMaxSegments = kMaxIoFiles;
+
+// Errors: bad_config; the text says which value, and what it may be.
+Status check_config(const StoreConfig& config);
+
+}  // namespace sluice::storage

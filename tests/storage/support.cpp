@@ -1,0 +1,206 @@
+#include "tests/storage/support.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "storage/bytes.h"
+
+namespace sluice::storage {
+
+TemporaryDirectory::TemporaryDirectory() {
+  std::string name = (std::filesystem::temp_directory_path() / "sluice-store-XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr) std::abort();
+  path_ = name;
+}
+
+TemporaryDirectory::~TemporaryDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+PlainEngine::PlainEngine(std::uint32_t depth, Before before)
+    : depth_(depth), before_(std::move(before)) {}
+
+Result<IoFile> PlainEngine::register_file(int fd) {
+  files_.push_back(fd);
+  return IoFile{static_cast<std::uint32_t>(files_.size() - 1)};
+}
+
+void PlainEngine::unregister_file(IoFile file) { files_[file.index] = -1; }
+
+std::int64_t PlainEngine::perform(const IoRequest& request) const {
+  const int fd = files_[request.file.index];
+  const auto offset = static_cast<off_t>(request.offset);
+  std::int64_t result = -1;
+  switch (request.op) {
+    case IoOp::read:
+      result = pread(fd, request.memory, request.length, offset);
+      break;
+    case IoOp::write:
+      result = pwrite(fd, request.memory, request.length, offset);
+      break;
+    case IoOp::sync:
+      result = fdatasync(fd);
+      break;
+    case IoOp::discard:
+      result = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                         static_cast<off_t>(request.length));
+      break;
+  }
+  return result < 0 ? -errno : result;
+}
+
+std::size_t PlainEngine::submit(std::span<const IoRequest> requests) {
+  std::size_t taken = 0;
+  for (const IoRequest& request : requests) {
+    if (answers_.size() >= depth_) break;
+    IoRequest allowed = request;
+    std::optional<std::int64_t> instead;
+    if (before_) instead = before_(request);
+    if (instead && *instead > 0) allowed.length = static_cast<std::uint64_t>(*instead);
+    answers_.push_back({request.tag, instead && *instead <= 0 ? *instead : perform(allowed)});
+    ++taken;
+  }
+  return taken;
+}
+
+std::size_t PlainEngine::reap(std::span<IoAnswer> answers, std::chrono::microseconds timeout) {
+  std::size_t count = 0;
+  while (count < answers.size() && !answers_.empty()) {
+    answers[count++] = answers_.front();
+    answers_.pop_front();
+  }
+  if (count > 0) return count;
+  std::unique_lock lock(mutex_);
+  woken_.wait_for(lock, timeout, [&] { return wake_; });
+  wake_ = false;
+  return 0;
+}
+
+void PlainEngine::wake() {
+  const std::lock_guard lock(mutex_);
+  wake_ = true;
+  woken_.notify_one();
+}
+
+Payload::Payload(std::uint64_t bytes, std::uint64_t seed)
+    : bytes_(bytes), memory_(allocate_aligned(bytes)) {
+  std::uint64_t word = seed * 0x9e3779b97f4a7c15U + 1;
+  for (std::uint64_t at = 0; at < bytes; at += sizeof word) {
+    word ^= word << 13;
+    word ^= word >> 7;
+    word ^= word << 17;
+    std::memcpy(memory_.get() + at, &word, sizeof word);
+  }
+}
+
+std::span<const std::byte> key_of(std::string_view text) { return as_bytes(text); }
+
+Done Answer::done() {
+  return [state = state_](Status status) {
+    const std::lock_guard lock(state->mutex);
+    state->status = std::move(status);
+    state->changed.notify_all();
+  };
+}
+
+Status Answer::wait() {
+  std::unique_lock lock(state_->mutex);
+  if (!state_->changed.wait_for(lock, kPatience, [&] { return state_->status.has_value(); })) {
+    return ipc::fail(Errc::timed_out, "no answer");
+  }
+  return *state_->status;
+}
+
+StoreTest::StoreTest() {
+  config_.devices = {{directory(), 16 * kMiB}};
+  config_.segment_bytes = 1 * kMiB;
+  config_.part_bytes = 16 * kKiB;
+  config_.depth = 8;
+  config_.engine = [](std::size_t) -> Result<std::unique_ptr<IoEngine>> {
+    return std::make_unique<PlainEngine>(8);
+  };
+}
+
+void StoreTest::open() {
+  store_.reset();
+  auto opened = BlockStore::open(config_);
+  ASSERT_OK(opened);
+  store_ = std::move(*opened);
+  scope_ = intern("t");
+}
+
+NamespaceId StoreTest::intern(const std::string& tenant) {
+  const auto scope = store_->intern({tenant, "model", "salt", "layout", "shard"});
+  EXPECT_OK(scope);
+  return scope.value_or(NamespaceId{});
+}
+
+std::filesystem::path StoreTest::directory(std::size_t device) const {
+  return root_.path() / ("device" + std::to_string(device));
+}
+
+Status StoreTest::write(NamespaceId scope, std::string_view key, const Payload& payload) {
+  Answer answer;
+  store_->write(scope, key_of(key), payload.bytes(), payload.bytes().size(), IoClass::write_back,
+                answer.done());
+  return answer.wait();
+}
+
+Status StoreTest::write(std::string_view key, const Payload& payload) {
+  return write(scope_, key, payload);
+}
+
+std::optional<StoredBlock> StoreTest::find(NamespaceId scope, std::string_view key) {
+  const std::span<const std::byte> one[] = {key_of(key)};
+  const auto found = store_->find(scope, one);
+  EXPECT_OK(found);
+  return found ? found->front() : std::nullopt;
+}
+
+std::optional<StoredBlock> StoreTest::find(std::string_view key) { return find(scope_, key); }
+
+Status StoreTest::read(NamespaceId scope, std::string_view key, const StoredBlock& block,
+                       std::uint64_t offset, std::span<std::byte> to) {
+  Answer answer;
+  store_->read(scope, key_of(key), block, offset, to, IoClass::must_have, answer.done());
+  return answer.wait();
+}
+
+testing::AssertionResult StoreTest::holds(std::string_view key, const Payload& payload) {
+  const auto block = find(key);
+  if (!block) return testing::AssertionFailure() << key << " is not found";
+  Payload got(payload.bytes().size(), 999);
+  if (const Status done = read(scope_, key, *block, 0, got.memory()); !done) {
+    return testing::AssertionFailure() << key << ": " << done.error().text;
+  }
+  if (!std::ranges::equal(got.bytes(), payload.bytes())) {
+    return testing::AssertionFailure() << key << " has wrong bytes";
+  }
+  return testing::AssertionSuccess();
+}
+
+TenantStats StoreTest::tenant(const std::string& name) const {
+  for (const TenantStats& stats : store_->stats().tenants) {
+    if (stats.name == name) return stats;
+  }
+  return {};
+}
+
+void damage(const std::filesystem::path& file, std::uint64_t offset) {
+  const auto opened = open_file(file, O_RDWR);
+  ASSERT_OK(opened);
+  const AlignedMemory page = allocate_aligned(kIoAlign);
+  const std::uint64_t at = offset / kIoAlign * kIoAlign;
+  ASSERT_OK(read_at(opened->file.fd(), at, {page.get(), kIoAlign}));
+  page.get()[offset - at] ^= std::byte{0x10};
+  ASSERT_OK(write_at(opened->file.fd(), at, {page.get(), kIoAlign}));
+}
+
+}  // namespace sluice::storage
