@@ -8,6 +8,7 @@
 #include "daemon/logging.h"
 #include "ipc/memfd.h"
 #include "kernels/steps.h"
+#include "kernels/wanted.h"
 
 namespace sluice::daemon {
 

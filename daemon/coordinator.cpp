@@ -190,13 +190,6 @@ Coordinator::~Coordinator() {
 
 // ---- actions
 
-template <class What>
-void Coordinator::for_each_arena(Cache& cache, What&& what) {
-  for (auto& [device, arena] : cache.arenas) {
-    if (arena.memory != nullptr) what(device, *arena.memory);
-  }
-}
-
 void Coordinator::execute(Actions& actions) {
   for (auto& action : actions) {
     std::visit([this](auto& one) { execute(one); }, action);

@@ -283,7 +283,11 @@ class Coordinator {
   auto with_memory(ipc::CacheId cache, Attempt&& attempt);
   // Calls `what` with the device and the memory of each arena that is made.
   template <class What>
-  void for_each_arena(Cache& cache, What&& what);
+  void for_each_arena(Cache& cache, What&& what) {
+    for (auto& [device, arena] : cache.arenas) {
+      if (arena.memory != nullptr) what(device, *arena.memory);
+    }
+  }
   void let_go(Cache& cache, Arena& arena);
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
                                       ipc::CacheId cache, ipc::DeviceId device, bool created);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "tools/common/interrupt.h"
+#include "tools/replay/accounting.h"
 #include "tools/replay/engine.h"
 #include "tools/replay/kill_accounting.h"
 #include "tools/replay/progress.h"
