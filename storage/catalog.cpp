@@ -10,8 +10,6 @@ namespace {
 
 // The index learns of a use when it is the first one, or this much later than the last it knows.
 constexpr std::uint32_t kUseGranularity = 600;
-// Uses waiting to be told; more are forgotten.
-constexpr std::size_t kMaxUses = 65536;
 
 }  // namespace
 

@@ -27,6 +27,9 @@ namespace sluice::storage {
 // Bytes of a record on disk.
 std::uint64_t record_bytes(const IndexEntry& entry);
 
+// Uses that wait to be told to the index; more are forgotten.
+inline constexpr std::size_t kMaxUses = 65536;
+
 // A segment as far as the catalog knows: of its blocks that exist.
 struct SegmentUse {
   std::uint64_t live_bytes = 0;
