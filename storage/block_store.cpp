@@ -67,32 +67,46 @@ struct BlockStore::Impl {
       : config(std::move(what)), catalog(config.tenants), written(config.write_bytes_per_day) {}
 
   Status open();
+  Result<Recovered> recover_with(const std::filesystem::path& index_directory,
+                                 std::vector<OpenedDevice>& opened_devices);
   Status start(OpenedDevice& opened_device, std::size_t slot);
   const Scope* scope(NamespaceId number) const;
   Done tracked(Done done, std::uint64_t bytes);
   void answer(Done done, Status status);
   void post(Device& device, std::unique_ptr<Job> job);
+  void end_unwritten(const Digest& digest, const Status& status);
   Device* choose(const Digest& digest) const;
   Status check_write(const Scope* scope, std::span<const std::byte> key,
                      std::span<const std::byte> payload, std::uint64_t valid_bytes) const;
   Status admit(const Scope& scope, std::uint64_t bytes);
 };
 
+Result<Recovered> BlockStore::Impl::recover_with(const std::filesystem::path& index_directory,
+                                                 std::vector<OpenedDevice>& opened_devices) {
+  auto opened_index = Index::open(index_directory);
+  if (!opened_index) return std::unexpected(opened_index.error());
+  index = std::move(*opened_index);
+  const auto identified = identify(opened_devices, *index, config.segment_bytes);
+  if (!identified) return std::unexpected(identified.error());
+  id = *identified;
+  return recover(opened_devices, *index, catalog);
+}
+
 Status BlockStore::Impl::open() {
   const auto began = std::chrono::steady_clock::now();
   if (Status checked = check_config(config); !checked) return checked;
+  if (Status allowed = allow_open_files(config); !allowed) return allowed;
   auto opened_devices = open_devices(config.devices);
   if (!opened_devices) return std::unexpected(opened_devices.error());
   const std::filesystem::path where = config.index_directory.empty()
                                           ? config.devices.front().directory / "index"
                                           : config.index_directory;
-  auto opened_index = Index::open(where);
-  if (!opened_index) return std::unexpected(opened_index.error());
-  index = std::move(*opened_index);
-  const auto identified = identify(*opened_devices, *index, config.segment_bytes);
-  if (!identified) return std::unexpected(identified.error());
-  id = *identified;
-  const auto recovered = recover(*opened_devices, *index, catalog);
+  auto recovered = recover_with(where, *opened_devices);
+  if (!recovered && recovered.error().code == Errc::data_lost) {
+    index.reset();
+    if (Status aside = Index::set_aside(where); !aside) return aside;
+    recovered = recover_with(where, *opened_devices);
+  }
   if (!recovered) return std::unexpected(recovered.error());
   next_sequence = recovered->next_sequence;
   written.restore(recovered->written);
@@ -160,6 +174,11 @@ void BlockStore::Impl::post(Device& device, std::unique_ptr<Job> job) {
   const Status closing = ipc::fail(Errc::shutting_down, "the store is closing");
   if (refused->kind != Job::Kind::write) return refused->done(closing);
   for (Done& done : catalog.end_write(refused->digest)) done(closing);
+}
+
+// A write that was begun in the catalog and goes no further.
+void BlockStore::Impl::end_unwritten(const Digest& digest, const Status& status) {
+  for (Done& done : catalog.end_write(digest)) answer(std::move(done), status);
 }
 
 Device* BlockStore::Impl::choose(const Digest& digest) const {
@@ -323,6 +342,11 @@ void BlockStore::write(NamespaceId scope, std::span<const std::byte> key,
       return;
     case Catalog::Begun::started:
       break;
+  }
+  if (!impl_->written.take(record_bytes_of(payload.size()), wall_clock_s())) {
+    impl_->catalog.count_refused(own->tenant);
+    return impl_->end_unwritten(
+        digest, ipc::fail(Errc::limit_reached, "enough was written today (write_bytes_per_day)"));
   }
   auto job = std::make_unique<Job>();
   job->kind = Job::Kind::write;

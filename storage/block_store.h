@@ -87,7 +87,7 @@ struct StoreConfig {
   std::uint32_t depth = 64;                            // requests of a device in flight
   std::uint64_t queue_bytes = std::uint64_t{1} << 30;  // of write_back waiting or in flight
   std::uint64_t write_bytes_per_day = 0;               // 0: no bound
-  std::uint32_t device_error_budget = 64;  // io errors (not checksums) until it is taken out
+  std::uint32_t device_error_budget = 64;  // io errors in ten minutes, until it is taken out
   std::chrono::milliseconds stall_timeout{30'000};  // of one request, until it is taken out
   // For tests: stands in for make_io_engine.
   EngineFactory engine;

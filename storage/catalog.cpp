@@ -10,8 +10,6 @@ namespace {
 
 // The index learns of a use when it is the first one, or this much later than the last it knows.
 constexpr std::uint32_t kUseGranularity = 600;
-// Uses waiting to be told; more are forgotten.
-constexpr std::size_t kMaxUses = 65536;
 
 }  // namespace
 
@@ -63,7 +61,6 @@ void Catalog::use(std::uint32_t place, std::uint32_t now_s) {
   unlink(by_use, &Entry::by_use, place);
   link(by_use, &Entry::by_use, place);
   block.last_use_s = std::max(block.last_use_s, now_s);
-  segment.use.last_use_s = std::max(segment.use.last_use_s, block.last_use_s);
   const bool first = !block.used;
   if (first) {
     block.used = true;
@@ -99,7 +96,6 @@ void Catalog::insert(const IndexEntry& block) {
   device.live_bytes += bytes;
   segment.use.live_bytes += bytes;
   if (block.used) segment.use.used_bytes += bytes;
-  segment.use.last_use_s = std::max(segment.use.last_use_s, block.last_use_s);
 }
 
 void Catalog::remove(std::uint32_t place) {
@@ -247,7 +243,6 @@ void Catalog::apply(const IndexEntry& entry, std::optional<std::uint64_t> moved_
     Segment& now = device.segments[entry.segment];
     link(now.blocks, &Entry::by_segment, *place);
     now.use.live_bytes += bytes;
-    now.use.last_use_s = std::max(now.use.last_use_s, last_use_s);
     return;
   }
   if (place) remove(*place);

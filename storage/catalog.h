@@ -27,11 +27,13 @@ namespace sluice::storage {
 // Bytes of a record on disk.
 std::uint64_t record_bytes(const IndexEntry& entry);
 
+// Uses that wait to be told to the index; more are forgotten.
+inline constexpr std::size_t kMaxUses = 65536;
+
 // A segment as far as the catalog knows: of its blocks that exist.
 struct SegmentUse {
   std::uint64_t live_bytes = 0;
   std::uint64_t used_bytes = 0;  // of these: used since they were written or moved
-  std::uint32_t last_use_s = 0;  // the latest, also of blocks that are gone
 };
 
 enum class Drop : std::uint8_t {
@@ -90,6 +92,8 @@ class Catalog {
   void drop_device(std::uint32_t device);
 
   std::vector<SegmentUse> segment_use(std::uint32_t device) const;
+  // Its blocks were not used since they were written, as far as that counts.
+  void clear_used(std::uint32_t device, std::uint32_t segment);
   std::uint64_t live_bytes(std::uint32_t device) const;
   std::vector<IndexEntry> blocks_of(std::uint32_t device, std::uint32_t segment) const;
 

@@ -54,6 +54,16 @@ std::vector<SegmentUse> Catalog::segment_use(std::uint32_t device) const {
   return uses;
 }
 
+void Catalog::clear_used(std::uint32_t device, std::uint32_t number) {
+  const std::lock_guard lock(mutex_);
+  Segment& segment = devices_[device].segments[number];
+  segment.use.used_bytes = 0;
+  std::uint32_t place = segment.blocks.first;
+  for (; place != kNone; place = entries_[place].by_segment.next) {
+    entries_[place].block.used = false;
+  }
+}
+
 std::uint64_t Catalog::live_bytes(std::uint32_t device) const {
   const std::lock_guard lock(mutex_);
   return devices_[device].live_bytes;

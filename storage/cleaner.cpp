@@ -14,10 +14,14 @@ constexpr std::uint32_t kFreeShare = 16;
 constexpr std::uint32_t kLeastFree = 2;
 // Compacting a segment that is fuller than this writes more than it gains.
 constexpr double kMostToCompact = 0.75;
+// Of a segment whose blocks are dropped.
+constexpr double kMostToKeep = 0.5;
 constexpr std::size_t kMovesAtOnce = 8;
+// Segments in which nothing is wanted are looked for so often while there is space.
+constexpr std::chrono::milliseconds kDeadPause{100};
 
-double benefit(double share_to_move, std::uint32_t age_s) {
-  return (1 - share_to_move) * (1.0 + age_s) / (1 + share_to_move);
+double benefit(double share_to_move, std::uint64_t age) {
+  return (1 - share_to_move) * static_cast<double>(age) / (1 + share_to_move);
 }
 
 struct Choice {
@@ -33,40 +37,61 @@ struct Choice {
 }  // namespace
 
 bool Cleaner::turn(bool urgent) {
-  if (!victim_) {
-    const std::uint32_t wanted = std::max(kLeastFree, context_.segments.count() / kFreeShare);
-    if (!urgent && context_.segments.free_count() >= wanted) return true;
-    if (!choose()) return !urgent;
-  }
+  if (!victim_ && !choose(urgent)) return !urgent;
   start_moves(urgent ? kMovesAtOnce : 1);
   if (to_move_.empty() && moving_ == 0) try_release();
   return true;
 }
 
-bool Cleaner::choose() {
+bool Cleaner::choose(bool urgent) {
+  const std::uint32_t wanted = std::max(kLeastFree, context_.segments.count() / kFreeShare);
+  const bool enough = !urgent && context_.segments.free_count() >= wanted;
+  const auto now = std::chrono::steady_clock::now();
+  if (enough && now - looked_at_ < kDeadPause) return false;
+  looked_at_ = now;
+
   const std::vector<SegmentUse> uses = context_.shared.catalog.segment_use(context_.device);
-  const auto all = static_cast<double>(context_.segments.segment_bytes() - kPageBytes);
-  const std::uint32_t now_s = wall_clock_s();
   Choice compact;
-  Choice drop;
   for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
     if (!context_.segments.can_be_cleaned(segment)) continue;
-    const SegmentUse& use = uses[segment];
-    const std::uint32_t age_s = now_s > use.last_use_s ? now_s - use.last_use_s : 0;
-    const double live = static_cast<double>(use.live_bytes) / all;
+    const double live = share(uses[segment].live_bytes);
     if (live == 0) {
       victim_ = segment;
       return true;
     }
-    if (live <= kMostToCompact) compact.offer(segment, benefit(live, age_s));
-    drop.offer(segment, benefit(static_cast<double>(use.used_bytes) / all, age_s));
+    if (live <= kMostToCompact) {
+      compact.offer(segment, benefit(live, context_.segments.age(segment)));
+    }
   }
+  if (enough) return false;
   if (compact.segment) {
     take_all(*compact.segment);
-  } else if (drop.segment) {
-    take_used(*drop.segment);
+  } else if (const auto drop = choose_to_drop(uses)) {
+    take_used(*drop);
   }
   return victim_.has_value();
+}
+
+std::optional<std::uint32_t> Cleaner::choose_to_drop(std::vector<SegmentUse> uses) {
+  // Each segment is passed over once at most.
+  for (std::uint32_t round = 0; round <= context_.segments.count(); ++round) {
+    Choice drop;
+    for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
+      if (!context_.segments.can_be_cleaned(segment)) continue;
+      const double used = std::min(share(uses[segment].used_bytes), kMostToKeep);
+      drop.offer(segment, benefit(used, context_.segments.age(segment)));
+    }
+    if (!drop.segment || share(uses[*drop.segment].used_bytes) <= kMostToKeep) return drop.segment;
+    uses[*drop.segment].used_bytes = 0;
+    context_.shared.catalog.clear_used(context_.device, *drop.segment);
+    context_.segments.rejuvenate(*drop.segment);
+  }
+  return std::nullopt;
+}
+
+double Cleaner::share(std::uint64_t bytes) const {
+  return static_cast<double>(bytes) /
+         static_cast<double>(context_.segments.segment_bytes() - kPageBytes);
 }
 
 void Cleaner::take_all(std::uint32_t segment) {
@@ -82,7 +107,8 @@ void Cleaner::take_used(std::uint32_t segment) {
   std::ranges::sort(blocks, std::greater(), [](const IndexEntry& block) {
     return std::pair(block.used, block.last_use_s);
   });
-  std::uint64_t left = context_.segments.segment_bytes() / 2;
+  auto left = static_cast<std::uint64_t>(kMostToKeep *
+                                         static_cast<double>(context_.segments.segment_bytes()));
   for (const IndexEntry& block : blocks) {
     if (block.used && record_bytes(block) <= left) {
       left -= record_bytes(block);

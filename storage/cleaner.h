@@ -1,22 +1,26 @@
 // Gets segments back: moves what is worth keeping out of one, drops the rest, and frees it.
 //
-// It begins when few segments are free. A segment with enough dead bytes is *compacted*: all its
-// blocks move. The one with the best benefit for its cost, (1 - u) * age / (1 + u) of the share u
-// that must move (Rosenblum and Ousterhout, "The Design and Implementation of a Log-Structured File
-// System"). If there is none, the device is full of blocks that exist, and some must go: of the
-// segment whose blocks were used least, those that were used since they were written (a second
-// chance) move, the last used first and at most half of the segment, and the others are dropped.
-// So every segment that is cleaned gains at least a quarter of itself.
+// A segment in which nothing is wanted is freed at once, others when few segments are free. One
+// with enough dead bytes is *compacted*: all its blocks move. The one with the best benefit for its
+// cost, (1 - u) * age / (1 + u) of the share u that must move (Rosenblum and Ousterhout, "The
+// Design and Implementation of a Log-Structured File System"; age in segments begun since). If
+// there is none, the device is full of blocks that exist, and some must go: by the same measure of
+// the blocks that were used since they were written. These move, the others are dropped. A segment
+// of which more than half would move is passed over once instead, as if it were new and its blocks
+// not used yet (a second chance that writes nothing). So every segment that is cleaned gains at
+// least a quarter of itself.
 //
 // Unless writes wait for space, one block moves at a time, behind everything else.
 //
 // Thread-safety: the device's thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "storage/device_context.h"
 #include "storage/job.h"
@@ -35,11 +39,12 @@ class Cleaner {
   void write_ended(std::unique_ptr<Job> job, Status status);
   // Ends what it does without finishing it; turn() is not called again.
   void stop() { to_move_.clear(); }
-  bool moving() const { return moving_ > 0; }
 
  private:
   // A segment is chosen, and how.
-  bool choose();
+  bool choose(bool urgent);
+  std::optional<std::uint32_t> choose_to_drop(std::vector<SegmentUse> uses);
+  double share(std::uint64_t bytes) const;  // of a segment
   void take_all(std::uint32_t segment);
   void take_used(std::uint32_t segment);
   void start_moves(std::size_t most);
@@ -51,6 +56,7 @@ class Cleaner {
   std::optional<std::uint32_t> victim_;
   std::deque<IndexEntry> to_move_;
   std::size_t moving_ = 0;
+  std::chrono::steady_clock::time_point looked_at_;
 };
 
 }  // namespace sluice::storage

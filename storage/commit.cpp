@@ -10,8 +10,8 @@ constexpr std::size_t kUsesPerBatch = 256;
 
 }  // namespace
 
-Status Commit::write_with_news(IndexBatch& batch) {
-  Catalog::News news = catalog_.take_news(kUsesPerBatch);
+Status Commit::write_with_news(IndexBatch& batch, std::size_t uses) {
+  Catalog::News news = catalog_.take_news(uses);
   batch.deletes = std::move(news.deletes);
   // Before the records: one of them may be the same block's.
   batch.puts.insert(batch.puts.begin(), news.uses.begin(), news.uses.end());
@@ -31,7 +31,7 @@ Status Commit::commit(std::uint32_t device, std::vector<DurableRecord>& records,
     record.exists = catalog_.wanted(record.entry.digest, record.moved_from);
     if (record.exists) batch.puts.push_back(record.entry);
   }
-  if (Status done = write_with_news(batch); !done) return done;
+  if (Status done = write_with_news(batch, kUsesPerBatch); !done) return done;
   for (const DurableRecord& record : records) {
     if (record.exists) catalog_.apply(record.entry, record.moved_from);
   }
@@ -42,16 +42,14 @@ Status Commit::tell_news() {
   const std::lock_guard lock(mutex_);
   if (!catalog_.has_news()) return {};
   IndexBatch batch;
-  return write_with_news(batch);
+  return write_with_news(batch, kUsesPerBatch);
 }
 
 Status Commit::sync() {
   {
     const std::lock_guard lock(mutex_);
-    while (catalog_.has_news()) {
-      IndexBatch batch;
-      if (Status done = write_with_news(batch); !done) return done;
-    }
+    IndexBatch batch;
+    if (Status done = write_with_news(batch, kMaxUses); !done) return done;
   }
   return index_.sync();
 }

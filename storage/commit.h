@@ -39,7 +39,7 @@ class Commit {
   Status tell_news();
 
  private:
-  Status write_with_news(IndexBatch& batch);
+  Status write_with_news(IndexBatch& batch, std::size_t uses);
 
   std::mutex mutex_;
   Index& index_;

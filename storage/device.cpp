@@ -17,6 +17,8 @@ namespace {
 
 // How long the thread sleeps at most: it looks for stalls and for news that the index should have.
 constexpr std::chrono::milliseconds kLongestSleep{100};
+// The error budget is of so long.
+constexpr std::chrono::minutes kBudgetPeriod{10};
 // Of the bytes that are served while others wait, cleaning gets this part.
 constexpr std::uint64_t kCleaningShare = 8;
 
@@ -59,6 +61,8 @@ struct Device::Thread {
   std::uint64_t served_bytes = 0;
   std::uint64_t served_cleaning_bytes = 0;
   std::chrono::steady_clock::time_point looked_at;
+  std::chrono::steady_clock::time_point budget_since = std::chrono::steady_clock::now();
+  std::uint64_t errors_before = 0;
 
   mutable std::mutex mutex;
   std::vector<std::unique_ptr<Job>> inbox;
@@ -209,15 +213,18 @@ void Device::Thread::refuse_all(const Status& status) {
 
 void Device::Thread::look_after_device() {
   const auto now = std::chrono::steady_clock::now();
+  if (now - budget_since >= kBudgetPeriod) {
+    budget_since = now;
+    errors_before = counters.io_errors;
+  }
+  const std::uint64_t errors = counters.io_errors - errors_before;
+  if (!counters.taken_out && errors >= setup.error_budget) {
+    take_out(std::to_string(errors) + " io errors within minutes");
+  }
   if (now - looked_at < kLongestSleep) return;
   looked_at = now;
-  if (!counters.taken_out) {
-    if (counters.io_errors >= setup.error_budget) {
-      take_out(std::to_string(counters.io_errors) + " io errors");
-    } else if (io.in_flight() > 0 && io.oldest() >= setup.stall_timeout) {
-      take_out("a request has not been answered for " + std::to_string(io.oldest().count()) +
-               " ms");
-    }
+  if (!counters.taken_out && io.in_flight() > 0 && io.oldest() >= setup.stall_timeout) {
+    take_out("a request has not been answered for " + std::to_string(io.oldest().count()) + " ms");
   }
   // Refused: the index is told later, or with the next batch.
   if (io.idle()) static_cast<void>(context.shared.commit.tell_news());

@@ -111,8 +111,10 @@ bool parse_checkpoint(std::span<const std::byte> value, Checkpoint& checkpoint) 
 }
 
 std::unexpected<Error> failed(const char* what, const rocksdb::Status& status) {
-  return ipc::fail(status.IsNoSpace() ? Errc::no_memory : Errc::io_error,
-                   std::string("the index: ") + what + ": " + status.ToString());
+  const Errc code = status.IsNoSpace()      ? Errc::no_memory
+                    : status.IsCorruption() ? Errc::data_lost
+                                            : Errc::io_error;
+  return ipc::fail(code, std::string("the index: ") + what + ": " + status.ToString());
 }
 
 Status answer(const char* what, const rocksdb::Status& status) {
@@ -174,19 +176,21 @@ Result<std::unique_ptr<Index>> Index::open(const std::filesystem::path& director
   std::filesystem::create_directories(directory, error);
   if (error) return ipc::fail(Errc::io_error, "making " + directory.string());
   rocksdb::DB* raw = nullptr;
-  rocksdb::Status opened = rocksdb::DB::Open(options(), directory.string(), &raw);
-  if (opened.IsCorruption()) {
-    const std::filesystem::path aside = directory.string() + ".corrupt";
-    std::filesystem::remove_all(aside, error);
-    std::filesystem::rename(directory, aside, error);
-    if (error) return failed("open", opened);
-    opened = rocksdb::DB::Open(options(), directory.string(), &raw);
-  }
+  const rocksdb::Status opened = rocksdb::DB::Open(options(), directory.string(), &raw);
   if (!opened.ok()) return failed("open", opened);
   auto impl = std::make_unique<Impl>();
   impl->db.reset(raw);
   if (const Status meta = impl->read_meta(); !meta) return std::unexpected(meta.error());
   return std::unique_ptr<Index>(new Index(std::move(impl)));
+}
+
+Status Index::set_aside(const std::filesystem::path& directory) {
+  const std::filesystem::path aside = directory.string() + ".corrupt";
+  std::error_code error;
+  std::filesystem::remove_all(aside, error);
+  std::filesystem::rename(directory, aside, error);
+  if (error) return ipc::fail(Errc::io_error, "setting " + directory.string() + " aside");
+  return {};
 }
 
 std::optional<StoreId> Index::store() const { return impl_->store; }

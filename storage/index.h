@@ -63,17 +63,18 @@ struct IndexBatch {
 
 class Index {
  public:
-  // Opens it, or makes an empty one. One that RocksDB finds corrupt is set aside as
-  // "<directory>.corrupt" and made anew: recovery fills it from the segments.
-  // Errors: io_error, version_mismatch.
+  // Opens it, or makes an empty one. Errors: data_lost (corrupt), io_error, version_mismatch.
   static Result<std::unique_ptr<Index>> open(const std::filesystem::path& directory);
+  // Renames a corrupt one to "<directory>.corrupt", so that the next open() makes a new one, which
+  // recovery fills from the segments.
+  static Status set_aside(const std::filesystem::path& directory);
   ~Index();
 
   // nullopt: a new index.
   std::optional<StoreId> store() const;
   Status set_store(const StoreId& store);
 
-  // Errors: io_error. Entries that do not parse are left out and counted.
+  // Errors: data_lost, io_error. Entries that do not parse are left out and counted.
   struct Loaded {
     std::vector<IndexEntry> entries;
     std::vector<std::pair<std::uint32_t, std::string>> tenants;

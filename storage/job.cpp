@@ -12,9 +12,9 @@ Key::Key(std::span<const std::byte> key) : size(key.size()) {
 
 void JobQueue::push(std::unique_ptr<Job> job) {
   Class& own = classes_[index(job->io_class)];
-  const auto [tenant, is_new] = own.tenants.try_emplace(job->tenant);
-  if (is_new) tenant->second.served = own.now;
-  tenant->second.jobs.push_back(std::move(job));
+  Tenant& tenant = own.tenants[job->tenant];
+  if (tenant.jobs.empty()) tenant.served = std::max(tenant.served, own.now);
+  tenant.jobs.push_back(std::move(job));
   ++own.count;
 }
 
@@ -27,15 +27,15 @@ std::size_t JobQueue::count() const {
 std::unique_ptr<Job> JobQueue::pop(IoClass io_class) {
   Class& own = classes_[index(io_class)];
   if (own.count == 0) return nullptr;
-  const auto next = std::ranges::min_element(
-      own.tenants, {}, [](const auto& tenant) { return tenant.second.served; });
+  const auto next = std::ranges::min_element(own.tenants, {}, [](const auto& tenant) {
+    return std::pair(tenant.second.jobs.empty(), tenant.second.served);
+  });
   Tenant& tenant = next->second;
   std::unique_ptr<Job> job = std::move(tenant.jobs.front());
   tenant.jobs.pop_front();
   --own.count;
   own.now = tenant.served;
   tenant.served += static_cast<double>(job->bytes()) / job->weight;
-  if (tenant.jobs.empty()) own.tenants.erase(next);
   return job;
 }
 

@@ -71,13 +71,13 @@ class JobQueue {
 
  private:
   // Virtual time: what a tenant was served, divided by its weight. The least comes first; one that
-  // comes back from idling starts where the others are.
+  // comes back from idling starts where the others are, and keeps its debt.
   struct Tenant {
     std::deque<std::unique_ptr<Job>> jobs;
     double served = 0;
   };
   struct Class {
-    std::map<std::uint32_t, Tenant> tenants;  // that have jobs
+    std::map<std::uint32_t, Tenant> tenants;  // that had jobs in this class
     double now = 0;
     std::size_t count = 0;
   };

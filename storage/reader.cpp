@@ -74,6 +74,7 @@ Status Reader::prepare(Op& op) {
   const auto file = context_.segments.file(entry->segment);
   if (!file) {
     ++context_.counters.io_errors;
+    context_.shared.catalog.drop(entry->digest, entry->sequence, Drop::lost);
     return ipc::fail(Errc::io_error, file.error().text);
   }
   op.file = *file;

@@ -3,6 +3,7 @@
 // Thread-safety: the device's thread.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -61,6 +62,12 @@ class Segments {
 
   // No record goes into it any more: its writes failed.
   void seal(std::uint32_t segment);
+  // Segments that were begun since this one was, and this one.
+  std::uint64_t age(std::uint32_t segment) const {
+    return next_sequence_ - std::max(segments_[segment].sequence, segments_[segment].as_if);
+  }
+  // As if it were begun now.
+  void rejuvenate(std::uint32_t segment) { segments_[segment].as_if = next_sequence_ - 1; }
   bool can_be_cleaned(std::uint32_t segment) const;
   bool is_pinned(std::uint32_t segment) const { return segments_[segment].pins > 0; }
   // Nothing in it is wanted, and the index is durable about that. Gives its space back to the file
@@ -83,6 +90,7 @@ class Segments {
   struct Segment {
     State state = State::absent;
     std::uint64_t sequence = 0;
+    std::uint64_t as_if = 0;
     OpenedFile opened;
     std::optional<IoFile> registered;
     std::uint32_t pins = 0;

@@ -1,9 +1,15 @@
 #include "storage/store_config.h"
 
+#include <sys/resource.h>
+
 #include <string>
+#include <utility>
 
 namespace sluice::storage {
 namespace {
+
+// The index, sockets, and what else a process has open.
+constexpr rlim_t kOtherFiles = 2048;
 
 std::unexpected<Error> bad(std::string text) {
   return ipc::fail(Errc::bad_config, std::move(text));
@@ -44,6 +50,23 @@ Status check_config(const StoreConfig& config) {
   for (const DeviceConfig& device : config.devices) {
     if (Status checked = check_device(device, config.segment_bytes); !checked) return checked;
   }
+  return {};
+}
+
+Status allow_open_files(const StoreConfig& config) {
+  rlim_t needed = kOtherFiles;
+  for (const DeviceConfig& device : config.devices) {
+    needed += device.capacity_bytes / config.segment_bytes;
+  }
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed) return {};
+  if (limit.rlim_max < needed) {
+    return bad("the store may open " + std::to_string(needed) +
+               " files, and the limit (RLIMIT_NOFILE) is " + std::to_string(limit.rlim_max) +
+               ": raise it, or make segments larger");
+  }
+  limit.rlim_cur = needed;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return ipc::fail_errno("setrlimit");
   return {};
 }
 

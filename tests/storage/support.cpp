@@ -7,9 +7,11 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "storage/bytes.h"
+#include "storage/device_directory.h"
 
 namespace sluice::storage {
 
@@ -24,8 +26,8 @@ TemporaryDirectory::~TemporaryDirectory() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-PlainEngine::PlainEngine(std::uint32_t depth, Before before)
-    : depth_(depth), before_(std::move(before)) {}
+PlainEngine::PlainEngine(std::uint32_t depth, Fault fault)
+    : depth_(depth), fault_(std::move(fault)) {}
 
 Result<IoFile> PlainEngine::register_file(int fd) {
   files_.push_back(fd);
@@ -56,21 +58,28 @@ std::int64_t PlainEngine::perform(const IoRequest& request) const {
   return result < 0 ? -errno : result;
 }
 
+void PlainEngine::answer(const IoRequest& request) {
+  const Perform plainly = [this](const IoRequest& what) { return perform(what); };
+  const std::int64_t result = fault_ ? fault_(request, plainly) : perform(request);
+  if (result == kNoAnswer) {
+    held_.push_back(request);
+  } else {
+    answers_.push_back({request.tag, result});
+  }
+}
+
 std::size_t PlainEngine::submit(std::span<const IoRequest> requests) {
   std::size_t taken = 0;
   for (const IoRequest& request : requests) {
-    if (answers_.size() >= depth_) break;
-    IoRequest allowed = request;
-    std::optional<std::int64_t> instead;
-    if (before_) instead = before_(request);
-    if (instead && *instead > 0) allowed.length = static_cast<std::uint64_t>(*instead);
-    answers_.push_back({request.tag, instead && *instead <= 0 ? *instead : perform(allowed)});
+    if (answers_.size() + held_.size() >= depth_) break;
+    answer(request);
     ++taken;
   }
   return taken;
 }
 
 std::size_t PlainEngine::reap(std::span<IoAnswer> answers, std::chrono::microseconds timeout) {
+  for (const IoRequest& request : std::exchange(held_, {})) answer(request);
   std::size_t count = 0;
   while (count < answers.size() && !answers_.empty()) {
     answers[count++] = answers_.front();
@@ -123,9 +132,7 @@ StoreTest::StoreTest() {
   config_.segment_bytes = 1 * kMiB;
   config_.part_bytes = 16 * kKiB;
   config_.depth = 8;
-  config_.engine = [](std::size_t) -> Result<std::unique_ptr<IoEngine>> {
-    return std::make_unique<PlainEngine>(8);
-  };
+  config_.io = IoKind::threads;
 }
 
 void StoreTest::open() {
@@ -140,6 +147,17 @@ NamespaceId StoreTest::intern(const std::string& tenant) {
   const auto scope = store_->intern({tenant, "model", "salt", "layout", "shard"});
   EXPECT_OK(scope);
   return scope.value_or(NamespaceId{});
+}
+
+void StoreTest::break_device(Fault fault, std::size_t device) {
+  config_.engine = [fault = std::move(fault),
+                    device](std::size_t opened) -> Result<std::unique_ptr<IoEngine>> {
+    return std::make_unique<PlainEngine>(8, opened == device ? fault : Fault{});
+  };
+}
+
+std::filesystem::path StoreTest::segment_of(const StoredBlock& block) const {
+  return directory(block.device) / segment_name(block.segment);
 }
 
 std::filesystem::path StoreTest::directory(std::size_t device) const {
@@ -191,6 +209,14 @@ TenantStats StoreTest::tenant(const std::string& name) const {
     if (stats.name == name) return stats;
   }
   return {};
+}
+
+void wait_until(const std::function<bool()>& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (!condition()) {
+    ASSERT_LT(std::chrono::steady_clock::now(), deadline);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 void damage(const std::filesystem::path& file, std::uint64_t offset) {

@@ -64,12 +64,17 @@ class TemporaryDirectory {
   std::filesystem::path path_;
 };
 
-// Does every request at once, in submit(). `before` may answer instead: errno as a negative number,
-// or a length that it did not exceed.
+// What a device does with a request; a test may stand in front of it: answer something else, change
+// the request, or do things before and after.
+using Perform = std::function<std::int64_t(const IoRequest&)>;
+using Fault = std::function<std::int64_t(const IoRequest&, const Perform&)>;
+// A fault's answer: none. It is asked again until it has one.
+inline constexpr std::int64_t kNoAnswer = INT64_MIN;
+
+// Does every request at once, in submit().
 class PlainEngine : public IoEngine {
  public:
-  using Before = std::function<std::optional<std::int64_t>(const IoRequest&)>;
-  explicit PlainEngine(std::uint32_t depth, Before before = {});
+  explicit PlainEngine(std::uint32_t depth, Fault fault = {});
 
   std::string_view name() const override { return "plain"; }
   std::uint32_t depth() const override { return depth_; }
@@ -83,10 +88,12 @@ class PlainEngine : public IoEngine {
 
  private:
   std::int64_t perform(const IoRequest& request) const;
+  void answer(const IoRequest& request);
 
   const std::uint32_t depth_;
-  const Before before_;
+  const Fault fault_;
   std::vector<int> files_;
+  std::vector<IoRequest> held_;
   std::deque<IoAnswer> answers_;
   std::mutex mutex_;
   std::condition_variable woken_;
@@ -140,16 +147,24 @@ class StoreTest : public testing::Test {
   testing::AssertionResult holds(std::string_view key, const Payload& payload);
   NamespaceId intern(const std::string& tenant);
 
+  // The next open() has this fault on the device.
+  void break_device(Fault fault, std::size_t device = 0);
+  // Where the record of a block is: its segment's file.
+  std::filesystem::path segment_of(const StoredBlock& block) const;
+
   std::filesystem::path directory(std::size_t device = 0) const;
   DeviceStats device(std::size_t number = 0) const { return store_->stats().devices[number]; }
   // Of the tenant "t".
   TenantStats tenant(const std::string& name = "t") const;
 
   TemporaryDirectory root_;
-  StoreConfig config_;
+  StoreConfig config_;  // one device of 16 segments of 1 MiB
   std::unique_ptr<BlockStore> store_;
   NamespaceId scope_;
 };
+
+// Until it is so; a failure after kPatience.
+void wait_until(const std::function<bool()>& condition);
 
 // Flips bits of a byte in a file, past any cache of ours.
 void damage(const std::filesystem::path& file, std::uint64_t offset);

@@ -1,0 +1,302 @@
+// Quotas, full devices, cleaning, and the bounds of what is written.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+
+#include "storage/job.h"
+#include "tests/storage/support.h"
+
+namespace sluice::storage {
+namespace {
+
+constexpr std::uint64_t kBlock = 60 * kKiB;
+constexpr std::uint64_t kRecord = kBlock + 4 * kKiB;
+constexpr int kPerSegment = 15;  // of 1 MiB, with its page
+
+class SpaceTest : public StoreTest {
+ protected:
+  static std::string name(int number) { return "key" + std::to_string(number); }
+  static Payload payload(int number) {
+    return Payload(kBlock, static_cast<std::uint64_t>(number) + 1);
+  }
+  void write_blocks(int from, int to) {
+    for (int i = from; i < to; ++i) ASSERT_OK(write(name(i), payload(i)));
+  }
+  int count(int from, int to) {
+    int found = 0;
+    for (int i = from; i < to; ++i) found += find(name(i)).has_value() ? 1 : 0;
+    return found;
+  }
+  std::uint64_t bytes_on_disk() const {
+    std::uint64_t bytes = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(directory())) {
+      struct stat status{};
+      if (entry.is_regular_file() && stat(entry.path().c_str(), &status) == 0) {
+        bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
+      }
+    }
+    return bytes;
+  }
+};
+
+TEST_F(SpaceTest, AFullQuotaDropsTheColdestOfTheTenant) {
+  config_.tenants = {{"t", 10 * kRecord, 1}};
+  open();
+  const NamespaceId other = intern("other");
+  ASSERT_OK(write(other, "others", payload(0)));
+  write_blocks(0, 10);
+  EXPECT_EQ(count(0, 3), 3);  // a use
+  write_blocks(10, 15);
+  EXPECT_EQ(tenant().blocks, 10U);
+  EXPECT_EQ(tenant().dropped_blocks, 5U);
+  EXPECT_EQ(count(0, 3), 3);
+  EXPECT_EQ(count(3, 8), 0);
+  EXPECT_EQ(count(8, 15), 7);
+  EXPECT_TRUE(find(other, "others"));
+}
+
+TEST_F(SpaceTest, AQuotaHoldsInTheNextRun) {
+  config_.tenants = {{"t", 10 * kRecord, 1}};
+  open();
+  write_blocks(0, 10);
+  open();
+  write_blocks(10, 12);
+  EXPECT_EQ(tenant().blocks, 10U);
+}
+
+TEST_F(SpaceTest, ABlockThatNeverFitsItsQuotaIsRefused) {
+  config_.tenants = {{"t", kRecord - 1, 1}};
+  open();
+  EXPECT_ERROR(write("key", payload(0)), Errc::quota_exceeded);
+  EXPECT_EQ(tenant().refused_writes, 1U);
+}
+
+TEST_F(SpaceTest, AFullDeviceGoesOnWithTheNewest) {
+  open();
+  const int all = 16 * kPerSegment * 5 / 2;
+  for (int i = 0; i < all; ++i) {
+    ASSERT_OK(write(name(i), payload(i)));
+    ASSERT_TRUE(holds(name(i), payload(i))) << i;
+  }
+  EXPECT_LE(device().live_bytes, device().capacity_bytes);
+  EXPECT_LE(device().segment_count, 16U);
+  EXPECT_EQ(count(all - kPerSegment, all), kPerSegment);
+  EXPECT_GT(tenant().dropped_blocks, 0U);
+  // Most of the device is used.
+  EXPECT_GT(store_->stats().blocks, 10U * kPerSegment);
+}
+
+TEST_F(SpaceTest, WhatIsUsedStaysWhenTheDeviceIsFull) {
+  open();
+  write_blocks(0, 20);
+  for (int i = 20; i < 16 * kPerSegment * 5 / 2; ++i) {
+    ASSERT_OK(write(name(i), payload(i)));
+    if (i % 10 == 0) {
+      ASSERT_EQ(count(0, 20), 20) << i;
+    }
+  }
+  for (int i = 0; i < 20; ++i) EXPECT_TRUE(holds(name(i), payload(i)));
+  EXPECT_GT(device().cleaned_bytes, 0U);
+}
+
+TEST_F(SpaceTest, DeadSpaceIsCompactedAndNoBlockIsLost) {
+  open();
+  const int most = 12 * kPerSegment;
+  write_blocks(0, most);
+  // Every segment is half dead.
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store_->forget(scope_, key_of(name(i))));
+  write_blocks(most, most + 4 * kPerSegment);
+  EXPECT_EQ(tenant().dropped_blocks, 0U);
+  for (int i = 1; i < most; i += 2) EXPECT_TRUE(holds(name(i), payload(i)));
+  for (int i = most; i < most + 4 * kPerSegment; ++i) EXPECT_TRUE(holds(name(i), payload(i)));
+  // And so it is in the next run.
+  open();
+  EXPECT_EQ(store_->stats().blocks, most / 2 + 4U * kPerSegment);
+  for (int i = 1; i < most; i += 2) EXPECT_TRUE(holds(name(i), payload(i)));
+}
+
+TEST_F(SpaceTest, MovedBlocksAreFoundWithoutTheIndex) {
+  open();
+  const int most = 12 * kPerSegment;
+  write_blocks(0, most);
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store_->forget(scope_, key_of(name(i))));
+  write_blocks(most, most + 4 * kPerSegment);
+  ASSERT_GT(device().cleaned_bytes, 0U);
+  close();
+  std::filesystem::remove_all(directory() / "index");
+  open();
+  // Forgotten blocks came back, so that the device is full and some of all are dropped.
+  int found = 0;
+  for (int i = 0; i < most + 4 * kPerSegment; ++i) {
+    if (!find(name(i))) continue;
+    ++found;
+    EXPECT_TRUE(holds(name(i), payload(i)));
+  }
+  EXPECT_GT(found, 10 * kPerSegment);
+}
+
+TEST_F(SpaceTest, AStaleBlockIsReadWhereItIsNow) {
+  open();
+  const int most = 12 * kPerSegment;
+  write_blocks(0, most);
+  const auto before = find(name(1));
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store_->forget(scope_, key_of(name(i))));
+  write_blocks(most, most + 4 * kPerSegment);
+  const auto after = find(name(1));
+  ASSERT_TRUE(before && after);
+  ASSERT_NE(before->sequence, after->sequence);
+  Payload got(kBlock, 99);
+  ASSERT_OK(read(scope_, name(1), *before, 0, got.memory()));
+  EXPECT_TRUE(std::ranges::equal(got.bytes(), payload(1).bytes()));
+}
+
+TEST_F(SpaceTest, FreedSpaceIsGivenBack) {
+  open();
+  const int most = 13 * kPerSegment;
+  write_blocks(0, most);
+  const std::uint64_t full = bytes_on_disk();
+  for (int i = 0; i < most; ++i) ASSERT_OK(store_->forget(scope_, key_of(name(i))));
+  wait_until([&] { return bytes_on_disk() < full; });
+}
+
+TEST_F(SpaceTest, TheBoundOfADayHoldsOverRuns) {
+  config_.write_bytes_per_day = 10 * kRecord;
+  open();
+  write_blocks(0, 6);
+  open();
+  write_blocks(6, 10);
+  EXPECT_ERROR(write(name(10), payload(10)), Errc::limit_reached);
+  EXPECT_EQ(tenant().refused_writes, 1U);
+  // What exists costs nothing.
+  EXPECT_OK(write(name(3), payload(3)));
+}
+
+TEST_F(SpaceTest, WhatWaitsToBeWrittenIsBounded) {
+  config_.queue_bytes = 4 * kBlock;
+  std::atomic<bool> held = true;
+  break_device([&](const IoRequest& request, const Perform& perform) {
+    return held && request.op == IoOp::write ? kNoAnswer : perform(request);
+  });
+  open();
+  std::atomic<int> written = 0;
+  const Payload one = payload(1);
+  for (int i = 0; i < 4; ++i) {
+    store_->write(scope_, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+                  [&](const Status& status) { written += status ? 1 : 0; });
+  }
+  EXPECT_ERROR(write(name(4), one), Errc::limit_reached);
+  held = false;
+  ASSERT_OK(store_->drain(kPatience));
+  EXPECT_EQ(written, 4);
+  EXPECT_OK(write(name(4), one));
+}
+
+TEST_F(SpaceTest, AWriteOfTheSameKeyWaitsForTheFirst) {
+  std::atomic<bool> held = true;
+  break_device([&](const IoRequest& request, const Perform& perform) {
+    return held && request.op == IoOp::sync ? kNoAnswer : perform(request);
+  });
+  open();
+  const Payload one = payload(1);
+  Answer first;
+  Answer second;
+  store_->write(scope_, key_of("key"), one.bytes(), kBlock, IoClass::write_back, first.done());
+  store_->write(scope_, key_of("key"), one.bytes(), kBlock, IoClass::write_back, second.done());
+  EXPECT_FALSE(find("key"));
+  held = false;
+  EXPECT_OK(first.wait());
+  EXPECT_OK(second.wait());
+  EXPECT_EQ(device().written_bytes, kRecord);
+}
+
+TEST_F(SpaceTest, ABlockForgottenWhileItIsWrittenDoesNotExist) {
+  std::atomic<bool> held = true;
+  break_device([&](const IoRequest& request, const Perform& perform) {
+    return held && request.op == IoOp::sync ? kNoAnswer : perform(request);
+  });
+  open();
+  const Payload one = payload(1);
+  Answer answer;
+  store_->write(scope_, key_of("key"), one.bytes(), kBlock, IoClass::write_back, answer.done());
+  ASSERT_OK(store_->forget(scope_, key_of("key")));
+  held = false;
+  EXPECT_ERROR(answer.wait(), Errc::not_found);
+  EXPECT_FALSE(find("key"));
+  open();
+  EXPECT_FALSE(find("key"));
+}
+
+TEST_F(SpaceTest, ABadConfigurationIsNamed) {
+  config_.devices[0].capacity_bytes = 3 * kMiB;
+  EXPECT_ERROR(BlockStore::open(config_), Errc::bad_config);
+  config_.devices[0].capacity_bytes = 16 * kMiB;
+  config_.part_bytes = 1000;
+  EXPECT_ERROR(BlockStore::open(config_), Errc::bad_config);
+  config_.part_bytes = 4 * kKiB;
+  config_.devices.clear();
+  EXPECT_ERROR(BlockStore::open(config_), Errc::bad_config);
+}
+
+TEST_F(SpaceTest, ACloseAnswersEverything) {
+  open();
+  std::atomic<int> answered = 0;
+  const Payload one = payload(1);
+  for (int i = 0; i < 64; ++i) {
+    store_->write(scope_, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+                  [&](const Status&) { ++answered; });
+  }
+  close();
+  EXPECT_EQ(answered, 64);
+}
+
+std::unique_ptr<Job> job(std::uint32_t tenant, std::uint32_t weight, std::span<std::byte> to,
+                         IoClass io_class = IoClass::must_have) {
+  auto made = std::make_unique<Job>();
+  made->kind = Job::Kind::read;
+  made->io_class = io_class;
+  made->tenant = tenant;
+  made->weight = weight;
+  made->to = to;
+  return made;
+}
+
+TEST(JobQueueTest, TenantsAreServedByWeight) {
+  Payload memory(8 * kKiB, 1);
+  JobQueue queue;
+  for (int i = 0; i < 400; ++i) {
+    queue.push(job(1, 3, memory.memory()));
+    queue.push(job(2, 1, memory.memory()));
+  }
+  int heavy = 0;
+  for (int i = 0; i < 100; ++i) heavy += queue.pop(IoClass::must_have)->tenant == 1 ? 1 : 0;
+  EXPECT_NEAR(heavy, 75, 2);
+}
+
+TEST(JobQueueTest, WhoComesLateIsNotServedForThePast) {
+  Payload memory(8 * kKiB, 1);
+  JobQueue queue;
+  for (int i = 0; i < 100; ++i) queue.push(job(1, 1, memory.memory()));
+  for (int i = 0; i < 50; ++i) queue.pop(IoClass::must_have);
+  for (int i = 0; i < 100; ++i) queue.push(job(2, 1, memory.memory()));
+  int late = 0;
+  for (int i = 0; i < 40; ++i) late += queue.pop(IoClass::must_have)->tenant == 2 ? 1 : 0;
+  EXPECT_NEAR(late, 20, 2);
+}
+
+TEST(JobQueueTest, LargeBlocksCountAsWhatTheyAre) {
+  Payload memory(64 * kKiB, 1);
+  JobQueue queue;
+  for (int i = 0; i < 400; ++i) {
+    queue.push(job(1, 1, memory.memory()));
+    queue.push(job(2, 1, memory.memory().first(8 * kKiB)));
+  }
+  int large = 0;
+  for (int i = 0; i < 90; ++i) large += queue.pop(IoClass::must_have)->tenant == 1 ? 1 : 0;
+  EXPECT_NEAR(large, 10, 2);
+}
+
+}  // namespace
+}  // namespace sluice::storage
