@@ -38,6 +38,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # GCC bug 105651: `"x" + std::string` warns inside <string>.
     target_compile_options(sluice_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
   endif()
+  if(CMAKE_UNITY_BUILD)
+    # g++ takes a source that a unity source includes for a header, whose types no other source may define.
+    target_compile_options(sluice_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)
+  endif()
   if(SLUICE_SANITIZE)
     # Instrumented code hides initializations from the flow analysis of g++; the plain builds warn. -Wtsan
     # tells that tsan does not model fences, which the users of fences must know and cannot change.
