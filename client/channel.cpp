@@ -14,10 +14,10 @@ namespace {
 
 // How long a wait for request memory or a ticket goes without looking again. Another thread may
 // give either back, and nothing tells of that to the thread that sleeps on the ring for all.
-constexpr std::chrono::milliseconds kLookInterval{1};
+constexpr std::chrono::milliseconds kTicketLookInterval{1};
 
 ipc::Deadline next_look(ipc::Deadline deadline) {
-  return std::min(deadline, ipc::deadline_in(kLookInterval));
+  return std::min(deadline, ipc::deadline_in(kTicketLookInterval));
 }
 
 bool makes_a_sequence(ipc::wire::Op op) {

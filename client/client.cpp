@@ -15,7 +15,7 @@ namespace wire = ipc::wire;
 
 namespace {
 
-constexpr std::chrono::milliseconds kLookInterval{100};
+constexpr std::chrono::milliseconds kDaemonLookInterval{100};
 
 std::string socket_of(const ConnectOptions& options) {
   return options.socket_path.empty() ? default_socket() : options.socket_path;
@@ -112,7 +112,7 @@ ipc::Status Client::check_alive() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   const std::int64_t now_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
   if (now_ns < next_look_ns_.load(std::memory_order_relaxed)) return {};
-  next_look_ns_.store(now_ns + std::chrono::nanoseconds(kLookInterval).count(),
+  next_look_ns_.store(now_ns + std::chrono::nanoseconds(kDaemonLookInterval).count(),
                       std::memory_order_relaxed);
   auto alive = look();
   if (!alive) next_look_ns_.store(0, std::memory_order_relaxed);

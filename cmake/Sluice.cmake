@@ -1,5 +1,5 @@
-# How targets of Sluice are made: sluice_library, sluice_cuda_library, sluice_executable, sluice_test, sluice_gpu_test,
-# sluice_fuzzer, sluice_models.
+# How targets of Sluice are made: sluice_library, sluice_cuda_library, sluice_executable, sluice_command_line, sluice_test,
+# sluice_gpu_test, sluice_fuzzer, sluice_models.
 #
 # All of them get the language level, the warnings and the sanitizers below, and the repository root as
 # include root, so that code says `#include "ipc/ring.h"`. DEPS are targets: `sluice::ipc` for our own,
@@ -37,6 +37,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   if(CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     # GCC bug 105651: `"x" + std::string` warns inside <string>.
     target_compile_options(sluice_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
+  endif()
+  if(CMAKE_UNITY_BUILD)
+    # g++ takes a source that a unity source includes for a header, whose types no other source may define.
+    target_compile_options(sluice_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)
   endif()
   if(SLUICE_SANITIZE)
     # Instrumented code hides initializations from the flow analysis of g++; the plain builds warn. -Wtsan
@@ -122,6 +126,13 @@ function(sluice_executable name)
   sluice_check_arguments(sluice_executable)
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE sluice_flags ${arg_DEPS})
+endfunction()
+
+# sluice_command_line(file...)
+# Sources of the calling folder that use CLI11: its templates cost a minute to optimize under a sanitizer, and run
+# once. They are optimized in Release only.
+function(sluice_command_line)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS $<$<NOT:$<CONFIG:Release>>:-O0>)
 endfunction()
 
 # sluice_test(NAME SOURCES file... [DEPS target...] [NEEDS target...] [LABELS label...] [TIMEOUT seconds]

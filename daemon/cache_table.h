@@ -23,6 +23,9 @@
 
 namespace sluice::daemon {
 
+// Of the memfd that the table, or the node's part of it, lies in.
+inline constexpr const char* kTableName = "sluice-table";
+
 // What the arena holds at one look; a moving picture while resolves run.
 struct HbmResidency {
   std::uint64_t cached_pages = 0;

@@ -24,8 +24,6 @@ namespace {
 
 using ipc::Errc;
 
-constexpr std::uint64_t kKiB = 1u << 10;
-constexpr std::uint64_t kGiB = 1u << 30;
 constexpr std::uint64_t kPage = 4 * kKiB;
 constexpr std::uint64_t kMinSegment = 1024 * kKiB;
 constexpr std::uint64_t kMaxSegment = 64 * kGiB;

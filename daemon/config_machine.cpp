@@ -15,9 +15,6 @@
 namespace sluice::daemon {
 namespace {
 
-constexpr std::uint64_t kMiB = 1u << 20;
-constexpr std::uint64_t kGiB = 1u << 30;
-
 constexpr std::uint64_t kDefaultHbmBytes = 1 * kGiB;
 constexpr std::uint64_t kDefaultDramBytes = 4 * kGiB;
 

@@ -18,6 +18,10 @@
 
 namespace sluice::daemon {
 
+inline constexpr std::uint64_t kKiB = 1u << 10;
+inline constexpr std::uint64_t kMiB = 1u << 20;
+inline constexpr std::uint64_t kGiB = 1u << 30;
+
 ipc::Result<std::uint64_t> parse_bytes(std::string_view text);
 // In the largest unit that shows the value exactly with at most two decimals: "1.5GiB", "1025B".
 std::string format_bytes(std::uint64_t bytes);

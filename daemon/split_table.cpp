@@ -19,7 +19,6 @@ using ipc::fail;
 
 namespace {
 
-constexpr const char* kTableName = "sluice-table";
 constexpr const char* kWordsName = "sluice-words";
 
 // Moves up to `most` numbers from the end of one list to another; returns how many.

@@ -11,7 +11,6 @@ namespace sluice::daemon {
 
 namespace {
 
-constexpr const char* kTableName = "sluice-table";
 constexpr CacheTable::Ticket kDone = 0;
 
 class WholeTable final : public CacheTable {

@@ -11,6 +11,8 @@
 #include <string>
 #include <utility>
 
+#include "daemon/quantity.h"
+
 namespace sluice::daemon {
 namespace {
 
@@ -19,8 +21,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::MatchesRegex;
 
-constexpr std::uint64_t kMiB = 1u << 20;
-constexpr std::uint64_t kGiB = 1u << 30;
 constexpr const char* kPackaged = "packaging/sluiced.toml";  // tests run in the repository root
 
 const Environment kServer = {

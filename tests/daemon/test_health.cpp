@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "daemon/quantity.h"
+
 namespace sluice::daemon {
 namespace {
 
@@ -10,7 +12,6 @@ using std::chrono::seconds;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr std::uint64_t kGiB = 1u << 30;
 const RecentCounts::Clock::time_point kStart{};
 
 HealthInput healthy() {

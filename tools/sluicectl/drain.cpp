@@ -9,7 +9,7 @@
 namespace sluice::tools {
 namespace {
 
-constexpr std::chrono::milliseconds kLookInterval{100};
+constexpr std::chrono::milliseconds kDrainLookInterval{100};
 constexpr std::size_t kMostNamed = 5;  // sessions in a line of progress
 
 std::string sessions_text(std::size_t count) {
@@ -78,7 +78,7 @@ int drain(const Request& request) {
       request.note("waiting for " + now);
       told = now;
     }
-    request.around.sleep_for(kLookInterval);
+    request.around.sleep_for(kDrainLookInterval);
   }
 }
 

@@ -13,7 +13,7 @@
 namespace sluice::tools {
 namespace {
 
-constexpr std::chrono::milliseconds kLookInterval{50};
+constexpr std::chrono::milliseconds kEvictLookInterval{50};
 
 std::string blocks_and_bytes(std::uint64_t blocks, std::uint64_t bytes) {
   return human_count(blocks) + (blocks == 1 ? " block (" : " blocks (") +
@@ -117,7 +117,7 @@ ipc::Result<std::uint64_t> wait_until_free(const Request& request, std::uint64_t
       request.note(human_count(retiring) + " blocks wait for running steps to end");
     }
     told = retiring;
-    request.around.sleep_for(kLookInterval);
+    request.around.sleep_for(kEvictLookInterval);
   }
 }
 
