@@ -103,6 +103,11 @@ void add_info(std::vector<MetricFamily>& out, const MetricsSnapshot& snapshot) {
   Family capacity(out, "sluice_tier_capacity_bytes", "Memory of a tier.", MetricType::Gauge);
   capacity.add({{"tier", "device"}}, snapshot.hbm_capacity_bytes);
   capacity.add({{"tier", "host"}}, snapshot.dram_capacity_bytes);
+  if (!snapshot.disks.empty()) {
+    std::uint64_t disk_bytes = 0;
+    for (const DiskMetrics& disk : snapshot.disks) disk_bytes += disk.capacity_bytes;
+    capacity.add({{"tier", "disk"}}, disk_bytes);
+  }
   Family health(out, "sluice_health",
                 "What an operator should act on: 0 well, 1 warning, 2 error; `sluicectl status` "
                 "says more.",
@@ -149,6 +154,36 @@ void add_tiers(std::vector<MetricFamily>& out, const std::vector<TenantMetrics>&
   for (const TenantMetrics& tenant : tenants) {
     add(tenant.name, "device", tenant.hbm);
     add(tenant.name, "host", tenant.dram);
+    if (tenant.store) {
+      used.add({{"tenant", tenant.name}, {"tier", "disk"}}, tenant.store->used_bytes);
+    }
+  }
+}
+
+void add_disks(std::vector<MetricFamily>& out, const MetricsSnapshot& snapshot) {
+  if (snapshot.disks.empty()) return;
+  Family errors(out, "sluice_store_errors_total",
+                "Failures of a device of the block store: of its system calls, and of checksums.",
+                MetricType::Counter);
+  Family cleaned(out, "sluice_store_cleaned_bytes_total",
+                 "Bytes that were moved to free segments of the block store.", MetricType::Counter);
+  Family out_of_service(out, "sluice_store_device_out",
+                        "1: the device failed too often and is not used.", MetricType::Gauge);
+  for (const DiskMetrics& disk : snapshot.disks) {
+    errors.add({{"device", disk.directory}, {"cause", "io"}}, disk.io_errors);
+    errors.add({{"device", disk.directory}, {"cause", "checksum"}}, disk.checksum_errors);
+    cleaned.add({{"device", disk.directory}}, disk.cleaned_bytes);
+    out_of_service.add({{"device", disk.directory}}, std::uint64_t{disk.taken_out ? 1u : 0u});
+  }
+  Family refused(out, "sluice_store_refused_writes_total",
+                 "Blocks that the block store did not take.", MetricType::Counter);
+  Family lost(out, "sluice_store_lost_blocks_total",
+              "Blocks of the block store that could not be read, or failed their checksum.",
+              MetricType::Counter);
+  for (const TenantMetrics& tenant : snapshot.tenants) {
+    if (!tenant.store) continue;
+    refused.add({{"tenant", tenant.name}}, tenant.store->refused_writes);
+    lost.add({{"tenant", tenant.name}}, tenant.store->lost_blocks);
   }
 }
 
@@ -190,6 +225,12 @@ void add_traffic(std::vector<MetricFamily>& out, const std::vector<TenantMetrics
     add_moved("must", tenant.host_to_device.must);
     add_moved("forecast", tenant.host_to_device.forecast);
     add_moved("bulk", tenant.host_to_device.bulk);
+    if (tenant.store) {
+      moved.add({{"tenant", tenant.name}, {"direction", "disk_to_host"}, {"class", "must"}},
+                tenant.store->read_bytes);
+      moved.add({{"tenant", tenant.name}, {"direction", "host_to_disk"}, {"class", "bulk"}},
+                tenant.store->written_bytes);
+    }
     const auto add_forecast = [&](std::string_view outcome, std::uint64_t bytes) {
       forecast.add({{"tenant", tenant.name}, {"outcome", outcome}}, bytes);
     };
@@ -471,6 +512,7 @@ struct Metrics::Server {
       add_info(families, snapshot);
       add_devices(families, snapshot.devices);
       add_tiers(families, snapshot.tenants);
+      add_disks(families, snapshot);
       add_sessions(families, snapshot.tenants);
       add_traffic(families, snapshot.tenants);
       add_caches(families, names_.bound(std::move(snapshot.caches)));

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -80,6 +81,25 @@ struct MovedBytes {
   std::uint64_t bulk = 0;
 };
 
+// What a tenant has in the block store, and moved there and back.
+struct StoreMetrics {
+  std::uint64_t used_bytes = 0;
+  std::uint64_t written_bytes = 0;
+  std::uint64_t read_bytes = 0;
+  std::uint64_t refused_writes = 0;
+  std::uint64_t lost_blocks = 0;
+};
+
+// A device of the block store.
+struct DiskMetrics {
+  std::string directory;
+  std::uint64_t capacity_bytes = 0;
+  std::uint64_t io_errors = 0;
+  std::uint64_t checksum_errors = 0;
+  std::uint64_t cleaned_bytes = 0;
+  bool taken_out = false;
+};
+
 struct TenantMetrics {
   std::string name;
   std::uint64_t sessions = 0;
@@ -87,6 +107,7 @@ struct TenantMetrics {
   TierMetrics hbm;
   TierMetrics dram;
   MovedBytes host_to_device;
+  std::optional<StoreMetrics> store;  // if there is a block store
   struct {
     std::uint64_t used = 0;
     std::uint64_t late = 0;
@@ -138,6 +159,7 @@ struct HealthMetrics {
 };
 
 struct MetricsSnapshot {
+  std::vector<DiskMetrics> disks;
   std::string version;
   std::string commit;
   std::uint64_t hbm_capacity_bytes = 0;

@@ -57,6 +57,13 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
   return cache;
 }
 
+StoreMetrics store_metrics(const storage::StoreStats& stats, const std::string& tenant) {
+  const auto found = std::ranges::find(stats.tenants, tenant, &storage::TenantStats::name);
+  if (found == stats.tenants.end()) return {};
+  return {found->live_bytes, found->written_bytes, found->read_bytes, found->refused_writes,
+          found->lost_blocks};
+}
+
 // The worst of each code.
 std::vector<HealthMetrics> health_metrics(const std::vector<HealthFinding>& findings) {
   std::vector<HealthMetrics> all(kHealthCodes);
@@ -95,9 +102,16 @@ MetricsSnapshot collect_metrics(const Config& config, Coordinator& coordinator,
   snapshot.devices = device_metrics(coordinator, node);
   const auto counters = coordinator.tenant_counters();
   const auto resolved = coordinator.resolve_totals();
+  storage::StoreStats store;
+  if (const NvmeTier* nvme = coordinator.nvme(); nvme != nullptr) store = nvme->store().stats();
+  for (const storage::DeviceStats& disk : store.devices) {
+    snapshot.disks.push_back({disk.directory.string(), disk.capacity_bytes, disk.io_errors,
+                              disk.checksum_errors, disk.cleaned_bytes, disk.taken_out});
+  }
   for (const auto& row : tenants) {
     TenantMetrics tenant;
     tenant.name = row.name;
+    if (!store.devices.empty()) tenant.store = store_metrics(store, row.name);
     tenant.sessions = row.sessions;
     tenant.sequences = row.sequences;
     fill_tier(tenant.hbm, row.hbm);

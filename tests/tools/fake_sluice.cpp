@@ -371,6 +371,12 @@ sluice_status sluice_resolve(sluice_actor* actor, const sluice_page_list* lists,
   return SLUICE_OK;
 }
 
+sluice_status sluice_resolve_wait(sluice_actor* actor, const sluice_page_list* lists,
+                                  size_t list_count, uint64_t, sluice_resolve_counts* counts,
+                                  sluice_error* error) {
+  return sluice_resolve(actor, lists, list_count, counts, error);
+}
+
 sluice_status sluice_forecast(sluice_actor* actor, const sluice_page_list* lists, size_t list_count,
                               uint64_t, uint32_t, sluice_error*) {
   for (std::size_t i = 0; i < list_count; ++i)

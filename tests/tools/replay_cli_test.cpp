@@ -116,6 +116,74 @@ TEST_P(ReplayWithDaemon, PromptsOfAPrefixTraceAreReusedAndVerified) {
   EXPECT_EQ(report["requests_done"], 200);
 }
 
+// A folder for the block store of a run, removed with the object.
+class StoreFolder {
+ public:
+  StoreFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "sluice-store-XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data());
+  }
+  ~StoreFolder() { std::filesystem::remove_all(path_); }
+  StoreFolder(const StoreFolder&) = delete;
+  StoreFolder& operator=(const StoreFolder&) = delete;
+  std::string option() const { return " --nvme " + path_.string() + " "; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+TEST_P(ReplayWithDaemon, WhatDramDoesNotHoldComesFromTheBlockStore) {
+  const StoreFolder store;
+  const auto report =
+      replay(executor() + store.option() + "--engines 2 --tenants 2 --dram 30% " + kSlice);
+  expect_verified(report);
+  EXPECT_EQ(report["absent"], 0);
+  EXPECT_EQ(report["nvme"]["lost"], 0);
+  EXPECT_GT(report["nvme"]["promoted_blocks"], 0) << report.dump(2);
+  EXPECT_GT(report["nvme"]["written_bytes"], report["nvme"]["dram_bytes"]) << report.dump(2);
+}
+
+TEST_P(ReplayWithDaemon, PromptsOfARunBeforeAreFoundInTheBlockStore) {
+  const StoreFolder store;
+  const std::string arguments = executor() + store.option() + "--engines 2 --dram 20% " + kMooncake;
+  const auto before = replay(arguments);
+  expect_verified(before);
+  const auto after = replay(arguments);
+  expect_verified(after);
+  EXPECT_GT(after["blocks_matched"], before["blocks_matched"]) << after.dump(2);
+  EXPECT_EQ(after["nvme"]["lost"], 0);
+}
+
+// Every 50th page of every segment: headers and payloads.
+void spoil(const std::filesystem::path& folder) {
+  constexpr std::size_t kPage = 4096;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file() || entry.file_size() < 64 * kPage) continue;
+    if (entry.path().parent_path().filename() == "index") continue;
+    std::FILE* const file = std::fopen(entry.path().c_str(), "r+b");
+    ASSERT_NE(file, nullptr);
+    for (std::size_t at = 50 * kPage + 100; at < entry.file_size(); at += 50 * kPage) {
+      std::fseek(file, static_cast<long>(at), SEEK_SET);
+      const int byte = std::fgetc(file);
+      std::fseek(file, static_cast<long>(at), SEEK_SET);
+      std::fputc(byte ^ 0x10, file);
+    }
+    std::fclose(file);
+  }
+}
+
+TEST_P(ReplayWithDaemon, ASpoiledBlockStoreCostsBlocksAndNoByteIsWrong) {
+  const StoreFolder store;
+  const std::string arguments = executor() + store.option() + "--engines 2 --dram 20% " + kMooncake;
+  expect_verified(replay(arguments));
+  spoil(store.path());
+  const auto after = replay(arguments);
+  EXPECT_EQ(after["exit_code"], 0) << after.dump(2);
+  EXPECT_EQ(after["mismatches"], 0);
+  EXPECT_GT(after["nvme"]["lost"], 0) << after.dump(2);
+}
+
 INSTANTIATE_TEST_SUITE_P(Executors, ReplayWithDaemon, testing::Values("daemon", "direct"));
 
 TEST(ReplayCli, UsageErrorsAndBadTracesExitWith2) {
