@@ -64,6 +64,13 @@ void forget_promotions(Cache& cache) {
   }
 }
 
+// The cache of a move. One that is being destroyed has no blocks any more, and its moves are void.
+Result<Cache*> find_living(State& state, CacheId id) {
+  auto cache = find_cache(state, id);
+  if (cache && (*cache)->state != CacheState::destroying) return *cache;
+  return ipc::fail(Errc::not_found, "nothing of cache " + std::to_string(id.value) + " moves");
+}
+
 // The block of a move that is under way.
 Result<Block*> find_moving(Cache& cache, BlockId id, bool (*moves)(const Block&)) {
   if (id.value < cache.fresh_id) {
@@ -183,7 +190,7 @@ void order_moves(Cache& cache, std::uint64_t& next_batch, Actions& actions) {
 Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
+  auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   auto block = find_moving(**cache, block_id, [](const Block& one) { return one.writing; });
   if (!block) return std::unexpected(block.error());
@@ -213,7 +220,7 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
 Status Manager::withdrawn(CacheId id, std::uint64_t number, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
+  auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   Tiering& tiering = (*cache)->tiering;
   const auto batch = std::ranges::find(tiering.batches, number, &RetireBatch::number);
@@ -236,7 +243,7 @@ Status Manager::withdrawn(CacheId id, std::uint64_t number, Actions& actions) {
 Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
+  auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   auto block =
       find_moving(**cache, block_id, [](const Block& one) { return one.place == Place::arriving; });
@@ -270,7 +277,7 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
 Status Manager::wanted(CacheId id, std::span<const BlockId> ids, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
+  auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   for (const BlockId one : ids) {
     if (one.value < (*cache)->fresh_id) want(**cache, one);

@@ -11,11 +11,12 @@
 namespace sluice::residency::test {
 namespace {
 
-constexpr std::uint32_t kFrames = 16;  // of DRAM: four extents of four blocks
+constexpr std::uint32_t kExtentFrames = kExtent / kBlock;
+constexpr std::uint32_t kFrames = 4 * kExtentFrames;  // of DRAM
 
-ManagerConfig node_with_store() {
+ManagerConfig node_with_store(std::uint64_t store_blocks = 1024) {
   ManagerConfig config = small_node();
-  config.nvme_bytes = 1024 * kBlock;
+  config.nvme_bytes = store_blocks * kBlock;
   config.dram = {4 * kExtent, kExtent};
   for (TenantSpec& tenant : config.tenants) tenant.dram.limit_bytes = 4 * kExtent;
   return config;
@@ -28,6 +29,8 @@ std::string name_of(std::span<const std::byte> key) {
 // A node whose store answers when it is told to, and keeps which block is in which frame.
 class TieringTest : public testing::Test {
  protected:
+  explicit TieringTest(const ManagerConfig& config = node_with_store()) : node(config) {}
+
   // Answers one action of each kind that the node itself does not.
   void answer(const Action& action) {
     if (const auto* write = std::get_if<WriteBlock>(&action)) {
@@ -50,6 +53,10 @@ class TieringTest : public testing::Test {
         EXPECT_TRUE(node.manager.withdrawn(withdraw->cache, withdraw->batch, node.actions));
       }
     } else if (const auto* read = std::get_if<ReadBlock>(&action)) {
+      if (holds_reads) {
+        reads.push_back(*read);
+        return;
+      }
       const std::string key = name_of(read->key);
       for (const auto& [id, frame] : known) {
         EXPECT_NE(frame, read->frame.value) << "resolvers know the frame that is read into";
@@ -58,6 +65,8 @@ class TieringTest : public testing::Test {
       const bool whole = stored.contains(key) && !loses.contains(key);
       if (whole) frames[read->frame.value] = key;
       EXPECT_TRUE(node.manager.loaded(read->cache, read->id, whole, node.actions));
+    } else if (const auto* grant = std::get_if<GrantDram>(&action); grant && grants_fail) {
+      EXPECT_TRUE(node.manager.extent_failed(grant->cache, grant->extent));
     } else if (const auto* set = std::get_if<SetFrame>(&action)) {
       known[set->id.value] = set->frame.value;
     } else {
@@ -69,7 +78,8 @@ class TieringTest : public testing::Test {
   }
 
   void settle() {
-    for (int turns = 0; turns < 1000; ++turns) {
+    int turns = 0;
+    for (; turns < 1000; ++turns) {
       if (node.actions.empty() && !node.manager.pending_work()) break;
       for (const Action& action : std::exchange(node.actions, {})) {
         node.done.push_back(action);
@@ -77,6 +87,7 @@ class TieringTest : public testing::Test {
       }
       if (node.manager.pending_work()) node.manager.turn(node.actions);
     }
+    EXPECT_TRUE(turns < 1000 || !graces.empty() || !reads.empty()) << "the work does not end";
     node.manager.check();
   }
 
@@ -125,11 +136,28 @@ class TieringTest : public testing::Test {
     settle();
   }
 
-  Node node{node_with_store()};
+  // The sequence's blocks that are nowhere but in the store.
+  std::vector<BlockId> absent_of(Handle sequence) {
+    std::vector<BlockId> ids;
+    for (const BlockStatus& block : blocks_of(sequence)) {
+      if (block.place == Place::absent) ids.push_back(block.id);
+    }
+    return ids;
+  }
+
+  void limit_dram(std::uint64_t bytes) {
+    EXPECT_TRUE(node.manager.set_quota(TenantId{0}, Tier::dram, {0, bytes, 1.0}, node.actions));
+    settle();
+  }
+
+  Node node;
   std::map<std::string, std::uint64_t> stored;
   std::set<std::string> loses;
   bool refuses = false;
   bool holds_graces = false;
+  bool holds_reads = false;
+  bool grants_fail = false;
+  std::vector<ReadBlock> reads;
   std::vector<Withdraw> graces;
   std::set<std::uint32_t> in_grace;              // the frames of these
   std::map<std::uint32_t, std::string> frames;   // what is in them
@@ -309,6 +337,26 @@ TEST_F(TieringTest, ADeadSessionsBlocksGoAlsoWhileTheyMove) {
   const CacheStatus status = node.status(cache);
   EXPECT_EQ(status.sequences, 0U);
   EXPECT_EQ(status.tiering, TieringCounts{});
+}
+
+TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {
+  const Handle all = make("a", 2 * kFrames);
+  const std::vector<BlockId> absent = absent_of(all);
+  ASSERT_FALSE(absent.empty());
+  holds_reads = true;
+  want(all);
+  ASSERT_FALSE(reads.empty());
+  ASSERT_TRUE(node.manager.session_dead(session, node.actions));
+  const EvictRequest drop{EvictRequest::kAny, EvictRequest::kAny, EvictRequest::kAll, true};
+  ASSERT_TRUE(node.manager.evict(drop, node.actions));
+  ASSERT_EQ(Node::all<DestroyCache>(node.actions).size(), 1U);
+  const auto is_void = [](const Status& status) {
+    return !status && status.error().code == Errc::not_found;
+  };
+  const BlockId id = reads.front().id;
+  EXPECT_TRUE(is_void(node.manager.loaded(cache, id, true, node.actions)));
+  EXPECT_TRUE(is_void(node.manager.written(cache, id, WriteOutcome::stored, node.actions)));
+  EXPECT_TRUE(is_void(node.manager.wanted(cache, absent, node.actions)));
 }
 
 }  // namespace
