@@ -241,6 +241,7 @@ void reference(Cache& cache, BlockId id) {
     if (block.references == 1) ++cache.counts.shared;
   }
   ++block.references;
+  if (block.references == 1 && needs_no_write(block)) ++cache.tiering.stored_in_use;
 }
 
 void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
@@ -252,6 +253,7 @@ void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId
     return;
   }
   SLUICE_ASSERT(block.state == BlockState::sealed);
+  if (block.references == 1 && needs_no_write(block)) --cache.tiering.stored_in_use;
   if (--block.references > (SLUICE_SEEDED(evict_referenced) ? 1 : 0)) {
     --cache.saved_references;
     if (block.references == 1) --cache.counts.shared;
@@ -309,7 +311,9 @@ void give_back_frame(Cache& cache, Block& block, Actions& actions) {
   const std::uint32_t extent = cache.frames.extent_of(frame);
   if (!cache.frames.give_back(frame) || cache.shape.extents_stay) return;
   const std::uint32_t spare = cache.keep_spare ? kSpareEmptyExtents : 0;
-  if (cache.frames.vacating(extent) || cache.frames.empty() > spare) {
+  // What promotions wait for was displaced for them.
+  const bool needed = !cache.tiering.promotions.empty();
+  if (cache.frames.vacating(extent) || (!needed && cache.frames.empty() > spare)) {
     release_extent(cache, extent, actions);
   }
 }

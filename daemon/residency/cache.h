@@ -67,13 +67,15 @@ struct RetireBatch {
 
 // What moves between DRAM and the block store (tiering.h).
 struct Tiering {
-  bool store = false;                // there is one
-  std::deque<BlockId> to_write;      // writing, and not ordered yet
-  std::deque<BlockId> to_withdraw;   // leaving, and not in a batch yet
-  std::vector<RetireBatch> batches;  // of leaving ones
-  std::deque<BlockId> promotions;    // wanted ones, in order
-  std::uint32_t hand = 0;            // the id that displacing goes on with
-  std::uint64_t refused_until = 0;   // event until which nothing is written
+  bool store = false;                 // there is one
+  std::deque<BlockId> to_write;       // writing, and not ordered yet
+  std::deque<BlockId> to_withdraw;    // leaving, and not in a batch yet
+  std::vector<RetireBatch> batches;   // of leaving ones
+  std::deque<BlockId> promotions;     // wanted ones, in order
+  std::uint32_t hand = 0;             // the id that displacing goes on with
+  std::uint64_t refused_until = 0;    // event until which nothing is written
+  std::uint64_t no_growth_until = 0;  // event until which promotions ask for no extents
+  std::uint64_t stored_in_use = 0;    // blocks for which needs_no_write holds
   TieringCounts counts;
   TieringTotals totals;
 };
@@ -153,6 +155,10 @@ BlockId take_stored(Cache& cache, const std::array<std::uint64_t, 2>& seed, cons
 // Whether a sealed block is in the order of use, from which blocks are evicted.
 inline bool in_use_order(const Block& block) {
   return block.references == 0 && block.place == Place::resident && !block.writing;
+}
+// Whether a sealed block that sequences refer to can leave DRAM without being written.
+inline bool needs_no_write(const Block& block) {
+  return block.references > 0 && block.place == Place::resident && block.stored;
 }
 inline bool is_lost(const Block& block) { return block.place == Place::absent && !block.stored; }
 // Puts a sealed block into the order of use, as the newest; and takes one out.

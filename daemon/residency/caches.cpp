@@ -573,6 +573,7 @@ Status Manager::extent_failed(CacheId id, std::uint32_t extent) {
   auto cache = find_extent(state, id, extent, ExtentState::granting);
   if (!cache) return std::unexpected(cache.error());
   (*cache)->frames.grant_failed(extent);
+  (*cache)->tiering.no_growth_until = state.now + kNoGrowthEvents;
   ++state.dram.tenants[(*cache)->tenant.value].failed;
   uncharge(state.dram, (*cache)->tenant, (*cache)->extent_bytes());
   return {};

@@ -225,6 +225,11 @@ Result<bool> make_ids_room(State& state, Cache& cache, std::uint32_t count, Acti
 
 }  // namespace
 
+std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now) {
+  return std::uint64_t{cache.frames.granting()} * cache.shape.frames_per_extent +
+         coming_frames(cache) + cache.unreferenced.count + displaceable(cache, now);
+}
+
 Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
                             DeviceId asking, Actions& actions) {
   const std::uint32_t available = cache.frames.available();
@@ -242,8 +247,7 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Gro
         {extents, room.bytes / cache.extent_bytes(), cache.frames.absent()});
   }
   const std::uint64_t coming = coming_frames(cache);
-  const std::uint64_t own =
-      granting + coming + cache.unreferenced.count + displaceable(cache, state.now);
+  const std::uint64_t own = frames_within_reach(cache, state.now);
   const bool within_reach = own + admitted * per_extent >= missing;
   if (within_reach && admitted > 0) {
     grant_extents(state, cache, static_cast<std::uint32_t>(admitted), asking, actions);

@@ -28,6 +28,7 @@ void begin_writing(Cache& cache, BlockId id) {
 }
 
 void begin_leaving(Cache& cache, BlockId id) {
+  if (needs_no_write(cache.blocks[id.value])) --cache.tiering.stored_in_use;
   cache.blocks[id.value].place = Place::leaving;
   ++cache.tiering.counts.leaving;
   cache.tiering.to_withdraw.push_back(id);
@@ -103,7 +104,8 @@ bool give_up(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
 
 std::uint64_t displaceable(const Cache& cache, std::uint64_t now) {
   const Tiering& tiering = cache.tiering;
-  if (!tiering.store || writes_refused(tiering, now)) return 0;
+  if (!tiering.store) return 0;
+  if (writes_refused(tiering, now)) return tiering.stored_in_use;
   return cache.counts.sealed - cache.counts.unreferenced - tiering.counts.absent -
          tiering.counts.leaving - tiering.counts.arriving - tiering.counts.writing;
 }
@@ -149,9 +151,13 @@ void promote(State& state, Cache& cache, Actions& actions) {
     }
     if (tiering.counts.arriving >= most_moving(cache, kMaxArrivingBytes)) return;
     if (cache.frames.available() == 0) {
-      const auto asked = std::min<std::size_t>(tiering.promotions.size(), kMaxBlocksPerTurn);
-      const auto room = acquire_frames(state, cache, static_cast<std::uint32_t>(asked),
-                                       Growth::allowed, cache.arenas.front().device, actions);
+      // No more than there can be: a part of them is better than none.
+      const std::uint64_t most =
+          std::clamp<std::uint64_t>(frames_within_reach(cache, state.now), 1, kMaxBlocksPerTurn);
+      const auto asked = std::min<std::uint64_t>(tiering.promotions.size(), most);
+      const Growth growth = state.now < tiering.no_growth_until ? Growth::refused : Growth::allowed;
+      const auto room = acquire_frames(state, cache, static_cast<std::uint32_t>(asked), growth,
+                                       cache.arenas.front().device, actions);
       if (!room && room.error().code != Errc::busy) forget_promotions(cache);
       return;
     }
@@ -201,6 +207,7 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
   (*block)->leaves = false;
   if (outcome == WriteOutcome::stored) {
     (*block)->stored = true;
+    if (needs_no_write(**block)) ++tiering.stored_in_use;
     ++tiering.totals.written;
   } else {
     tiering.refused_until = state.now + kWriteRefusedEvents;
@@ -253,6 +260,7 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
   --tiering.counts.arriving;
   if (whole) {
     (*block)->place = Place::resident;
+    if (needs_no_write(**block)) ++tiering.stored_in_use;
     ++tiering.totals.promoted;
     actions.push_back(SetFrame{id, block_id, (*block)->frame});
     if ((*block)->references == 0) {

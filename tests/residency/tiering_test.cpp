@@ -339,6 +339,58 @@ TEST_F(TieringTest, ADeadSessionsBlocksGoAlsoWhileTheyMove) {
   EXPECT_EQ(status.tiering, TieringCounts{});
 }
 
+TEST_F(TieringTest, OfMoreWantedBlocksThanDramHoldsAllComeInTurn) {
+  const Handle all = make("a", 5 * kFrames);
+  const std::uint64_t before = node.status(cache).tiering_totals.promoted;
+  const std::size_t absent = absent_of(all).size();
+  want(all);
+  EXPECT_GE(node.status(cache).tiering_totals.promoted, before + absent) << "each in its turn";
+}
+
+TEST_F(TieringTest, WhileTheStoreRefusesWritesBlocksThatItHasMakeRoom) {
+  const Handle all = make("a", 5 * kFrames);
+  want(all);  // what comes back is in the store too
+  refuses = true;
+  node.release(session, make("b", 1));
+  const Handle more = node.open(session, cache).sequence;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(extend(more));
+  ASSERT_GT(node.status(cache).tiering_totals.write_refused, 0U);
+  const BlockId wanted = absent_of(all).front();
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{wanted}, node.actions));
+  settle();
+  EXPECT_TRUE(known.contains(wanted.value));
+}
+
+TEST_F(TieringTest, PromotionsDisplaceWhenNoExtentCanBeMade) {
+  limit_dram(2 * kExtent);
+  const Handle all = make("a", 3 * kFrames);
+  limit_dram(4 * kExtent);
+  grants_fail = true;
+  const std::uint64_t before = node.status(cache).tiering_totals.promoted;
+  const std::size_t absent = absent_of(all).size();
+  want(all);
+  EXPECT_GE(node.status(cache).tiering_totals.promoted, before + absent);
+}
+
+TEST_F(TieringTest, AnExtentThatWasEmptiedForPromotionsIsNotReleased) {
+  limit_dram(kExtent);
+  const Handle all = make("a", 2 * kExtentFrames);
+  want(all);                // until the store has all of them
+  limit_dram(2 * kExtent);  // no stock of free frames is kept where a cache can grow
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{absent_of(all).front()}, node.actions));
+  settle();
+  limit_dram(kExtent);
+  ASSERT_TRUE(node.manager.evict(EvictRequest{}, node.actions));  // no spare extent from now on
+  const std::vector<BlockId> absent = absent_of(all);
+  ASSERT_EQ(absent.size(), kExtentFrames) << "as many are in DRAM, and all make room";
+  const std::uint64_t before = node.status(cache).tiering_totals.promoted;
+  node.done.clear();
+  ASSERT_TRUE(node.manager.wanted(cache, absent, node.actions));
+  settle();
+  EXPECT_EQ(node.status(cache).tiering_totals.promoted, before + absent.size());
+  EXPECT_TRUE(Node::all<ReleaseExtent>(node.done).empty());
+}
+
 TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {
   const Handle all = make("a", 2 * kFrames);
   const std::vector<BlockId> absent = absent_of(all);
