@@ -122,6 +122,7 @@ struct Cache {
 
   UseOrder unreferenced;
   Tiering tiering;
+  std::uint64_t referenced = 0;       // sealed blocks that sequences refer to
   std::uint64_t retiring_frames = 0;  // of the blocks that are retiring
   std::deque<BlockId> waiting;        // retired, not yet in a batch
   std::vector<RetireBatch> batches;
@@ -135,6 +136,11 @@ struct Cache {
 
   // Ids that take_block can give.
   std::uint64_t available_ids() const { return free_ids.size() + shape.max_blocks - fresh_id; }
+  // Ids that come back without anybody giving up a reference: of retiring blocks, and of those that
+  // nobody refers to and that are being written, read or displaced.
+  std::uint64_t coming_ids() const {
+    return counts.retiring + counts.sealed - referenced - counts.unreferenced;
+  }
   std::uint64_t block_bytes() const { return shape.geometry.block_bytes; }
   std::uint64_t extent_bytes() const { return shape.frame_extent_bytes; }
   std::uint64_t hbm_bytes(const Arena& arena) const {

@@ -352,6 +352,7 @@ void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& acti
   const TieringTotals totals = cache.tiering.totals;
   cache.tiering = Tiering{};
   cache.tiering.totals = totals;
+  cache.referenced = 0;
   cache.retiring_frames = 0;
   cache.unreferenced = UseOrder{};
   cache.directory = Directory{};

@@ -204,7 +204,7 @@ void make_frame_room(State& state, Cache& cache, std::uint64_t frames) {
 // Ids come back with the blocks that nobody refers to.
 Result<bool> make_ids_room(State& state, Cache& cache, std::uint32_t count, Actions& actions) {
   const std::uint64_t missing = count - cache.available_ids();
-  const std::uint64_t coming = cache.counts.retiring + cache.tiering.counts.writing;
+  const std::uint64_t coming = cache.coming_ids();
   if (coming + cache.unreferenced.count < missing) {
     ++state.dram.tenants[cache.tenant.value].refused;
     return ipc::fail(Errc::quota_exceeded,

@@ -411,5 +411,30 @@ TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {
   EXPECT_TRUE(is_void(node.manager.wanted(cache, absent, node.actions)));
 }
 
+class FewIdsTest : public TieringTest {
+ protected:
+  FewIdsTest() : TieringTest(node_with_store(4)) {}
+};
+
+TEST_F(FewIdsTest, IdsOfBlocksThatAreReadForNobodyAreWaitedFor) {
+  const std::uint32_t ids = kFrames + 4;
+  make("a", ids - 1);
+  holds_reads = true;
+  const Keys stored_keys("b", 1);
+  const Handle reader = node.open(session, cache).sequence;
+  const std::vector<StoredKey> found{{stored_keys[0], kBlock}};
+  ASSERT_EQ(node.manager.append_stored(session, reader, found, node.actions)->matched.size(), 1U);
+  settle();
+  ASSERT_EQ(reads.size(), 1U);
+  node.release(session, reader);
+  const Handle more = node.open(session, cache).sequence;
+  const auto early = node.manager.extend(session, more, 1, Growth::allowed, node.actions);
+  ASSERT_FALSE(early);
+  EXPECT_EQ(early.error().code, Errc::busy) << early.error().text;
+  ASSERT_TRUE(node.manager.loaded(cache, reads[0].id, false, node.actions));
+  settle();
+  EXPECT_TRUE(extend(more));
+}
+
 }  // namespace
 }  // namespace sluice::residency::test
