@@ -148,6 +148,7 @@ BlockId take_stored(Cache& cache, const std::array<std::uint64_t, 2>& seed, cons
   block.place = Place::absent;
   block.stored = true;
   ++cache.tiering.counts.absent;
+  ++cache.referenced;
   make_known(cache, id, hash_key(seed, stored.key), stored.key, stored.valid_bytes);
   return id;
 }
@@ -227,6 +228,7 @@ void publish(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::
              std::uint64_t valid_bytes) {
   SLUICE_ASSERT(cache.blocks[id.value].state == BlockState::taken);
   --cache.counts.taken;
+  ++cache.referenced;
   make_known(cache, id, hash, key, valid_bytes);
 }
 
@@ -234,6 +236,7 @@ void reference(Cache& cache, BlockId id) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::sealed);
   if (block.references == 0) {
+    ++cache.referenced;
     if (in_use_order(block)) leave_use_order(cache, id);
     if (block.frame != ipc::kNoFrameId) cache.frames.hold(block.frame);
   } else {
@@ -241,6 +244,7 @@ void reference(Cache& cache, BlockId id) {
     if (block.references == 1) ++cache.counts.shared;
   }
   ++block.references;
+  if (block.references == 1 && needs_no_write(block)) ++cache.tiering.stored_in_use;
 }
 
 void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
@@ -252,11 +256,13 @@ void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId
     return;
   }
   SLUICE_ASSERT(block.state == BlockState::sealed);
+  if (block.references == 1 && needs_no_write(block)) --cache.tiering.stored_in_use;
   if (--block.references > (SLUICE_SEEDED(evict_referenced) ? 1 : 0)) {
     --cache.saved_references;
     if (block.references == 1) --cache.counts.shared;
     return;
   }
+  --cache.referenced;
   block.last_use = now;
   if (block.frame != ipc::kNoFrameId) cache.frames.unhold(block.frame);
   if (block.place == Place::absent) {
@@ -309,7 +315,9 @@ void give_back_frame(Cache& cache, Block& block, Actions& actions) {
   const std::uint32_t extent = cache.frames.extent_of(frame);
   if (!cache.frames.give_back(frame) || cache.shape.extents_stay) return;
   const std::uint32_t spare = cache.keep_spare ? kSpareEmptyExtents : 0;
-  if (cache.frames.vacating(extent) || cache.frames.empty() > spare) {
+  // What promotions wait for was displaced for them.
+  const bool needed = !cache.tiering.promotions.empty();
+  if (cache.frames.vacating(extent) || (!needed && cache.frames.empty() > spare)) {
     release_extent(cache, extent, actions);
   }
 }

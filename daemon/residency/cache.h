@@ -67,13 +67,15 @@ struct RetireBatch {
 
 // What moves between DRAM and the block store (tiering.h).
 struct Tiering {
-  bool store = false;                // there is one
-  std::deque<BlockId> to_write;      // writing, and not ordered yet
-  std::deque<BlockId> to_withdraw;   // leaving, and not in a batch yet
-  std::vector<RetireBatch> batches;  // of leaving ones
-  std::deque<BlockId> promotions;    // wanted ones, in order
-  std::uint32_t hand = 0;            // the id that displacing goes on with
-  std::uint64_t refused_until = 0;   // event until which nothing is written
+  bool store = false;                 // there is one
+  std::deque<BlockId> to_write;       // writing, and not ordered yet
+  std::deque<BlockId> to_withdraw;    // leaving, and not in a batch yet
+  std::vector<RetireBatch> batches;   // of leaving ones
+  std::deque<BlockId> promotions;     // wanted ones, in order
+  std::uint32_t hand = 0;             // the id that displacing goes on with
+  std::uint64_t refused_until = 0;    // event until which nothing is written
+  std::uint64_t no_growth_until = 0;  // event until which promotions ask for no extents
+  std::uint64_t stored_in_use = 0;    // blocks for which needs_no_write holds
   TieringCounts counts;
   TieringTotals totals;
 };
@@ -120,6 +122,7 @@ struct Cache {
 
   UseOrder unreferenced;
   Tiering tiering;
+  std::uint64_t referenced = 0;       // sealed blocks that sequences refer to
   std::uint64_t retiring_frames = 0;  // of the blocks that are retiring
   std::deque<BlockId> waiting;        // retired, not yet in a batch
   std::vector<RetireBatch> batches;
@@ -133,6 +136,11 @@ struct Cache {
 
   // Ids that take_block can give.
   std::uint64_t available_ids() const { return free_ids.size() + shape.max_blocks - fresh_id; }
+  // Ids that come back without anybody giving up a reference: of retiring blocks, and of those that
+  // nobody refers to and that are being written, read or displaced.
+  std::uint64_t coming_ids() const {
+    return counts.retiring + counts.sealed - referenced - counts.unreferenced;
+  }
   std::uint64_t block_bytes() const { return shape.geometry.block_bytes; }
   std::uint64_t extent_bytes() const { return shape.frame_extent_bytes; }
   std::uint64_t hbm_bytes(const Arena& arena) const {
@@ -153,6 +161,10 @@ BlockId take_stored(Cache& cache, const std::array<std::uint64_t, 2>& seed, cons
 // Whether a sealed block is in the order of use, from which blocks are evicted.
 inline bool in_use_order(const Block& block) {
   return block.references == 0 && block.place == Place::resident && !block.writing;
+}
+// Whether a sealed block that sequences refer to can leave DRAM without being written.
+inline bool needs_no_write(const Block& block) {
+  return block.references > 0 && block.place == Place::resident && block.stored;
 }
 inline bool is_lost(const Block& block) { return block.place == Place::absent && !block.stored; }
 // Puts a sealed block into the order of use, as the newest; and takes one out.

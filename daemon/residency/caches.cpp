@@ -353,6 +353,7 @@ void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& acti
   const TieringTotals totals = cache.tiering.totals;
   cache.tiering = Tiering{};
   cache.tiering.totals = totals;
+  cache.referenced = 0;
   cache.retiring_frames = 0;
   cache.unreferenced = UseOrder{};
   cache.directory = Directory{};
@@ -574,6 +575,7 @@ Status Manager::extent_failed(CacheId id, std::uint32_t extent) {
   auto cache = find_extent(state, id, extent, ExtentState::granting);
   if (!cache) return std::unexpected(cache.error());
   (*cache)->frames.grant_failed(extent);
+  (*cache)->tiering.no_growth_until = state.now + kNoGrowthEvents;
   ++state.dram.tenants[(*cache)->tenant.value].failed;
   uncharge(state.dram, (*cache)->tenant, (*cache)->extent_bytes());
   return {};

@@ -53,6 +53,8 @@ void check_move(const Block& block, TieringCounts& counts) {
 void check_blocks(const State& state, const Cache& cache, const References& references) {
   BlockCounts counts;
   TieringCounts tiering;
+  std::uint64_t stored_in_use = 0;
+  std::uint64_t referenced = 0;
   std::uint64_t saved = 0;
   std::uint64_t retiring_frames = 0;
   std::uint32_t free = 0;
@@ -82,6 +84,8 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
     } else if (block.state == BlockState::sealed) {
       ++counts.sealed;
       check_move(block, tiering);
+      if (needs_no_write(block)) ++stored_in_use;
+      if (block.references > 0) ++referenced;
       if (in_use_order(block)) ++counts.unreferenced;
       if (block.references > 1) {
         ++counts.shared;
@@ -100,6 +104,8 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
   SLUICE_ASSERT(saved == cache.saved_references);
   SLUICE_ASSERT(free == cache.free_ids.size());
   SLUICE_ASSERT(tiering == cache.tiering.counts);
+  SLUICE_ASSERT(referenced == cache.referenced);
+  SLUICE_ASSERT(stored_in_use == cache.tiering.stored_in_use);
   SLUICE_ASSERT(retiring_frames == cache.retiring_frames);
   SLUICE_ASSERT(cache.directory.size() == counts.sealed - tiering.lost);
   SLUICE_ASSERT(cache.unreferenced.count == counts.unreferenced);

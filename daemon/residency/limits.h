@@ -56,6 +56,9 @@ inline constexpr std::uint32_t kMaxPromotionsQueued = 1u << 16;
 // After the store refused a write, blocks of that cache that leave DRAM are dropped without asking
 // it, for this many events.
 inline constexpr std::uint64_t kWriteRefusedEvents = 1u << 12;
+// After an extent could not be made, promotions displace blocks instead of asking for more, for
+// this many events.
+inline constexpr std::uint64_t kNoGrowthEvents = 1u << 16;
 // With a block store, a cache has ids for up to this many times the blocks that DRAM holds, as far
 // as four bytes a page come to no more than this part of the tenant's DRAM.
 inline constexpr std::uint64_t kMaxStoreIdsFactor = 16;

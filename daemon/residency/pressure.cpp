@@ -204,7 +204,7 @@ void make_frame_room(State& state, Cache& cache, std::uint64_t frames) {
 // Ids come back with the blocks that nobody refers to.
 Result<bool> make_ids_room(State& state, Cache& cache, std::uint32_t count, Actions& actions) {
   const std::uint64_t missing = count - cache.available_ids();
-  const std::uint64_t coming = cache.counts.retiring + cache.tiering.counts.writing;
+  const std::uint64_t coming = cache.coming_ids();
   if (coming + cache.unreferenced.count < missing) {
     ++state.dram.tenants[cache.tenant.value].refused;
     return ipc::fail(Errc::quota_exceeded,
@@ -225,6 +225,11 @@ Result<bool> make_ids_room(State& state, Cache& cache, std::uint32_t count, Acti
 
 }  // namespace
 
+std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now) {
+  return std::uint64_t{cache.frames.granting()} * cache.shape.frames_per_extent +
+         coming_frames(cache) + cache.unreferenced.count + displaceable(cache, now);
+}
+
 Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
                             DeviceId asking, Actions& actions) {
   const std::uint32_t available = cache.frames.available();
@@ -242,8 +247,7 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Gro
         {extents, room.bytes / cache.extent_bytes(), cache.frames.absent()});
   }
   const std::uint64_t coming = coming_frames(cache);
-  const std::uint64_t own =
-      granting + coming + cache.unreferenced.count + displaceable(cache, state.now);
+  const std::uint64_t own = frames_within_reach(cache, state.now);
   const bool within_reach = own + admitted * per_extent >= missing;
   if (within_reach && admitted > 0) {
     grant_extents(state, cache, static_cast<std::uint32_t>(admitted), asking, actions);

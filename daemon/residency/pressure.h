@@ -5,6 +5,9 @@
 
 namespace sluice::residency {
 
+// Frames of the cache that are on their way, or that it could make free, without new extents.
+std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now);
+
 // Sees to it that the cache has `count` frames to take.
 //   false           it has
 //   true            it asked for extents (GrantDram); nothing else was done

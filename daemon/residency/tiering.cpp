@@ -28,6 +28,7 @@ void begin_writing(Cache& cache, BlockId id) {
 }
 
 void begin_leaving(Cache& cache, BlockId id) {
+  if (needs_no_write(cache.blocks[id.value])) --cache.tiering.stored_in_use;
   cache.blocks[id.value].place = Place::leaving;
   ++cache.tiering.counts.leaving;
   cache.tiering.to_withdraw.push_back(id);
@@ -64,6 +65,13 @@ void forget_promotions(Cache& cache) {
   }
 }
 
+// The cache of a move. One that is being destroyed has no blocks any more, and its moves are void.
+Result<Cache*> find_living(State& state, CacheId id) {
+  auto cache = find_cache(state, id);
+  if (cache && (*cache)->state != CacheState::destroying) return *cache;
+  return ipc::fail(Errc::not_found, "nothing of cache " + std::to_string(id.value) + " moves");
+}
+
 // The block of a move that is under way.
 Result<Block*> find_moving(Cache& cache, BlockId id, bool (*moves)(const Block&)) {
   if (id.value < cache.fresh_id) {
@@ -96,7 +104,8 @@ bool give_up(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
 
 std::uint64_t displaceable(const Cache& cache, std::uint64_t now) {
   const Tiering& tiering = cache.tiering;
-  if (!tiering.store || writes_refused(tiering, now)) return 0;
+  if (!tiering.store) return 0;
+  if (writes_refused(tiering, now)) return tiering.stored_in_use;
   return cache.counts.sealed - cache.counts.unreferenced - tiering.counts.absent -
          tiering.counts.leaving - tiering.counts.arriving - tiering.counts.writing;
 }
@@ -142,9 +151,13 @@ void promote(State& state, Cache& cache, Actions& actions) {
     }
     if (tiering.counts.arriving >= most_moving(cache, kMaxArrivingBytes)) return;
     if (cache.frames.available() == 0) {
-      const auto asked = std::min<std::size_t>(tiering.promotions.size(), kMaxBlocksPerTurn);
-      const auto room = acquire_frames(state, cache, static_cast<std::uint32_t>(asked),
-                                       Growth::allowed, cache.arenas.front().device, actions);
+      // No more than there can be: a part of them is better than none.
+      const std::uint64_t most =
+          std::clamp<std::uint64_t>(frames_within_reach(cache, state.now), 1, kMaxBlocksPerTurn);
+      const auto asked = std::min<std::uint64_t>(tiering.promotions.size(), most);
+      const Growth growth = state.now < tiering.no_growth_until ? Growth::refused : Growth::allowed;
+      const auto room = acquire_frames(state, cache, static_cast<std::uint32_t>(asked), growth,
+                                       cache.arenas.front().device, actions);
       if (!room && room.error().code != Errc::busy) forget_promotions(cache);
       return;
     }
@@ -183,7 +196,7 @@ void order_moves(Cache& cache, std::uint64_t& next_batch, Actions& actions) {
 Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
+  auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   auto block = find_moving(**cache, block_id, [](const Block& one) { return one.writing; });
   if (!block) return std::unexpected(block.error());
@@ -194,6 +207,7 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
   (*block)->leaves = false;
   if (outcome == WriteOutcome::stored) {
     (*block)->stored = true;
+    if (needs_no_write(**block)) ++tiering.stored_in_use;
     ++tiering.totals.written;
   } else {
     tiering.refused_until = state.now + kWriteRefusedEvents;
@@ -213,7 +227,7 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
 Status Manager::withdrawn(CacheId id, std::uint64_t number, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
+  auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   Tiering& tiering = (*cache)->tiering;
   const auto batch = std::ranges::find(tiering.batches, number, &RetireBatch::number);
@@ -236,7 +250,7 @@ Status Manager::withdrawn(CacheId id, std::uint64_t number, Actions& actions) {
 Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
+  auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   auto block =
       find_moving(**cache, block_id, [](const Block& one) { return one.place == Place::arriving; });
@@ -246,6 +260,7 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
   --tiering.counts.arriving;
   if (whole) {
     (*block)->place = Place::resident;
+    if (needs_no_write(**block)) ++tiering.stored_in_use;
     ++tiering.totals.promoted;
     actions.push_back(SetFrame{id, block_id, (*block)->frame});
     if ((*block)->references == 0) {
@@ -271,7 +286,7 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
 Status Manager::wanted(CacheId id, std::span<const BlockId> ids, Actions& actions) {
   State& state = *state_;
   ++state.now;
-  auto cache = find_cache(state, id);
+  auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   for (const BlockId one : ids) {
     if (one.value < (*cache)->fresh_id) want(**cache, one);

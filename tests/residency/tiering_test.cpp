@@ -11,11 +11,12 @@
 namespace sluice::residency::test {
 namespace {
 
-constexpr std::uint32_t kFrames = 16;  // of DRAM: four extents of four blocks
+constexpr std::uint32_t kExtentFrames = kExtent / kBlock;
+constexpr std::uint32_t kFrames = 4 * kExtentFrames;  // of DRAM
 
-ManagerConfig node_with_store() {
+ManagerConfig node_with_store(std::uint64_t store_blocks = 1024) {
   ManagerConfig config = small_node();
-  config.nvme_bytes = 1024 * kBlock;
+  config.nvme_bytes = store_blocks * kBlock;
   config.dram = {4 * kExtent, kExtent};
   for (TenantSpec& tenant : config.tenants) tenant.dram.limit_bytes = 4 * kExtent;
   return config;
@@ -28,6 +29,8 @@ std::string name_of(std::span<const std::byte> key) {
 // A node whose store answers when it is told to, and keeps which block is in which frame.
 class TieringTest : public testing::Test {
  protected:
+  explicit TieringTest(const ManagerConfig& config = node_with_store()) : node(config) {}
+
   // Answers one action of each kind that the node itself does not.
   void answer(const Action& action) {
     if (const auto* write = std::get_if<WriteBlock>(&action)) {
@@ -50,6 +53,10 @@ class TieringTest : public testing::Test {
         EXPECT_TRUE(node.manager.withdrawn(withdraw->cache, withdraw->batch, node.actions));
       }
     } else if (const auto* read = std::get_if<ReadBlock>(&action)) {
+      if (holds_reads) {
+        reads.push_back(*read);
+        return;
+      }
       const std::string key = name_of(read->key);
       for (const auto& [id, frame] : known) {
         EXPECT_NE(frame, read->frame.value) << "resolvers know the frame that is read into";
@@ -58,6 +65,8 @@ class TieringTest : public testing::Test {
       const bool whole = stored.contains(key) && !loses.contains(key);
       if (whole) frames[read->frame.value] = key;
       EXPECT_TRUE(node.manager.loaded(read->cache, read->id, whole, node.actions));
+    } else if (const auto* grant = std::get_if<GrantDram>(&action); grant && grants_fail) {
+      EXPECT_TRUE(node.manager.extent_failed(grant->cache, grant->extent));
     } else if (const auto* set = std::get_if<SetFrame>(&action)) {
       known[set->id.value] = set->frame.value;
     } else {
@@ -69,7 +78,8 @@ class TieringTest : public testing::Test {
   }
 
   void settle() {
-    for (int turns = 0; turns < 1000; ++turns) {
+    int turns = 0;
+    for (; turns < 1000; ++turns) {
       if (node.actions.empty() && !node.manager.pending_work()) break;
       for (const Action& action : std::exchange(node.actions, {})) {
         node.done.push_back(action);
@@ -77,6 +87,7 @@ class TieringTest : public testing::Test {
       }
       if (node.manager.pending_work()) node.manager.turn(node.actions);
     }
+    EXPECT_TRUE(turns < 1000 || !graces.empty() || !reads.empty()) << "the work does not end";
     node.manager.check();
   }
 
@@ -125,11 +136,28 @@ class TieringTest : public testing::Test {
     settle();
   }
 
-  Node node{node_with_store()};
+  // The sequence's blocks that are nowhere but in the store.
+  std::vector<BlockId> absent_of(Handle sequence) {
+    std::vector<BlockId> ids;
+    for (const BlockStatus& block : blocks_of(sequence)) {
+      if (block.place == Place::absent) ids.push_back(block.id);
+    }
+    return ids;
+  }
+
+  void limit_dram(std::uint64_t bytes) {
+    EXPECT_TRUE(node.manager.set_quota(TenantId{0}, Tier::dram, {0, bytes, 1.0}, node.actions));
+    settle();
+  }
+
+  Node node;
   std::map<std::string, std::uint64_t> stored;
   std::set<std::string> loses;
   bool refuses = false;
   bool holds_graces = false;
+  bool holds_reads = false;
+  bool grants_fail = false;
+  std::vector<ReadBlock> reads;
   std::vector<Withdraw> graces;
   std::set<std::uint32_t> in_grace;              // the frames of these
   std::map<std::uint32_t, std::string> frames;   // what is in them
@@ -309,6 +337,103 @@ TEST_F(TieringTest, ADeadSessionsBlocksGoAlsoWhileTheyMove) {
   const CacheStatus status = node.status(cache);
   EXPECT_EQ(status.sequences, 0U);
   EXPECT_EQ(status.tiering, TieringCounts{});
+}
+
+TEST_F(TieringTest, OfMoreWantedBlocksThanDramHoldsAllComeInTurn) {
+  const Handle all = make("a", 5 * kFrames);
+  const std::uint64_t before = node.status(cache).tiering_totals.promoted;
+  const std::size_t absent = absent_of(all).size();
+  want(all);
+  EXPECT_GE(node.status(cache).tiering_totals.promoted, before + absent) << "each in its turn";
+}
+
+TEST_F(TieringTest, WhileTheStoreRefusesWritesBlocksThatItHasMakeRoom) {
+  const Handle all = make("a", 5 * kFrames);
+  want(all);  // what comes back is in the store too
+  refuses = true;
+  node.release(session, make("b", 1));
+  const Handle more = node.open(session, cache).sequence;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(extend(more));
+  ASSERT_GT(node.status(cache).tiering_totals.write_refused, 0U);
+  const BlockId wanted = absent_of(all).front();
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{wanted}, node.actions));
+  settle();
+  EXPECT_TRUE(known.contains(wanted.value));
+}
+
+TEST_F(TieringTest, PromotionsDisplaceWhenNoExtentCanBeMade) {
+  limit_dram(2 * kExtent);
+  const Handle all = make("a", 3 * kFrames);
+  limit_dram(4 * kExtent);
+  grants_fail = true;
+  const std::uint64_t before = node.status(cache).tiering_totals.promoted;
+  const std::size_t absent = absent_of(all).size();
+  want(all);
+  EXPECT_GE(node.status(cache).tiering_totals.promoted, before + absent);
+}
+
+TEST_F(TieringTest, AnExtentThatWasEmptiedForPromotionsIsNotReleased) {
+  limit_dram(kExtent);
+  const Handle all = make("a", 2 * kExtentFrames);
+  want(all);                // until the store has all of them
+  limit_dram(2 * kExtent);  // no stock of free frames is kept where a cache can grow
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{absent_of(all).front()}, node.actions));
+  settle();
+  limit_dram(kExtent);
+  ASSERT_TRUE(node.manager.evict(EvictRequest{}, node.actions));  // no spare extent from now on
+  const std::vector<BlockId> absent = absent_of(all);
+  ASSERT_EQ(absent.size(), kExtentFrames) << "as many are in DRAM, and all make room";
+  const std::uint64_t before = node.status(cache).tiering_totals.promoted;
+  node.done.clear();
+  ASSERT_TRUE(node.manager.wanted(cache, absent, node.actions));
+  settle();
+  EXPECT_EQ(node.status(cache).tiering_totals.promoted, before + absent.size());
+  EXPECT_TRUE(Node::all<ReleaseExtent>(node.done).empty());
+}
+
+TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {
+  const Handle all = make("a", 2 * kFrames);
+  const std::vector<BlockId> absent = absent_of(all);
+  ASSERT_FALSE(absent.empty());
+  holds_reads = true;
+  want(all);
+  ASSERT_FALSE(reads.empty());
+  ASSERT_TRUE(node.manager.session_dead(session, node.actions));
+  const EvictRequest drop{EvictRequest::kAny, EvictRequest::kAny, EvictRequest::kAll, true};
+  ASSERT_TRUE(node.manager.evict(drop, node.actions));
+  ASSERT_EQ(Node::all<DestroyCache>(node.actions).size(), 1U);
+  const auto is_void = [](const Status& status) {
+    return !status && status.error().code == Errc::not_found;
+  };
+  const BlockId id = reads.front().id;
+  EXPECT_TRUE(is_void(node.manager.loaded(cache, id, true, node.actions)));
+  EXPECT_TRUE(is_void(node.manager.written(cache, id, WriteOutcome::stored, node.actions)));
+  EXPECT_TRUE(is_void(node.manager.wanted(cache, absent, node.actions)));
+}
+
+class FewIdsTest : public TieringTest {
+ protected:
+  FewIdsTest() : TieringTest(node_with_store(4)) {}
+};
+
+TEST_F(FewIdsTest, IdsOfBlocksThatAreReadForNobodyAreWaitedFor) {
+  const std::uint32_t ids = kFrames + 4;
+  make("a", ids - 1);
+  holds_reads = true;
+  const Keys stored_keys("b", 1);
+  const Handle reader = node.open(session, cache).sequence;
+  const std::vector<StoredKey> found{{stored_keys[0], kBlock}};
+  ASSERT_EQ(node.manager.append_stored(session, reader, found, node.actions)->matched.size(), 1U);
+  settle();
+  ASSERT_EQ(reads.size(), 1U);
+  node.release(session, reader);
+  const Handle more = node.open(session, cache).sequence;
+  const auto early = node.manager.extend(session, more, 1, Growth::allowed, node.actions);
+  ASSERT_FALSE(early);
+  EXPECT_EQ(early.error().code, Errc::busy) << early.error().text;
+  ASSERT_TRUE(node.manager.loaded(cache, reads[0].id, false, node.actions));
+  settle();
+  EXPECT_TRUE(extend(more));
 }
 
 }  // namespace
