@@ -5,7 +5,7 @@
 // is the same above all of them, so an engine promises little: a request that it took is answered
 // once, in any order, with what the system call would have returned. In particular a read or a
 // write may be short, and only a `sync` makes writes that were answered before it was submitted
-// durable. The caller sees to it that no write or discard in flight overlaps another request.
+// durable. The caller sees to it that writes and discards in flight do not overlap each other.
 //
 // A request is in flight from the submit() that took it until the reap() that gives its answer.
 //

@@ -9,7 +9,7 @@
 namespace sluice::storage {
 
 // `depth`: 1 to kMaxIoDepth. Errors: not_supported (the text says what the kernel answered, or what
-// it lacks).
+// it lacks), limit_reached (descriptors of the process), io_error.
 Result<std::unique_ptr<IoEngine>> make_uring_engine(std::uint32_t depth);
 
 }  // namespace sluice::storage
