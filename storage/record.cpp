@@ -175,7 +175,7 @@ void write_record_page(const RecordFields& fields, Page page) {
   raw.namespace_bytes = static_cast<std::uint32_t>(fields.encoded_namespace.size());
   raw.key_bytes = static_cast<std::uint32_t>(fields.key.size());
   raw.written_s = fields.written_s;
-  std::memcpy(raw.key, fields.key.data(), fields.key.size());
+  std::ranges::copy(fields.key, raw.key);
   std::ranges::copy(fields.part_checksums, raw.part_checksums);
   std::ranges::copy(as_bytes(fields.encoded_namespace), raw.encoded_namespace);
   seal(raw, page);
