@@ -248,19 +248,19 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
   return {};
 }
 
-Status Manager::withdrawn(CacheId id, std::uint64_t number, Actions& actions) {
+Status Manager::withdrawn(CacheId id, std::uint64_t batch, Actions& actions) {
   State& state = *state_;
   ++state.now;
   auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   Tiering& tiering = (*cache)->tiering;
-  const auto batch = std::ranges::find(tiering.batches, number, &RetireBatch::number);
-  if (batch == tiering.batches.end()) {
+  const auto found = std::ranges::find(tiering.batches, batch, &RetireBatch::number);
+  if (found == tiering.batches.end()) {
     return ipc::fail(Errc::not_found, "cache " + std::to_string(id.value) + " withdraws no batch " +
-                                          std::to_string(number));
+                                          std::to_string(batch));
   }
-  const std::vector<BlockId> ids = std::move(batch->ids);
-  tiering.batches.erase(batch);
+  const std::vector<BlockId> ids = std::move(found->ids);
+  tiering.batches.erase(found);
   for (const BlockId one : ids) {
     --tiering.counts.leaving;
     ++tiering.totals.displaced;
