@@ -266,7 +266,7 @@ void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId
   block.last_use = now;
   if (block.frame != ipc::kNoFrameId) cache.frames.unhold(block.frame);
   if (block.place == Place::absent) {
-    evict(cache, seed, id, EvictReason::pressure);
+    if (!SLUICE_SEEDED(strand_displaced)) evict(cache, seed, id, EvictReason::pressure);
     return;
   }
   if (!in_use_order(block)) return;  // goes when it has arrived, left or been written

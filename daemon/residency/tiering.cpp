@@ -6,6 +6,7 @@
 
 #include "daemon/residency/manager.h"
 #include "daemon/residency/pressure.h"
+#include "daemon/residency/seeded.h"
 
 namespace sluice::residency {
 namespace {
@@ -39,7 +40,11 @@ void become_absent(Cache& cache, const std::array<std::uint64_t, 2>& seed, Block
                    Actions& actions) {
   Block& block = cache.blocks[id.value];
   if (block.references > 0) cache.frames.unhold(block.frame);
-  give_back_frame(cache, block, actions);
+  if (SLUICE_SEEDED(keep_lost_frame) && !block.stored) {
+    block.frame = ipc::kNoFrameId;
+  } else {
+    give_back_frame(cache, block, actions);
+  }
   block.place = Place::absent;
   ++cache.tiering.counts.absent;
   if (block.references == 0) {
@@ -47,6 +52,16 @@ void become_absent(Cache& cache, const std::array<std::uint64_t, 2>& seed, Block
   } else if (block.wanted) {
     cache.tiering.promotions.push_back(id);
   }
+}
+
+// For the seeded bug: the frames of a batch that was ordered just now are free.
+void skip_grace(Cache& cache, RetireBatch& batch, Actions& actions) {
+  std::erase_if(batch.ids, [&](BlockId id) {
+    if (cache.blocks[id.value].references == 0) return false;
+    --cache.tiering.counts.leaving;
+    become_absent(cache, {}, id, actions);
+    return true;
+  });
 }
 
 bool may_be_displaced(const Block& block) {
@@ -90,8 +105,8 @@ std::uint64_t most_moving(const Cache& cache, std::uint64_t bytes) {
 
 bool give_up(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason,
              std::uint64_t now) {
-  const bool write =
-      cache.tiering.store && !cache.blocks[id.value].stored && !writes_refused(cache.tiering, now);
+  const bool write = !SLUICE_SEEDED(drop_unwritten) && cache.tiering.store &&
+                     !cache.blocks[id.value].stored && !writes_refused(cache.tiering, now);
   if (!write) {
     evict(cache, seed, id, reason);
     return true;
@@ -99,6 +114,11 @@ bool give_up(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
   if (!may_write_more(cache)) return false;
   leave_use_order(cache, id);
   begin_writing(cache, id);
+  if (SLUICE_SEEDED(evict_while_writing)) {
+    cache.blocks[id.value].writing = false;
+    append_newest(cache, id);
+    evict(cache, seed, id, reason);
+  }
   return true;
 }
 
@@ -119,7 +139,7 @@ std::uint64_t displace(Cache& cache, std::uint64_t most, std::uint64_t now) {
     const BlockId id{tiering.hand++};
     Block& block = cache.blocks[id.value];
     if (!may_be_displaced(block)) continue;
-    if (block.stored) {
+    if (block.stored || SLUICE_SEEDED(displace_unwritten)) {
       begin_leaving(cache, id);
     } else {
       if (writes_refused(tiering, now) || !may_write_more(cache)) continue;
@@ -170,6 +190,9 @@ void promote(State& state, Cache& cache, Actions& actions) {
     ++tiering.counts.arriving;
     actions.push_back(
         ReadBlock{cache.id, id, block.frame, valid_bytes(block), copy_of_key(cache, id)});
+    if (SLUICE_SEEDED(publish_before_loaded)) {
+      actions.push_back(SetFrame{cache.id, id, block.frame});
+    }
   }
 }
 
@@ -187,6 +210,7 @@ void order_moves(Cache& cache, std::uint64_t& next_batch, Actions& actions) {
     RetireBatch batch{next_batch++, {tiering.to_withdraw.begin(), end}};
     tiering.to_withdraw.erase(tiering.to_withdraw.begin(), end);
     actions.push_back(Withdraw{cache.id, batch.number, batch.ids});
+    if (SLUICE_SEEDED(withdraw_without_grace)) skip_grace(cache, batch, actions);
     tiering.batches.push_back(std::move(batch));
   }
 }
@@ -205,7 +229,7 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
   --tiering.counts.writing;
   const bool leaves = (*block)->leaves;
   (*block)->leaves = false;
-  if (outcome == WriteOutcome::stored) {
+  if (outcome == WriteOutcome::stored || SLUICE_SEEDED(believe_refused)) {
     (*block)->stored = true;
     if (needs_no_write(**block)) ++tiering.stored_in_use;
     ++tiering.totals.written;
@@ -224,19 +248,19 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
   return {};
 }
 
-Status Manager::withdrawn(CacheId id, std::uint64_t number, Actions& actions) {
+Status Manager::withdrawn(CacheId id, std::uint64_t batch, Actions& actions) {
   State& state = *state_;
   ++state.now;
   auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   Tiering& tiering = (*cache)->tiering;
-  const auto batch = std::ranges::find(tiering.batches, number, &RetireBatch::number);
-  if (batch == tiering.batches.end()) {
+  const auto found = std::ranges::find(tiering.batches, batch, &RetireBatch::number);
+  if (found == tiering.batches.end()) {
     return ipc::fail(Errc::not_found, "cache " + std::to_string(id.value) + " withdraws no batch " +
-                                          std::to_string(number));
+                                          std::to_string(batch));
   }
-  const std::vector<BlockId> ids = std::move(batch->ids);
-  tiering.batches.erase(batch);
+  const std::vector<BlockId> ids = std::move(found->ids);
+  tiering.batches.erase(found);
   for (const BlockId one : ids) {
     --tiering.counts.leaving;
     ++tiering.totals.displaced;
@@ -271,7 +295,9 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
       }
     }
   } else {
-    (*cache)->directory.erase(hash_key(seed, key_of(**cache, block_id)), block_id);
+    if (!SLUICE_SEEDED(stay_lost_in_directory)) {
+      (*cache)->directory.erase(hash_key(seed, key_of(**cache, block_id)), block_id);
+    }
     (*block)->stored = false;
     ++tiering.counts.lost;
     ++tiering.totals.lost;

@@ -187,6 +187,7 @@ TEST_F(TieringTest, ABlockInTheStoreIsNotWrittenTwice) {
   const Handle again = node.open(session, cache).sequence;
   const auto first = stored;
   std::vector<StoredKey> found;
+  found.reserve(first.size());
   for (const auto& [key, bytes] : first) {
     found.push_back({std::as_bytes(std::span(key)), bytes});
   }

@@ -9,14 +9,15 @@
 namespace sluice::residency::test {
 namespace {
 
-ManagerConfig config() {
+ManagerConfig config_of(const std::optional<StoreSpec>& store, std::uint64_t dram_capacity) {
   ManagerConfig config;
   config.hbm = {kHbmCapacity, kHbmExtent};
   config.hbm_devices = kDevices;
-  config.dram = {kDramCapacity, kExtent};
+  config.dram = {dram_capacity, kExtent};
+  if (store) config.nvme_bytes = store->blocks * kFrame;
   config.tenants = {
-      {"a", {kHbmExtent, kHbmCapacity, 1.0}, {2 * kExtent, kDramCapacity, 1.0}},
-      {"b", {0, kHbmCapacity, 2.0}, {0, 16 * kExtent, 2.0}},
+      {"a", {kHbmExtent, kHbmCapacity, 1.0}, {2 * kExtent, dram_capacity, 1.0}},
+      {"b", {0, kHbmCapacity, 2.0}, {0, dram_capacity * 2 / 3 / kExtent * kExtent, 2.0}},
       {"c", {0, 4 * kHbmExtent, 1.0}, {kExtent, 6 * kExtent, 1.0}},
   };
   config.hash_seed = {11, 22};
@@ -33,7 +34,7 @@ CacheSpec spec_of(const Event& event) {
   spec.shard_count = 2;
   spec.shard_index = event.b / 2 % 2;
   spec.device.value = event.b / 4 % kDevices;
-  spec.layout = {1, 1, 64, 16, 2, 2, ipc::PageKind::block};
+  spec.layout = kLayout;
   if (event.c % 16 == 0) spec.layout.block_tokens = 32;
   spec.hbm_bytes = event.d % 4 * kHbmExtent;
   return spec;
@@ -45,8 +46,11 @@ bool same_name(const CacheSpec& a, const CacheSpec& b) {
 
 }  // namespace
 
-World::World() : manager_(std::move(*Manager::create(config()))) {
-  const ManagerConfig initial = config();
+World::World(const std::optional<StoreSpec>& store)
+    : store_(store),
+      dram_capacity_(store ? kStoreDramCapacity : kDramCapacity),
+      manager_(std::move(*Manager::create(config_of(store_, dram_capacity_)))) {
+  const ManagerConfig initial = config_of(store_, dram_capacity_);
   for (std::size_t tenant = 0; tenant < kTenants; ++tenant) {
     quotas_[0][tenant] = initial.tenants[tenant].hbm;
     quotas_[1][tenant] = initial.tenants[tenant].dram;
@@ -98,10 +102,10 @@ void World::apply(const Event& event) {
       release(event);
       break;
     case Kind::answer:
-      answer(event.a, true);
+      answer(event.a, true, event.b);
       break;
     case Kind::answer_failed:
-      answer(event.a, false);
+      answer(event.a, false, event.b);
       break;
     case Kind::set_quota:
       set_quota(event);
@@ -115,12 +119,21 @@ void World::apply(const Event& event) {
     case Kind::repeat_key:
       repeat_key(event);
       break;
+    case Kind::append_stored:
+      append_stored(event);
+      break;
+    case Kind::wanted:
+      wanted(event);
+      break;
+    case Kind::store_drop:
+      store_drop(event);
+      break;
     default:
       manager_.turn(actions_);
       break;
   }
   absorb();
-  hold(new_frames_.empty(), "a seal gave no SetFrame");
+  hold(new_frames_.empty(), "a seal or a read gave no SetFrame");
   hold(dying_ == SessionId{}, "a death gave no ActorsIdle");
 }
 
@@ -150,7 +163,7 @@ void World::follow(const Action& action) {
     const auto extent = cache.extents.find(release->extent);
     hold(extent != cache.extents.end() && extent->second == Extent::present,
          "an extent was released that does not exist");
-    for (const auto& [frame, id] : cache.frames) {
+    for (const auto& [frame, use] : cache.frames) {
       hold(frame / cache.shape.frames_per_extent != release->extent,
            "an extent was released while frame " + std::to_string(frame) + " is in use");
     }
@@ -158,11 +171,15 @@ void World::follow(const Action& action) {
     unanswered_.push_back({Unanswered::release, release->cache.value, release->extent});
     count("extent released");
   } else if (const auto* set = std::get_if<SetFrame>(&action)) {
-    const auto expected = std::ranges::find(new_frames_, BlockRef{set->id, set->frame});
-    hold(expected != new_frames_.end(), "a SetFrame that no seal explains");
-    new_frames_.erase(expected);
+    follow_set_frame(*set);
   } else if (const auto* retire = std::get_if<Retire>(&action)) {
     follow_retire(*retire);
+  } else if (const auto* withdraw = std::get_if<Withdraw>(&action)) {
+    follow_withdraw(*withdraw);
+  } else if (const auto* write = std::get_if<WriteBlock>(&action)) {
+    follow_write(*write);
+  } else if (const auto* read = std::get_if<ReadBlock>(&action)) {
+    follow_read(*read);
   } else if (const auto* pins = std::get_if<DropPins>(&action)) {
     for (const BlockId id : pins->ids) {
       OracleBlock& block = caches_.at(pins->cache.value).blocks.at(id.value);
@@ -183,7 +200,7 @@ void World::follow(const Action& action) {
 void World::hold_quota(std::size_t book, TenantId tenant, std::uint64_t bytes) {
   const auto& used_here = used_[book];
   const auto& quotas = quotas_[book == kDram ? 1 : 0];
-  const std::uint64_t capacity = book == kDram ? kDramCapacity : kHbmCapacity;
+  const std::uint64_t capacity = book == kDram ? dram_capacity_ : kHbmCapacity;
   std::uint64_t used = 0;
   std::uint64_t unmet = 0;
   for (std::uint32_t other = 0; other < kTenants; ++other) {
@@ -214,6 +231,7 @@ void World::follow_retire(const Retire& retire) {
   OracleCache& cache = caches_.at(retire.cache.value);
   hold(!retire.ids.empty() && retire.ids.size() <= kMaxBlocksPerTurn, "a batch of an odd size");
   hold(!cache.batches.contains(retire.batch), "a batch number was used twice");
+  hold(cache.batches.size() < kMaxRetireBatches, "more batches at a time than may be");
   for (const BlockId id : retire.ids) {
     const auto found = cache.blocks.find(id.value);
     hold(found != cache.blocks.end(), "a free block was retired");
@@ -223,7 +241,9 @@ void World::follow_retire(const Retire& retire) {
     hold(block.references == 0, "a block was retired that somebody refers to");
     if (block.life == Life::sealed) {
       count("block evicted");
-      hold(cache.by_key.erase(block.key) == 1, "an evicted block was not in the directory");
+      hold_evictable(cache, block);
+      hold(block.lost || cache.by_key.erase(block.key) == 1,
+           "an evicted block was not in the directory");
     }
     block.life = Life::retiring;
   }
@@ -261,8 +281,11 @@ void World::follow_destroy(CacheId id) {
   cache.blocks.clear();
   cache.by_key.clear();
   cache.frames.clear();
+  cache.withdrawals.clear();
+  // Of the moves some end unseen, others are answered still: both until it is destroyed.
   std::erase_if(unanswered_, [&](const Unanswered& wait) {
-    return wait.cache == id.value && wait.kind == Unanswered::release;
+    const bool unseen = wait.kind >= Unanswered::withdraw && wait.number % 2 == 0;
+    return wait.cache == id.value && (wait.kind == Unanswered::release || unseen);
   });
   unanswered_.push_back({Unanswered::destroy, id.value, 0});
   count("cache destroyed");
@@ -282,7 +305,7 @@ void World::answer_retire(const Unanswered& wait) {
                      !cache->second.destroying;
   if (waits) {
     for (const BlockId block : cache->second.batches.at(wait.number)) {
-      cache->second.frames.erase(cache->second.blocks.at(block.value).frame.value);
+      free_frame(cache->second, cache->second.blocks.at(block.value));
       cache->second.blocks.erase(block.value);
     }
     cache->second.batches.erase(wait.number);
@@ -309,7 +332,7 @@ void World::answer_create(const Unanswered& wait, bool well) {
   if (cache.arenas.empty()) caches_.erase(wait.cache);
 }
 
-void World::answer(std::size_t which, bool well) {
+void World::answer(std::size_t which, bool well, std::uint32_t luck) {
   if (unanswered_.empty()) return;
   which %= unanswered_.size();
   const Unanswered wait = unanswered_[which];
@@ -317,6 +340,9 @@ void World::answer(std::size_t which, bool well) {
   unanswered_.erase(unanswered_.begin() + static_cast<std::ptrdiff_t>(which));
   if (wait.kind == Unanswered::retire) return answer_retire(wait);
   if (wait.kind == Unanswered::create) return answer_create(wait, well);
+  if (wait.kind == Unanswered::withdraw) return answer_withdraw(wait);
+  if (wait.kind == Unanswered::write) return answer_write(wait, luck);
+  if (wait.kind == Unanswered::read) return answer_read(wait, luck);
   const CacheId id{wait.cache};
   const auto number = static_cast<std::uint32_t>(wait.number);
   OracleCache& cache = caches_.at(wait.cache);
@@ -350,6 +376,9 @@ void World::answer(std::size_t which, bool well) {
       for (const auto& [device, arena] : cache.arenas) used_[device][tenant] -= arena.bytes;
       used_[kDram][tenant] -= cache.extents.size() * cache.shape.frame_extent_bytes;
       caches_.erase(wait.cache);
+      std::erase_if(unanswered_, [&](const Unanswered& other) {
+        return other.cache == wait.cache && other.kind >= Unanswered::withdraw;
+      });
       return;
   }
 }
@@ -358,9 +387,10 @@ void World::answer(std::size_t which, bool well) {
 bool World::answer_new_grants(std::size_t from, const Event& event) {
   bool all = true;
   for (std::size_t i = unanswered_.size(); i > from; --i) {
+    if (unanswered_[i - 1].kind != Unanswered::grant) continue;
     const std::uint32_t luck = (event.d >> 8) % 16;
     if (luck == 0) return false;
-    answer(i - 1, luck != 1);
+    answer(i - 1, luck != 1, 0);
     all = all && luck != 1;
   }
   return all;
@@ -468,7 +498,7 @@ void World::open_cache(const Event& event) {
   absorb();
   if (opened->created && event.d / 4 % 8 != 0) {
     for (std::size_t i = unanswered_.size(); i > from; --i) {
-      if (unanswered_[i - 1].kind == Unanswered::create) answer(i - 1, event.d / 4 % 8 != 1);
+      if (unanswered_[i - 1].kind == Unanswered::create) answer(i - 1, event.d / 4 % 8 != 1, 0);
     }
   }
 }
@@ -483,7 +513,8 @@ void World::close_cache(const Event& event) {
     return manager_.close_cache(session->id, CacheId{id}, actions_, DeviceId{device});
   };
   const bool used = std::ranges::any_of(sequences_, [&](const OracleSequence& sequence) {
-    return sequence.session == session->id && Place(sequence.cache, sequence.device) == open->first;
+    return sequence.session == session->id &&
+           ArenaName(sequence.cache, sequence.device) == open->first;
   });
   if (used && open->second == 1) {
     const Status status = close();
@@ -500,7 +531,7 @@ void World::set_quota(const Event& event) {
   const std::uint32_t tenant = event.a % kTenants;
   const std::size_t tier = event.b % 2;
   const std::uint64_t unit = tier == 0 ? kHbmExtent : kExtent;
-  const std::uint64_t most = tier == 0 ? kHbmCapacity : kDramCapacity;
+  const std::uint64_t most = tier == 0 ? kHbmCapacity : dram_capacity_;
   Quota quota;
   quota.limit_bytes = std::min(most, event.c % 24 * unit);
   quota.guaranteed_bytes = event.d % 4 * unit;
@@ -526,10 +557,13 @@ void World::evict(const Event& event) {
   if (!ordered) hold_error(ordered.error(), {Errc::busy}, "evict");
 }
 
-void World::answer_everything() {
+void World::answer_everything(Grants grants) {
   constexpr int kMostRounds = 10'000;
   for (int round = 0; round < kMostRounds && anything_under_way(); ++round) {
-    while (!unanswered_.empty()) apply(Event{Kind::answer, 0, 0, 0, 0});
+    for (int answers = 0; answers < kMostRounds && !unanswered_.empty(); ++answers) {
+      const bool fails = grants == Grants::fail && unanswered_.front().kind == Unanswered::grant;
+      apply(Event{fails ? Kind::answer_failed : Kind::answer, 0, 0, 0, 0});
+    }
     if (manager_.pending_work()) apply(Event{Kind::turn, 0, 0, 0, 0});
   }
   hold(!anything_under_way(), "the work never ends");
@@ -550,8 +584,16 @@ void World::hold_progress() {
 
 void World::finish() {
   hold_progress();
+  hold_promotions(Grants::made);
+  // Half of the sessions go, so that there is memory to grow into; but it cannot be made.
+  for (std::size_t left = sessions_.size() / 2; left > 0; --left) {
+    apply(Event{Kind::session_dead, 0, 0, 0, 0});
+  }
+  apply(Event{Kind::evict, 1, 0, 0, 0});
+  hold_promotions(Grants::fail);
   while (!sessions_.empty()) apply(Event{Kind::session_dead, 0, 0, 0, 0});
   answer_everything();
+  hold_settled();
   apply(Event{Kind::evict, 1, 0, 0, 0});  // all, and the idle caches too
   answer_everything();
   verify();

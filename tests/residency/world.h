@@ -6,12 +6,16 @@
 // and what to evict; the oracle holds that each choice was allowed. Everything else it predicts
 // exactly.
 //
+// A node may have a block store. Then the oracle also keeps what is in each frame, who may still
+// read or write it, and what the store has; the store refuses, loses and drops blocks at random.
+//
 // An event names its objects by numbers that are reduced modulo what exists. So any subset of a
 // list of events is again a list of events: a failing one can be shrunk.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -42,6 +46,9 @@ enum class Kind : std::uint8_t {
   evict,
   bad_input,
   repeat_key,
+  append_stored,
+  wanted,
+  store_drop,
   count_,  // NOLINT(readability-identifier-naming): no event, their number
 };
 
@@ -51,13 +58,20 @@ struct Event {
 };
 std::string to_string(const Event& event);
 
+// The block store of a world's node. Chances are of an answer; 0: never.
+struct StoreSpec {
+  std::uint32_t blocks = 0;  // its size
+  std::uint32_t refuses_one_in = 0;
+  std::uint32_t loses_one_in = 0;
+};
+
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
 class World {
  public:
-  World();
+  explicit World(const std::optional<StoreSpec>& store);
 
   // Throws Failure if the manager did what it must not.
   void apply(const Event& event);
@@ -74,12 +88,24 @@ class World {
  private:
   enum class Life : std::uint8_t { taken, sealed, dropped, retiring };
   struct OracleBlock {
-    FrameId frame;
+    FrameId frame = ipc::kNoFrameId;
     Life life = Life::taken;
     std::uint32_t references = 0;
     std::string key;
     std::uint64_t bytes = 0;
     bool may_be_pinned = false;  // its session died: a DropPins must come before its Retire
+    // Of a sealed one, as far as it was ordered and answered:
+    Place place = Place::resident;
+    bool writing = false;
+    bool stored = false;  // the manager was told so
+    bool lost = false;
+  };
+  // A frame in use: until the grace of the Retire or Withdraw of its block is answered.
+  struct OracleFrame {
+    std::uint32_t owner = 0;  // block id
+    std::string key;          // whose complete bytes are in it; empty: private, or incomplete
+    std::uint64_t bytes = 0;
+    bool known = false;  // resolvers may read it
   };
   enum class Extent : std::uint8_t { granting, present, releasing };
   struct OracleArena {
@@ -95,18 +121,23 @@ class World {
     std::map<std::uint32_t, OracleArena> arenas;  // by device
     std::map<std::uint32_t, OracleBlock> blocks;  // by id
     std::map<std::string, std::uint32_t> by_key;
-    std::unordered_map<std::uint32_t, std::uint32_t> frames;  // in use, to id
+    std::unordered_map<std::uint32_t, OracleFrame> frames;  // in use
     std::map<std::uint32_t, Extent> extents;
-    std::map<std::uint64_t, std::vector<BlockId>> batches;
+    std::map<std::uint64_t, std::vector<BlockId>> batches;      // of Retire
+    std::map<std::uint64_t, std::vector<BlockId>> withdrawals;  // of Withdraw
+    std::uint32_t writes = 0;                                   // unanswered
+    std::uint32_t reads = 0;
+    bool may_drop = false;  // the store refused, or was as busy as may be: blocks go unwritten
 
     std::uint32_t opens() const;
+    std::uint64_t most_moving() const;
   };
   // An arena of a cache: cache, device.
-  using Place = std::pair<std::uint32_t, std::uint32_t>;
+  using ArenaName = std::pair<std::uint32_t, std::uint32_t>;
   struct OracleSession {
     SessionId id;
     TenantId tenant;
-    std::map<Place, std::uint32_t> opens;
+    std::map<ArenaName, std::uint32_t> opens;
   };
   struct OracleSequence {
     SessionId session;
@@ -118,9 +149,19 @@ class World {
     std::vector<std::uint32_t> blocks;
   };
   struct Unanswered {
-    enum Kind { create, grant, release, destroy_arena, destroy, retire } kind;
+    enum Kind {
+      create,
+      grant,
+      release,
+      destroy_arena,
+      destroy,
+      retire,
+      withdraw,
+      write,
+      read
+    } kind;
     std::uint32_t cache;
-    std::uint64_t number;  // of the device, the extent or the batch
+    std::uint64_t number;  // of the device, the extent, the batch or the block
   };
 
   // One per Kind.
@@ -136,18 +177,29 @@ class World {
   void fork(const Event& event);
   void truncate(const Event& event);
   void release(const Event& event);
-  void answer(std::size_t which, bool well);
+  // `luck`: of what the store answers.
+  void answer(std::size_t which, bool well, std::uint32_t luck);
   void answer_retire(const Unanswered& wait);
+  void answer_withdraw(const Unanswered& wait);
+  void answer_write(const Unanswered& wait, std::uint32_t luck);
+  void answer_read(const Unanswered& wait, std::uint32_t luck);
   void answer_create(const Unanswered& wait, bool well);
   void set_quota(const Event& event);
   void evict(const Event& event);
   void bad_input(const Event& event);
   void repeat_key(const Event& event);
+  void append_stored(const Event& event);
+  void wanted(const Event& event);
+  void store_drop(const Event& event);
 
   void follow(const Action& action);
   void absorb();
   void follow_grant(const GrantDram& grant);
   void follow_retire(const Retire& retire);
+  void follow_set_frame(const SetFrame& set);
+  void follow_withdraw(const Withdraw& withdraw);
+  void follow_write(const WriteBlock& write);
+  void follow_read(const ReadBlock& read);
   void follow_destroy(CacheId id);
   void follow_destroy_arena(const DestroyArena& destroy);
   static constexpr std::size_t kDram = kDevices;  // the last of used_
@@ -160,19 +212,32 @@ class World {
   void hold_growth_error(const Error& error, const OracleCache& cache, std::size_t blocks,
                          bool may_grow);
   void take(OracleCache& cache, const BlockRef& ref);
+  // The manager uses a frame that must be nobody's, and of an extent that is there.
+  void take_frame(OracleCache& cache, FrameId frame, std::uint32_t owner);
+  void free_frame(OracleCache& cache, OracleBlock& block);
+  void hold_evictable(const OracleCache& cache, const OracleBlock& block);
+  void hold_place(const OracleCache& cache, const OracleBlock& block, const BlockStatus& row);
+  void hold_tiering(const OracleCache& cache, const CacheStatus& status);
+  void follow_append_stored(OracleSequence& sequence, std::span<const StoredKey> asked,
+                            std::span<const BlockRef> matched);
   void drop_reference(OracleCache& cache, std::uint32_t id, bool dead);
   void drop_sequence(std::size_t index, bool dead);
   void hold_length(const OracleSequence& sequence);
 
   OracleSession* pick_session(std::uint32_t number);
   std::size_t pick_sequence(std::uint32_t number) const;
-  void answer_everything();
+  enum class Grants : std::uint8_t { made, fail };
+  void answer_everything(Grants grants = Grants::made);
   void hold_progress();
+  void hold_promotions(Grants grants);
+  void hold_settled();
   bool anything_under_way() const;
   void mix(std::uint64_t value);
   void mix(const std::string& text);
   void count(const std::string& what) { ++seen_[what]; }
 
+  std::optional<StoreSpec> store_;
+  std::uint64_t dram_capacity_;
   Manager manager_;
   Actions actions_;
   Quota quotas_[2][3];                        // of HBM on each device, of DRAM
@@ -181,6 +246,8 @@ class World {
   std::vector<OracleSession> sessions_;
   std::vector<OracleSequence> sequences_;
   std::vector<Unanswered> unanswered_;
+  std::map<std::string, std::uint64_t> stored_;  // what the store has: size by cache name and key
+  std::uint64_t promoted_ = 0;
   std::vector<BlockRef> new_frames_;  // SetFrame actions that the running event must give
   SessionId dying_{};                 // ActorsIdle that the running event must give
   std::uint64_t digest_ = 0;

@@ -6,35 +6,15 @@
 #include "tests/residency/world_tools.h"
 
 namespace sluice::residency::test {
-namespace {
-
-std::span<const std::byte> bytes_of(const std::string& key) {
-  return std::as_bytes(std::span(key.data(), key.size()));
-}
-
-std::vector<std::string> chain(std::uint32_t family, std::size_t from, std::size_t count) {
-  std::vector<std::string> keys;
-  keys.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    keys.push_back(key_of(family, static_cast<std::uint32_t>(from + i)));
-  }
-  return keys;
-}
-
-}  // namespace
-
 // ---- the oracle's blocks
 
 void World::take(OracleCache& cache, const BlockRef& ref) {
-  const std::uint32_t extent = ref.frame.value / cache.shape.frames_per_extent;
   hold(ref.id.value < cache.shape.max_blocks, "an id beyond the table");
   hold(!cache.blocks.contains(ref.id.value), "id " + std::to_string(ref.id.value) + " given twice");
-  hold(cache.frames.emplace(ref.frame.value, ref.id.value).second,
-       "frame " + std::to_string(ref.frame.value) + " given twice");
-  const auto found = cache.extents.find(extent);
-  hold(found != cache.extents.end() && found->second == Extent::present,
-       "a frame of an extent that does not exist");
-  cache.blocks[ref.id.value] = OracleBlock{ref.frame, Life::taken, 1, "", 0, false};
+  take_frame(cache, ref.frame, ref.id.value);
+  OracleBlock& block = cache.blocks[ref.id.value];
+  block.frame = ref.frame;
+  block.references = 1;
   mix(ref.id.value);
   mix(ref.frame.value);
 }
@@ -60,6 +40,7 @@ void World::drop_sequence(std::size_t index, bool dead) {
 void World::hold_evicted(OracleCache& cache, std::uint32_t id) {
   OracleBlock& block = cache.blocks.at(id);
   hold(block.references == 0, "a block in use is not known by its key");
+  hold_evictable(cache, block);
   for (const auto& [number, other] : caches_) {
     if (&other != &cache) continue;
     const auto listing = hold_ok(manager_.blocks(CacheId{number}, id, 1), "blocks");
@@ -67,7 +48,7 @@ void World::hold_evicted(OracleCache& cache, std::uint32_t id) {
              listing.rows[0].state == BlockState::retiring,
          "a key did not match although its block was not evicted");
   }
-  cache.by_key.erase(block.key);
+  if (!block.lost) cache.by_key.erase(block.key);
   block.life = Life::dropped;
   count("block evicted");
 }
@@ -110,6 +91,17 @@ void World::hold_growth_error(const Error& error, const OracleCache& cache, std:
   count("growth: " + std::string(ipc::to_string(error.code)));
   if (error.code == Errc::busy) {
     hold(anything_under_way(), "busy, and nothing is under way: " + error.text);
+    return;
+  }
+  if (store_ && cache.blocks.size() + blocks > cache.shape.max_blocks) {
+    hold_error(error, {Errc::quota_exceeded}, "growth without ids");
+    const auto coming = std::ranges::count_if(
+        cache.blocks, [](const auto& entry) { return entry.second.references == 0; });
+    hold(
+        manager_.pending_work() || cache.blocks.size() - static_cast<std::size_t>(coming) + blocks >
+                                       cache.shape.max_blocks,
+        "quota_exceeded although ids come back: " + error.text);
+    count("growth without ids");
     return;
   }
   hold_error(error, {may_grow ? Errc::quota_exceeded : Errc::no_memory, Errc::quota_exceeded},
@@ -266,6 +258,9 @@ void World::seal(const Event& event) {
     block.key = key;
     block.bytes = bytes;
     cache.by_key[key] = own;
+    OracleFrame& frame = cache.frames.at(block.frame.value);
+    frame.key = key;
+    frame.bytes = bytes;
     new_frames_.push_back(sealed->block);
     return;
   }
@@ -325,7 +320,12 @@ void World::fork(const Event& event) {
     absorb();
     if (!forked) {
       if (forked.error().code != Errc::limit_reached) {
-        hold_growth_error(forked.error(), cache, parent.blocks.size(), growth == Growth::allowed);
+        const auto private_blocks = std::count_if(
+            parent.blocks.begin() + static_cast<std::ptrdiff_t>(child.blocks.size()),
+            parent.blocks.end(),
+            [&](std::uint32_t id) { return cache.blocks.at(id).life == Life::taken; });
+        hold_growth_error(forked.error(), cache, static_cast<std::size_t>(private_blocks),
+                          growth == Growth::allowed);
       }
       break;
     }
@@ -373,7 +373,7 @@ void World::repeat_key(const Event& event) {
   OracleCache& cache = caches_.at(sequences_[which].cache);
   if (sequences_[which].blocks.empty()) return;
   const OracleBlock& block = cache.blocks.at(sequences_[which].blocks.front());
-  if (block.life != Life::sealed) return;
+  if (block.life != Life::sealed || block.lost) return;
   OracleSequence sequence;
   sequence.session = sequences_[which].session;
   sequence.cache = sequences_[which].cache;
@@ -404,9 +404,27 @@ void World::bad_input(const Event& event) {
          "session");
   expect(manager_.retired(CacheId{event.a % 8}, ~std::uint64_t{0}, actions_), Errc::not_found,
          "batch");
+  expect(manager_.withdrawn(CacheId{~0u}, 0, actions_), Errc::not_found,
+         "a withdrawal of no cache");
   const std::size_t which = pick_sequence(event.a);
   if (which == sequences_.size()) return;
   const OracleSequence& sequence = sequences_[which];
+  const CacheId cache{sequence.cache};
+  const auto moving = [&](const Place place) {
+    const auto found = caches_.at(cache.value).blocks.find(event.b % 64);
+    if (found == caches_.at(cache.value).blocks.end()) return false;
+    return place == Place::arriving ? found->second.place == place : found->second.writing;
+  };
+  if (!moving(Place::resident)) {
+    expect(manager_.written(cache, BlockId{event.b % 64}, WriteOutcome::stored, actions_),
+           Errc::not_found, "an answer to no write");
+  }
+  if (!moving(Place::arriving)) {
+    expect(manager_.loaded(cache, BlockId{event.b % 64}, true, actions_), Errc::not_found,
+           "an answer to no read");
+  }
+  expect(manager_.withdrawn(cache, ~std::uint64_t{0}, actions_), Errc::not_found,
+         "an answer to no Withdraw");
   const SessionId session = sequence.session;
   const Handle handle = sequence.handle;
   const auto size = static_cast<std::uint32_t>(sequence.blocks.size());
@@ -420,6 +438,10 @@ void World::bad_input(const Event& event) {
          "seal behind the end");
   expect(manager_.extend(session, handle, kMaxBlocksPerTurn + 1, Growth::allowed, actions_),
          Errc::list_too_long, "extend");
+  const std::vector<StoredKey> long_list(kMaxBlocksPerTurn + 1);
+  const bool taken = hold_ok(manager_.sequence_info(session, handle), "info").taken > 0;
+  expect(manager_.append_stored(session, handle, long_list, actions_),
+         taken ? Errc::wrong_state : Errc::list_too_long, "append_stored");
   for (const OracleSession& other : sessions_) {
     if (other.id == session) continue;
     expect(manager_.fork(other.id, handle, Growth::allowed, actions_), Errc::stale_handle,
@@ -439,6 +461,7 @@ void World::verify() {
   for (auto& [number, cache] : caches_) {
     if (cache.destroying) continue;
     std::size_t listed = 0;
+    BlockCounts counts;
     std::uint64_t cursor = 0;
     do {
       const auto listing = hold_ok(manager_.blocks(CacheId{number}, cursor, 100), "blocks");
@@ -454,6 +477,10 @@ void World::verify() {
         hold(row.references == block.references, "references of a block");
         hold(row.frame == block.frame, "frame of a block");
         if (block.life != Life::sealed) continue;
+        hold_place(cache, block, row);
+        if (block.references == 0 && row.place == Place::resident && !block.writing) {
+          ++counts.unreferenced;
+        }
         const auto key = bytes_of(block.key);
         hold(std::ranges::equal(row.key, key), "key of a block");
         hold(row.valid_bytes == block.bytes, "size of a block");
@@ -462,7 +489,6 @@ void World::verify() {
     } while (cursor != 0);
     hold(listed == cache.blocks.size(), "another number of blocks");
     std::uint64_t saved = 0;
-    BlockCounts counts;
     for (const auto& [id, block] : cache.blocks) {
       if (block.life == Life::taken) {
         ++counts.taken;
@@ -470,13 +496,13 @@ void World::verify() {
         ++counts.retiring;
       } else {
         ++counts.sealed;
-        if (block.references == 0) ++counts.unreferenced;
         if (block.references > 1) ++counts.shared;
         if (block.references > 1) saved += block.references - 1;
       }
     }
     const CacheStatus& status = statuses.at(number);
     hold(counts == status.blocks, "counts of a cache");
+    hold_tiering(cache, status);
     hold(status.sharing.saved_bytes == saved * cache.shape.geometry.block_bytes, "bytes saved");
     hold(status.arenas.size() == cache.arenas.size(), "another number of arenas");
     for (const ArenaStatus& arena : status.arenas) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,9 +14,12 @@
 
 namespace sluice::residency::test {
 
-inline constexpr std::uint64_t kFrame = 4096;
+// So large that the bounds of what is written and read at a time are reached.
+inline constexpr ipc::Layout kLayout = {64, 32, 128, 16, 2, 2, ipc::PageKind::block};
+inline constexpr std::uint64_t kFrame = std::uint64_t{16} << 20;
 inline constexpr std::uint64_t kExtent = 8 * kFrame;
 inline constexpr std::uint64_t kDramCapacity = 24 * kExtent;
+inline constexpr std::uint64_t kStoreDramCapacity = 6 * kExtent;  // of a node with a block store
 inline constexpr std::uint64_t kHbmExtent = 4 * kFrame;
 inline constexpr std::uint64_t kHbmCapacity = 12 * kHbmExtent;
 inline constexpr std::uint32_t kTenants = 3;
@@ -51,6 +55,19 @@ inline std::string key_of(std::uint32_t family, std::uint32_t position) {
   std::memcpy(key.data(), &family, sizeof family);
   std::memcpy(key.data() + key.size() - sizeof position, &position, sizeof position);
   return key;
+}
+
+inline std::span<const std::byte> bytes_of(const std::string& key) {
+  return std::as_bytes(std::span(key.data(), key.size()));
+}
+
+inline std::vector<std::string> chain(std::uint32_t family, std::size_t from, std::size_t count) {
+  std::vector<std::string> keys;
+  keys.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    keys.push_back(key_of(family, static_cast<std::uint32_t>(from + i)));
+  }
+  return keys;
 }
 
 inline KeyView view_of(const std::vector<std::string>& keys, std::string& storage) {
