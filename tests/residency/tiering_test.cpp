@@ -44,7 +44,8 @@ class TieringTest : public testing::Test {
       for (const BlockId id : withdraw->ids) known.erase(id.value);
       if (holds_graces) {
         graces.push_back(*withdraw);
-        for (const BlockStatus& row : node.manager.blocks(cache, 0, 1024)->rows) {
+        const auto listing = node.manager.blocks(cache, 0, 1024);
+        for (const BlockStatus& row : listing->rows) {
           if (std::ranges::find(withdraw->ids, row.id) != withdraw->ids.end()) {
             in_grace.insert(row.frame.value);
           }
