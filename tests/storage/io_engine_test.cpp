@@ -432,8 +432,7 @@ void forbid_io_uring() {
   const auto automatic = make_io_engine(IoKind::automatic, kDepth, &why);
   const auto uring = make_io_engine(IoKind::io_uring, kDepth);
   std::cerr << (automatic ? (*automatic)->name() : "none") << ", since " << why
-            << "; asked for: " << (uring ? "made" : ipc::to_string(uring.error().code))
-            << std::endl;
+            << "; asked for: " << (uring ? "made" : ipc::to_string(uring.error().code)) << "\n";
   std::_Exit(0);
 }
 
