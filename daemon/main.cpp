@@ -38,8 +38,10 @@ int main(int argc, char** argv) {
   CLI::App app("sluiced: owns the KV-cache memory of this node's inference engines");
   std::string path;
   bool check = false;
+  bool list = false;
   app.add_option("--config", path, "TOML file; without it, defaults that fit this machine");
   app.add_flag("--check", check, "read the configuration, report what is wrong with it, and exit");
+  app.add_flag("--list", list, "check, print every value that it would run with, and exit");
   app.set_version_flag("--version", std::string("sluiced ") + kVersion);
   try {
     app.parse(argc, argv);
@@ -61,6 +63,12 @@ int main(int argc, char** argv) {
     }
     config = std::move(report.config);
     notes = std::move(report.notes);
+  }
+  if (list) {
+    for (const ConfigValue& value : list_config(config)) {
+      std::printf("%s = %s\n", value.key.c_str(), value.value.c_str());
+    }
+    return 0;
   }
   if (check) {
     std::printf("%s: ok\n", path.empty() ? "defaults" : path.c_str());

@@ -222,6 +222,51 @@ TEST_F(Sluicectl, NoDaemonIsThreeAndConfigCheckNeedsNone) {
   EXPECT_EQ(wrong.out, "");
 }
 
+TEST_F(Sluicectl, DoctorComparesTheMachineWithTheConfigurationOfTheDaemonOrOfAFile) {
+  const auto finding = [](const json& document, const std::string& id) {
+    for (const json& row : document["findings"]) {
+      if (row["id"] == id) return row;
+    }
+    return json();
+  };
+  const Outcome running = run({"doctor", "--json", "--nvme", daemon.folder(), "--no-speed"});
+  const json document = running.document();
+  EXPECT_EQ(document["schema"], "sluice.doctor");
+  EXPECT_EQ(running.exit_code, document["summary"]["errors"] == 0 ? 0 : 6) << running.out;
+  EXPECT_EQ(finding(document, "daemon")["severity"], "ok");
+  EXPECT_EQ(finding(document, "config")["subject"], "the running sluiced");
+  EXPECT_THAT(finding(document, "open_files")["found"], HasSubstr("of the running sluiced"));
+  EXPECT_EQ(finding(document, "nvme_directory")["severity"], "ok");
+
+  const std::string huge = daemon.folder() + "/huge.toml";
+  std::ofstream(huge) << "[tiers.dram]\ncapacity = \"900TiB\"\nextent = \"1GiB\"\n";
+  const Outcome before =
+      run_as_is({"doctor", "--json", "--config", huge, "--socket", daemon.folder() + "/none.sock"});
+  EXPECT_EQ(before.exit_code, 6);
+  EXPECT_EQ(finding(before.document(), "daemon")["severity"], "note");
+  EXPECT_EQ(finding(before.document(), "config")["severity"], "ok") << before.out;
+  EXPECT_EQ(finding(before.document(), "memory")["severity"], "error");
+
+  const std::string bad = daemon.folder() + "/bad.toml";
+  std::ofstream(bad) << "[daemon]\nlanez = 1\n";
+  const Outcome wrong = run({"doctor", "--json", "--config", bad});
+  EXPECT_EQ(wrong.exit_code, 6);
+  EXPECT_THAT(finding(wrong.document(), "config")["found"], HasSubstr("bad.toml:2:"));
+}
+
+TEST_F(Sluicectl, TheDaemonListsWhatItWouldRunWith) {
+  const auto sluiced = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "sluiced";
+  const std::string listing = daemon.folder() + "/listing";
+  const std::string command =
+      sluiced.string() + " --list --config " + daemon.config_file() + " >" + listing + " 2>&1";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  const json values = ask({"config", "show"})["values"];
+  for (const auto& [key, value] : values.items()) {
+    EXPECT_THAT(content_of(listing), HasSubstr(key + " = " + value.get<std::string>() + "\n"));
+  }
+  EXPECT_FALSE(values.empty());
+}
+
 TEST_F(Sluicectl, TheDaemonSaysUsageErrorsWithTwo) {
   const auto sluiced = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "sluiced";
   const std::string quiet = " >" + daemon.folder() + "/usage 2>&1";

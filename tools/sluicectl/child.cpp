@@ -29,16 +29,9 @@ std::string read_all(int fd) {
   }
 }
 
-}  // namespace
-
-std::string beside_this_program(const std::string& name) {
-  std::error_code error;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-  return error ? name : (self.parent_path() / name).string();
-}
-
-ipc::Result<ProgramResult> check_config_with(const std::string& program,
-                                             const std::string& config_file) {
+// Runs `program --config=FILE FLAG`.
+ipc::Result<ProgramResult> ask_about_config(const std::string& program,
+                                            const std::string& config_file, const char* flag) {
   if (::access(program.c_str(), X_OK) != 0) {
     return ipc::fail(Errc::not_found,
                      program + " cannot be started: " + std::strerror(errno) +
@@ -51,7 +44,8 @@ ipc::Result<ProgramResult> check_config_with(const std::string& program,
   if (child == 0) {
     ::dup2(ends[1], STDOUT_FILENO);
     ::dup2(ends[1], STDERR_FILENO);
-    ::execl(program.c_str(), "sluiced", config.c_str(), "--check", static_cast<char*>(nullptr));
+    const char* const file = config_file.empty() ? nullptr : config.c_str();
+    ::execl(program.c_str(), "sluiced", flag, file, static_cast<char*>(nullptr));
     ::_exit(kCannotExec);
   }
   ::close(ends[1]);
@@ -74,6 +68,24 @@ ipc::Result<ProgramResult> check_config_with(const std::string& program,
     return ipc::fail(Errc::not_found, program + " cannot be started");
   }
   return result;
+}
+
+}  // namespace
+
+std::string beside_this_program(const std::string& name) {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? name : (self.parent_path() / name).string();
+}
+
+ipc::Result<ProgramResult> check_config_with(const std::string& program,
+                                             const std::string& config_file) {
+  return ask_about_config(program, config_file, "--check");
+}
+
+ipc::Result<ProgramResult> list_config_with(const std::string& program,
+                                            const std::string& config_file) {
+  return ask_about_config(program, config_file, "--list");
 }
 
 }  // namespace sluice::tools

@@ -1,4 +1,5 @@
-// Runs the daemon's own check of a configuration file: sluiced knows what it accepts.
+// Asks sluiced itself about a configuration file: it knows what it accepts, and what it takes where
+// the file says nothing.
 //
 // Thread-safety: none; it forks.
 #pragma once
@@ -17,5 +18,9 @@ std::string beside_this_program(const std::string& name);
 // (the program cannot be started), internal (it was ended by a signal), io_error.
 ipc::Result<ProgramResult> check_config_with(const std::string& program,
                                              const std::string& config_file);
+
+// The same with `--list`: every value as a line "key = value". Without a file for an empty name.
+ipc::Result<ProgramResult> list_config_with(const std::string& program,
+                                            const std::string& config_file);
 
 }  // namespace sluice::tools

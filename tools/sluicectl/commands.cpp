@@ -193,6 +193,8 @@ int run(const Options& options, const Surroundings& around) {
       return evict(request);
     case Command::drain:
       return drain(request);
+    case Command::doctor:
+      return doctor_command(request);
     case Command::config_check:
       return config_check(request);
     case Command::config_show:

@@ -14,5 +14,6 @@ int watch(const Request& request);
 int evict(const Request& request);
 int drain(const Request& request);
 int residency(const Request& request);
+int doctor_command(const Request& request);
 
 }  // namespace sluice::tools

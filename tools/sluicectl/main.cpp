@@ -19,6 +19,7 @@ namespace sluice::tools {
 namespace {
 
 constexpr std::size_t kWidthOfPipe = 80;
+constexpr const char* kInstalledConfig = "/etc/sluice/sluiced.toml";  // as in packaging/
 
 // At any moment: every command either has no effect yet, or one that goes on in the daemon.
 void end_at_interrupt(int) { ::_exit(kExitInterrupted); }
@@ -90,6 +91,11 @@ Surroundings real_surroundings(const Options& options) {
   around.check_config = [](const std::string& file) {
     return check_config_with(beside_this_program("sluiced"), file);
   };
+  around.list_config = [](const std::string& file) {
+    return list_config_with(beside_this_program("sluiced"), file);
+  };
+  around.look_at_machine = doctor::look_at_machine;
+  if (::access(kInstalledConfig, R_OK) == 0) around.installed_config = kInstalledConfig;
   around.out = [](std::string_view text) { return write_to(stdout, text); };
   around.err = [](std::string_view text) { (void)write_to(stderr, text); };
   around.read_line = read_line;

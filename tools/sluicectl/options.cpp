@@ -26,12 +26,14 @@ constexpr const char* kFooter =
     "  3    the daemon is not reachable\n"
     "  4    refused: not permitted, not confirmed, in use, or over a limit\n"
     "  5    no such object\n"
-    "  6    unhealthy (ping and status --check only)\n"
+    "  6    unhealthy (ping and status --check), or the doctor found an error\n"
     "  7    timed out, or only partly done\n"
     "  130  interrupted\n"
     "\n"
     "Examples:\n"
     "  sluicectl status --check                        for a health probe\n"
+    "  sluicectl doctor --config FILE                  what of this machine will hurt; no daemon "
+    "needed\n"
     "  sluicectl residency --map --cache 0             what of cache 0 is where\n"
     "  sluicectl residency --json | jq .saved_bytes    what sharing saves\n"
     "  sluicectl evict --tenant batch --bytes 10GiB --dry-run\n"
@@ -78,6 +80,17 @@ CLI::callback_t number_into(std::optional<std::uint64_t>& out) {
   };
 }
 
+CLI::callback_t directories_into(std::vector<doctor::WantedDirectory>& out) {
+  return [&out](const CLI::results_t& values) {
+    for (const std::string& value : values) {
+      auto directory = doctor::parse_directory(value);
+      if (!directory) throw CLI::ValidationError(directory.error().text);
+      out.push_back(std::move(*directory));
+    }
+    return true;
+  };
+}
+
 class CommandLine {
  public:
   explicit CommandLine(const std::string& version)
@@ -98,6 +111,7 @@ class CommandLine {
     add_listings();
     add_changes();
     add_config();
+    add_doctor();
     completion_ = app_.add_subcommand("completion", "print a completion script: bash, zsh or fish");
     completion_->add_option("SHELL", shell_, "bash, zsh or fish")
         ->required()
@@ -241,6 +255,27 @@ class CommandLine {
     add(*config, "show", "every value that the daemon runs with", Command::config_show);
     add(*config, "reload", "read the daemon's file again and apply what can change",
         Command::config_reload);
+  }
+
+  void add_doctor() {
+    CLI::App* const doctor = add(
+        app_, "doctor",
+        "what of this machine will hurt, and what to do about it; needs no daemon, and looks at "
+        "one that answers. Exits with 6 if it finds an error",
+        Command::doctor);
+    doctor
+        ->add_option("--config", options_.file,
+                     "the configuration to compare with (default: the running daemon's, else the "
+                     "installed file, else sluiced's defaults)")
+        ->type_name("FILE");
+    doctor
+        ->add_option("--nvme", directories_into(options_.nvme),
+                     "also look at this directory, which is to hold so much; may be repeated")
+        ->type_name("DIR[:SIZE]")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    doctor->add_flag("--no-speed", options_.no_speed,
+                     "leave out the speed test of such directories (a second and 256 MiB each)");
   }
 
   std::string contradiction() {

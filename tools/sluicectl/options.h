@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tools/sluicectl/doctor_wanted.h"
 #include "tools/sluicectl/surroundings.h"
 
 namespace sluice::tools {
@@ -27,6 +28,7 @@ enum class Command : std::uint8_t {
   residency,
   evict,
   drain,
+  doctor,
   config_check,
   config_show,
   config_reload,
@@ -55,18 +57,20 @@ struct Options {
   std::optional<std::uint64_t> limit;
   std::uint64_t after = 0;
   // Of single commands.
-  bool check = false;                  // status
-  std::optional<Timeout> every;        // watch
-  std::optional<std::uint64_t> count;  // watch
-  bool map = false;                    // residency
-  bool blocks = false;                 // residency
-  bool everything = false;             // evict
-  std::optional<std::uint64_t> bytes;  // evict
-  bool drop_idle_caches = false;       // evict
-  bool dry_run = false;                // evict
-  bool yes = false;                    // evict, sessions kill
-  bool off = false;                    // drain
-  std::string file;                    // config check
+  bool check = false;                         // status
+  std::optional<Timeout> every;               // watch
+  std::optional<std::uint64_t> count;         // watch
+  bool map = false;                           // residency
+  bool blocks = false;                        // residency
+  bool everything = false;                    // evict
+  std::optional<std::uint64_t> bytes;         // evict
+  bool drop_idle_caches = false;              // evict
+  bool dry_run = false;                       // evict
+  bool yes = false;                           // evict, sessions kill
+  bool off = false;                           // drain
+  std::string file;                           // config check, doctor
+  bool no_speed = false;                      // doctor
+  std::vector<doctor::WantedDirectory> nvme;  // doctor
 };
 
 struct Parsed {

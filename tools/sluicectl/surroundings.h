@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "ipc/error.h"
+#include "tools/sluicectl/doctor_look.h"
 
 namespace sluice::tools {
 
@@ -34,6 +35,9 @@ struct Surroundings {
   Ask ask;
   // Runs `sluiced --config FILE --check`. Errors: not_found (no such program), internal, io_error.
   std::function<ipc::Result<ProgramResult>(const std::string& config_file)> check_config;
+  // Runs `sluiced --config FILE --list`; without a file for an empty name. Errors: the same.
+  std::function<ipc::Result<ProgramResult>(const std::string& config_file)> list_config;
+  std::function<doctor::Machine(const doctor::Look&)> look_at_machine;
   std::function<bool(std::string_view)> out;  // results; whether they could be written
   std::function<void(std::string_view)> err;  // errors, progress, questions
   std::function<std::string()> read_line;     // an answer; empty at the end of input
@@ -47,6 +51,7 @@ struct Surroundings {
   std::size_t width = 80;
   std::string socket;  // where the daemon is expected
   std::string client_version;
+  std::string installed_config;  // the file that the packaged unit names; empty: there is none
 };
 
 }  // namespace sluice::tools

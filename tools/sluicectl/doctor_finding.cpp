@@ -1,0 +1,37 @@
+#include "tools/sluicectl/doctor_finding.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace sluice::tools::doctor {
+
+std::string_view word_for(Severity severity) {
+  switch (severity) {
+    case Severity::ok:
+      return "ok";
+    case Severity::note:
+      return "note";
+    case Severity::warning:
+      return "warning";
+    case Severity::error:
+      return "error";
+  }
+  return "error";
+}
+
+void put_worst_first(FindingList& findings) {
+  FindingList sorted;
+  for (const Severity severity :
+       {Severity::error, Severity::warning, Severity::note, Severity::ok}) {
+    std::ranges::copy_if(findings, std::back_inserter(sorted),
+                         [&](const Finding& finding) { return finding.severity == severity; });
+  }
+  findings = std::move(sorted);
+}
+
+std::size_t count_of(const FindingList& findings, Severity severity) {
+  return static_cast<std::size_t>(std::ranges::count(findings, severity, &Finding::severity));
+}
+
+}  // namespace sluice::tools::doctor
