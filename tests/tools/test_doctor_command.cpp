@@ -38,7 +38,7 @@ constexpr const char* kListing =
     "limits.caches = 256\n"
     "tenant.prod.socket = \"/run/sluice/prod.sock\"\n"
     "tenant.batch.socket = \"\"\n"
-    "nvme.directories = [\"/mnt/nvme0/sluice:800GiB\", \"/mnt/nvme1/sluice:1.5TiB\"]\n";
+    "tiers.nvme.directories = [\"/mnt/nvme0/sluice:800GiB\", \"/mnt/nvme1/sluice:1.5TiB\"]\n";
 
 TEST(DoctorWanted, IsReadFromTheDaemonsListing) {
   const doctor::Wanted wanted = doctor::wanted_by(doctor::parse_listing(kListing));
@@ -69,7 +69,7 @@ TEST(DoctorWanted, CountsTheDevicesThatAreNamed) {
 
 TEST(DoctorWanted, AListingWithoutSenseAsksForNothing) {
   for (const char* text : {"", "=", "\n\n", "tiers.dram.capacity = \"many\"",
-                           "tiers.dram.capacity = 7", "nvme.directories = [\"", "daemon.socket"}) {
+                           "tiers.dram.capacity = 7", "tiers.nvme.directories = [\"", "daemon.socket"}) {
     const doctor::Wanted wanted = doctor::wanted_by(doctor::parse_listing(text));
     EXPECT_EQ(wanted.node_bytes(), 0u) << text;
     EXPECT_TRUE(wanted.nvme.empty()) << text;

@@ -102,7 +102,7 @@ Wanted wanted_by(const Listing& listing) {
       wanted.sockets.push_back(std::move(socket));
     }
   }
-  for (const std::string& text : strings_in(read.raw("nvme.directories"))) {
+  for (const std::string& text : strings_in(read.raw("tiers.nvme.directories"))) {
     if (auto directory = parse_directory(text)) wanted.nvme.push_back(std::move(*directory));
   }
   return wanted;
