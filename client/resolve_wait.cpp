@@ -104,6 +104,7 @@ ipc::Status Actor::resolve_wait(std::span<const PageList> lists, ipc::Deadline u
     if (absent.empty()) break;  // lost, or pinned by others
     std::this_thread::sleep_until(std::min(ipc::Clock::now() + pause, until));
     pause = std::min(pause * 3 / 2, kLongestPause);
+    if (auto ok = map_what_came(absent.lists()); !ok) return ok;
     Counts again{};
     if (auto ok = resolve(absent.lists(), again); !ok) return ok;
     absent.tell(whole.lists());

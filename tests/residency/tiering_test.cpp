@@ -69,7 +69,11 @@ class TieringTest : public testing::Test {
     } else if (const auto* grant = std::get_if<GrantDram>(&action); grant && grants_fail) {
       EXPECT_TRUE(node.manager.extent_failed(grant->cache, grant->extent));
     } else if (const auto* set = std::get_if<SetFrame>(&action)) {
-      known[set->id.value] = set->frame.value;
+      if (set->frame == ipc::kLostFrameId) {
+        known.erase(set->id.value);
+      } else {
+        known[set->id.value] = set->frame.value;
+      }
     } else {
       if (const auto* retire = std::get_if<Retire>(&action)) {
         for (const BlockId id : retire->ids) known.erase(id.value);

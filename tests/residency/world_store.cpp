@@ -66,6 +66,11 @@ void World::follow_set_frame(const SetFrame& set) {
   OracleCache& cache = caches_.at(set.cache.value);
   const auto frame = cache.frames.find(set.frame.value);
   const auto block = cache.blocks.find(set.id.value);
+  if (set.frame == ipc::kLostFrameId) {
+    hold(block != cache.blocks.end() && block->second.lost && block->second.references > 0,
+         "resolvers are told that a block is lost that is not");
+    return;
+  }
   hold(frame != cache.frames.end() && block != cache.blocks.end() &&
            frame->second.owner == set.id.value && block->second.frame == set.frame,
        "a SetFrame of a frame that is not the block's");

@@ -68,8 +68,9 @@ TEST(DoctorWanted, CountsTheDevicesThatAreNamed) {
 }
 
 TEST(DoctorWanted, AListingWithoutSenseAsksForNothing) {
-  for (const char* text : {"", "=", "\n\n", "tiers.dram.capacity = \"many\"",
-                           "tiers.dram.capacity = 7", "tiers.nvme.directories = [\"", "daemon.socket"}) {
+  for (const char* text :
+       {"", "=", "\n\n", "tiers.dram.capacity = \"many\"", "tiers.dram.capacity = 7",
+        "tiers.nvme.directories = [\"", "daemon.socket"}) {
     const doctor::Wanted wanted = doctor::wanted_by(doctor::parse_listing(text));
     EXPECT_EQ(wanted.node_bytes(), 0u) << text;
     EXPECT_TRUE(wanted.nvme.empty()) << text;
