@@ -76,9 +76,9 @@ struct BlockStore::Impl {
   void post(Device& device, std::unique_ptr<Job> job);
   void end_unwritten(const Digest& digest, const Status& status);
   Device* choose(const Digest& digest) const;
-  Status check_write(const Scope* scope, std::span<const std::byte> key,
+  Status check_write(const Scope* own, std::span<const std::byte> key,
                      std::span<const std::byte> payload, std::uint64_t valid_bytes) const;
-  Status admit(const Scope& scope, std::uint64_t bytes);
+  Status admit(const Scope& own, std::uint64_t bytes);
 };
 
 Result<Recovered> BlockStore::Impl::recover_with(const std::filesystem::path& index_directory,

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <deque>
@@ -98,7 +99,7 @@ class ThreadEngine final : public IoEngine {
       news_.wait_for(lock, std::min(timeout, kMaxReapWait),
                      [this] { return !answered_.empty() || woken_; });
     }
-    woken_ = false;
+    woken_.store(false);
     const std::size_t count = std::min(answers.size(), answered_.size());
     const auto end = answered_.begin() + static_cast<std::ptrdiff_t>(count);
     std::copy(answered_.begin(), end, answers.begin());
@@ -107,10 +108,11 @@ class ThreadEngine final : public IoEngine {
     return count;
   }
 
+  // Who wakes again and again takes no lock from those that work.
   void wake() override {
+    if (woken_.exchange(true)) return;  // whoever woke before notifies, or has
     {
       const std::lock_guard lock(mutex_);
-      woken_ = true;
     }
     news_.notify_one();
   }
@@ -139,7 +141,7 @@ class ThreadEngine final : public IoEngine {
   std::condition_variable work_, news_;
   std::deque<Job> queue_;  // guarded by mutex_, as what follows
   std::deque<IoAnswer> answered_;
-  bool woken_ = false;
+  std::atomic<bool> woken_ = false;  // set without the mutex
   bool ending_ = false;
 
   std::vector<std::thread> threads_;

@@ -363,7 +363,7 @@ TEST_F(PowerLossTest, ASyncIsForTheWritesThatWereAnsweredBeforeIt) {
 TEST_F(PowerLossTest, AWriteInFlightWhenTheEngineEndsMayBeThereOrNot) {
   bool there = false;
   bool missing = false;
-  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 40 && !(there && missing); ++seed) {
     ASSERT_EQ(write(0, 1), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
     fill(memory.piece(0, kBlock), 2);
@@ -425,22 +425,24 @@ TEST_F(PowerLossTest, WhatIsDroppedDoesNotTakeAYoungerDurableWriteWithIt) {
 }
 
 TEST_F(PowerLossTest, OfTwoWritesToOnePlaceEitherMaySurvive) {
-  std::set<std::vector<std::byte>> contents;
-  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+  // None of them, the older, the younger.
+  std::set<std::vector<std::byte>> missing = {pattern(kBlock, 1), pattern(kBlock, 2),
+                                              pattern(kBlock, 3)};
+  for (std::uint64_t seed = 1; seed <= 60 && !missing.empty(); ++seed) {
     ASSERT_EQ(write(0, 1), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
     ASSERT_EQ(write(0, 2), kWhole);
     ASSERT_EQ(write(0, 3), kWhole);
     lose_power(seed);
-    contents.insert(disk.content());
+    missing.erase(disk.content());
   }
-  for (const std::uint64_t seed : {1, 2, 3}) EXPECT_TRUE(contents.contains(pattern(kBlock, seed)));
+  EXPECT_TRUE(missing.empty());
 }
 
 TEST_F(PowerLossTest, WhatWasDiscardedMayBeBack) {
   bool back = false;
   bool gone = false;
-  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 40 && !(back && gone); ++seed) {
     ASSERT_EQ(write(0, 1), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
     ASSERT_EQ(run(*engine, discard_request(file, 0, kBlock)), 0);

@@ -426,6 +426,7 @@ Status SparseEngine::resolve_absent(std::uint32_t layer) {
     counters_.absent -= absent_.size();
     const std::vector<AbsentPage> asked = std::exchange(absent_, {});
     std::vector<std::uint32_t> blocks;
+    blocks.reserve(asked.size());
     for (const AbsentPage& page : asked) blocks.push_back(page.block);
     again_.clear();
     std::vector<Active*> owners;
