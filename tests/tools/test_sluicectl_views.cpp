@@ -121,6 +121,25 @@ TEST(SluicectlViews, BlocksAreListedWholeAndSayHowToGoOn) {
             "More follow: sluicectl residency --blocks --cache 0 --after 7\n");
 }
 
+TEST(SluicectlViews, StatusShowsTheBlockStoreOfADaemonThatHasOne) {
+  const Json status = Json::parse(R"({"nvme": {"blocks": 1234, "displaced_blocks": 5,
+    "promoted_blocks": 4, "write_refused_blocks": 3, "lost_blocks": 2, "devices": [
+      {"directory": "/mnt/a", "io": "io_uring", "taken_out": false, "capacity_bytes": 1073741824,
+       "live_bytes": 268435456, "written_bytes": 536870912, "read_bytes": 0, "cleaned_bytes": 1048576,
+       "io_errors": 0, "checksum_errors": 0},
+      {"directory": "/mnt/b", "io": "threads", "taken_out": true, "taken_out_why": "64 errors",
+       "capacity_bytes": 1073741824, "live_bytes": 0, "io_errors": 63, "checksum_errors": 1}]}})");
+  EXPECT_THAT(
+      status_view(status, {}),
+      HasSubstr("NVME DIRECTORY  IO        CAPACITY       LIVE      %    WRITTEN  READ  "
+                "CLEANED  ERRORS  STATE\n"
+                "/mnt/a          io_uring   1.0 GiB  256.0 MiB  25.0%  512.0 MiB   0 B  1.0 "
+                "MiB       0  in use\n"
+                "/mnt/b          threads    1.0 GiB        0 B   0.0%          -     -        "
+                "-      64  out: 64 errors\n"
+                "blocks 1,234 | displaced 5 | promoted 4 | refused 3 | lost 2\n"));
+}
+
 TEST(SluicectlViews, AnEmptyResultIsASentence) {
   EXPECT_THAT(sessions_view(empty("sessions"), {}), HasSubstr("No sessions"));
   EXPECT_THAT(tenants_view(empty("tenants"), {}), HasSubstr("No tenants"));

@@ -75,6 +75,37 @@ std::string tiers_of(const Json& status, const View& view) {
   return table.empty() ? "" : table.text(view.colour);
 }
 
+std::string nvme_of(const Json& status, const View& view) {
+  Table table({{"NVME DIRECTORY", Align::left},
+               {"IO", Align::left},
+               {"CAPACITY"},
+               {"LIVE"},
+               {"%"},
+               {"WRITTEN"},
+               {"READ"},
+               {"CLEANED"},
+               {"ERRORS"},
+               {"STATE", Align::left}});
+  for (const Json& row : rows_at(status, {"nvme", "devices"})) {
+    const std::uint64_t errors =
+        number_at(row, {"io_errors"}).value_or(0) + number_at(row, {"checksum_errors"}).value_or(0);
+    const bool out = flag_at(row, {"taken_out"});
+    table.add({text_at(row, {"directory"}), text_at(row, {"io"}),
+               bytes_text(row, {"capacity_bytes"}), bytes_text(row, {"live_bytes"}),
+               percent_text(real_at(row, {"live_bytes"}).value_or(0),
+                            real_at(row, {"capacity_bytes"}).value_or(0)),
+               bytes_text(row, {"written_bytes"}), bytes_text(row, {"read_bytes"}),
+               bytes_text(row, {"cleaned_bytes"}), human_count(errors),
+               out ? "out: " + text_at(row, {"taken_out_why"}) : "in use"});
+  }
+  if (table.empty()) return "";
+  return table.text(view.colour) + "blocks " + count_text(status, {"nvme", "blocks"}) +
+         " | displaced " + count_text(status, {"nvme", "displaced_blocks"}) + " | promoted " +
+         count_text(status, {"nvme", "promoted_blocks"}) + " | refused " +
+         count_text(status, {"nvme", "write_refused_blocks"}) + " | lost " +
+         count_text(status, {"nvme", "lost_blocks"}) + "\n";
+}
+
 // Those that a cache has an arena on.
 std::string devices_text(const Json& cache) {
   std::string text;
@@ -167,7 +198,7 @@ std::string changes_of(const Json& rows, const char* heading, const View& view) 
 std::string status_view(const Json& status, const View& view) {
   // Of one device the tier says it all.
   const bool several = rows_at(status, {"devices"}).size() > 1;
-  return head_of(status, view) + tiers_of(status, view) +
+  return head_of(status, view) + tiers_of(status, view) + nvme_of(status, view) +
          (several ? devices_of(status, view) : std::string()) + short_tenants_of(status, view) +
          totals_of(status);
 }
