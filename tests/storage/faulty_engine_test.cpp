@@ -15,9 +15,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr std::uint32_t kDepth = 8;
-constexpr std::size_t kBlock = 4 * kIoAlign;
-constexpr std::int64_t kWhole = kBlock;
+constexpr std::uint32_t kInFlight = 8;
+constexpr std::size_t kPiece = 4 * kIoAlign;
+constexpr std::int64_t kWhole = kPiece;
 
 std::size_t differing_bits(std::span<const std::byte> left, std::span<const std::byte> right) {
   EXPECT_EQ(left.size(), right.size());
@@ -43,7 +43,7 @@ class FaultyEngineTest : public testing::Test {
   }
 
   void start() {
-    auto real = make_io_engine(IoKind::automatic, kDepth);
+    auto real = make_io_engine(IoKind::automatic, kInFlight);
     ASSERT_OK(real);
     engine = make_faulty_engine(std::move(*real), faults);
     const auto registered = engine->register_file(disk.fd());
@@ -60,23 +60,23 @@ class FaultyEngineTest : public testing::Test {
   }
 
   std::int64_t write(std::uint64_t offset, std::uint64_t seed) {
-    fill(memory.piece(0, kBlock), seed);
-    const auto result = run(*engine, write_request(file, offset, memory.piece(0, kBlock)));
+    fill(memory.piece(0, kPiece), seed);
+    const auto result = run(*engine, write_request(file, offset, memory.piece(0, kPiece)));
     // The caller's memory is only read.
-    EXPECT_EQ(copy_of(memory.piece(0, kBlock)), pattern(kBlock, seed));
+    EXPECT_EQ(copy_of(memory.piece(0, kPiece)), pattern(kPiece, seed));
     return result;
   }
 
   std::int64_t read(std::uint64_t offset = 0) {
-    fill(memory.piece(kBlock, kBlock), 99);
-    return run(*engine, read_request(file, offset, memory.piece(kBlock, kBlock)));
+    fill(memory.piece(kPiece, kPiece), 99);
+    return run(*engine, read_request(file, offset, memory.piece(kPiece, kPiece)));
   }
 
-  std::span<const std::byte> was_read() const { return memory.piece(kBlock, kBlock); }
+  std::span<const std::byte> was_read() const { return memory.piece(kPiece, kPiece); }
 
   DiskFolder folder;
   DiskFile disk{folder.path() / "segment"};
-  IoMemory memory{kDepth * kBlock};
+  IoMemory memory{kInFlight * kPiece};
   std::shared_ptr<FaultyDisk> faults = std::make_shared<FaultyDisk>(7);
   std::unique_ptr<IoEngine> engine;
   IoFile file;
@@ -85,9 +85,9 @@ class FaultyEngineTest : public testing::Test {
 TEST_F(FaultyEngineTest, AnIoErrorDoesNothingAndIsOver) {
   faults->add({.fault = Fault::io_error, .op = IoOp::write});
   EXPECT_EQ(write(0, 2), -EIO);
-  EXPECT_EQ(disk.content(), pattern(kBlock, 1));
+  EXPECT_EQ(disk.content(), pattern(kPiece, 1));
   EXPECT_EQ(write(0, 2), kWhole);
-  EXPECT_EQ(disk.content(), pattern(kBlock, 2));
+  EXPECT_EQ(disk.content(), pattern(kPiece, 2));
   EXPECT_EQ(faults->injected(Fault::io_error), 1u);
 }
 
@@ -96,11 +96,11 @@ TEST_F(FaultyEngineTest, AnyOpCanFail) {
   EXPECT_EQ(write(0, 2), -EIO);
   EXPECT_EQ(read(), -EIO);
   EXPECT_EQ(run(*engine, sync_request(file)), -EIO);
-  EXPECT_EQ(run(*engine, discard_request(file, 0, kBlock)), -EIO);
+  EXPECT_EQ(run(*engine, discard_request(file, 0, kPiece)), -EIO);
   EXPECT_EQ(faults->injected(Fault::io_error), 4u);
   faults->clear();
   EXPECT_EQ(read(), kWhole);
-  EXPECT_EQ(copy_of(was_read()), pattern(kBlock, 1));
+  EXPECT_EQ(copy_of(was_read()), pattern(kPiece, 1));
 }
 
 TEST_F(FaultyEngineTest, ARuleCountsTheRequestsThatMatchIt) {
@@ -110,21 +110,21 @@ TEST_F(FaultyEngineTest, ARuleCountsTheRequestsThatMatchIt) {
   faults->add({.fault = Fault::io_error,
                .op = IoOp::write,
                .path_part = "segment",
-               .from_offset = kBlock,
-               .to_offset = 2 * kBlock,
+               .from_offset = kPiece,
+               .to_offset = 2 * kPiece,
                .first = 2,
                .count = 2});
   const auto beyond = [&](IoFile to, std::uint64_t offset) {
-    return run(*engine, write_request(to, offset, memory.piece(0, kBlock)));
+    return run(*engine, write_request(to, offset, memory.piece(0, kPiece)));
   };
-  EXPECT_EQ(beyond(file, kBlock), kWhole);  // the first that matches
+  EXPECT_EQ(beyond(file, kPiece), kWhole);  // the first that matches
   EXPECT_EQ(beyond(file, 0), kWhole);       // before the range
-  EXPECT_EQ(beyond(file, 2 * kBlock), kWhole);
-  EXPECT_EQ(beyond(*other, kBlock), kWhole);
-  EXPECT_EQ(read(kBlock), kWhole);
-  EXPECT_EQ(beyond(file, kBlock + kIoAlign), -EIO);
-  EXPECT_EQ(beyond(file, 2 * kBlock - kIoAlign), -EIO);
-  EXPECT_EQ(beyond(file, kBlock), kWhole);
+  EXPECT_EQ(beyond(file, 2 * kPiece), kWhole);
+  EXPECT_EQ(beyond(*other, kPiece), kWhole);
+  EXPECT_EQ(read(kPiece), kWhole);
+  EXPECT_EQ(beyond(file, kPiece + kIoAlign), -EIO);
+  EXPECT_EQ(beyond(file, 2 * kPiece - kIoAlign), -EIO);
+  EXPECT_EQ(beyond(file, kPiece), kWhole);
   EXPECT_EQ(faults->injected(Fault::io_error), 2u);
 }
 
@@ -140,7 +140,7 @@ TEST_F(FaultyEngineTest, TheSameSeedDrawsTheSameFaults) {
     FaultPlan plan(seed);
     plan.add({.fault = Fault::io_error, .count = kEveryTime, .probability = 0.25});
     IoRequest request;
-    request.length = kBlock;
+    request.length = kPiece;
     std::vector<bool> fired(1000);
     std::generate(fired.begin(), fired.end(),
                   [&] { return plan.decide(request, "").fault.has_value(); });
@@ -156,7 +156,7 @@ TEST_F(FaultyEngineTest, TheSameSeedDrawsTheSameFaults) {
 TEST_F(FaultyEngineTest, AFullDiskRefusesWritesOnly) {
   faults->add({.fault = Fault::no_space, .count = kEveryTime});
   EXPECT_EQ(write(0, 2), -ENOSPC);
-  EXPECT_EQ(disk.content(), pattern(kBlock, 1));
+  EXPECT_EQ(disk.content(), pattern(kPiece, 1));
   EXPECT_EQ(read(), kWhole);
   EXPECT_EQ(run(*engine, sync_request(file)), 0);
 }
@@ -167,7 +167,7 @@ TEST_F(FaultyEngineTest, AShortReadGivesWholeSectorsAndGarbageBehind) {
   EXPECT_GT(result, 0);
   EXPECT_LT(result, kWhole);
   EXPECT_EQ(result % std::int64_t{kSectorBytes}, 0);
-  EXPECT_EQ(common_prefix(was_read(), pattern(kBlock, 1)), static_cast<std::size_t>(result));
+  EXPECT_EQ(common_prefix(was_read(), pattern(kPiece, 1)), static_cast<std::size_t>(result));
 }
 
 TEST_F(FaultyEngineTest, AShortWriteSaysHowFarItCame) {
@@ -176,8 +176,8 @@ TEST_F(FaultyEngineTest, AShortWriteSaysHowFarItCame) {
   EXPECT_GT(result, 0);
   EXPECT_LT(result, kWhole);
   const auto content = disk.content();
-  EXPECT_EQ(common_prefix(content, pattern(kBlock, 2)), static_cast<std::size_t>(result));
-  const auto old = pattern(kBlock, 1);
+  EXPECT_EQ(common_prefix(content, pattern(kPiece, 2)), static_cast<std::size_t>(result));
+  const auto old = pattern(kPiece, 1);
   EXPECT_TRUE(std::equal(content.begin() + result, content.end(), old.begin() + result));
 }
 
@@ -185,41 +185,41 @@ TEST_F(FaultyEngineTest, ATornWriteIsAcknowledgedWhole) {
   faults->add({.fault = Fault::torn_write});
   EXPECT_EQ(write(0, 2), kWhole);
   const auto content = disk.content();
-  const auto kept = static_cast<std::ptrdiff_t>(common_prefix(content, pattern(kBlock, 2)));
+  const auto kept = static_cast<std::ptrdiff_t>(common_prefix(content, pattern(kPiece, 2)));
   EXPECT_GT(kept, 0);
   EXPECT_LT(kept, kWhole);
   EXPECT_EQ(kept % std::ptrdiff_t{kSectorBytes}, 0);
-  const auto old = pattern(kBlock, 1);
+  const auto old = pattern(kPiece, 1);
   EXPECT_TRUE(std::equal(content.begin() + kept, content.end(), old.begin() + kept));
 }
 
 TEST_F(FaultyEngineTest, ALostWriteIsAcknowledgedAndNotThere) {
   faults->add({.fault = Fault::lost, .op = IoOp::write});
   EXPECT_EQ(write(0, 2), kWhole);
-  EXPECT_EQ(disk.content(), pattern(kBlock, 1));
+  EXPECT_EQ(disk.content(), pattern(kPiece, 1));
 }
 
 TEST_F(FaultyEngineTest, OneBitOfAReadIsWrongAndTheDiskIsRight) {
   faults->add({.fault = Fault::flip_read});
   EXPECT_EQ(read(), kWhole);
-  EXPECT_EQ(differing_bits(was_read(), pattern(kBlock, 1)), 1u);
-  EXPECT_EQ(disk.content(), pattern(kBlock, 1));
+  EXPECT_EQ(differing_bits(was_read(), pattern(kPiece, 1)), 1u);
+  EXPECT_EQ(disk.content(), pattern(kPiece, 1));
   EXPECT_EQ(read(), kWhole);
-  EXPECT_EQ(copy_of(was_read()), pattern(kBlock, 1));
+  EXPECT_EQ(copy_of(was_read()), pattern(kPiece, 1));
 }
 
 TEST_F(FaultyEngineTest, OneBitOfAWriteIsWrongOnTheDisk) {
   faults->add({.fault = Fault::flip_write});
   EXPECT_EQ(write(0, 2), kWhole);
-  EXPECT_EQ(differing_bits(disk.content(), pattern(kBlock, 2)), 1u);
+  EXPECT_EQ(differing_bits(disk.content(), pattern(kPiece, 2)), 1u);
 }
 
 TEST_F(FaultyEngineTest, AStalledAnswerComesLateAndHoldsNobodyUp) {
   constexpr milliseconds kStall{150};
   faults->add({.fault = Fault::stall, .op = IoOp::read, .delay = kStall});
   const auto begin = steady_clock::now();
-  const IoRequest requests[] = {read_request(file, 0, memory.piece(0, kBlock), 1),
-                                read_request(file, 0, memory.piece(kBlock, kBlock), 2)};
+  const IoRequest requests[] = {read_request(file, 0, memory.piece(0, kPiece), 1),
+                                read_request(file, 0, memory.piece(kPiece, kPiece), 2)};
   ASSERT_EQ(engine->submit(requests), 2u);
   EXPECT_TRUE(reap_all(*engine, 1).contains(2)) << "the one that is not stalled comes first";
   EXPECT_TRUE(reap_all(*engine, 1).contains(1));
@@ -229,7 +229,7 @@ TEST_F(FaultyEngineTest, AStalledAnswerComesLateAndHoldsNobodyUp) {
 
 TEST_F(FaultyEngineTest, AWakeEndsTheWaitForAStalledAnswer) {
   faults->add({.fault = Fault::stall, .op = IoOp::read, .delay = std::chrono::hours(1)});
-  const IoRequest request = read_request(file, 0, memory.piece(0, kBlock));
+  const IoRequest request = read_request(file, 0, memory.piece(0, kPiece));
   ASSERT_EQ(engine->submit({&request, 1}), 1u);
   IoAnswer answer;
   engine->wake();
@@ -252,14 +252,14 @@ TEST_F(FaultyEngineTest, ADeviceVanishesOnCommand) {
   faults->vanish();
   EXPECT_EQ(read(), -ENODEV);
   EXPECT_EQ(write(0, 2), -ENODEV);
-  EXPECT_EQ(disk.content(), pattern(kBlock, 1));
+  EXPECT_EQ(disk.content(), pattern(kPiece, 1));
 }
 
 // Overlapping writes in flight have no defined outcome: a store that does it has a bug.
 TEST_F(FaultyEngineTest, WritesInFlightThatOverlapAreABug) {
   const IoRequest requests[] = {
-      write_request(file, 0, memory.piece(0, kBlock), 1),
-      write_request(file, kBlock - kIoAlign, memory.piece(kBlock, kBlock), 2)};
+      write_request(file, 0, memory.piece(0, kPiece), 1),
+      write_request(file, kPiece - kIoAlign, memory.piece(kPiece, kPiece), 2)};
   GTEST_FLAG_SET(death_test_style, "threadsafe");  // there are threads of the real engine
   EXPECT_DEATH(engine->submit(requests), "overlaps_change");
 }
@@ -269,20 +269,20 @@ using PowerLossTest = FaultyEngineTest;
 TEST_F(PowerLossTest, TakesNothingThatASyncMadeDurable) {
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     ASSERT_EQ(write(0, seed), kWhole);
-    ASSERT_EQ(write(kBlock, seed + 1), kWhole);
+    ASSERT_EQ(write(kPiece, seed + 1), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
     const PowerLoss loss = lose_power(seed);
     EXPECT_EQ(loss.kept + loss.dropped + loss.torn, 0u);
     ASSERT_EQ(read(0), kWhole);
-    EXPECT_EQ(copy_of(was_read()), pattern(kBlock, seed));
-    ASSERT_EQ(read(kBlock), kWhole);
-    EXPECT_EQ(copy_of(was_read()), pattern(kBlock, seed + 1));
+    EXPECT_EQ(copy_of(was_read()), pattern(kPiece, seed));
+    ASSERT_EQ(read(kPiece), kWhole);
+    EXPECT_EQ(copy_of(was_read()), pattern(kPiece, seed + 1));
   }
 }
 
 TEST_F(PowerLossTest, KeepsDropsOrTearsWhatNoSyncMadeDurable) {
-  const auto old = pattern(kBlock, 1);
-  const auto young = pattern(kBlock, 2);
+  const auto old = pattern(kPiece, 1);
+  const auto young = pattern(kPiece, 2);
   PowerLoss total;
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     ASSERT_EQ(write(0, 1), kWhole);
@@ -291,12 +291,12 @@ TEST_F(PowerLossTest, KeepsDropsOrTearsWhatNoSyncMadeDurable) {
     const PowerLoss loss = lose_power(seed);
     ASSERT_EQ(loss.kept + loss.dropped + loss.torn, 1u);
     const auto content = disk.content();
-    ASSERT_EQ(content.size(), kBlock);
+    ASSERT_EQ(content.size(), kPiece);
     EXPECT_EQ(loss.kept == 1, content == young);
     if (loss.dropped == 1) {
       EXPECT_EQ(content, old);
     }
-    for (std::size_t at = 0; at < kBlock; at += kSectorBytes) {
+    for (std::size_t at = 0; at < kPiece; at += kSectorBytes) {
       const auto sector = std::span(content).subspan(at, kSectorBytes);
       EXPECT_TRUE(std::ranges::equal(sector, std::span(old).subspan(at, kSectorBytes)) ||
                   std::ranges::equal(sector, std::span(young).subspan(at, kSectorBytes)));
@@ -325,15 +325,15 @@ TEST_F(PowerLossTest, TheSameSeedTakesTheSame) {
 TEST_F(PowerLossTest, AFileThatGrewIsAsShortAsBeforeIfItsWriteIsDropped) {
   std::set<std::uintmax_t> sizes;
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
-    ASSERT_EQ(ftruncate(disk.fd(), kBlock), 0);
-    ASSERT_EQ(write(kBlock, 2), kWhole);
+    ASSERT_EQ(ftruncate(disk.fd(), kPiece), 0);
+    ASSERT_EQ(write(kPiece, 2), kWhole);
     const PowerLoss loss = lose_power(seed);
     const auto size = disk.content().size();
     if (loss.dropped == 1) {
-      EXPECT_EQ(size, kBlock);
+      EXPECT_EQ(size, kPiece);
     }
     if (loss.kept == 1) {
-      EXPECT_EQ(size, 2 * kBlock);
+      EXPECT_EQ(size, 2 * kPiece);
     }
     sizes.insert(size);
   }
@@ -345,17 +345,17 @@ TEST_F(PowerLossTest, ASyncIsForTheWritesThatWereAnsweredBeforeIt) {
   for (std::uint64_t seed = 1; seed <= 20 && !lost; ++seed) {
     ASSERT_EQ(write(0, 1), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
-    fill(memory.piece(0, kBlock), 2);
+    fill(memory.piece(0, kPiece), 2);
     // The write is answered while the sync runs.
     faults->add({.fault = Fault::stall, .op = IoOp::sync, .delay = milliseconds(20)});
-    const IoRequest requests[] = {write_request(file, 0, memory.piece(0, kBlock), 1),
+    const IoRequest requests[] = {write_request(file, 0, memory.piece(0, kPiece), 1),
                                   sync_request(file, 2)};
     ASSERT_EQ(engine->submit(requests), 2u);
     ASSERT_TRUE(reap_all(*engine, 1).contains(1));
     ASSERT_TRUE(reap_all(*engine, 1).contains(2));
     faults->clear();
     lose_power(seed);
-    lost = disk.content() != pattern(kBlock, 2);
+    lost = disk.content() != pattern(kPiece, 2);
   }
   EXPECT_TRUE(lost);
 }
@@ -366,12 +366,12 @@ TEST_F(PowerLossTest, AWriteInFlightWhenTheEngineEndsMayBeThereOrNot) {
   for (std::uint64_t seed = 1; seed <= 40 && !(there && missing); ++seed) {
     ASSERT_EQ(write(0, 1), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
-    fill(memory.piece(0, kBlock), 2);
-    const IoRequest request = write_request(file, 0, memory.piece(0, kBlock));
+    fill(memory.piece(0, kPiece), 2);
+    const IoRequest request = write_request(file, 0, memory.piece(0, kPiece));
     ASSERT_EQ(engine->submit({&request, 1}), 1u);
     lose_power(seed);
-    there = there || disk.content() == pattern(kBlock, 2);
-    missing = missing || disk.content() == pattern(kBlock, 1);
+    there = there || disk.content() == pattern(kPiece, 2);
+    missing = missing || disk.content() == pattern(kPiece, 1);
   }
   EXPECT_TRUE(missing);
   EXPECT_TRUE(there);
@@ -388,7 +388,7 @@ TEST_F(PowerLossTest, AFailedSyncTakesItsWritesWithIt) {
     ASSERT_EQ(run(*engine, sync_request(file)), 0);  // too late for that write
     faults->clear();
     lose_power(seed);
-    lost = disk.content() != pattern(kBlock, 2);
+    lost = disk.content() != pattern(kPiece, 2);
   }
   EXPECT_TRUE(lost);
 }
@@ -403,7 +403,7 @@ TEST_F(PowerLossTest, ALostSyncMakesNothingDurable) {
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
     faults->clear();
     lose_power(seed);
-    lost = disk.content() != pattern(kBlock, 2);
+    lost = disk.content() != pattern(kPiece, 2);
   }
   EXPECT_TRUE(lost);
 }
@@ -412,22 +412,22 @@ TEST_F(PowerLossTest, ALostSyncMakesNothingDurable) {
 TEST_F(PowerLossTest, WhatIsDroppedDoesNotTakeAYoungerDurableWriteWithIt) {
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     ASSERT_EQ(write(0, 2), kWhole);
-    ASSERT_EQ(write(kBlock, 3), kWhole);
+    ASSERT_EQ(write(kPiece, 3), kWhole);
     faults->add({.fault = Fault::io_error, .op = IoOp::sync});
     ASSERT_EQ(run(*engine, sync_request(file)), -EIO);
-    ASSERT_EQ(write(kBlock / 2, 4), kWhole);
+    ASSERT_EQ(write(kPiece / 2, 4), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
     const PowerLoss loss = lose_power(seed);
     ASSERT_EQ(loss.kept + loss.dropped + loss.torn, 2u);
-    ASSERT_EQ(read(kBlock / 2), kWhole);
-    EXPECT_EQ(copy_of(was_read()), pattern(kBlock, 4));
+    ASSERT_EQ(read(kPiece / 2), kWhole);
+    EXPECT_EQ(copy_of(was_read()), pattern(kPiece, 4));
   }
 }
 
 TEST_F(PowerLossTest, OfTwoWritesToOnePlaceEitherMaySurvive) {
   // None of them, the older, the younger.
-  std::set<std::vector<std::byte>> missing = {pattern(kBlock, 1), pattern(kBlock, 2),
-                                              pattern(kBlock, 3)};
+  std::set<std::vector<std::byte>> missing = {pattern(kPiece, 1), pattern(kPiece, 2),
+                                              pattern(kPiece, 3)};
   for (std::uint64_t seed = 1; seed <= 60 && !missing.empty(); ++seed) {
     ASSERT_EQ(write(0, 1), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
@@ -445,10 +445,10 @@ TEST_F(PowerLossTest, WhatWasDiscardedMayBeBack) {
   for (std::uint64_t seed = 1; seed <= 40 && !(back && gone); ++seed) {
     ASSERT_EQ(write(0, 1), kWhole);
     ASSERT_EQ(run(*engine, sync_request(file)), 0);
-    ASSERT_EQ(run(*engine, discard_request(file, 0, kBlock)), 0);
+    ASSERT_EQ(run(*engine, discard_request(file, 0, kPiece)), 0);
     lose_power(seed);
-    back = back || disk.content() == pattern(kBlock, 1);
-    gone = gone || disk.content() == std::vector<std::byte>(kBlock);
+    back = back || disk.content() == pattern(kPiece, 1);
+    gone = gone || disk.content() == std::vector<std::byte>(kPiece);
   }
   EXPECT_TRUE(back);
   EXPECT_TRUE(gone);
@@ -468,7 +468,7 @@ TEST_F(PowerLossTest, AFileThatWasUnregisteredAndIsRegisteredAgainIsRemembered) 
       ASSERT_EQ(run(*engine, sync_request(file)), 0);
     }
     lose_power(seed);
-    const bool whole = disk.content() == pattern(kBlock, 2);
+    const bool whole = disk.content() == pattern(kPiece, 2);
     if (seed % 2 == 0) {
       EXPECT_TRUE(whole);
     }
