@@ -17,7 +17,7 @@ constexpr std::size_t kKeptListBlocks = 1024;
 // Blocks whose memory is fetched ahead while a list is given up.
 constexpr std::size_t kLookAhead = 16;
 
-struct Place {
+struct Found {
   Session* session;
   Sequence* sequence;
   Cache* cache;
@@ -33,12 +33,12 @@ Result<Sequence*> find_sequence(Session& session, Handle handle) {
                    "to another session");
 }
 
-Result<Place> find_place(State& state, SessionId id, Handle handle) {
+Result<Found> find_place(State& state, SessionId id, Handle handle) {
   auto session = find_session(state, id);
   if (!session) return std::unexpected(session.error());
   auto sequence = find_sequence(**session, handle);
   if (!sequence) return std::unexpected(sequence.error());
-  return Place{*session, *sequence, state.caches[(*sequence)->cache.value].get()};
+  return Found{*session, *sequence, state.caches[(*sequence)->cache.value].get()};
 }
 
 SessionCache* find_open(Session& session, CacheId cache, DeviceId device) {
@@ -160,7 +160,7 @@ struct LeftPins {
 std::uint8_t sealer_mark(SessionId id) { return static_cast<std::uint8_t>(id.value); }
 
 // The part of a fork from the child's length on.
-Result<Forked> fork_part(State& state, Place parent, Handle handle, Sequence* child, Growth growth,
+Result<Forked> fork_part(State& state, Found parent, Handle handle, Sequence* child, Growth growth,
                          Actions& actions) {
   Cache& cache = *parent.cache;
   const std::size_t from = child == nullptr ? 0 : child->blocks.size();
