@@ -159,6 +159,7 @@ ipc::Status Coordinator::append_stored(ipc::SessionId session, ipc::CacheId cach
   const std::vector<std::uint64_t> valid_bytes = nvme_->find_prefix(*scope, keys);
   if (valid_bytes.empty()) return {};
   std::vector<residency::StoredKey> found;
+  found.reserve(valid_bytes.size());
   for (std::uint32_t i = 0; i < valid_bytes.size(); ++i) found.push_back({keys[i], valid_bytes[i]});
   const std::lock_guard lock(mutex_);
   residency::Actions actions;

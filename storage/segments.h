@@ -72,7 +72,7 @@ class Segments {
   bool is_pinned(std::uint32_t segment) const { return segments_[segment].pins > 0; }
   // Nothing in it is wanted, and the index is durable about that. Gives its space back to the file
   // system, if that can.
-  void release(std::uint32_t segment);
+  void release(std::uint32_t number);
 
   std::uint32_t count() const { return static_cast<std::uint32_t>(segments_.size()); }
   // That can be taken. Of a full disk only those whose files have their space.

@@ -23,7 +23,7 @@ class FaultTest : public StoreTest {
   // Answers `error` to requests of `op` while it is armed.
   void open_with_error(IoOp op, int error) {
     break_device([this, op, error](const IoRequest& request, const Perform& perform) {
-      return armed_ && request.op == op ? -error : perform(request);
+      return armed && request.op == op ? -error : perform(request);
     });
     open();
   }
@@ -32,75 +32,75 @@ class FaultTest : public StoreTest {
     const auto block = find(key);
     if (!block) return ipc::fail(Errc::not_found, "not found");
     Payload got(block->block_bytes, 99);
-    return read(scope_, key, *block, 0, got.memory());
+    return read(scope, key, *block, 0, got.memory());
   }
 
-  const Payload payload_{100 * kKiB, 1};
-  std::atomic<bool> armed_ = false;
+  const Payload payload_bytes{100 * kKiB, 1};
+  std::atomic<bool> armed = false;
 };
 
 TEST_F(FaultTest, AFailedReadIsAMissFromThenOn) {
   open_with_error(IoOp::read, EIO);
-  ASSERT_OK(write("bad", payload_));
-  ASSERT_OK(write("good", payload_));
-  armed_ = true;
+  ASSERT_OK(write("bad", payload_bytes));
+  ASSERT_OK(write("good", payload_bytes));
+  armed = true;
   EXPECT_ERROR(read_all("bad"), Errc::io_error);
-  armed_ = false;
+  armed = false;
   EXPECT_FALSE(find("bad"));
-  EXPECT_TRUE(holds("good", payload_));
+  EXPECT_TRUE(holds("good", payload_bytes));
   EXPECT_GE(device().io_errors, 1U);
   EXPECT_EQ(tenant().lost_blocks, 1U);
 }
 
 TEST_F(FaultTest, AFailedWriteIsRefusedAndTheNextOneIsNot) {
   open_with_error(IoOp::write, EIO);
-  ASSERT_OK(write("before", payload_));
-  armed_ = true;
-  EXPECT_ERROR(write("key", payload_), Errc::io_error);
-  armed_ = false;
+  ASSERT_OK(write("before", payload_bytes));
+  armed = true;
+  EXPECT_ERROR(write("key", payload_bytes), Errc::io_error);
+  armed = false;
   EXPECT_FALSE(find("key"));
-  ASSERT_OK(write("key", payload_));
-  EXPECT_TRUE(holds("key", payload_));
+  ASSERT_OK(write("key", payload_bytes));
+  EXPECT_TRUE(holds("key", payload_bytes));
   open();
-  EXPECT_TRUE(holds("before", payload_));
-  EXPECT_TRUE(holds("key", payload_));
+  EXPECT_TRUE(holds("before", payload_bytes));
+  EXPECT_TRUE(holds("key", payload_bytes));
 }
 
 TEST_F(FaultTest, AFailedSegmentPageCostsItsWritesOnly) {
   open_with_error(IoOp::write, EIO);
-  armed_ = true;
-  EXPECT_ERROR(write("key", payload_), Errc::io_error);
-  armed_ = false;
-  ASSERT_OK(write("key", payload_));
+  armed = true;
+  EXPECT_ERROR(write("key", payload_bytes), Errc::io_error);
+  armed = false;
+  ASSERT_OK(write("key", payload_bytes));
   open();
-  EXPECT_TRUE(holds("key", payload_));
+  EXPECT_TRUE(holds("key", payload_bytes));
 }
 
 TEST_F(FaultTest, NothingIsDurableThatWasNotSynced) {
   open_with_error(IoOp::sync, EIO);
-  ASSERT_OK(write("before", payload_));
+  ASSERT_OK(write("before", payload_bytes));
   const auto before = find("before");
-  armed_ = true;
-  EXPECT_ERROR(write("key", payload_), Errc::io_error);
-  armed_ = false;
+  armed = true;
+  EXPECT_ERROR(write("key", payload_bytes), Errc::io_error);
+  armed = false;
   EXPECT_FALSE(find("key"));
-  ASSERT_OK(write("key", payload_));
+  ASSERT_OK(write("key", payload_bytes));
   // A sync that failed says nothing about later ones of the same file.
   EXPECT_NE(find("key")->segment, before->segment);
-  EXPECT_TRUE(holds("before", payload_));
+  EXPECT_TRUE(holds("before", payload_bytes));
 }
 
 TEST_F(FaultTest, AFullDiskRefusesWritesAndServesReads) {
   open_with_error(IoOp::write, ENOSPC);
-  ASSERT_OK(write("before", payload_));
-  armed_ = true;
+  ASSERT_OK(write("before", payload_bytes));
+  armed = true;
   for (int i = 0; i < 100; ++i) {
-    EXPECT_ERROR(write("key" + std::to_string(i), payload_), Errc::no_memory);
+    EXPECT_ERROR(write("key" + std::to_string(i), payload_bytes), Errc::no_memory);
   }
   // It is not broken.
   EXPECT_FALSE(device().taken_out);
   EXPECT_EQ(device().io_errors, 0U);
-  EXPECT_TRUE(holds("before", payload_));
+  EXPECT_TRUE(holds("before", payload_bytes));
 }
 
 TEST_F(FaultTest, ShortReadsAndWritesAreCarriedOn) {
@@ -110,10 +110,10 @@ TEST_F(FaultTest, ShortReadsAndWritesAreCarriedOn) {
     return request.op == IoOp::discard ? perform(request) : perform(shorter);
   });
   open();
-  ASSERT_OK(write("key", payload_));
-  EXPECT_TRUE(holds("key", payload_));
+  ASSERT_OK(write("key", payload_bytes));
+  EXPECT_TRUE(holds("key", payload_bytes));
   open();
-  EXPECT_TRUE(holds("key", payload_));
+  EXPECT_TRUE(holds("key", payload_bytes));
 }
 
 TEST_F(FaultTest, WritesThatStopAtNothingAreRefused) {
@@ -121,7 +121,7 @@ TEST_F(FaultTest, WritesThatStopAtNothingAreRefused) {
     return request.op == IoOp::write ? 0 : perform(request);
   });
   open();
-  EXPECT_ERROR(write("key", payload_), Errc::io_error);
+  EXPECT_ERROR(write("key", payload_bytes), Errc::io_error);
 }
 
 TEST_F(FaultTest, InterruptedRequestsAreTriedAgain) {
@@ -130,38 +130,38 @@ TEST_F(FaultTest, InterruptedRequestsAreTriedAgain) {
     return (*left)-- > 0 ? -EINTR : perform(request);
   });
   open();
-  ASSERT_OK(write("key", payload_));
-  EXPECT_TRUE(holds("key", payload_));
+  ASSERT_OK(write("key", payload_bytes));
+  EXPECT_TRUE(holds("key", payload_bytes));
 }
 
 TEST_F(FaultTest, ALostWriteIsSeenByItsReader) {
   break_device([this](const IoRequest& request, const Perform& perform) {
-    if (armed_ && request.op == IoOp::write) return static_cast<std::int64_t>(request.length);
+    if (armed && request.op == IoOp::write) return static_cast<std::int64_t>(request.length);
     return perform(request);
   });
   open();
-  ASSERT_OK(write("before", payload_));
-  armed_ = true;
-  ASSERT_OK(write("lost", payload_));
-  armed_ = false;
-  ASSERT_OK(write("after", payload_));
+  ASSERT_OK(write("before", payload_bytes));
+  armed = true;
+  ASSERT_OK(write("lost", payload_bytes));
+  armed = false;
+  ASSERT_OK(write("after", payload_bytes));
   EXPECT_ERROR(read_all("lost"), Errc::data_lost);
   EXPECT_FALSE(find("lost"));
   EXPECT_EQ(device().checksum_errors, 1U);
   EXPECT_EQ(tenant().lost_blocks, 1U);
-  EXPECT_TRUE(holds("before", payload_));
-  EXPECT_TRUE(holds("after", payload_));
+  EXPECT_TRUE(holds("before", payload_bytes));
+  EXPECT_TRUE(holds("after", payload_bytes));
 }
 
 TEST_F(FaultTest, AFlippedBitCostsThePartUntilItIsRead) {
   open();
-  ASSERT_OK(write("key", payload_));
+  ASSERT_OK(write("key", payload_bytes));
   const auto block = find("key");
   damage(segment_of(*block), block->offset + kPageBytes + 20 * kKiB);
   Payload got(16 * kKiB, 99);
-  ASSERT_OK(read(scope_, "key", *block, 0, got.memory()));
-  EXPECT_TRUE(std::ranges::equal(got.bytes(), payload_.bytes().first(16 * kKiB)));
-  EXPECT_ERROR(read(scope_, "key", *block, 16 * kKiB, got.memory()), Errc::data_lost);
+  ASSERT_OK(read(scope, "key", *block, 0, got.memory()));
+  EXPECT_TRUE(std::ranges::equal(got.bytes(), payload_bytes.bytes().first(16 * kKiB)));
+  EXPECT_ERROR(read(scope, "key", *block, 16 * kKiB, got.memory()), Errc::data_lost);
   EXPECT_FALSE(find("key"));
   // A page out of the middle of the bad part is not believed either.
   open();
@@ -170,7 +170,7 @@ TEST_F(FaultTest, AFlippedBitCostsThePartUntilItIsRead) {
 
 TEST_F(FaultTest, AFlippedBitOfAHeaderIsAMiss) {
   open();
-  ASSERT_OK(write("key", payload_));
+  ASSERT_OK(write("key", payload_bytes));
   const auto block = find("key");
   damage(segment_of(*block), block->offset + 64);
   EXPECT_ERROR(read_all("key"), Errc::data_lost);
@@ -187,14 +187,14 @@ TEST_F(FaultTest, WhatAClientWritesIntoItsMemoryIsNotTheDisksFault) {
     return result;
   });
   open();
-  ASSERT_OK(write("key", payload_));
-  EXPECT_TRUE(holds("key", payload_));
+  ASSERT_OK(write("key", payload_bytes));
+  EXPECT_TRUE(holds("key", payload_bytes));
   EXPECT_EQ(device().checksum_errors, 0U);
 }
 
 TEST_F(FaultTest, ChecksumsAreOfThePrivateCopy) {
-  config_.segment_bytes = 8 * kMiB;
-  config_.devices[0].capacity_bytes = 64 * kMiB;
+  config.segment_bytes = 8 * kMiB;
+  config.devices[0].capacity_bytes = 64 * kMiB;
   Payload changing(5 * kMiB, 1);
   break_device([&](const IoRequest& request, const Perform& perform) {
     // The client changes what was copied already and what was not, while it is written.
@@ -207,18 +207,18 @@ TEST_F(FaultTest, ChecksumsAreOfThePrivateCopy) {
   open();
   ASSERT_OK(write("key", changing));
   ASSERT_OK(read_all("key"));
-  store_.reset();
+  store.reset();
 }
 
 class DevicesTest : public FaultTest {
  protected:
   DevicesTest() {
-    config_.devices.push_back({directory(1), 16 * kMiB});
-    config_.device_error_budget = 4;
+    config.devices.push_back({directory(1), 16 * kMiB});
+    config.device_error_budget = 4;
   }
 
   void write_some() {
-    for (int i = 0; i < 40; ++i) ASSERT_OK(write(name(i), payload_));
+    for (int i = 0; i < 40; ++i) ASSERT_OK(write(name(i), payload_bytes));
   }
   static std::string name(int i) { return "key" + std::to_string(i); }
 
@@ -226,7 +226,7 @@ class DevicesTest : public FaultTest {
     int found = 0;
     for (int i = 0; i < 40; ++i) {
       const auto block = find(name(i));
-      if (block && block->device == on_device && holds(name(i), payload_)) ++found;
+      if (block && block->device == on_device && holds(name(i), payload_bytes)) ++found;
     }
     return found;
   }
@@ -244,21 +244,21 @@ TEST_F(DevicesTest, TheirOrderInTheConfigurationDoesNotMatter) {
   open();
   write_some();
   close();
-  config_.index_directory = directory(0) / "index";
-  std::swap(config_.devices[0], config_.devices[1]);
+  config.index_directory = directory(0) / "index";
+  std::swap(config.devices[0], config.devices[1]);
   open();
-  EXPECT_EQ(store_->stats().blocks, 40U);
+  EXPECT_EQ(store->stats().blocks, 40U);
   EXPECT_EQ(count(0) + count(1), 40);
 }
 
 TEST_F(DevicesTest, ADeviceOverItsErrorBudgetCostsItsOwnBlocksOnly) {
   break_device([this](const IoRequest& request,
-                      const Perform& perform) { return armed_ ? -EIO : perform(request); },
+                      const Perform& perform) { return armed ? -EIO : perform(request); },
                1);
   open();
   write_some();
   const int others = count(0);
-  armed_ = true;
+  armed = true;
   for (int i = 0; i < 40; ++i) static_cast<void>(read_all(name(i)));
   EXPECT_EQ(count(0), others);
   wait_until([&] { return device(1).taken_out; });
@@ -266,18 +266,18 @@ TEST_F(DevicesTest, ADeviceOverItsErrorBudgetCostsItsOwnBlocksOnly) {
   EXPECT_NE(device(1).taken_out_why, "");
   EXPECT_EQ(device(1).live_bytes, 0U);
   // All that is written from now on goes to the other one.
-  for (int i = 100; i < 120; ++i) ASSERT_OK(write(name(i), payload_));
-  armed_ = false;
+  for (int i = 100; i < 120; ++i) ASSERT_OK(write(name(i), payload_bytes));
+  armed = false;
   // It comes back with the next run, and has what it had.
   open();
   EXPECT_GT(count(1), 0);
 }
 
 TEST_F(DevicesTest, AStalledDeviceIsTakenOut) {
-  config_.stall_timeout = std::chrono::milliseconds(50);
+  config.stall_timeout = std::chrono::milliseconds(50);
   break_device(
       [this](const IoRequest& request, const Perform& perform) {
-        return armed_ && request.op == IoOp::read ? kNoAnswer : perform(request);
+        return armed && request.op == IoOp::read ? kNoAnswer : perform(request);
       },
       1);
   open();
@@ -287,16 +287,16 @@ TEST_F(DevicesTest, AStalledDeviceIsTakenOut) {
   for (int i = 0; i < 40; ++i) {
     if (find(name(i))->device == 1) on_it = name(i);
   }
-  armed_ = true;
+  armed = true;
   Payload got(100 * kKiB, 99);
   Answer answer;
   const StoredBlock block = *find(on_it);
-  store_->read(scope_, key_of(on_it), block, 0, got.memory(), IoClass::must_have, answer.done());
+  store->read(scope, key_of(on_it), block, 0, got.memory(), IoClass::must_have, answer.done());
   wait_until([&] { return device(1).taken_out; });
   EXPECT_EQ(count(0), others);
   // Its memory is not given back before the device answers.
-  EXPECT_ERROR(store_->drain(std::chrono::milliseconds(1)), Errc::timed_out);
-  armed_ = false;
+  EXPECT_ERROR(store->drain(std::chrono::milliseconds(1)), Errc::timed_out);
+  armed = false;
   EXPECT_OK(answer.wait());
 }
 
@@ -305,7 +305,7 @@ TEST_F(DevicesTest, ADeviceThatCannotBeOpenedIsLeftOut) {
   write_some();
   const int others = count(0);
   close();
-  std::filesystem::rename(directory(1), root_.path() / "away");
+  std::filesystem::rename(directory(1), root.path() / "away");
   // Something that is no directory is in its place.
   std::ofstream(directory(1)) << "x";
   open();
@@ -313,7 +313,7 @@ TEST_F(DevicesTest, ADeviceThatCannotBeOpenedIsLeftOut) {
   EXPECT_EQ(count(0), others);
   close();
   std::filesystem::remove(directory(1));
-  std::filesystem::rename(root_.path() / "away", directory(1));
+  std::filesystem::rename(root.path() / "away", directory(1));
   open();
   EXPECT_EQ(count(0) + count(1), 40);
 }

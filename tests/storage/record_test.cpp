@@ -24,26 +24,26 @@ struct alignas(kIoAlign) AlignedPage {
 
 class RecordPageTest : public testing::Test {
  protected:
-  RecordPageTest() : scope_(encode_namespace({"tenant", "model", "", "layout", "shard"})) {
-    fields_.segment = kSegment;
-    fields_.offset = 3 * kPageBytes;
-    fields_.sequence = 9;
-    fields_.layout = layout_of(40 * kKiB, 16 * kKiB);
-    fields_.valid_bytes = 39 * kKiB;
-    fields_.encoded_namespace = scope_;
-    fields_.key = key_of("a key");
-    fields_.part_checksums = checksums_;
-    write_record_page(fields_, page_.bytes);
+  RecordPageTest() : scope(encode_namespace({"tenant", "model", "", "layout", "shard"})) {
+    fields.segment = kSegment;
+    fields.offset = 3 * kPageBytes;
+    fields.sequence = 9;
+    fields.layout = layout_of(40 * kKiB, 16 * kKiB);
+    fields.valid_bytes = 39 * kKiB;
+    fields.encoded_namespace = scope;
+    fields.key = key_of("a key");
+    fields.part_checksums = checksums;
+    write_record_page(fields, page.bytes);
   }
 
   Result<RecordFields> parse() const {
-    return parse_record_page(page_.bytes, kSegment, fields_.offset, kSegmentBytes);
+    return parse_record_page(page.bytes, kSegment, fields.offset, kSegmentBytes);
   }
 
-  std::string scope_;
-  std::vector<std::uint64_t> checksums_{1, 2, 3};
-  RecordFields fields_;
-  AlignedPage page_;
+  std::string scope;
+  std::vector<std::uint64_t> checksums{1, 2, 3};
+  RecordFields fields;
+  AlignedPage page;
 };
 
 TEST_F(RecordPageTest, SaysWhatWasWritten) {
@@ -53,59 +53,59 @@ TEST_F(RecordPageTest, SaysWhatWasWritten) {
   EXPECT_EQ(parsed->valid_bytes, 39 * kKiB);
   EXPECT_EQ(parsed->layout.parts, 3U);
   EXPECT_EQ(parsed->layout.bytes_of(2), 8 * kKiB);
-  EXPECT_EQ(parsed->encoded_namespace, scope_);
+  EXPECT_EQ(parsed->encoded_namespace, scope);
   EXPECT_TRUE(std::ranges::equal(parsed->key, key_of("a key")));
-  EXPECT_TRUE(std::ranges::equal(parsed->part_checksums, checksums_));
+  EXPECT_TRUE(std::ranges::equal(parsed->part_checksums, checksums));
 }
 
 TEST_F(RecordPageTest, EverySingleFlippedBitIsRejected) {
   for (std::size_t bit = 0; bit < kPageBytes * 8; ++bit) {
-    page_.bytes[bit / 8] ^= std::byte(1U << (bit % 8));
+    page.bytes[bit / 8] ^= std::byte(1U << (bit % 8));
     ASSERT_FALSE(parse().has_value()) << "bit " << bit;
-    page_.bytes[bit / 8] ^= std::byte(1U << (bit % 8));
+    page.bytes[bit / 8] ^= std::byte(1U << (bit % 8));
   }
   EXPECT_OK(parse());
 }
 
 TEST_F(RecordPageTest, IsOnlyARecordWhereItWasWritten) {
-  EXPECT_FALSE(parse_record_page(page_.bytes, kSegment, 4 * kPageBytes, kSegmentBytes));
+  EXPECT_FALSE(parse_record_page(page.bytes, kSegment, 4 * kPageBytes, kSegmentBytes));
   for (const SegmentIdentity& other :
        {SegmentIdentity{{11, 13}, 3, 5, 77}, SegmentIdentity{{11, 12}, 4, 5, 77},
         SegmentIdentity{{11, 12}, 3, 6, 77}, SegmentIdentity{{11, 12}, 3, 5, 78}}) {
-    EXPECT_FALSE(parse_record_page(page_.bytes, other, fields_.offset, kSegmentBytes));
+    EXPECT_FALSE(parse_record_page(page.bytes, other, fields.offset, kSegmentBytes));
   }
 }
 
 TEST_F(RecordPageTest, DoesNotReachBehindItsSegment) {
-  EXPECT_OK(parse_record_page(page_.bytes, kSegment, fields_.offset, 14 * kPageBytes));
-  EXPECT_FALSE(parse_record_page(page_.bytes, kSegment, fields_.offset, 13 * kPageBytes));
+  EXPECT_OK(parse_record_page(page.bytes, kSegment, fields.offset, 14 * kPageBytes));
+  EXPECT_FALSE(parse_record_page(page.bytes, kSegment, fields.offset, 13 * kPageBytes));
 }
 
 // Also with a right checksum: lengths that a broken program could write.
 TEST_F(RecordPageTest, ImpossibleLengthsAreRejectedWithARightChecksum) {
-  RecordFields fields = fields_;
+  RecordFields fields = fields;
   fields.valid_bytes = 41 * kKiB;
-  write_record_page(fields, page_.bytes);
+  write_record_page(fields, page.bytes);
   EXPECT_FALSE(parse());
-  fields = fields_;
+  fields = fields;
   fields.layout.part_bytes = 8 * kKiB;
-  write_record_page(fields, page_.bytes);
+  write_record_page(fields, page.bytes);
   EXPECT_FALSE(parse());
-  fields = fields_;
+  fields = fields;
   fields.key = {};
-  write_record_page(fields, page_.bytes);
+  write_record_page(fields, page.bytes);
   EXPECT_FALSE(parse());
 }
 
 TEST_F(RecordPageTest, RandomBytesAreNoRecord) {
   std::mt19937_64 random(7);  // NOLINT(bugprone-random-generator-seed): the same in every run
   for (int round = 0; round < 2000; ++round) {
-    AlignedPage page = round % 2 == 0 ? AlignedPage{} : page_;
+    AlignedPage page = round % 2 == 0 ? AlignedPage{} : page;
     const std::size_t changes = 1 + random() % 64;
     for (std::size_t i = 0; i < changes; ++i) {
       page.bytes[random() % kPageBytes] ^= std::byte(1 + random() % 255);
     }
-    ASSERT_FALSE(parse_record_page(page.bytes, kSegment, fields_.offset, kSegmentBytes));
+    ASSERT_FALSE(parse_record_page(page.bytes, kSegment, fields.offset, kSegmentBytes));
   }
 }
 

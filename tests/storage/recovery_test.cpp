@@ -41,8 +41,8 @@ class RecoveryTest : public StoreTest {
   }
 
   std::filesystem::path index() const { return directory() / "index"; }
-  std::filesystem::path old_index() const { return root_.path() / "old-index"; }
-  std::filesystem::path left_behind() const { return root_.path() / "left-behind"; }
+  std::filesystem::path old_index() const { return root.path() / "old-index"; }
+  std::filesystem::path left_behind() const { return root.path() / "left-behind"; }
 
   // As after the kill of the process.
   void die() {
@@ -64,8 +64,8 @@ TEST_F(RecoveryTest, AKilledStoreLosesNothing) {
   write_blocks(0, 30);
   die();
   open();
-  EXPECT_EQ(store_->stats().blocks, 30U);
-  EXPECT_EQ(store_->stats().dropped_records, 0U);
+  EXPECT_EQ(store->stats().blocks, 30U);
+  EXPECT_EQ(store->stats().dropped_records, 0U);
   expect_blocks(0, 30);
 }
 
@@ -77,7 +77,7 @@ TEST_F(RecoveryTest, WhatTheIndexDoesNotKnowIsFoundInTheSegments) {
   write_blocks(5, 40);
   lose_power();
   open();
-  EXPECT_EQ(store_->stats().recovered_blocks, 35U);
+  EXPECT_EQ(store->stats().recovered_blocks, 35U);
   EXPECT_EQ(tenant().blocks, 40U);
   EXPECT_EQ(tenant().live_bytes, 40 * (kBlock + 4 * kKiB));
   expect_blocks(0, 40);
@@ -85,7 +85,7 @@ TEST_F(RecoveryTest, WhatTheIndexDoesNotKnowIsFoundInTheSegments) {
   write_blocks(40, 45);
   die();
   open();
-  EXPECT_EQ(store_->stats().recovered_blocks, 0U);
+  EXPECT_EQ(store->stats().recovered_blocks, 0U);
   expect_blocks(0, 45);
 }
 
@@ -97,7 +97,7 @@ TEST_F(RecoveryTest, ALostIndexIsMadeAnew) {
   close();
   std::filesystem::remove_all(index());
   open();
-  EXPECT_EQ(store_->stats().blocks, 41U);
+  EXPECT_EQ(store->stats().blocks, 41U);
   EXPECT_EQ(tenant("another").blocks, 1U);
   expect_blocks(0, 40);
 }
@@ -108,7 +108,7 @@ TEST_F(RecoveryTest, ACorruptIndexIsSetAside) {
   close();
   std::ofstream(index() / "CURRENT") << "nonsense";
   open();
-  EXPECT_EQ(store_->stats().blocks, 10U);
+  EXPECT_EQ(store->stats().blocks, 10U);
   expect_blocks(0, 10);
   EXPECT_TRUE(std::filesystem::exists(directory() / "index.corrupt"));
 }
@@ -125,8 +125,8 @@ TEST_F(RecoveryTest, ATornRecordCostsOnlyItself) {
   damage(file, torn_part->offset + 4 * kKiB + 70 * kKiB);
   damage(file, torn_header->offset + 100);
   open();
-  EXPECT_EQ(store_->stats().blocks, 3U);
-  EXPECT_EQ(store_->stats().dropped_records, 1U);
+  EXPECT_EQ(store->stats().blocks, 3U);
+  EXPECT_EQ(store->stats().dropped_records, 1U);
   EXPECT_FALSE(find(name(1)));
   EXPECT_FALSE(find(name(3)));
   for (const int i : {0, 2, 4}) EXPECT_TRUE(holds(name(i), payload(i)));
@@ -166,7 +166,7 @@ TEST_F(RecoveryTest, AnIndexThatIsNewerThanTheSegmentsServesNothingWrong) {
     const auto block = find(name(i));
     ASSERT_TRUE(block);
     Payload got(kBlock, 99);
-    EXPECT_ERROR(read(scope_, name(i), *block, 0, got.memory()), Errc::data_lost);
+    EXPECT_ERROR(read(scope, name(i), *block, 0, got.memory()), Errc::data_lost);
     EXPECT_FALSE(find(name(i)));
   }
 }
@@ -175,13 +175,13 @@ TEST_F(RecoveryTest, AnIndexThatIsOlderThanAReusedSegmentServesNothingWrong) {
   open();
   write_blocks(0, 100);
   remember_index();
-  const std::uint64_t before = store_->stats().blocks;
+  const std::uint64_t before = store->stats().blocks;
   ASSERT_GT(before, 50U);
   write_blocks(100, 300);
   lose_power();
   open();
   // Entries of segments that were reused meanwhile are stale.
-  EXPECT_GT(store_->stats().dropped_records, 0U);
+  EXPECT_GT(store->stats().dropped_records, 0U);
   int alive = 0;
   for (int i = 0; i < 300; ++i) {
     if (!find(name(i))) continue;
@@ -200,7 +200,7 @@ TEST_F(RecoveryTest, ANewerRecordOfABlockWins) {
   lose_power();
   open();
   EXPECT_TRUE(holds("key", second));
-  EXPECT_EQ(store_->stats().blocks, 1U);
+  EXPECT_EQ(store->stats().blocks, 1U);
 }
 
 // A tenant that knows the format puts a record into its payload; its own record is torn, so that
@@ -222,7 +222,7 @@ TEST_F(RecoveryTest, NoPayloadBecomesARecord) {
   lose_power();
   damage(file, forger->offset + 50);
   open();
-  EXPECT_EQ(store_->stats().blocks, 1U);
+  EXPECT_EQ(store->stats().blocks, 1U);
   EXPECT_EQ(find("victim")->offset, victim->offset);
 }
 
@@ -263,25 +263,25 @@ TEST_F(RecoveryTest, AStoreOfANewerVersionIsNotTouched) {
   const std::uint64_t checksum = XXH3_64bits(page.data(), page.size());
   std::memcpy(page.data() + 8, &checksum, sizeof checksum);
   std::ofstream(path, std::ios::binary).write(page.data(), kPageBytes);
-  EXPECT_ERROR(BlockStore::open(config_), Errc::version_mismatch);
+  EXPECT_ERROR(BlockStore::open(config), Errc::version_mismatch);
 }
 
 TEST_F(RecoveryTest, AnotherSegmentSizeIsRefused) {
   open();
   close();
-  config_.segment_bytes = 2 * kMiB;
-  EXPECT_ERROR(BlockStore::open(config_), Errc::bad_config);
+  config.segment_bytes = 2 * kMiB;
+  EXPECT_ERROR(BlockStore::open(config), Errc::bad_config);
 }
 
 TEST_F(RecoveryTest, TheOrderOfUseOutlivesTheRun) {
-  config_.tenants = {{"t", 10 * (kBlock + 4 * kKiB), 1}};
+  config.tenants = {{"t", 10 * (kBlock + 4 * kKiB), 1}};
   open();
   write_blocks(0, 10);
   expect_blocks(0, 1);
   open();
   // Times have a second's resolution: only that the used one is not the first to go.
   write_blocks(10, 11);
-  EXPECT_EQ(store_->stats().blocks, 10U);
+  EXPECT_EQ(store->stats().blocks, 10U);
   EXPECT_EQ(tenant().dropped_blocks, 1U);
 }
 

@@ -43,7 +43,7 @@ class SpaceTest : public StoreTest {
 };
 
 TEST_F(SpaceTest, AFullQuotaDropsTheColdestOfTheTenant) {
-  config_.tenants = {{"t", 10 * kRecord, 1}};
+  config.tenants = {{"t", 10 * kRecord, 1}};
   open();
   const NamespaceId other = intern("other");
   ASSERT_OK(write(other, "others", payload(0)));
@@ -59,7 +59,7 @@ TEST_F(SpaceTest, AFullQuotaDropsTheColdestOfTheTenant) {
 }
 
 TEST_F(SpaceTest, AQuotaHoldsInTheNextRun) {
-  config_.tenants = {{"t", 10 * kRecord, 1}};
+  config.tenants = {{"t", 10 * kRecord, 1}};
   open();
   write_blocks(0, 10);
   open();
@@ -68,7 +68,7 @@ TEST_F(SpaceTest, AQuotaHoldsInTheNextRun) {
 }
 
 TEST_F(SpaceTest, ABlockThatNeverFitsItsQuotaIsRefused) {
-  config_.tenants = {{"t", kRecord - 1, 1}};
+  config.tenants = {{"t", kRecord - 1, 1}};
   open();
   EXPECT_ERROR(write("key", payload(0)), Errc::quota_exceeded);
   EXPECT_EQ(tenant().refused_writes, 1U);
@@ -86,7 +86,7 @@ TEST_F(SpaceTest, AFullDeviceGoesOnWithTheNewest) {
   EXPECT_EQ(count(all - kPerSegment, all), kPerSegment);
   EXPECT_GT(tenant().dropped_blocks, 0U);
   // Most of the device is used.
-  EXPECT_GT(store_->stats().blocks, 10U * kPerSegment);
+  EXPECT_GT(store->stats().blocks, 10U * kPerSegment);
 }
 
 TEST_F(SpaceTest, WhatIsUsedStaysWhenTheDeviceIsFull) {
@@ -107,14 +107,14 @@ TEST_F(SpaceTest, DeadSpaceIsCompactedAndNoBlockIsLost) {
   const int most = 12 * kPerSegment;
   write_blocks(0, most);
   // Every segment is half dead.
-  for (int i = 0; i < most; i += 2) ASSERT_OK(store_->forget(scope_, key_of(name(i))));
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(scope, key_of(name(i))));
   write_blocks(most, most + 4 * kPerSegment);
   EXPECT_EQ(tenant().dropped_blocks, 0U);
   for (int i = 1; i < most; i += 2) EXPECT_TRUE(holds(name(i), payload(i)));
   for (int i = most; i < most + 4 * kPerSegment; ++i) EXPECT_TRUE(holds(name(i), payload(i)));
   // And so it is in the next run.
   open();
-  EXPECT_EQ(store_->stats().blocks, most / 2 + 4U * kPerSegment);
+  EXPECT_EQ(store->stats().blocks, most / 2 + 4U * kPerSegment);
   for (int i = 1; i < most; i += 2) EXPECT_TRUE(holds(name(i), payload(i)));
 }
 
@@ -122,7 +122,7 @@ TEST_F(SpaceTest, MovedBlocksAreFoundWithoutTheIndex) {
   open();
   const int most = 12 * kPerSegment;
   write_blocks(0, most);
-  for (int i = 0; i < most; i += 2) ASSERT_OK(store_->forget(scope_, key_of(name(i))));
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(scope, key_of(name(i))));
   write_blocks(most, most + 4 * kPerSegment);
   ASSERT_GT(device().cleaned_bytes, 0U);
   close();
@@ -143,13 +143,13 @@ TEST_F(SpaceTest, AStaleBlockIsReadWhereItIsNow) {
   const int most = 12 * kPerSegment;
   write_blocks(0, most);
   const auto before = find(name(1));
-  for (int i = 0; i < most; i += 2) ASSERT_OK(store_->forget(scope_, key_of(name(i))));
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(scope, key_of(name(i))));
   write_blocks(most, most + 4 * kPerSegment);
   const auto after = find(name(1));
   ASSERT_TRUE(before && after);
   ASSERT_NE(before->sequence, after->sequence);
   Payload got(kBlock, 99);
-  ASSERT_OK(read(scope_, name(1), *before, 0, got.memory()));
+  ASSERT_OK(read(scope, name(1), *before, 0, got.memory()));
   EXPECT_TRUE(std::ranges::equal(got.bytes(), payload(1).bytes()));
 }
 
@@ -158,12 +158,12 @@ TEST_F(SpaceTest, FreedSpaceIsGivenBack) {
   const int most = 13 * kPerSegment;
   write_blocks(0, most);
   const std::uint64_t full = bytes_on_disk();
-  for (int i = 0; i < most; ++i) ASSERT_OK(store_->forget(scope_, key_of(name(i))));
+  for (int i = 0; i < most; ++i) ASSERT_OK(store->forget(scope, key_of(name(i))));
   wait_until([&] { return bytes_on_disk() < full; });
 }
 
 TEST_F(SpaceTest, TheBoundOfADayHoldsOverRuns) {
-  config_.write_bytes_per_day = 10 * kRecord;
+  config.write_bytes_per_day = 10 * kRecord;
   open();
   write_blocks(0, 6);
   open();
@@ -175,7 +175,7 @@ TEST_F(SpaceTest, TheBoundOfADayHoldsOverRuns) {
 }
 
 TEST_F(SpaceTest, WhatWaitsToBeWrittenIsBounded) {
-  config_.queue_bytes = 4 * kBlock;
+  config.queue_bytes = 4 * kBlock;
   std::atomic<bool> held = true;
   break_device([&](const IoRequest& request, const Perform& perform) {
     return held && request.op == IoOp::write ? kNoAnswer : perform(request);
@@ -184,12 +184,12 @@ TEST_F(SpaceTest, WhatWaitsToBeWrittenIsBounded) {
   std::atomic<int> written = 0;
   const Payload one = payload(1);
   for (int i = 0; i < 4; ++i) {
-    store_->write(scope_, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
-                  [&](const Status& status) { written += status ? 1 : 0; });
+    store->write(scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+                 [&](const Status& status) { written += status ? 1 : 0; });
   }
   EXPECT_ERROR(write(name(4), one), Errc::limit_reached);
   held = false;
-  ASSERT_OK(store_->drain(kPatience));
+  ASSERT_OK(store->drain(kPatience));
   EXPECT_EQ(written, 4);
   EXPECT_OK(write(name(4), one));
 }
@@ -203,8 +203,8 @@ TEST_F(SpaceTest, AWriteOfTheSameKeyWaitsForTheFirst) {
   const Payload one = payload(1);
   Answer first;
   Answer second;
-  store_->write(scope_, key_of("key"), one.bytes(), kBlock, IoClass::write_back, first.done());
-  store_->write(scope_, key_of("key"), one.bytes(), kBlock, IoClass::write_back, second.done());
+  store->write(scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, first.done());
+  store->write(scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, second.done());
   EXPECT_FALSE(find("key"));
   held = false;
   EXPECT_OK(first.wait());
@@ -220,8 +220,8 @@ TEST_F(SpaceTest, ABlockForgottenWhileItIsWrittenDoesNotExist) {
   open();
   const Payload one = payload(1);
   Answer answer;
-  store_->write(scope_, key_of("key"), one.bytes(), kBlock, IoClass::write_back, answer.done());
-  ASSERT_OK(store_->forget(scope_, key_of("key")));
+  store->write(scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, answer.done());
+  ASSERT_OK(store->forget(scope, key_of("key")));
   held = false;
   EXPECT_ERROR(answer.wait(), Errc::not_found);
   EXPECT_FALSE(find("key"));
@@ -230,14 +230,14 @@ TEST_F(SpaceTest, ABlockForgottenWhileItIsWrittenDoesNotExist) {
 }
 
 TEST_F(SpaceTest, ABadConfigurationIsNamed) {
-  config_.devices[0].capacity_bytes = 3 * kMiB;
-  EXPECT_ERROR(BlockStore::open(config_), Errc::bad_config);
-  config_.devices[0].capacity_bytes = 16 * kMiB;
-  config_.part_bytes = 1000;
-  EXPECT_ERROR(BlockStore::open(config_), Errc::bad_config);
-  config_.part_bytes = 4 * kKiB;
-  config_.devices.clear();
-  EXPECT_ERROR(BlockStore::open(config_), Errc::bad_config);
+  config.devices[0].capacity_bytes = 3 * kMiB;
+  EXPECT_ERROR(BlockStore::open(config), Errc::bad_config);
+  config.devices[0].capacity_bytes = 16 * kMiB;
+  config.part_bytes = 1000;
+  EXPECT_ERROR(BlockStore::open(config), Errc::bad_config);
+  config.part_bytes = 4 * kKiB;
+  config.devices.clear();
+  EXPECT_ERROR(BlockStore::open(config), Errc::bad_config);
 }
 
 TEST_F(SpaceTest, ACloseAnswersEverything) {
@@ -245,8 +245,8 @@ TEST_F(SpaceTest, ACloseAnswersEverything) {
   std::atomic<int> answered = 0;
   const Payload one = payload(1);
   for (int i = 0; i < 64; ++i) {
-    store_->write(scope_, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
-                  [&](const Status&) { ++answered; });
+    store->write(scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+                 [&](const Status&) { ++answered; });
   }
   close();
   EXPECT_EQ(answered, 64);

@@ -15,7 +15,7 @@ TEST_F(StoreTest, AWrittenBlockIsFoundAndRead) {
   EXPECT_FALSE(find("key"));
   ASSERT_OK(write("key", payload));
   EXPECT_TRUE(holds("key", payload));
-  EXPECT_EQ(store_->stats().blocks, 1U);
+  EXPECT_EQ(store->stats().blocks, 1U);
   EXPECT_EQ(tenant().live_bytes, 104 * kKiB);
   EXPECT_GT(device().syncs, 0U);
 }
@@ -39,7 +39,7 @@ TEST_F(StoreTest, ARangeIsReadWithoutTheRest) {
         std::pair{12 * kKiB, 40 * kKiB}, std::pair{96 * kKiB, 4 * kKiB},
         std::pair{92 * kKiB, 8 * kKiB}}) {
     Payload got(bytes, 999);
-    ASSERT_OK(read(scope_, "key", *block, offset, got.memory()));
+    ASSERT_OK(read(scope, "key", *block, offset, got.memory()));
     EXPECT_TRUE(std::ranges::equal(got.bytes(), payload.bytes().subspan(offset, bytes)));
   }
 }
@@ -50,15 +50,15 @@ TEST_F(StoreTest, ReadsOutsideOfTheBlockAreRefused) {
   const auto block = find("key");
   ASSERT_TRUE(block);
   Payload got(16 * kKiB, 999);
-  EXPECT_ERROR(read(scope_, "key", *block, 0, got.memory()), Errc::invalid_argument);
-  EXPECT_ERROR(read(scope_, "key", *block, 8 * kKiB, got.memory().first(4 * kKiB)),
+  EXPECT_ERROR(read(scope, "key", *block, 0, got.memory()), Errc::invalid_argument);
+  EXPECT_ERROR(read(scope, "key", *block, 8 * kKiB, got.memory().first(4 * kKiB)),
                Errc::invalid_argument);
-  EXPECT_ERROR(read(scope_, "key", *block, 0, got.memory().first(100)), Errc::invalid_argument);
+  EXPECT_ERROR(read(scope, "key", *block, 0, got.memory().first(100)), Errc::invalid_argument);
 }
 
 TEST_F(StoreTest, ABlockOfManyPiecesIsWritten) {
-  config_.segment_bytes = 8 * kMiB;
-  config_.devices[0].capacity_bytes = 64 * kMiB;
+  config.segment_bytes = 8 * kMiB;
+  config.devices[0].capacity_bytes = 64 * kMiB;
   open();
   const Payload payload(5 * kMiB + 12 * kKiB, 1);
   ASSERT_OK(write("key", payload));
@@ -81,16 +81,16 @@ TEST_F(StoreTest, AnotherLengthReplacesTheBlock) {
   const Payload longer(16 * kKiB, 2);
   ASSERT_OK(write("key", longer));
   EXPECT_TRUE(holds("key", longer));
-  EXPECT_EQ(store_->stats().blocks, 1U);
+  EXPECT_EQ(store->stats().blocks, 1U);
   EXPECT_EQ(tenant().live_bytes, 20 * kKiB);
   Payload got(8 * kKiB, 999);
-  EXPECT_ERROR(read(scope_, "key", *before, 0, got.memory()), Errc::not_found);
+  EXPECT_ERROR(read(scope, "key", *before, 0, got.memory()), Errc::not_found);
 }
 
 TEST_F(StoreTest, AForgottenBlockIsGoneInTheNextRunToo) {
   open();
   ASSERT_OK(write("key", Payload(8 * kKiB, 1)));
-  ASSERT_OK(store_->forget(scope_, key_of("key")));
+  ASSERT_OK(store->forget(scope, key_of("key")));
   EXPECT_FALSE(find("key"));
   open();
   EXPECT_FALSE(find("key"));
@@ -101,8 +101,8 @@ TEST_F(StoreTest, EverythingIsThereInTheNextRun) {
   const Payload payload(100 * kKiB, 1);
   for (int i = 0; i < 20; ++i) ASSERT_OK(write("key" + std::to_string(i), payload));
   open();
-  EXPECT_EQ(store_->stats().blocks, 20U);
-  EXPECT_EQ(store_->stats().recovered_blocks, 0U);
+  EXPECT_EQ(store->stats().blocks, 20U);
+  EXPECT_EQ(store->stats().recovered_blocks, 0U);
   EXPECT_EQ(tenant().live_bytes, 20 * 104 * kKiB);
   for (int i = 0; i < 20; ++i) EXPECT_TRUE(holds("key" + std::to_string(i), payload));
   ASSERT_OK(write("more", payload));
@@ -111,7 +111,7 @@ TEST_F(StoreTest, EverythingIsThereInTheNextRun) {
 
 TEST_F(StoreTest, OneProcessAtATime) {
   open();
-  const auto second = BlockStore::open(config_);
+  const auto second = BlockStore::open(config);
   EXPECT_ERROR(second, Errc::address_in_use);
 }
 
@@ -129,17 +129,18 @@ TEST_F(StoreTest, DrainWaitsForWhatWasAskedBefore) {
   const Payload payload(64 * kKiB, 1);
   std::atomic<int> answered = 0;
   for (int i = 0; i < 32; ++i) {
-    store_->write(scope_, key_of("key" + std::to_string(i)), payload.bytes(), 64 * kKiB,
-                  IoClass::write_back, [&](Status status) { answered += status ? 1 : 100; });
+    store->write(scope, key_of("key" + std::to_string(i)), payload.bytes(), 64 * kKiB,
+                 IoClass::write_back, [&](Status status) { answered += status ? 1 : 100; });
   }
-  ASSERT_OK(store_->drain(kPatience));
+  ASSERT_OK(store->drain(kPatience));
   EXPECT_EQ(answered, 32);
 }
 
 TEST_F(StoreTest, ManyThreadsWriteFindAndRead) {
-  config_.devices.push_back({directory(1), 16 * kMiB});
+  config.devices.push_back({directory(1), 16 * kMiB});
   open();
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int thread = 0; thread < 4; ++thread) {
     threads.emplace_back([this, thread] {
       for (int i = 0; i < 40; ++i) {
@@ -153,7 +154,7 @@ TEST_F(StoreTest, ManyThreadsWriteFindAndRead) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(store_->stats().blocks, 100U);
+  EXPECT_EQ(store->stats().blocks, 100U);
 }
 
 }  // namespace

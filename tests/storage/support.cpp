@@ -128,30 +128,30 @@ Status Answer::wait() {
 }
 
 StoreTest::StoreTest() {
-  config_.devices = {{directory(), 16 * kMiB}};
-  config_.segment_bytes = 1 * kMiB;
-  config_.part_bytes = 16 * kKiB;
-  config_.depth = 8;
-  config_.io = IoKind::threads;
+  config.devices = {{directory(), 16 * kMiB}};
+  config.segment_bytes = 1 * kMiB;
+  config.part_bytes = 16 * kKiB;
+  config.depth = 8;
+  config.io = IoKind::threads;
 }
 
 void StoreTest::open() {
-  store_.reset();
-  auto opened = BlockStore::open(config_);
+  store.reset();
+  auto opened = BlockStore::open(config);
   ASSERT_OK(opened);
-  store_ = std::move(*opened);
-  scope_ = intern("t");
+  store = std::move(*opened);
+  scope = intern("t");
 }
 
 NamespaceId StoreTest::intern(const std::string& tenant) {
-  const auto scope = store_->intern({tenant, "model", "salt", "layout", "shard"});
+  const auto scope = store->intern({tenant, "model", "salt", "layout", "shard"});
   EXPECT_OK(scope);
   return scope.value_or(NamespaceId{});
 }
 
 void StoreTest::break_device(Fault fault, std::size_t device) {
-  config_.engine = [fault = std::move(fault),
-                    device](std::size_t opened) -> Result<std::unique_ptr<IoEngine>> {
+  config.engine = [fault = std::move(fault),
+                   device](std::size_t opened) -> Result<std::unique_ptr<IoEngine>> {
     return std::make_unique<PlainEngine>(8, opened == device ? fault : Fault{});
   };
 }
@@ -161,33 +161,33 @@ std::filesystem::path StoreTest::segment_of(const StoredBlock& block) const {
 }
 
 std::filesystem::path StoreTest::directory(std::size_t device) const {
-  return root_.path() / ("device" + std::to_string(device));
+  return root.path() / ("device" + std::to_string(device));
 }
 
 Status StoreTest::write(NamespaceId scope, std::string_view key, const Payload& payload) {
   Answer answer;
-  store_->write(scope, key_of(key), payload.bytes(), payload.bytes().size(), IoClass::write_back,
-                answer.done());
+  store->write(scope, key_of(key), payload.bytes(), payload.bytes().size(), IoClass::write_back,
+               answer.done());
   return answer.wait();
 }
 
 Status StoreTest::write(std::string_view key, const Payload& payload) {
-  return write(scope_, key, payload);
+  return write(scope, key, payload);
 }
 
 std::optional<StoredBlock> StoreTest::find(NamespaceId scope, std::string_view key) {
   const std::span<const std::byte> one[] = {key_of(key)};
-  const auto found = store_->find(scope, one);
+  const auto found = store->find(scope, one);
   EXPECT_OK(found);
   return found ? found->front() : std::nullopt;
 }
 
-std::optional<StoredBlock> StoreTest::find(std::string_view key) { return find(scope_, key); }
+std::optional<StoredBlock> StoreTest::find(std::string_view key) { return find(scope, key); }
 
 Status StoreTest::read(NamespaceId scope, std::string_view key, const StoredBlock& block,
                        std::uint64_t offset, std::span<std::byte> to) {
   Answer answer;
-  store_->read(scope, key_of(key), block, offset, to, IoClass::must_have, answer.done());
+  store->read(scope, key_of(key), block, offset, to, IoClass::must_have, answer.done());
   return answer.wait();
 }
 
@@ -195,7 +195,7 @@ testing::AssertionResult StoreTest::holds(std::string_view key, const Payload& p
   const auto block = find(key);
   if (!block) return testing::AssertionFailure() << key << " is not found";
   Payload got(payload.bytes().size(), 999);
-  if (const Status done = read(scope_, key, *block, 0, got.memory()); !done) {
+  if (const Status done = read(scope, key, *block, 0, got.memory()); !done) {
     return testing::AssertionFailure() << key << ": " << done.error().text;
   }
   if (!std::ranges::equal(got.bytes(), payload.bytes())) {
@@ -205,7 +205,7 @@ testing::AssertionResult StoreTest::holds(std::string_view key, const Payload& p
 }
 
 TenantStats StoreTest::tenant(const std::string& name) const {
-  for (const TenantStats& stats : store_->stats().tenants) {
+  for (const TenantStats& stats : store->stats().tenants) {
     if (stats.name == name) return stats;
   }
   return {};

@@ -135,7 +135,7 @@ class StoreTest : public testing::Test {
   StoreTest();
   // Opens, or opens again.
   void open();
-  void close() { store_.reset(); }
+  void close() { store.reset(); }
 
   Status write(std::string_view key, const Payload& payload);
   Status write(NamespaceId scope, std::string_view key, const Payload& payload);
@@ -153,14 +153,14 @@ class StoreTest : public testing::Test {
   std::filesystem::path segment_of(const StoredBlock& block) const;
 
   std::filesystem::path directory(std::size_t device = 0) const;
-  DeviceStats device(std::size_t number = 0) const { return store_->stats().devices[number]; }
+  DeviceStats device(std::size_t number = 0) const { return store->stats().devices[number]; }
   // Of the tenant "t".
   TenantStats tenant(const std::string& name = "t") const;
 
-  TemporaryDirectory root_;
-  StoreConfig config_;  // one device of 16 segments of 1 MiB
-  std::unique_ptr<BlockStore> store_;
-  NamespaceId scope_;
+  TemporaryDirectory root;
+  StoreConfig config;  // one device of 16 segments of 1 MiB
+  std::unique_ptr<BlockStore> store;
+  NamespaceId scope;
 };
 
 // Until it is so; a failure after kPatience.

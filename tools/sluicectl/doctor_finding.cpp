@@ -4,6 +4,8 @@
 #include <iterator>
 #include <utility>
 
+#include "tools/common/size.h"
+
 namespace sluice::tools::doctor {
 
 std::string_view word_for(Severity severity) {
@@ -33,5 +35,7 @@ void put_worst_first(FindingList& findings) {
 std::size_t count_of(const FindingList& findings, Severity severity) {
   return static_cast<std::size_t>(std::ranges::count(findings, severity, &Finding::severity));
 }
+
+std::string text_of(std::uint64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
 
 }  // namespace sluice::tools::doctor

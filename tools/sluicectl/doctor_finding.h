@@ -32,6 +32,9 @@ using FindingList = std::vector<Finding>;
 // The worst first; of one severity in the order in which they were found.
 void put_worst_first(FindingList& findings);
 
+// Bytes, for the texts of findings.
+std::string text_of(std::uint64_t bytes);
+
 std::size_t count_of(const FindingList& findings, Severity severity);
 
 }  // namespace sluice::tools::doctor

@@ -20,8 +20,6 @@ std::uint64_t extents_wanted(const GpuFacts& gpu, const Wanted& wanted) {
   return wanted.dram.extents() + wanted.hbm.extents() * devices;
 }
 
-std::string text_of(std::uint64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
-
 }  // namespace
 
 Finding check_memlock(const ProcessFacts& process, const Wanted& wanted) {

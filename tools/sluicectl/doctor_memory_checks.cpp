@@ -1,15 +1,12 @@
 #include <algorithm>
 
-#include "tools/common/size.h"
 #include "tools/sluicectl/doctor_checks.h"
 
 namespace sluice::tools::doctor {
 namespace {
 
 // Of the node's memory the tiers should leave a tenth to engines and to the system.
-constexpr std::uint64_t kTenths = 9;
-
-std::string text_of(std::uint64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
+constexpr std::uint64_t kNodeTenths = 9;
 
 std::string tiers_ask(const Wanted& wanted) {
   return "the tiers ask for " + text_of(wanted.node_bytes()) +
@@ -33,7 +30,7 @@ Finding check_memory(const MemoryFacts& memory, const Wanted& wanted, std::uint6
     finding.severity = Severity::warning;
     finding.found += ": allocations may fail before the tiers are full";
     finding.todo = "free memory, or lower the capacities";
-  } else if (asked > memory.total_bytes / 10 * kTenths) {
+  } else if (asked > memory.total_bytes / 10 * kNodeTenths) {
     finding.severity = Severity::warning;
     finding.found += ": less than a tenth is left for engines and the system";
     finding.todo = "lower the capacities";

@@ -12,10 +12,9 @@ constexpr double kGiB = 1024.0 * 1024 * 1024;
 constexpr double kSlow = 0.25 * kGiB;  // per second: a disk that turns, or a network's
 constexpr double kFast = 1 * kGiB;     // any NVMe device reads as fast
 // Flash that is nearly full has little room to collect garbage in.
-constexpr std::uint64_t kTenths = 9;
+constexpr std::uint64_t kFlashTenths = 9;
 
 std::string words_of(int error) { return std::generic_category().message(error); }
-std::string text_of(std::uint64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
 std::string rate(double bytes_per_second) { return human_bytes(bytes_per_second) + "/s"; }
 
 Finding about(const char* id, const DirectoryFacts& facts, std::string found) {
@@ -160,11 +159,11 @@ Finding space(const std::vector<DirectoryFacts>& directories, std::uint64_t devi
   finding.found += ", " + text_of(asked) + " wanted";
   if (asked > room) {
     finding.severity = Severity::error;
-    finding.todo = "free space, or ask for " + text_of(room / 10 * kTenths) + " or less";
-  } else if (asked > room / 10 * kTenths) {
+    finding.todo = "free space, or ask for " + text_of(room / 10 * kFlashTenths) + " or less";
+  } else if (asked > room / 10 * kFlashTenths) {
     finding.severity = Severity::note;
     finding.found += ": flash is slower when it is nearly full";
-    finding.todo = "leave a tenth free: " + text_of(room / 10 * kTenths);
+    finding.todo = "leave a tenth free: " + text_of(room / 10 * kFlashTenths);
   }
   return finding;
 }
