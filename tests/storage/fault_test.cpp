@@ -32,7 +32,7 @@ class FaultTest : public StoreTest {
     const auto block = find(key);
     if (!block) return ipc::fail(Errc::not_found, "not found");
     Payload got(block->block_bytes, 99);
-    return read(scope, key, *block, 0, got.memory());
+    return read(own_scope, key, *block, 0, got.memory());
   }
 
   const Payload payload_bytes{100 * kKiB, 1};
@@ -159,9 +159,9 @@ TEST_F(FaultTest, AFlippedBitCostsThePartUntilItIsRead) {
   const auto block = find("key");
   damage(segment_of(*block), block->offset + kPageBytes + 20 * kKiB);
   Payload got(16 * kKiB, 99);
-  ASSERT_OK(read(scope, "key", *block, 0, got.memory()));
+  ASSERT_OK(read(own_scope, "key", *block, 0, got.memory()));
   EXPECT_TRUE(std::ranges::equal(got.bytes(), payload_bytes.bytes().first(16 * kKiB)));
-  EXPECT_ERROR(read(scope, "key", *block, 16 * kKiB, got.memory()), Errc::data_lost);
+  EXPECT_ERROR(read(own_scope, "key", *block, 16 * kKiB, got.memory()), Errc::data_lost);
   EXPECT_FALSE(find("key"));
   // A page out of the middle of the bad part is not believed either.
   open();
@@ -291,7 +291,7 @@ TEST_F(DevicesTest, AStalledDeviceIsTakenOut) {
   Payload got(100 * kKiB, 99);
   Answer answer;
   const StoredBlock block = *find(on_it);
-  store->read(scope, key_of(on_it), block, 0, got.memory(), IoClass::must_have, answer.done());
+  store->read(own_scope, key_of(on_it), block, 0, got.memory(), IoClass::must_have, answer.done());
   wait_until([&] { return device(1).taken_out; });
   EXPECT_EQ(count(0), others);
   // Its memory is not given back before the device answers.

@@ -24,26 +24,26 @@ struct alignas(kIoAlign) AlignedPage {
 
 class RecordPageTest : public testing::Test {
  protected:
-  RecordPageTest() : scope(encode_namespace({"tenant", "model", "", "layout", "shard"})) {
-    fields.segment = kSegment;
-    fields.offset = 3 * kPageBytes;
-    fields.sequence = 9;
-    fields.layout = layout_of(40 * kKiB, 16 * kKiB);
-    fields.valid_bytes = 39 * kKiB;
-    fields.encoded_namespace = scope;
-    fields.key = key_of("a key");
-    fields.part_checksums = checksums;
-    write_record_page(fields, page.bytes);
+  RecordPageTest() : own_scope(encode_namespace({"tenant", "model", "", "layout", "shard"})) {
+    good_fields.segment = kSegment;
+    good_fields.offset = 3 * kPageBytes;
+    good_fields.sequence = 9;
+    good_fields.layout = layout_of(40 * kKiB, 16 * kKiB);
+    good_fields.valid_bytes = 39 * kKiB;
+    good_fields.encoded_namespace = own_scope;
+    good_fields.key = key_of("a key");
+    good_fields.part_checksums = good_checksums;
+    write_record_page(good_fields, good_page.bytes);
   }
 
   Result<RecordFields> parse() const {
-    return parse_record_page(page.bytes, kSegment, fields.offset, kSegmentBytes);
+    return parse_record_page(good_page.bytes, kSegment, good_fields.offset, kSegmentBytes);
   }
 
-  std::string scope;
-  std::vector<std::uint64_t> checksums{1, 2, 3};
-  RecordFields fields;
-  AlignedPage page;
+  std::string own_scope;
+  std::vector<std::uint64_t> good_checksums{1, 2, 3};
+  RecordFields good_fields;
+  AlignedPage good_page;
 };
 
 TEST_F(RecordPageTest, SaysWhatWasWritten) {
@@ -53,59 +53,59 @@ TEST_F(RecordPageTest, SaysWhatWasWritten) {
   EXPECT_EQ(parsed->valid_bytes, 39 * kKiB);
   EXPECT_EQ(parsed->layout.parts, 3U);
   EXPECT_EQ(parsed->layout.bytes_of(2), 8 * kKiB);
-  EXPECT_EQ(parsed->encoded_namespace, scope);
+  EXPECT_EQ(parsed->encoded_namespace, own_scope);
   EXPECT_TRUE(std::ranges::equal(parsed->key, key_of("a key")));
-  EXPECT_TRUE(std::ranges::equal(parsed->part_checksums, checksums));
+  EXPECT_TRUE(std::ranges::equal(parsed->part_checksums, good_checksums));
 }
 
 TEST_F(RecordPageTest, EverySingleFlippedBitIsRejected) {
   for (std::size_t bit = 0; bit < kPageBytes * 8; ++bit) {
-    page.bytes[bit / 8] ^= std::byte(1U << (bit % 8));
+    good_page.bytes[bit / 8] ^= std::byte(1U << (bit % 8));
     ASSERT_FALSE(parse().has_value()) << "bit " << bit;
-    page.bytes[bit / 8] ^= std::byte(1U << (bit % 8));
+    good_page.bytes[bit / 8] ^= std::byte(1U << (bit % 8));
   }
   EXPECT_OK(parse());
 }
 
 TEST_F(RecordPageTest, IsOnlyARecordWhereItWasWritten) {
-  EXPECT_FALSE(parse_record_page(page.bytes, kSegment, 4 * kPageBytes, kSegmentBytes));
+  EXPECT_FALSE(parse_record_page(good_page.bytes, kSegment, 4 * kPageBytes, kSegmentBytes));
   for (const SegmentIdentity& other :
        {SegmentIdentity{{11, 13}, 3, 5, 77}, SegmentIdentity{{11, 12}, 4, 5, 77},
         SegmentIdentity{{11, 12}, 3, 6, 77}, SegmentIdentity{{11, 12}, 3, 5, 78}}) {
-    EXPECT_FALSE(parse_record_page(page.bytes, other, fields.offset, kSegmentBytes));
+    EXPECT_FALSE(parse_record_page(good_page.bytes, other, good_fields.offset, kSegmentBytes));
   }
 }
 
 TEST_F(RecordPageTest, DoesNotReachBehindItsSegment) {
-  EXPECT_OK(parse_record_page(page.bytes, kSegment, fields.offset, 14 * kPageBytes));
-  EXPECT_FALSE(parse_record_page(page.bytes, kSegment, fields.offset, 13 * kPageBytes));
+  EXPECT_OK(parse_record_page(good_page.bytes, kSegment, good_fields.offset, 14 * kPageBytes));
+  EXPECT_FALSE(parse_record_page(good_page.bytes, kSegment, good_fields.offset, 13 * kPageBytes));
 }
 
 // Also with a right checksum: lengths that a broken program could write.
 TEST_F(RecordPageTest, ImpossibleLengthsAreRejectedWithARightChecksum) {
-  RecordFields fields = fields;
+  RecordFields fields = good_fields;
   fields.valid_bytes = 41 * kKiB;
-  write_record_page(fields, page.bytes);
+  write_record_page(fields, good_page.bytes);
   EXPECT_FALSE(parse());
-  fields = fields;
+  fields = good_fields;
   fields.layout.part_bytes = 8 * kKiB;
-  write_record_page(fields, page.bytes);
+  write_record_page(fields, good_page.bytes);
   EXPECT_FALSE(parse());
-  fields = fields;
+  fields = good_fields;
   fields.key = {};
-  write_record_page(fields, page.bytes);
+  write_record_page(fields, good_page.bytes);
   EXPECT_FALSE(parse());
 }
 
 TEST_F(RecordPageTest, RandomBytesAreNoRecord) {
   std::mt19937_64 random(7);  // NOLINT(bugprone-random-generator-seed): the same in every run
   for (int round = 0; round < 2000; ++round) {
-    AlignedPage page = round % 2 == 0 ? AlignedPage{} : page;
+    AlignedPage page = round % 2 == 0 ? AlignedPage{} : good_page;
     const std::size_t changes = 1 + random() % 64;
     for (std::size_t i = 0; i < changes; ++i) {
       page.bytes[random() % kPageBytes] ^= std::byte(1 + random() % 255);
     }
-    ASSERT_FALSE(parse_record_page(page.bytes, kSegment, fields.offset, kSegmentBytes));
+    ASSERT_FALSE(parse_record_page(page.bytes, kSegment, good_fields.offset, kSegmentBytes));
   }
 }
 

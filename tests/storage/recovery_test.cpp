@@ -166,7 +166,7 @@ TEST_F(RecoveryTest, AnIndexThatIsNewerThanTheSegmentsServesNothingWrong) {
     const auto block = find(name(i));
     ASSERT_TRUE(block);
     Payload got(kBlock, 99);
-    EXPECT_ERROR(read(scope, name(i), *block, 0, got.memory()), Errc::data_lost);
+    EXPECT_ERROR(read(own_scope, name(i), *block, 0, got.memory()), Errc::data_lost);
     EXPECT_FALSE(find(name(i)));
   }
 }

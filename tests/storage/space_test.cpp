@@ -107,7 +107,7 @@ TEST_F(SpaceTest, DeadSpaceIsCompactedAndNoBlockIsLost) {
   const int most = 12 * kPerSegment;
   write_blocks(0, most);
   // Every segment is half dead.
-  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(scope, key_of(name(i))));
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(own_scope, key_of(name(i))));
   write_blocks(most, most + 4 * kPerSegment);
   EXPECT_EQ(tenant().dropped_blocks, 0U);
   for (int i = 1; i < most; i += 2) EXPECT_TRUE(holds(name(i), payload(i)));
@@ -122,7 +122,7 @@ TEST_F(SpaceTest, MovedBlocksAreFoundWithoutTheIndex) {
   open();
   const int most = 12 * kPerSegment;
   write_blocks(0, most);
-  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(scope, key_of(name(i))));
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(own_scope, key_of(name(i))));
   write_blocks(most, most + 4 * kPerSegment);
   ASSERT_GT(device().cleaned_bytes, 0U);
   close();
@@ -143,13 +143,13 @@ TEST_F(SpaceTest, AStaleBlockIsReadWhereItIsNow) {
   const int most = 12 * kPerSegment;
   write_blocks(0, most);
   const auto before = find(name(1));
-  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(scope, key_of(name(i))));
+  for (int i = 0; i < most; i += 2) ASSERT_OK(store->forget(own_scope, key_of(name(i))));
   write_blocks(most, most + 4 * kPerSegment);
   const auto after = find(name(1));
   ASSERT_TRUE(before && after);
   ASSERT_NE(before->sequence, after->sequence);
   Payload got(kBlock, 99);
-  ASSERT_OK(read(scope, name(1), *before, 0, got.memory()));
+  ASSERT_OK(read(own_scope, name(1), *before, 0, got.memory()));
   EXPECT_TRUE(std::ranges::equal(got.bytes(), payload(1).bytes()));
 }
 
@@ -158,7 +158,7 @@ TEST_F(SpaceTest, FreedSpaceIsGivenBack) {
   const int most = 13 * kPerSegment;
   write_blocks(0, most);
   const std::uint64_t full = bytes_on_disk();
-  for (int i = 0; i < most; ++i) ASSERT_OK(store->forget(scope, key_of(name(i))));
+  for (int i = 0; i < most; ++i) ASSERT_OK(store->forget(own_scope, key_of(name(i))));
   wait_until([&] { return bytes_on_disk() < full; });
 }
 
@@ -184,7 +184,7 @@ TEST_F(SpaceTest, WhatWaitsToBeWrittenIsBounded) {
   std::atomic<int> written = 0;
   const Payload one = payload(1);
   for (int i = 0; i < 4; ++i) {
-    store->write(scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+    store->write(own_scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
                  [&](const Status& status) { written += status ? 1 : 0; });
   }
   EXPECT_ERROR(write(name(4), one), Errc::limit_reached);
@@ -203,8 +203,8 @@ TEST_F(SpaceTest, AWriteOfTheSameKeyWaitsForTheFirst) {
   const Payload one = payload(1);
   Answer first;
   Answer second;
-  store->write(scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, first.done());
-  store->write(scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, second.done());
+  store->write(own_scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, first.done());
+  store->write(own_scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, second.done());
   EXPECT_FALSE(find("key"));
   held = false;
   EXPECT_OK(first.wait());
@@ -220,8 +220,8 @@ TEST_F(SpaceTest, ABlockForgottenWhileItIsWrittenDoesNotExist) {
   open();
   const Payload one = payload(1);
   Answer answer;
-  store->write(scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, answer.done());
-  ASSERT_OK(store->forget(scope, key_of("key")));
+  store->write(own_scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, answer.done());
+  ASSERT_OK(store->forget(own_scope, key_of("key")));
   held = false;
   EXPECT_ERROR(answer.wait(), Errc::not_found);
   EXPECT_FALSE(find("key"));
@@ -245,7 +245,7 @@ TEST_F(SpaceTest, ACloseAnswersEverything) {
   std::atomic<int> answered = 0;
   const Payload one = payload(1);
   for (int i = 0; i < 64; ++i) {
-    store->write(scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+    store->write(own_scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
                  [&](const Status&) { ++answered; });
   }
   close();

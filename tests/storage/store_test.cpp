@@ -39,7 +39,7 @@ TEST_F(StoreTest, ARangeIsReadWithoutTheRest) {
         std::pair{12 * kKiB, 40 * kKiB}, std::pair{96 * kKiB, 4 * kKiB},
         std::pair{92 * kKiB, 8 * kKiB}}) {
     Payload got(bytes, 999);
-    ASSERT_OK(read(scope, "key", *block, offset, got.memory()));
+    ASSERT_OK(read(own_scope, "key", *block, offset, got.memory()));
     EXPECT_TRUE(std::ranges::equal(got.bytes(), payload.bytes().subspan(offset, bytes)));
   }
 }
@@ -50,10 +50,10 @@ TEST_F(StoreTest, ReadsOutsideOfTheBlockAreRefused) {
   const auto block = find("key");
   ASSERT_TRUE(block);
   Payload got(16 * kKiB, 999);
-  EXPECT_ERROR(read(scope, "key", *block, 0, got.memory()), Errc::invalid_argument);
-  EXPECT_ERROR(read(scope, "key", *block, 8 * kKiB, got.memory().first(4 * kKiB)),
+  EXPECT_ERROR(read(own_scope, "key", *block, 0, got.memory()), Errc::invalid_argument);
+  EXPECT_ERROR(read(own_scope, "key", *block, 8 * kKiB, got.memory().first(4 * kKiB)),
                Errc::invalid_argument);
-  EXPECT_ERROR(read(scope, "key", *block, 0, got.memory().first(100)), Errc::invalid_argument);
+  EXPECT_ERROR(read(own_scope, "key", *block, 0, got.memory().first(100)), Errc::invalid_argument);
 }
 
 TEST_F(StoreTest, ABlockOfManyPiecesIsWritten) {
@@ -84,13 +84,13 @@ TEST_F(StoreTest, AnotherLengthReplacesTheBlock) {
   EXPECT_EQ(store->stats().blocks, 1U);
   EXPECT_EQ(tenant().live_bytes, 20 * kKiB);
   Payload got(8 * kKiB, 999);
-  EXPECT_ERROR(read(scope, "key", *before, 0, got.memory()), Errc::not_found);
+  EXPECT_ERROR(read(own_scope, "key", *before, 0, got.memory()), Errc::not_found);
 }
 
 TEST_F(StoreTest, AForgottenBlockIsGoneInTheNextRunToo) {
   open();
   ASSERT_OK(write("key", Payload(8 * kKiB, 1)));
-  ASSERT_OK(store->forget(scope, key_of("key")));
+  ASSERT_OK(store->forget(own_scope, key_of("key")));
   EXPECT_FALSE(find("key"));
   open();
   EXPECT_FALSE(find("key"));
@@ -129,7 +129,7 @@ TEST_F(StoreTest, DrainWaitsForWhatWasAskedBefore) {
   const Payload payload(64 * kKiB, 1);
   std::atomic<int> answered = 0;
   for (int i = 0; i < 32; ++i) {
-    store->write(scope, key_of("key" + std::to_string(i)), payload.bytes(), 64 * kKiB,
+    store->write(own_scope, key_of("key" + std::to_string(i)), payload.bytes(), 64 * kKiB,
                  IoClass::write_back, [&](Status status) { answered += status ? 1 : 100; });
   }
   ASSERT_OK(store->drain(kPatience));

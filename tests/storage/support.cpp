@@ -140,7 +140,7 @@ void StoreTest::open() {
   auto opened = BlockStore::open(config);
   ASSERT_OK(opened);
   store = std::move(*opened);
-  scope = intern("t");
+  own_scope = intern("t");
 }
 
 NamespaceId StoreTest::intern(const std::string& tenant) {
@@ -172,7 +172,7 @@ Status StoreTest::write(NamespaceId scope, std::string_view key, const Payload& 
 }
 
 Status StoreTest::write(std::string_view key, const Payload& payload) {
-  return write(scope, key, payload);
+  return write(own_scope, key, payload);
 }
 
 std::optional<StoredBlock> StoreTest::find(NamespaceId scope, std::string_view key) {
@@ -182,7 +182,7 @@ std::optional<StoredBlock> StoreTest::find(NamespaceId scope, std::string_view k
   return found ? found->front() : std::nullopt;
 }
 
-std::optional<StoredBlock> StoreTest::find(std::string_view key) { return find(scope, key); }
+std::optional<StoredBlock> StoreTest::find(std::string_view key) { return find(own_scope, key); }
 
 Status StoreTest::read(NamespaceId scope, std::string_view key, const StoredBlock& block,
                        std::uint64_t offset, std::span<std::byte> to) {
@@ -195,7 +195,7 @@ testing::AssertionResult StoreTest::holds(std::string_view key, const Payload& p
   const auto block = find(key);
   if (!block) return testing::AssertionFailure() << key << " is not found";
   Payload got(payload.bytes().size(), 999);
-  if (const Status done = read(scope, key, *block, 0, got.memory()); !done) {
+  if (const Status done = read(own_scope, key, *block, 0, got.memory()); !done) {
     return testing::AssertionFailure() << key << ": " << done.error().text;
   }
   if (!std::ranges::equal(got.bytes(), payload.bytes())) {

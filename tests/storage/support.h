@@ -160,7 +160,7 @@ class StoreTest : public testing::Test {
   TemporaryDirectory root;
   StoreConfig config;  // one device of 16 segments of 1 MiB
   std::unique_ptr<BlockStore> store;
-  NamespaceId scope;
+  NamespaceId own_scope;
 };
 
 // Until it is so; a failure after kPatience.

@@ -36,6 +36,6 @@ std::size_t count_of(const FindingList& findings, Severity severity) {
   return static_cast<std::size_t>(std::ranges::count(findings, severity, &Finding::severity));
 }
 
-std::string text_of(std::uint64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
+std::string size_text(std::uint64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
 
 }  // namespace sluice::tools::doctor

@@ -33,7 +33,7 @@ using FindingList = std::vector<Finding>;
 void put_worst_first(FindingList& findings);
 
 // Bytes, for the texts of findings.
-std::string text_of(std::uint64_t bytes);
+std::string size_text(std::uint64_t bytes);
 
 std::size_t count_of(const FindingList& findings, Severity severity);
 

@@ -24,7 +24,7 @@ std::uint64_t extents_wanted(const GpuFacts& gpu, const Wanted& wanted) {
 
 Finding check_memlock(const ProcessFacts& process, const Wanted& wanted) {
   const std::string limit =
-      process.memlock_bytes == kUnlimited ? "unlimited" : text_of(process.memlock_bytes);
+      process.memlock_bytes == kUnlimited ? "unlimited" : size_text(process.memlock_bytes);
   Finding finding{
       "memlock", Severity::ok, {}, "memlock limit " + whose(process) + ": " + limit, {}};
   if (process.may_lock_memory) {
@@ -32,7 +32,7 @@ Finding check_memlock(const ProcessFacts& process, const Wanted& wanted) {
     return finding;
   }
   if (process.memlock_bytes >= wanted.dram.bytes) return finding;
-  const std::string dram = "DRAM of " + text_of(wanted.dram.bytes);
+  const std::string dram = "DRAM of " + size_text(wanted.dram.bytes);
   if (!wanted.nvme.empty()) {
     finding.severity = Severity::warning;
     finding.found += "; " + dram +
@@ -45,7 +45,7 @@ Finding check_memlock(const ProcessFacts& process, const Wanted& wanted) {
     finding.severity = Severity::note;
     finding.found += ", less than the " + dram + "; nothing is pinned without a GPU and NVMe";
   }
-  finding.todo = "raise it to " + text_of(wanted.dram.bytes) +
+  finding.todo = "raise it to " + size_text(wanted.dram.bytes) +
                  " or more: LimitMEMLOCK=infinity in the unit (the packaged one has it), ulimit -l "
                  "unlimited, or --ulimit memlock=-1 of the container";
   return finding;

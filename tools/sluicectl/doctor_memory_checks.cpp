@@ -9,7 +9,7 @@ namespace {
 constexpr std::uint64_t kNodeTenths = 9;
 
 std::string tiers_ask(const Wanted& wanted) {
-  return "the tiers ask for " + text_of(wanted.node_bytes()) +
+  return "the tiers ask for " + size_text(wanted.node_bytes()) +
          (wanted.cuda ? " of the node (DRAM)" : " of the node (HBM and DRAM)");
 }
 
@@ -19,9 +19,9 @@ Finding check_memory(const MemoryFacts& memory, const Wanted& wanted, std::uint6
   Finding finding{"memory", Severity::ok, {}, {}, {}};
   const std::uint64_t asked = wanted.node_bytes();
   const std::uint64_t on_offer = memory.available_bytes + std::min(held_bytes, asked);
-  finding.found = tiers_ask(wanted) + "; it has " + text_of(memory.total_bytes) + ", " +
-                  text_of(memory.available_bytes) + " available";
-  if (held_bytes > 0) finding.found += " beside " + text_of(held_bytes) + " that sluiced has";
+  finding.found = tiers_ask(wanted) + "; it has " + size_text(memory.total_bytes) + ", " +
+                  size_text(memory.available_bytes) + " available";
+  if (held_bytes > 0) finding.found += " beside " + size_text(held_bytes) + " that sluiced has";
   if (asked > memory.total_bytes) {
     finding.severity = Severity::error;
     finding.todo =
@@ -46,7 +46,7 @@ Finding check_cgroup(const ProcessFacts& process, const Wanted& wanted) {
   Finding finding{"cgroup",
                   Severity::ok,
                   {},
-                  "the cgroup of " + whose + " may take " + text_of(process.cgroup_bytes) + " (" +
+                  "the cgroup of " + whose + " may take " + size_text(process.cgroup_bytes) + " (" +
                       process.cgroup_file + ")",
                   {}};
   if (wanted.node_bytes() <= process.cgroup_bytes) return finding;
@@ -66,7 +66,7 @@ Finding check_numa(const MemoryFacts& memory, const Wanted& wanted) {
   }
   finding.found = std::to_string(memory.nodes.size()) + " NUMA nodes:";
   for (const NumaNode& node : memory.nodes) {
-    finding.found += " " + std::to_string(node.id) + " has " + text_of(node.bytes) + ",";
+    finding.found += " " + std::to_string(node.id) + " has " + size_text(node.bytes) + ",";
   }
   finding.found += " tiers.dram.numa is \"" + wanted.numa + "\"";
   const std::uint64_t smallest = std::ranges::min(memory.nodes, {}, &NumaNode::bytes).bytes;
@@ -76,7 +76,7 @@ Finding check_numa(const MemoryFacts& memory, const Wanted& wanted) {
     finding.todo = "set tiers.dram.numa = \"device\"";
   } else if (wanted.numa == "device" && wanted.dram.bytes > smallest) {
     finding.severity = Severity::note;
-    finding.found += ": DRAM of " + text_of(wanted.dram.bytes) +
+    finding.found += ": DRAM of " + size_text(wanted.dram.bytes) +
                      " does not fit into one node, the rest comes from others";
   }
   return finding;
@@ -90,7 +90,7 @@ Finding check_hugetlb(const MemoryFacts& memory) {
       "hugetlb",
       Severity::note,
       {},
-      text_of(memory.hugetlb_bytes) + " are set aside for hugetlbfs, which sluiced does not use",
+      size_text(memory.hugetlb_bytes) + " are set aside for hugetlbfs, which sluiced does not use",
       "sysctl vm.nr_hugepages=0, if nobody else uses them"};
 }
 
@@ -99,7 +99,7 @@ Finding check_swap(const MemoryFacts& memory, const Wanted& wanted) {
   Finding finding{"swap",
                   Severity::warning,
                   {},
-                  text_of(memory.swap_bytes) + " of swap: KV can be swapped out",
+                  size_text(memory.swap_bytes) + " of swap: KV can be swapped out",
                   "swapoff -a, or MemorySwapMax=0 in the unit"};
   if (wanted.cuda) {
     finding.severity = Severity::note;

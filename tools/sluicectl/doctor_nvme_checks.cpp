@@ -118,7 +118,7 @@ Finding speed(const DirectoryFacts& facts) {
   const SpeedFacts& measured = *facts.speed;
   finding.found = "writes " + rate(measured.write_bytes_per_second) + ", reads " +
                   rate(measured.read_bytes_per_second) + ", one request at a time (" +
-                  text_of(measured.bytes) + ")";
+                  size_text(measured.bytes) + ")";
   const double slower = std::min(measured.write_bytes_per_second, measured.read_bytes_per_second);
   if (slower < kSlow) {
     finding.severity = Severity::warning;
@@ -149,21 +149,21 @@ Finding space(const std::vector<DirectoryFacts>& directories, std::uint64_t devi
   for (const DirectoryFacts& facts : directories) {
     if (can_be_used(facts) && facts.device == device) room += facts.own_bytes;
   }
-  finding.found = text_of(room) + " for " + (count > 1 ? "all of them together" : "it") +
+  finding.found = size_text(room) + " for " + (count > 1 ? "all of them together" : "it") +
                   " (free, and its own files)";
   if (unsized_count == count) {
     finding.severity = Severity::note;
     finding.found += "; no size was given";
     return finding;
   }
-  finding.found += ", " + text_of(asked) + " wanted";
+  finding.found += ", " + size_text(asked) + " wanted";
   if (asked > room) {
     finding.severity = Severity::error;
-    finding.todo = "free space, or ask for " + text_of(room / 10 * kFlashTenths) + " or less";
+    finding.todo = "free space, or ask for " + size_text(room / 10 * kFlashTenths) + " or less";
   } else if (asked > room / 10 * kFlashTenths) {
     finding.severity = Severity::note;
     finding.found += ": flash is slower when it is nearly full";
-    finding.todo = "leave a tenth free: " + text_of(room / 10 * kFlashTenths);
+    finding.todo = "leave a tenth free: " + size_text(room / 10 * kFlashTenths);
   }
   return finding;
 }
