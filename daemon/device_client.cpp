@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "daemon/logging.h"
@@ -31,6 +32,7 @@ namespace {
 constexpr std::chrono::seconds kDeathPatience{30};
 // For one that closed its socket to be dead by itself, so that one can say how.
 constexpr std::chrono::seconds kDyingPatience{1};
+constexpr std::chrono::microseconds kReapPause{100};
 // The descriptor of a worker's socket in that worker.
 constexpr int kWorkerSocket = 3;
 
@@ -41,11 +43,15 @@ std::optional<int> reap(pid_t pid, ipc::Deadline deadline) {
     pollfd dead{watch.get(), POLLIN, 0};
     (void)ipc::poll_until(&dead, 1, deadline);
   }
-  int status = 0;
-  const pid_t gone = waitpid(pid, &status, WNOHANG);
-  if (gone == pid) return status;
-  if (gone < 0 && errno == ECHILD) return 0;  // somebody else did
-  return std::nullopt;
+  // A descriptor may tell of the death a moment before the kernel lets the parent have it.
+  for (;;) {
+    int status = 0;
+    const pid_t gone = waitpid(pid, &status, WNOHANG);
+    if (gone == pid) return status;
+    if (gone < 0 && errno == ECHILD) return 0;  // somebody else did
+    if (ipc::Clock::now() >= deadline) return std::nullopt;
+    std::this_thread::sleep_for(kReapPause);
+  }
 }
 
 // Another worker would say the same.
