@@ -42,6 +42,7 @@ class Listing {
   }
   void add_directories(const std::string& key, const std::vector<NvmeDirectory>& list) {
     std::vector<std::string> parts;
+    parts.reserve(list.size());
     for (const NvmeDirectory& one : list) {
       parts.push_back(quoted(one.path + ":" + format_bytes(one.capacity_bytes)));
     }
