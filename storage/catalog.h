@@ -93,7 +93,7 @@ class Catalog {
 
   std::vector<SegmentUse> segment_use(std::uint32_t device) const;
   // Its blocks were not used since they were written, as far as that counts.
-  void clear_used(std::uint32_t device, std::uint32_t segment);
+  void clear_used(std::uint32_t device, std::uint32_t number);
   std::uint64_t live_bytes(std::uint32_t device) const;
   std::vector<IndexEntry> blocks_of(std::uint32_t device, std::uint32_t segment) const;
 
