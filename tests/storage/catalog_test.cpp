@@ -14,6 +14,7 @@ TEST(DigestTableTest, FindsWhatIsInItAfterManyChanges) {
   std::mt19937_64 random(7);  // NOLINT(bugprone-random-generator-seed): the same in every run
   DigestTable table;
   std::vector<Digest> digests;
+  digests.reserve(3000);
   std::map<Digest, std::uint32_t> expected;
   // Few shards and tags, so that many share a home.
   for (std::uint32_t i = 0; i < 3000; ++i) digests.push_back({random() % 4, random() % 5000});
