@@ -14,7 +14,7 @@
 namespace sluice::ipc {
 
 inline constexpr std::uint16_t kProtocolMajor = 1;
-inline constexpr std::uint16_t kProtocolMinor = 0;
+inline constexpr std::uint16_t kProtocolMinor = 1;  // 1: sessions that outlive the daemon
 // Bit n is given out together with the behaviour it stands for; version 1.0 needs none.
 inline constexpr std::uint64_t kProtocolFeatures = 0;
 
