@@ -48,6 +48,7 @@ void free_block(Cache& cache, BlockId id, Actions& actions) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::retiring);
   block.state = BlockState::free;
+  if (!cache.records.empty()) cache.records[id.value].write(BlockRecord::free);
   --cache.counts.retiring;
   cache.free_ids.push_back(id);
   if (block.frame == ipc::kNoFrameId) return;
@@ -55,10 +56,44 @@ void free_block(Cache& cache, BlockId id, Actions& actions) {
   give_back_frame(cache, block, actions);
 }
 
-// Out of every list by now, and without references.
+void retire_taken(Cache& cache, BlockId id) {
+  --cache.counts.taken;
+  cache.frames.unhold(cache.blocks[id.value].frame);
+  retire(cache, id);
+}
+
+}  // namespace
+
+void note(Cache& cache, BlockId id, SessionId owner) {
+  if (cache.records.empty()) return;
+  const Block& block = cache.blocks[id.value];
+  BlockRecord& record = cache.records[id.value];
+  if (block.state == BlockState::retiring) {
+    record.write(BlockRecord::retiring);
+    return;
+  }
+  BlockRecord::Content content;
+  content.frame = block.frame.value;
+  if (block.state == BlockState::taken) {
+    content.owner = owner.value;
+    record.write(BlockRecord::taken, content);
+    return;
+  }
+  SLUICE_ASSERT(block.state == BlockState::sealed);
+  const KeyCopy key = key_of(cache, id);
+  content.valid_bytes_less_one = block.valid_bytes_less_one;
+  content.key_bytes = block.key_bytes;
+  content.sealer = block.sealer;
+  content.place = block.place;
+  content.stored = block.stored;
+  std::memcpy(content.key.data(), key.bytes.data(), key.size);
+  record.write(BlockRecord::sealed, content);
+}
+
 void retire(Cache& cache, BlockId id) {
   Block& block = cache.blocks[id.value];
   block.state = BlockState::retiring;
+  note(cache, id);
   block.references = 0;
   ++cache.counts.retiring;
   if (block.frame != ipc::kNoFrameId) ++cache.retiring_frames;
@@ -69,14 +104,6 @@ void retire(Cache& cache, BlockId id) {
   }
   cache.waiting.push_back(id);
 }
-
-void retire_taken(Cache& cache, BlockId id) {
-  --cache.counts.taken;
-  cache.frames.unhold(cache.blocks[id.value].frame);
-  retire(cache, id);
-}
-
-}  // namespace
 
 Cache::Cache(CacheId number, TenantId owner, const CacheSpec& wanted, const CacheShape& sizes)
     : id(number),
@@ -112,7 +139,8 @@ BlockId take_id(Cache& cache, std::uint64_t now) {
   return id;
 }
 
-// Gives the block its key and puts it into the directory.
+}  // namespace
+
 void make_known(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::byte> key,
                 std::uint64_t valid_bytes) {
   Block& block = cache.blocks[id.value];
@@ -129,15 +157,14 @@ void make_known(Cache& cache, BlockId id, std::uint32_t hash, std::span<const st
   ++cache.counts.sealed;
 }
 
-}  // namespace
-
-BlockId take_block(Cache& cache, std::uint64_t now) {
+BlockId take_block(Cache& cache, SessionId owner, std::uint64_t now) {
   const BlockId id = take_id(cache, now);
   Block& block = cache.blocks[id.value];
   block.frame = cache.frames.take(id);
   block.state = BlockState::taken;
   cache.frames.hold(block.frame);
   ++cache.counts.taken;
+  note(cache, id, owner);
   return id;
 }
 
@@ -150,6 +177,7 @@ BlockId take_stored(Cache& cache, const std::array<std::uint64_t, 2>& seed, cons
   ++cache.tiering.counts.absent;
   ++cache.referenced;
   make_known(cache, id, hash_key(seed, stored.key), stored.key, stored.valid_bytes);
+  note(cache, id);
   return id;
 }
 

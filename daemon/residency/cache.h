@@ -19,6 +19,7 @@
 #include "daemon/residency/chunked_array.h"
 #include "daemon/residency/directory.h"
 #include "daemon/residency/frames.h"
+#include "daemon/residency/record.h"
 #include "daemon/residency/status.h"
 
 namespace sluice::residency {
@@ -128,6 +129,11 @@ struct Cache {
   std::vector<RetireBatch> batches;
   std::deque<VacateScan> vacate_scans;
 
+  std::span<BlockRecord> records;  // by id; empty: nobody keeps any
+  // Sealed blocks with a reference for sessions that are away (adopt.h).
+  std::vector<BlockId> of_before;
+  bool held = false;  // there are such sessions: counts as a drain
+
   BlockCounts counts;
   std::uint64_t saved_references = 0;  // sum over sealed blocks of max(0, references - 1)
   SharingCounts sharing;               // saved_bytes is computed in snapshots
@@ -152,8 +158,11 @@ struct Cache {
 // The arena on a device, or null.
 Arena* find_arena(Cache& cache, DeviceId device);
 
-// frames.available() and available_ids() > 0. The block has one reference.
-BlockId take_block(Cache& cache, std::uint64_t now);
+// Writes the block's record, as it is now. `owner`: of a taken one.
+void note(Cache& cache, BlockId id, SessionId owner = {});
+
+// frames.available() and available_ids() > 0. The block has one reference, for `owner`.
+BlockId take_block(Cache& cache, SessionId owner, std::uint64_t now);
 // A sealed block that the store has and DRAM has not, with one reference. available_ids() > 0, and
 // no block has the key.
 BlockId take_stored(Cache& cache, const std::array<std::uint64_t, 2>& seed, const StoredKey& stored,
@@ -193,6 +202,13 @@ void match_prefix(const Cache& cache, const std::array<std::uint64_t, 2>& seed, 
 // `id` is taken, and no block has the key.
 void publish(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::byte> key,
              std::uint64_t valid_bytes);
+
+// Gives the block its key, and puts it into the directory; its references are the caller's.
+void make_known(Cache& cache, BlockId id, std::uint32_t hash, std::span<const std::byte> key,
+                std::uint64_t valid_bytes);
+
+// Out of every list by now, and without references.
+void retire(Cache& cache, BlockId id);
 
 // `id` is sealed.
 void reference(Cache& cache, BlockId id);

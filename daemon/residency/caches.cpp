@@ -331,7 +331,7 @@ bool may_destroy(const Cache& cache) {
 bool may_destroy_arena(const Cache& cache, const Arena& arena) {
   const bool unused = arena.state == CacheState::idle ||
                       (SLUICE_SEEDED(destroy_open_arena) && arena.state == CacheState::open);
-  return unused && std::ranges::any_of(cache.arenas, [&](const Arena& other) {
+  return unused && !cache.held && std::ranges::any_of(cache.arenas, [&](const Arena& other) {
            return &other != &arena &&
                   (other.state == CacheState::open || other.state == CacheState::idle);
          });
@@ -347,6 +347,7 @@ void destroy_arena(Cache& cache, Arena& arena, Actions& actions) {
 void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& actions) {
   SLUICE_ASSERT(may_destroy(cache) && cache.counts.taken == 0 && cache.sequences == 0);
   cache.state = CacheState::destroying;
+  cache.records = {};
   for (Arena& arena : cache.arenas) arena.state = CacheState::destroying;
   cache.evicted_blocks[static_cast<std::size_t>(reason)] += cache.counts.sealed;
   cache.counts = BlockCounts{};

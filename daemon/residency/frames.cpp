@@ -100,6 +100,28 @@ void FramePool::granted(std::uint32_t index) {
   make_available(extent);
 }
 
+void FramePool::adopt(std::uint32_t count, std::span<const BlockId> owners) {
+  for (std::uint32_t index = 0; index < count; ++index) {
+    SLUICE_ASSERT(begin_grant() == index);
+    granted(index);
+    Extent& extent = extents_[index];
+    extent.fresh = frames_per_extent_;
+    for (std::uint32_t at = frames_per_extent_; at-- > 0;) {
+      const BlockId owner = owners[std::size_t{index} * frames_per_extent_ + at];
+      if (owner == ipc::kNoBlock) {
+        extent.link[at] = extent.free_head | kFreeBit;
+        extent.free_head = at;
+      } else {
+        extent.link[at] = owner.value;
+        ++extent.used;
+      }
+    }
+    used_ += extent.used;
+    available_ -= extent.used;
+    if (extent.used > 0) --empty_;
+  }
+}
+
 void FramePool::grant_failed(std::uint32_t index) {
   extents_[index] = Extent{};
   lowest_absent_ = std::min(lowest_absent_, index);

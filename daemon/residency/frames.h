@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "daemon/residency/types.h"
@@ -72,6 +73,10 @@ class FramePool {
   std::uint32_t returning() const { return returning_; }
   // Vacating or releasing, whatever they hold.
   std::uint32_t leaving() const { return charged_ - granting_ - lasting_extents_; }
+
+  // Of a pool that has none yet: extents [0, count) are present, and frame f is in use by
+  // owners[f], or free (kNoBlock).
+  void adopt(std::uint32_t count, std::span<const BlockId> owners);
 
   std::uint32_t begin_grant();  // the lowest absent one; absent() > 0
   void granted(std::uint32_t index);

@@ -203,6 +203,7 @@ Result<Manager> Manager::create(const ManagerConfig& config) {
     return std::unexpected(ok.error());
   }
   state->past.resize(config.tenants.size());
+  state->away.resize(config.tenants.size());
   state->shrinking.resize(config.tenants.size());
   state->caches.resize(config.max_caches);
   return Manager(std::move(state));

@@ -53,6 +53,7 @@
 #include <vector>
 
 #include "daemon/residency/actions.h"
+#include "daemon/residency/adopt.h"
 #include "daemon/residency/ledger.h"
 #include "daemon/residency/status.h"
 #include "daemon/residency/types.h"
@@ -87,6 +88,30 @@ class Manager {
   // The session is dead by rule 8, or said good-bye with nothing in flight. Its handles are stale
   // at once; its sequences, private blocks and cache references are given up here and in turn().
   Status session_dead(SessionId id, Actions& actions);
+
+  // ---- what a manager of before left (adopt.h); before anything else happens
+
+  // A session of before whose process lives. Errors: invalid_argument (its number is taken),
+  // not_found (no such tenant).
+  Status adopt_session(SessionId id, TenantId tenant);
+  // A cache of before, after all sessions. Errors: invalid_argument (the number is taken or out of
+  // range, the sizes do not go together), quota_exceeded (the tier is smaller than what it has),
+  // not_found (tenant or device).
+  Result<Adoption> adopt_cache(const AdoptedCache& cache, Actions& actions);
+  // A session that was away is back. Errors: not_found.
+  Status resume_session(SessionId id, TenantId tenant);
+  // Blocks that the resumed session had in a sequence, in order: of a new one (handle 0), or
+  // further ones of one that it adopted. All or none. Errors: stale_handle (of a block that is not
+  // the session's, or of the handle), wrong_state (the session is not resuming), list_too_long.
+  Result<SequenceOpened> adopt_sequence(SessionId session, CacheId cache, Handle handle,
+                                        std::span<const std::uint32_t> ids, DeviceId device,
+                                        Actions& actions);
+  // It has adopted all that it goes on with. Errors: wrong_state.
+  Status session_resumed(SessionId id, Actions& actions);
+
+  // From now on the manager writes records of the cache's blocks, of which there are none yet.
+  // Errors: not_found, wrong_state.
+  Status keep_records(CacheId id, std::span<BlockRecord> records);
 
   // ---- caches
 

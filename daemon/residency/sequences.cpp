@@ -157,6 +157,21 @@ struct LeftPins {
   }
 };
 
+std::uint8_t sealer_mark(SessionId id);
+
+// Of a session that died before it said what of its own it goes on with.
+void drop_pins_of_before(const State& state, const Session& session, Actions& actions) {
+  for (const auto& cache : state.caches) {
+    if (!cache || cache->tenant != session.tenant) continue;
+    LeftPins pins;
+    pins.cache = cache->id;
+    for (const BlockId id : cache->of_before) {
+      if (cache->blocks[id.value].sealer == sealer_mark(session.id)) pins.sealed.push_back(id);
+    }
+    pins.flush(actions);
+  }
+}
+
 std::uint8_t sealer_mark(SessionId id) { return static_cast<std::uint8_t>(id.value); }
 
 // The part of a fork from the child's length on.
@@ -190,7 +205,7 @@ Result<Forked> fork_part(State& state, Found parent, Handle handle, Sequence* ch
   for (std::size_t i = from; i < to; ++i) {
     const BlockId id = parent.sequence->blocks[i];
     if (cache.blocks[id.value].state == BlockState::taken) {
-      const BlockId copy = take_block(cache, state.now);
+      const BlockId copy = take_block(cache, parent.session->id, state.now);
       child->blocks.push_back(copy);
       ++child->taken;
       state.reply_copies.push_back(
@@ -209,6 +224,10 @@ Result<Forked> fork_part(State& state, Found parent, Handle handle, Sequence* ch
 }  // namespace
 
 bool end_session(State& state, Session& session, std::uint32_t& budget, Actions& actions) {
+  drop_unclaimed(state, session, budget, actions);
+  if (!session.unclaimed.empty()) return false;
+  if (session.away) drop_pins_of_before(state, session, actions);
+  end_away(state, session);
   LeftPins pins;
   for (; session.next_ending < session.sequences.size(); ++session.next_ending) {
     Sequence& sequence = session.sequences[session.next_ending];
@@ -321,6 +340,77 @@ Result<SequenceOpened> Manager::append_stored(SessionId session, Handle handle,
   return SequenceOpened{handle, state.reply_blocks};
 }
 
+Result<SequenceOpened> Manager::adopt_sequence(SessionId session_id, CacheId cache_id,
+                                               Handle handle, std::span<const std::uint32_t> ids,
+                                               DeviceId device, Actions& actions) {
+  State& state = *state_;
+  ++state.now;
+  auto session = find_session(state, session_id);
+  if (!session) return std::unexpected(session.error());
+  if (!(*session)->resuming) {
+    return ipc::fail(Errc::wrong_state,
+                     "sequences are adopted by a session that comes back after a restart, before "
+                     "it says that it is done");
+  }
+  if (find_open(**session, cache_id, device) == nullptr) {
+    return ipc::fail(Errc::stale_handle, "this session has no cache " +
+                                             std::to_string(cache_id.value) + " open on device " +
+                                             std::to_string(device.value));
+  }
+  if (ids.size() > kMaxBlocksPerTurn) {
+    return ipc::fail(Errc::list_too_long, std::to_string(ids.size()) + " blocks; at most " +
+                                              std::to_string(kMaxBlocksPerTurn) + " in a call");
+  }
+  Cache& cache = *state.caches[cache_id.value];
+  auto& unclaimed = (*session)->unclaimed;
+  std::set<std::uint32_t> taken;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const bool known = ids[i] < cache.fresh_id;
+    const BlockState has = known ? cache.blocks[ids[i]].state : BlockState::free;
+    if (has == BlockState::sealed) continue;
+    const bool own = has == BlockState::taken && unclaimed.contains({cache_id.value, ids[i]}) &&
+                     taken.insert(ids[i]).second;
+    if (own) continue;
+    return ipc::fail(Errc::stale_handle, "block " + std::to_string(i) + " of the list (id " +
+                                             std::to_string(ids[i]) +
+                                             ") is none that this session still has");
+  }
+  Sequence* sequence = nullptr;
+  if (handle.generation != 0) {
+    auto found = find_sequence(**session, handle);
+    if (!found) return std::unexpected(found.error());
+    sequence = *found;
+    if (sequence->cache != cache_id ||
+        sequence->blocks.size() + ids.size() > kMaxBlocksPerSequence) {
+      return ipc::fail(Errc::limit_reached,
+                       "the sequence is of another cache, or would be longer "
+                       "than " +
+                           std::to_string(kMaxBlocksPerSequence));
+    }
+  } else {
+    const auto added = add_sequence(state, **session, cache, device);
+    if (!added) return std::unexpected(added.error());
+    handle = *added;
+    sequence = &(*session)->sequences[handle.index];
+  }
+  state.reply_blocks.clear();
+  for (const std::uint32_t number : ids) {
+    const BlockId id{number};
+    if (cache.blocks[number].state == BlockState::taken) {
+      unclaimed.erase({cache_id.value, number});
+      ++sequence->taken;
+    } else {
+      reference(cache, id);
+      want(cache, id);
+    }
+    sequence->blocks.push_back(id);
+    state.reply_blocks.push_back(ref_of(cache, id));
+  }
+  promote(state, cache, actions);
+  order_batches(cache, state.next_batch, actions);
+  return SequenceOpened{handle, state.reply_blocks};
+}
+
 Result<Extended> Manager::extend(SessionId session, Handle handle, std::uint32_t count,
                                  Growth growth, Actions& actions) {
   State& state = *state_;
@@ -343,7 +433,7 @@ Result<Extended> Manager::extend(SessionId session, Handle handle, std::uint32_t
   if (*asked) return Extended{true, first, {}};
   state.reply_blocks.clear();
   for (std::uint32_t i = 0; i < count; ++i) {
-    const BlockId id = take_block(cache, state.now);
+    const BlockId id = take_block(cache, session, state.now);
     sequence.blocks.push_back(id);
     state.reply_blocks.push_back(ref_of(cache, id));
   }
@@ -400,6 +490,7 @@ Result<Sealed> Manager::seal(SessionId session, Handle handle, std::uint32_t ind
   if (known == ipc::kNoBlock) {
     publish(cache, own, hash, key, bytes);
     cache.blocks[own.value].sealer = sealer_mark(session);
+    note(cache, own);
     --sequence.taken;
     actions.push_back(SetFrame{cache.id, own, cache.blocks[own.value].frame});
     return Sealed{false, ref_of(cache, own)};

@@ -5,6 +5,8 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "daemon/residency/cache.h"
@@ -34,6 +36,10 @@ struct Session {
   SessionId id;
   TenantId tenant;
   bool ending = false;
+  // Of a manager of before, until session_resumed (adopt.h).
+  bool away = false;
+  bool resuming = false;                                          // away, and back again
+  std::set<std::pair<std::uint32_t, std::uint32_t>> unclaimed{};  // its private blocks, by cache
   std::vector<SessionCache> caches;
   std::vector<Sequence> sequences;        // by Handle::index
   std::vector<std::uint32_t> free_slots;  // of sequences
@@ -75,6 +81,7 @@ struct State {
   std::vector<TierBook> hbm;  // by DeviceId
   TierBook dram;
   std::vector<TenantPast> past;                // by tenant
+  std::vector<std::uint32_t> away;             // by tenant: sessions of before; see adopt.h
   std::vector<bool> shrinking;                 // by tenant: its limits were lowered; see pressure.h
   std::map<std::uint64_t, Session> sessions;   // ordered: listings and deaths are deterministic
   std::vector<std::unique_ptr<Cache>> caches;  // by CacheId; null: free
@@ -116,6 +123,11 @@ bool may_destroy_arena(const Cache& cache, const Arena& arena);
 void destroy_arena(Cache& cache, Arena& arena, Actions& actions);
 // The session gives up an arena that it has open. The entry is gone.
 void leave_cache(State& state, Session& session, std::vector<SessionCache>::iterator open);
+
+// Private blocks of the session that it did not adopt retire.
+void drop_unclaimed(State& state, Session& session, std::uint32_t& budget, Actions& actions);
+// The session is not away any more.
+void end_away(State& state, Session& session);
 
 // Gives up what an ending session holds, as far as `budget` (in blocks) goes. True: nothing is left
 // but its caches, which it has still open.

@@ -47,6 +47,7 @@ void become_absent(Cache& cache, const std::array<std::uint64_t, 2>& seed, Block
   }
   block.place = Place::absent;
   ++cache.tiering.counts.absent;
+  note(cache, id);
   if (block.references == 0) {
     evict(cache, seed, id, EvictReason::pressure);
   } else if (block.wanted) {
@@ -188,6 +189,7 @@ void promote(State& state, Cache& cache, Actions& actions) {
     block.place = Place::arriving;
     --tiering.counts.absent;
     ++tiering.counts.arriving;
+    note(cache, id);
     actions.push_back(
         ReadBlock{cache.id, id, block.frame, valid_bytes(block), copy_of_key(cache, id)});
     if (SLUICE_SEEDED(publish_before_loaded)) {
@@ -233,6 +235,7 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
     (*block)->stored = true;
     if (needs_no_write(**block)) ++tiering.stored_in_use;
     ++tiering.totals.written;
+    note(**cache, block_id);
   } else {
     tiering.refused_until = state.now + kWriteRefusedEvents;
     ++tiering.totals.write_refused;
@@ -284,6 +287,7 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
   --tiering.counts.arriving;
   if (whole) {
     (*block)->place = Place::resident;
+    note(**cache, block_id);
     if (needs_no_write(**block)) ++tiering.stored_in_use;
     ++tiering.totals.promoted;
     actions.push_back(SetFrame{id, block_id, (*block)->frame});

@@ -1,0 +1,65 @@
+// What is kept of a block where it outlives the manager, so that a later one finds its memory
+// again.
+//
+// One record per id, in memory that the caller keeps (a memfd, in the daemon). The manager writes
+// it at each change; nobody else does. The process may be killed between any two stores: while a
+// record changes its state is `changing`, and frame and owner are then the old ones or the new
+// ones.
+//
+// Thread-safety: as the manager. A reader looks when the writer is dead.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "daemon/residency/limits.h"
+#include "daemon/residency/types.h"
+
+namespace sluice::residency {
+
+struct BlockRecord {
+  enum State : std::uint32_t { free = 0, changing, taken, sealed, retiring };
+
+  // What a killed process leaves. All of it is to be checked by who reads it.
+  struct Content {
+    std::uint64_t owner = 0;  // of a taken one: its session
+    std::uint32_t frame = 0xFFFFFFFFu;
+    std::uint32_t valid_bytes_less_one = 0;
+    std::uint8_t key_bytes = 0;
+    std::uint8_t sealer = 0;
+    Place place = Place::resident;
+    bool stored = false;
+    std::array<std::byte, kMaxKeyBytes> key{};
+  };
+
+  State state() const { return static_cast<State>(state_.load(std::memory_order_acquire)); }
+  const Content& content() const { return content_; }
+
+  void write(State state, const Content& content) {
+    begin();
+    content_ = content;
+    end(state);
+  }
+  // Everything else stays.
+  void write(State state) {
+    begin();
+    end(state);
+  }
+
+ private:
+  // The fences keep the stores between them in order; a reader that runs beside is not meant.
+  void begin() {
+    state_.store(changing, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);
+  }
+  void end(State state) { state_.store(state, std::memory_order_release); }
+
+  std::atomic<std::uint32_t> state_{free};
+  std::uint32_t reserved_ = 0;
+  Content content_;
+};
+static_assert(sizeof(BlockRecord) == 96 && std::atomic<std::uint32_t>::is_always_lock_free);
+
+}  // namespace sluice::residency
