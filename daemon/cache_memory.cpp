@@ -1,5 +1,7 @@
 #include "daemon/cache_memory.h"
 
+#include <sys/random.h>
+
 #include <algorithm>
 #include <bit>
 #include <limits>
@@ -91,39 +93,55 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::create(const residency::C
                                                               std::shared_ptr<FrameMemory> frames) {
   auto table = table_sizes(sizes, actors);
   if (!table) return std::unexpected(std::move(table.error()));
-  std::unique_ptr<CacheMemory> made(new CacheMemory);
-  CacheMemory& memory = *made;
   auto cache_table = device.create_table(*table);
   if (!cache_table) return std::unexpected(std::move(cache_table.error()));
-  memory.cache_table_ = std::move(*cache_table);
-  const TableBytes bytes = memory.cache_table_->bytes();
-  memory.shape_ = {sizes, *table, bytes.node, bytes.device, bytes.device_extent};
   // Before the first piece: half an arena would take the node's memory only to give it back.
   const std::uint64_t arena_bytes =
       device.gpu() == nullptr ? std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes : 0;
-  const std::uint64_t need = memory.shape_.table_bytes + arena_bytes;
+  const std::uint64_t table_bytes = (*cache_table)->bytes().node;
+  const std::uint64_t need = table_bytes + arena_bytes;
   if (const std::uint64_t left = ipc::available_memory_bytes(); left < need) {
     return fail(Errc::no_memory, "the cache takes " + std::to_string(need) + " bytes, " +
-                                     std::to_string(memory.shape_.table_bytes) +
-                                     " of them for its table; " + std::to_string(left) +
+                                     std::to_string(table_bytes) + " of them for its table; " +
+                                     std::to_string(left) +
                                      " are left on the node; ask for a smaller arena, or lower the "
                                      "sizes of the tiers (tiers.*.capacity)");
   }
+  auto state = ArenaState::create(table->actors, table->blocks);
+  if (!state) return std::unexpected(std::move(state.error()));
+  auto made = begin(sizes, *table, std::move(*cache_table), std::move(*state), std::move(frames));
+  if (!made) return made;
+  while ((*made)->incarnation_ == 0) {
+    if (getrandom(&(*made)->incarnation_, sizeof(std::uint64_t), 0) < 0) {
+      return ipc::fail_errno("getrandom for the number of an arena");
+    }
+  }
+  return made;
+}
 
+ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::begin(
+    const residency::CacheShape& sizes, const kernels::TableSizes& table,
+    std::shared_ptr<CacheTable> cache_table, ArenaState state,
+    std::shared_ptr<FrameMemory> frames) {
+  std::unique_ptr<CacheMemory> made(new CacheMemory);
+  CacheMemory& memory = *made;
+  memory.cache_table_ = std::move(cache_table);
+  const TableBytes bytes = memory.cache_table_->bytes();
+  memory.shape_ = {sizes, table, bytes.node, bytes.device, bytes.device_extent};
   auto arena = ipc::ReservedRange::reserve(
       std::uint64_t{sizes.slot_extents} * sizes.slot_extent_bytes, "addresses for an arena");
   if (!arena) return std::unexpected(std::move(arena.error()));
   memory.arena_ = std::move(*arena);
   memory.frames_ = std::move(frames);
-  memory.private_frames_.assign(table->blocks, 0);
-  memory.frame_log_.current = memory.private_frames_.data();
+  memory.state_ = std::move(state);
+  memory.frame_log_.current = memory.state_.frames();
   memory.store_.arena = memory.arena_.data();
   memory.store_.frames = memory.frames_->data();
   memory.store_.page_bytes = sizes.geometry.page_bytes;
   memory.store_.frame_stride = sizes.geometry.frame_stride;
-  memory.store_.slots = table->slots;
+  memory.store_.slots = table.slots;
   memory.store_.frames_ready = memory.frames_->ready();
-  memory.seats_ = std::make_unique<ActorSeat[]>(table->actors);
+  memory.seats_ = std::make_unique<ActorSeat[]>(table.actors);
   return made;
 }
 
@@ -147,11 +165,14 @@ ipc::Status CacheMemory::make_piece(Device& device) {
 
 ipc::Status CacheMemory::make_table_piece() {
   auto made = cache_table_->make_piece();
-  if (!made || !cache_table_->whole()) return made;
+  if (made && cache_table_->whole()) use_table();
+  return made;
+}
+
+void CacheMemory::use_table() {
   shared_ = cache_table_->view();
   table_ = shared_;
   kernels::use_private_frames(table_, frame_log_);
-  return {};
 }
 
 // Extents are emptied, since a process may still hold a descriptor or a mapping of them. What the
@@ -183,13 +204,19 @@ std::vector<int> CacheMemory::extent_fds(ipc::Tier tier, std::uint32_t first, st
 
 void CacheMemory::begin_like(const CacheMemory& other) {
   kernels::adopt_frames(shared_, frame_log_, other.frame_log_);
+  state_.note_log_end(frame_log_.end);
 }
 
 static_assert(ipc::kLostFrameId.value == kernels::kLostFrame);
 
 void CacheMemory::set_frame(ipc::BlockId id, ipc::FrameId frame) {
-  kernels::append_log(shared_, frame_log_, id.value, frame.value);
+  log_frame(id, frame.value);
   kernels::apply_written(shared_, frame_log_);
+}
+
+void CacheMemory::log_frame(ipc::BlockId id, std::uint32_t frame) {
+  kernels::append_log(shared_, frame_log_, id.value, frame);
+  state_.note_log_end(frame_log_.end);
 }
 
 Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
@@ -198,13 +225,13 @@ Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
   bool logged = false;
   for (const ipc::BlockId id : retirement.ids) {
     if (kernels::frame_of(table_, id.value) == kernels::kNoFrame) continue;
-    kernels::append_log(shared_, frame_log_, id.value, kernels::kNoFrame);
+    log_frame(id, kernels::kNoFrame);
     logged = true;
   }
   // Blocks that never had a frame leave no trace in the log, and steps that were entered before
   // could not be told from those that come after.
   if (by_log && !logged && !retirement.ids.empty()) {
-    kernels::append_log(shared_, frame_log_, retirement.ids[0].value, kernels::kNoFrame);
+    log_frame(retirement.ids[0], kernels::kNoFrame);
   }
   kernels::apply_written(shared_, frame_log_);
   if (by_log) {
@@ -263,9 +290,13 @@ bool CacheMemory::is_free(const ActorSeat& seat) const {
   return owner == 0 || (owner == kResetting && cache_table_->done(seat.resetting));
 }
 
+std::uint64_t CacheMemory::next_opening() {
+  static std::atomic<std::uint64_t> openings{0};
+  return ++openings;
+}
+
 ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Executor executor,
                                                    bool of_lane) {
-  static std::atomic<std::uint64_t> openings{0};
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
     ActorSeat& seat = seats_[i];
     const bool own = sits(session, i) && seat.closed.load(std::memory_order_relaxed);
@@ -276,9 +307,10 @@ ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Execu
     seat.base = line_totals(i);
     seat.most = {};
     seat.seen_since = {};
-    seat.opened.store(++openings, std::memory_order_release);
+    seat.opened.store(next_opening(), std::memory_order_release);
     seat.closed.store(false, std::memory_order_release);
     seat.owner.store(session.value + 1, std::memory_order_release);
+    keep_seat(i, !of_lane);
     return i;
   }
   return fail(Errc::limit_reached, "all " + std::to_string(shape_.table.actors) +
@@ -311,6 +343,7 @@ ipc::Status CacheMemory::close_actor(ipc::SessionId session, std::uint32_t actor
   }
   settle_totals(actor);
   seats_[actor].closed.store(true, std::memory_order_release);
+  keep_seat(actor, false);
   return {};
 }
 
@@ -326,7 +359,18 @@ void CacheMemory::close_actors_of(ipc::SessionId session) {
     seats_[i].closed.store(false, std::memory_order_relaxed);
     seats_[i].resetting = resetting;
     seats_[i].owner.store(kResetting, std::memory_order_release);
+    keep_seat(i, false);
   }
+}
+
+// A killed daemon leaves either what was or what is: an actor that nobody goes on with is reset.
+void CacheMemory::keep_seat(std::uint32_t actor, bool kept) {
+  KeptSeat& keep = state_.seat(actor);
+  keep.kept.store(0, std::memory_order_release);
+  keep.owner.store(seats_[actor].owner.load(std::memory_order_relaxed), std::memory_order_release);
+  keep.executor.store(static_cast<std::uint32_t>(seats_[actor].executor),
+                      std::memory_order_release);
+  keep.kept.store(kept ? 1 : 0, std::memory_order_release);
 }
 
 std::uint32_t CacheMemory::actors_of(ipc::SessionId session) const {

@@ -19,6 +19,7 @@
 #include <optional>
 #include <vector>
 
+#include "daemon/arena_state.h"
 #include "daemon/cache_table.h"
 #include "daemon/device.h"
 #include "daemon/frame_memory.h"
@@ -73,6 +74,24 @@ class CacheMemory {
                                                           std::uint32_t actors, Device& device,
                                                           std::shared_ptr<FrameMemory> frames);
 
+  // What a daemon of before left of an arena; whole at once. It is of use after take_over().
+  // Errors: invalid_argument (something of it is not what it should be), no_memory.
+  struct Left {
+    std::uint64_t incarnation = 0;
+    kernels::TableSizes table;
+    std::vector<ipc::Fd> table_fds;
+    std::vector<ipc::Fd> slot_extents;
+    ipc::Fd state;
+  };
+  static ipc::Result<std::unique_ptr<CacheMemory>> adopt(const residency::CacheShape& sizes,
+                                                         Device& device,
+                                                         std::shared_ptr<FrameMemory> frames,
+                                                         Left left);
+  // `frame_of`: where each block is now, by id; of the others there is nothing. `sits_on` says
+  // which sessions go on with their actors; the others' are reset.
+  void take_over(const std::vector<ipc::FrameId>& frame_of,
+                 const std::function<bool(ipc::SessionId)>& sits_on);
+
   // ---- worker: coming and going
 
   // Makes an extent of the arena, or a piece of the table. Errors: no_memory, limit_reached,
@@ -85,6 +104,10 @@ class CacheMemory {
   bool free_piece(Device& device);
 
   const CacheShape& shape() const { return shape_; }
+  // A number that no other arena has, in this life of the daemon or another.
+  std::uint64_t incarnation() const { return incarnation_; }
+  int state_fd() const { return state_.fd(); }
+  const std::vector<ipc::Fd>& slot_extents() const { return slot_extents_; }
   std::vector<int> table_fds() const { return cache_table_->fds(); }
   // One past the highest DRAM extent that was ever made.
   std::uint32_t frame_extents() const { return frames_->extents(); }
@@ -175,6 +198,18 @@ class CacheMemory {
   static constexpr std::uint64_t kResetting = ~std::uint64_t{0};
 
   CacheMemory() = default;
+  // All but the memory of arena and table.
+  static ipc::Result<std::unique_ptr<CacheMemory>> begin(const residency::CacheShape& sizes,
+                                                         const kernels::TableSizes& table,
+                                                         std::shared_ptr<CacheTable> cache_table,
+                                                         ArenaState state,
+                                                         std::shared_ptr<FrameMemory> frames);
+  void use_table();
+  void adopt_frames(const std::vector<ipc::FrameId>& frame_of);
+  void adopt_seats(const std::function<bool(ipc::SessionId)>& sits_on);
+  void log_frame(ipc::BlockId id, std::uint32_t frame);
+  void keep_seat(std::uint32_t actor, bool kept);
+  static std::uint64_t next_opening();
   ipc::Status make_table_piece();
   bool is_free(const ActorSeat& seat) const;
   ResolveTotals line_totals(std::uint32_t actor) const;
@@ -187,7 +222,8 @@ class CacheMemory {
   ipc::ReservedRange arena_;
   std::shared_ptr<FrameMemory> frames_;
   std::vector<ipc::Fd> slot_extents_;
-  std::vector<std::uint64_t> private_frames_;
+  ArenaState state_;
+  std::uint64_t incarnation_ = 0;
   kernels::FrameLogWriter frame_log_;
   std::uint32_t wanted_bell_ = 0;  // when marks were taken last
   kernels::HotTable shared_{};     // what the CPU sees, with the frame_of that clients read

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "ipc/error.h"
+#include "ipc/fd.h"
 #include "ipc/ids.h"
 #include "kernels/grace.h"
 #include "kernels/table.h"
@@ -105,5 +106,8 @@ class CacheTable : public std::enable_shared_from_this<CacheTable> {
 
 // Zeroed memory of the node, formatted. Errors: no_memory, limit_reached, io_error.
 ipc::Result<std::shared_ptr<CacheTable>> make_whole_table(const kernels::TableSizes& sizes);
+// One that a daemon of before left; whole. Errors: invalid_argument, no_memory, io_error.
+ipc::Result<std::shared_ptr<CacheTable>> adopt_whole_table(const kernels::TableSizes& sizes,
+                                                           ipc::Fd fd);
 
 }  // namespace sluice::daemon

@@ -79,6 +79,15 @@ void read_backend(Reader& reader, BackendConfig& backend) {
               duration(std::chrono::milliseconds(100), std::chrono::milliseconds(3'600'000)));
 }
 
+void read_restart(Reader& reader, RestartConfig& restart) {
+  using std::chrono::milliseconds;
+  reader.read("warm", restart.warm, truth);
+  reader.read("keeper", restart.keeper, program_path);
+  reader.read("keeper_idle", restart.keeper_idle,
+              duration(milliseconds(0), milliseconds(604'800'000)));
+  reader.read("outage", restart.outage, duration(milliseconds(0), milliseconds(3'600'000)));
+}
+
 void read_rings(Reader& reader, RingsConfig& rings) {
   reader.read("capacity", rings.capacity, ring_capacity);
   reader.read("request_memory", rings.request_memory_bytes, bytes(64 * kKiB, 1 * kGiB, kPage));
@@ -161,6 +170,7 @@ void read_config(const toml::table& table, Config& config, Findings& findings) {
   }
   if (auto backend = root.table("backend")) read_backend(*backend, config.backend);
   read_tiers(root, config);
+  if (auto restart = root.table("restart")) read_restart(*restart, config.restart);
   if (auto rings = root.table("rings")) read_rings(*rings, config.rings);
   if (auto limits = root.table("limits")) read_limits(*limits, config.limits);
   if (auto admin = root.table("admin")) {

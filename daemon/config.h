@@ -97,6 +97,17 @@ struct NvmeConfig {
   std::uint64_t capacity_bytes() const;
 };
 
+// What outlives the daemon.
+struct RestartConfig {
+  // A daemon that is started anew finds DRAM, HBM and its sessions again.
+  bool warm = false;
+  std::string keeper;  // the program; empty: sluice-keeper beside sluiced
+  // How long the keeper holds what a daemon left, if none comes; 0: for good.
+  std::chrono::milliseconds keeper_idle{600'000};
+  std::chrono::milliseconds outage{5'000};  // that direct sessions should get through alone
+  bool operator==(const RestartConfig&) const = default;
+};
+
 struct RingsConfig {
   std::uint32_t capacity = 1024;  // descriptors per ring, a power of two
   std::uint64_t request_memory_bytes = 4u << 20;
@@ -151,6 +162,7 @@ struct Config {
   TierConfig hbm;
   TierConfig dram;
   NvmeConfig nvme;
+  RestartConfig restart;
   RingsConfig rings;
   LimitsConfig limits;
   AdminConfig admin;

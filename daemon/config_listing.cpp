@@ -91,6 +91,10 @@ std::vector<ConfigValue> list_config(const Config& config) {
   list.add_bytes("tiers.nvme.part", config.nvme.part_bytes);
   list.add("tiers.nvme.depth", config.nvme.depth);
   list.add_bytes("tiers.nvme.write_per_day", config.nvme.write_per_day_bytes);
+  list.add("restart.warm", config.restart.warm ? "true" : "false");
+  list.add_text("restart.keeper", config.restart.keeper);
+  list.add("restart.keeper_idle", quoted(format_duration(config.restart.keeper_idle)));
+  list.add("restart.outage", quoted(format_duration(config.restart.outage)));
   list.add("rings.capacity", config.rings.capacity);
   list.add_bytes("rings.request_memory", config.rings.request_memory_bytes);
   list.add("rings.spin_us", config.rings.spin_us);

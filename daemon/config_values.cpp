@@ -69,6 +69,12 @@ Parsed<std::vector<std::string>> gpus(const toml::node& node) {
   return list;
 }
 
+Parsed<bool> truth(const toml::node& node) {
+  const std::optional<bool> value = node.value_exact<bool>();
+  if (value) return *value;
+  return std::unexpected("true or false");
+}
+
 Parsed<std::vector<NvmeDirectory>> nvme_directories(const toml::node& node) {
   const auto wrong = [] {
     return std::unexpected("a list of up to " + std::to_string(kMaxNvmeDirectories) +

@@ -38,6 +38,8 @@ auto integer(std::int64_t least, std::int64_t most) {
   };
 }
 
+Parsed<bool> truth(const toml::node& node);
+
 inline auto bytes(std::uint64_t least, std::uint64_t most, std::uint64_t multiple) {
   return [=](const toml::node& node) -> Parsed<std::uint64_t> {
     std::string expected = "a size ";

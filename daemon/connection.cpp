@@ -198,12 +198,13 @@ void Connection::stop(const std::string& why) {
   deadline.cancel();
   boost::system::error_code ignored;
   if (pidfd) (void)pidfd->cancel(ignored);
+  for (auto& [number, bell] : older_bells) (void)bell->cancel(ignored);
   opening_wake.cancel();
 }
 
 // The lane lets go of the session once the process cannot touch it any more.
 void Connection::finish_if_dead() {
-  const bool dead = said_bye || (process_gone && socket_closed);
+  const bool dead = said_bye || (process_gone && socket_closed && older_bells.empty());
   if (!dead || left_lane) return;
   left_lane = true;
   const bool died = !said_bye;
@@ -221,6 +222,7 @@ void Connection::finish_if_dead() {
                 {"reason", died ? std::string_view(self->end_reason) : std::string_view("bye")}});
       if (self->pidfd) self->pidfd->cancel();
       boost::system::error_code ignored;
+      for (auto& [number, bell] : self->older_bells) (void)bell->cancel(ignored);
       (void)self->socket.close(ignored);
     });
   });

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <expected>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -77,6 +78,9 @@ struct Connection : std::enable_shared_from_this<Connection> {
   boost::asio::awaitable<ipc::Status> refuse(std::uint64_t request, ipc::Error error);
   boost::asio::awaitable<ipc::Status> welcome_session(std::uint64_t request,
                                                       const ipc::wire::Hello& hello);
+  std::optional<KeptSession> claim_session(const ipc::wire::Hello& hello, ipc::TenantId its_tenant);
+  std::vector<std::uint8_t> keep_session(std::optional<KeptSession> back);
+  boost::asio::awaitable<void> watch_older_bell(std::uint32_t number);
   boost::asio::awaitable<ipc::Status> welcome_admin(std::uint64_t request);
 
   // Requests.
@@ -129,6 +133,10 @@ struct Connection : std::enable_shared_from_this<Connection> {
   std::optional<ipc::Error> dismissed;
   std::unique_ptr<boost::asio::posix::stream_descriptor> pidfd;
   std::shared_ptr<Session> session;
+  // Of a session that came back: doorbells of before that some process, perhaps a forked child,
+  // still has. While one does, that process can use what the session held.
+  std::map<std::uint32_t, std::unique_ptr<boost::asio::posix::stream_descriptor>> older_bells;
+  std::uint32_t last_bell = 0;
   AdminScope scope;
   bool admin = false;
   bool said_bye = false;

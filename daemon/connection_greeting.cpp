@@ -1,11 +1,17 @@
 // How a connection begins: who the peer is, and whether it gets a session.
 #include "daemon/connection.h"
 
+#include <sys/random.h>
+
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 
+#include <algorithm>
+#include <cstring>
+
+#include "daemon/bell_watch.h"
 #include "daemon/lanes.h"
 #include "daemon/logging.h"
 #include "daemon/session.h"
@@ -65,7 +71,7 @@ asio::awaitable<ipc::Status> Connection::greet() {
     const Error why{Errc::shutting_down, "the daemon is stopping"};
     co_return co_await refuse(request, why);
   }
-  if (server->draining) {
+  if (server->draining && hello->resume_session() == 0) {
     const Error why{
         Errc::busy,
         "the daemon takes no new sessions while it is drained; `sluicectl drain --off`"};
@@ -75,12 +81,76 @@ asio::awaitable<ipc::Status> Connection::greet() {
   const ipc::TenantId its_tenant{static_cast<std::uint32_t>(*tenant)};
   const ipc::Status admitted = server->coordinator.with_manager(
       [&](const auto& manager) { return manager.admits_session(its_tenant); });
-  if (!admitted) co_return co_await refuse(request, admitted.error());
+  if (!admitted && hello->resume_session() == 0)
+    co_return co_await refuse(request, admitted.error());
   ipc::Status welcomed = co_await welcome_session(request, *hello);
   if (!welcomed && session == nullptr && welcomed.error().code != Errc::daemon_away) {
     co_return co_await refuse(request, welcomed.error());
   }
   co_return welcomed;
+}
+
+// A session of before that this peer comes back to.
+std::optional<KeptSession> Connection::claim_session(const wire::Hello& hello,
+                                                     ipc::TenantId its_tenant) {
+  if (hello.resume_session() == 0) return std::nullopt;
+  const ipc::SessionId id{hello.resume_session()};
+  const auto bytes = ipc::bytes_of(hello.resume_token());
+  ResumeToken token{};
+  std::optional<KeptSession> back;
+  if (bytes.size() == token.size()) {
+    std::memcpy(token.data(), bytes.data(), token.size());
+    back = server->away.claim(id, token, {peer.pid, peer.uid, its_tenant});
+  }
+  if (back) {
+    const auto resumed = server->coordinator.resume_session(id, its_tenant);
+    SLUICE_ASSERT(resumed.has_value());
+    return back;
+  }
+  log_info("a session of before is not known here, and begins anew",
+           {{"session", id.value}, {"pid", std::int64_t{peer.pid}}});
+  return std::nullopt;
+}
+
+// What is to find the session again if the daemon dies; before the peer hears of it. The token is
+// the session's for life, so that it does not matter how far a resume had come. Empty: it cannot be
+// resumed.
+std::vector<std::uint8_t> Connection::keep_session(std::optional<KeptSession> back) {
+  KeptState& kept = server->coordinator.kept();
+  if (!kept.active()) return {};
+  KeptSession what;
+  if (back) {
+    what = std::move(*back);
+    for (auto& [number, bell] : what.bells) {
+      last_bell = std::max(last_bell, number);
+      older_bells.emplace(
+          number, std::make_unique<asio::posix::stream_descriptor>(server->io, bell.release()));
+    }
+    kept.keep_bell(session->id, ++last_bell, session->bell.fd());
+    for (const auto& [number, bell] : older_bells) {
+      asio::co_spawn(server->io, watch_older_bell(number), asio::detached);
+    }
+  } else {
+    what.id = session->id;
+    what.tenant = session->tenant_name;
+    what.client_name = session->client_name;
+    what.pid = session->pid;
+    what.uid = session->uid;
+    if (getrandom(what.token.data(), what.token.size(), 0) !=
+        static_cast<ssize_t>(what.token.size())) {
+      return {};
+    }
+    kept.keep_session(what, peer.pidfd.get(), session->bell.fd());
+  }
+  return {what.token.begin(), what.token.end()};
+}
+
+asio::awaitable<void> Connection::watch_older_bell(std::uint32_t number) {
+  const auto self = shared_from_this();
+  if (!co_await hung_up(*older_bells.at(number)) || left_lane) co_return;
+  older_bells.erase(number);
+  server->coordinator.kept().forget_bell(session->id, number);
+  finish_if_dead();
 }
 
 asio::awaitable<ipc::Status> Connection::welcome_admin(std::uint64_t request) {
@@ -100,7 +170,10 @@ asio::awaitable<ipc::Status> Connection::welcome_session(std::uint64_t request,
   auto bells = ipc::make_doorbell();
   if (!bells) co_return std::unexpected(std::move(bells.error()));
   const ipc::TenantId tenant_id{static_cast<std::uint32_t>(*tenant)};
-  auto id = server->coordinator.open_session(tenant_id);
+  auto back = claim_session(hello, tenant_id);
+  const bool resumed = back.has_value();
+  auto id =
+      resumed ? ipc::Result<ipc::SessionId>(back->id) : server->coordinator.open_session(tenant_id);
   if (!id) co_return std::unexpected(std::move(id.error()));
 
   auto made = std::make_shared<Session>();
@@ -121,21 +194,24 @@ asio::awaitable<ipc::Status> Connection::welcome_session(std::uint64_t request,
       if (const auto connection = weak.lock()) connection->end(why);
     });
   });
+  const auto token = keep_session(std::move(back));
   pidfd = std::make_unique<asio::posix::stream_descriptor>(server->io, peer.pidfd.release());
   asio::co_spawn(server->io, watch_process(), asio::detached);
 
   const auto& layout = session->memory.layout();
   auto bytes = ipc::make_message(request, [&](flatbuffers::FlatBufferBuilder& builder) {
-    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures,
-                                     session->id.value, session->tenant_name.c_str(),
-                                     layout.ring_capacity, layout.request_bytes,
-                                     layout.memory_bytes, kVersion,
-                                     server->coordinator.on_gpus() ? kDirectOnly : kBothExecutors);
+    const auto outage =
+        static_cast<std::uint32_t>(token.empty() ? 0 : server->config.restart.outage.count());
+    return wire::CreateWelcomeDirect(
+        builder, ipc::kProtocolMinor, ipc::kProtocolFeatures, session->id.value,
+        session->tenant_name.c_str(), layout.ring_capacity, layout.request_bytes,
+        layout.memory_bytes, kVersion, server->coordinator.on_gpus() ? kDirectOnly : kBothExecutors,
+        resumed, &token, outage);
   });
-  log_info("session opened", {{"session", session->id.value},
-                              {"tenant", session->tenant_name},
-                              {"client", session->client_name},
-                              {"pid", std::int64_t{session->pid}}});
+  log_info(resumed ? "session resumed" : "session opened", {{"session", session->id.value},
+                                                            {"tenant", session->tenant_name},
+                                                            {"client", session->client_name},
+                                                            {"pid", std::int64_t{session->pid}}});
   std::vector<int> fds{session->memory.fd().get(), bells->client_end.fd()};
   co_return co_await send(std::move(bytes), std::move(fds));
 }

@@ -80,6 +80,7 @@ std::vector<std::byte> opened_message(std::uint64_t request, const OpenedCache& 
     reply.add_executor(executor);
     reply.add_device_table_bytes(shape.device_table_bytes);
     reply.add_device_table_extent_bytes(shape.device_table_extent_bytes);
+    reply.add_incarnation(opened.memory->incarnation());
     return reply.Finish();
   });
 }

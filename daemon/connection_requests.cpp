@@ -98,6 +98,11 @@ ipc::Result<std::vector<std::byte>> Connection::answer(const wire::Envelope& env
       server->lanes.forget_cache(session->id, *closed);
       return ipc::make_done(request);
     }
+    case wire::Body::ResumeDone: {
+      auto resumed = owner.session_resumed(session->id);
+      if (!resumed) return std::unexpected(std::move(resumed.error()));
+      return ipc::make_done(request);
+    }
     case wire::Body::OpenActor: {
       const auto handle = ipc::Handle::from_bits(envelope.body_as_OpenActor()->cache());
       auto actor = owner.open_actor(*session, handle);

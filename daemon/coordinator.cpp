@@ -112,6 +112,8 @@ ipc::Status check_request(const OpenCacheRequest& request, bool on_gpu) {
   return {};
 }
 
+}  // namespace
+
 residency::CacheSpec spec_of(const OpenCacheRequest& request, ipc::DeviceId device) {
   residency::CacheSpec spec;
   spec.device = device;
@@ -125,10 +127,9 @@ residency::CacheSpec spec_of(const OpenCacheRequest& request, ipc::DeviceId devi
   return spec;
 }
 
-}  // namespace
-
 ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& config, Devices devices,
-                                                              std::unique_ptr<NvmeTier> nvme) {
+                                                              std::unique_ptr<NvmeTier> nvme,
+                                                              std::unique_ptr<KeptState> kept) {
   SLUICE_ASSERT(!devices.empty());
   residency::ManagerConfig wanted;
   wanted.hbm = {config.hbm.capacity_bytes, config.hbm.extent_bytes};
@@ -152,14 +153,16 @@ ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& conf
   wanted.hash_seed = *seed;
   auto manager = residency::Manager::create(wanted);
   if (!manager) return std::unexpected(std::move(manager.error()));
-  return std::unique_ptr<Coordinator>(
-      new Coordinator(config, std::move(devices), std::move(nvme), std::move(*manager)));
+  if (kept == nullptr) kept = std::make_unique<KeptState>(nullptr, std::string());
+  return std::unique_ptr<Coordinator>(new Coordinator(config, std::move(devices), std::move(nvme),
+                                                      std::move(kept), std::move(*manager)));
 }
 
 Coordinator::Coordinator(const Config& config, Devices devices, std::unique_ptr<NvmeTier> nvme,
-                         residency::Manager manager)
+                         std::unique_ptr<KeptState> kept, residency::Manager manager)
     : config_(config),
       devices_(std::move(devices)),
+      kept_(std::move(kept)),
       manager_(std::move(manager)),
       counters_(config.tenants.size()),
       nvme_(std::move(nvme)) {
@@ -313,17 +316,22 @@ ipc::Result<ipc::SessionId> Coordinator::open_session(ipc::TenantId tenant) {
 
 void Coordinator::end_session(const std::shared_ptr<Session>& session, bool died,
                               std::chrono::steady_clock::time_point death) {
+  kept_->forget_session(session->id);
   const std::lock_guard lock(mutex_);
-  Actions actions;
-  const auto told = manager_.session_dead(session->id, actions);
-  SLUICE_ASSERT(told.has_value());
-  execute(actions);
+  end_session_locked(session->id);
   session->drop_caches();
   settle();
   if (died) {
     ++counters_[session->tenant.value].session_deaths;
     reclaims_.push_back({session->tenant, death});
   }
+}
+
+void Coordinator::end_session_locked(ipc::SessionId id) {
+  Actions actions;
+  const auto told = manager_.session_dead(id, actions);
+  SLUICE_ASSERT(told.has_value());
+  execute(actions);
 }
 
 void Coordinator::count_violation(ipc::TenantId tenant, Violation kind) {

@@ -19,6 +19,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -28,9 +29,11 @@
 #include "daemon/cache_memory.h"
 #include "daemon/config.h"
 #include "daemon/device.h"
+#include "daemon/kept_state.h"
 #include "daemon/memory_worker.h"
 #include "daemon/metrics.h"
 #include "daemon/nvme_tier.h"
+#include "daemon/record_memory.h"
 #include "daemon/residency/manager.h"
 #include "daemon/session.h"
 #include "daemon/session_end.h"
@@ -53,6 +56,8 @@ struct OpenCacheRequest {
   std::uint32_t device_index = 0;  // among the devices that this GPU serves as
 };
 
+residency::CacheSpec spec_of(const OpenCacheRequest& request, ipc::DeviceId device);
+
 struct OpenedCache {
   ipc::Handle handle;
   bool created = false;
@@ -74,10 +79,35 @@ struct CacheOpening {
 
 class Coordinator {
  public:
+  // A sequence, and how many of the caller's blocks it has now.
+  struct Opened {
+    ipc::Handle sequence;
+    std::uint32_t matched = 0;
+  };
+
   // `nvme` may be null. Errors: bad_config.
-  static ipc::Result<std::unique_ptr<Coordinator>> create(const Config& config, Devices devices,
-                                                          std::unique_ptr<NvmeTier> nvme = nullptr);
+  // `kept`: what is to outlive the daemon goes there; null: nothing does.
+  static ipc::Result<std::unique_ptr<Coordinator>> create(
+      const Config& config, Devices devices, std::unique_ptr<NvmeTier> nvme = nullptr,
+      std::unique_ptr<KeptState> kept = nullptr);
   ~Coordinator();
+
+  // ---- what a daemon of before left (coordinator_adopt.cpp)
+
+  // Takes over the caches, and the sessions whose tenants there are, before anybody else comes.
+  // Returns these sessions; what cannot be taken over is dropped, and the log says why.
+  std::vector<KeptSession> adopt(KeptState::Found found);
+  // One of these sessions is back, and goes on under its number. Errors: not_found.
+  ipc::Status resume_session(ipc::SessionId id, ipc::TenantId tenant);
+  ipc::Result<Opened> adopt_sequence(ipc::SessionId session, const SessionCache& cache,
+                                     ipc::Handle sequence, std::span<const std::uint32_t> ids,
+                                     std::vector<residency::BlockRef>& blocks);
+  ipc::Status session_resumed(ipc::SessionId id);
+  // One of these sessions is over and never came back.
+  void end_away_session(ipc::SessionId id, ipc::TenantId tenant,
+                        std::chrono::steady_clock::time_point death);
+  // Where what is to outlive the daemon goes.
+  KeptState& kept() { return *kept_; }
 
   // ---- sessions (control thread)
 
@@ -106,10 +136,6 @@ class Coordinator {
 
   // ---- sequences (lanes). Replies are copied into the caller's vectors.
 
-  struct Opened {
-    ipc::Handle sequence;
-    std::uint32_t matched = 0;
-  };
   ipc::Result<Opened> open_sequence(ipc::SessionId session, ipc::CacheId cache,
                                     const residency::KeyView& keys,
                                     std::vector<residency::BlockRef>& blocks,
@@ -230,6 +256,7 @@ class Coordinator {
     std::optional<storage::NamespaceId> scope;  // in the block store, if there is one
     std::map<ipc::DeviceId, Arena> arenas;
     SharedFrames frames;         // without memory while the cache goes
+    RecordMemory records;        // of its blocks, if they are kept
     bool going = false;          // as a whole: until its frames are gone, the last of it
     std::deque<Grant> granting;  // what a job is at, in order
     std::optional<GrantFailure> grant_failure;
@@ -255,7 +282,7 @@ class Coordinator {
   };
 
   Coordinator(const Config& config, Devices devices, std::unique_ptr<NvmeTier> nvme,
-              residency::Manager manager);
+              std::unique_ptr<KeptState> kept, residency::Manager manager);
 
   // ---- under the lock
 
@@ -289,6 +316,9 @@ class Coordinator {
     }
   }
   void let_go(Cache& cache, Arena& arena);
+  void end_session_locked(ipc::SessionId id);
+  void adopt_cache(KeptCache kept, const std::set<std::uint64_t>& sessions);
+  void listen_to_orders(ipc::CacheId id, ipc::DeviceId device, CacheMemory& memory);
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
                                       ipc::CacheId cache, ipc::DeviceId device, bool created);
 
@@ -306,6 +336,8 @@ class Coordinator {
   struct Making;
   struct Freeing;
   ipc::Status make_piece(Making& making);
+  void keep_blocks(Cache& cache, Making& making);
+  void keep(Making& making);
   Step make_arena(Making& making);
   Step hand_over(Making& making);
   Step free_arena(Freeing& freeing);
@@ -320,6 +352,7 @@ class Coordinator {
 
   const Config& config_;
   Devices devices_;
+  const std::unique_ptr<KeptState> kept_;
   mutable std::mutex mutex_;
   residency::Manager manager_;
   std::function<void()> cache_changed_ = [] {};

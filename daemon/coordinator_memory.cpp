@@ -23,6 +23,9 @@ struct Coordinator::Making {
   std::shared_ptr<FrameMemory> frames;
   std::unique_ptr<CacheMemory> memory;
   std::optional<Error> failure;
+  std::optional<KeptCache> whole_cache;  // of the first arena, to be kept with it
+  int records = -1;
+  bool kept = false;
 };
 
 void Coordinator::execute(const residency::CreateArena& action) {
@@ -41,8 +44,33 @@ void Coordinator::execute(const residency::CreateArena& action) {
     }
   }
   making.frames = cache.frames.memory;
+  if (kept_->active() && cache.arenas.size() == 1) keep_blocks(cache, making);
   workers_[action.device.value]->post(
       action.cache, [this, making = std::move(making)]() mutable { return make_arena(making); });
+}
+
+// The cache is to outlive the daemon: its blocks get records.
+void Coordinator::keep_blocks(Cache& cache, Making& making) {
+  auto records = RecordMemory::create(making.opening->shape.max_blocks);
+  if (!records) {
+    if (!making.failure) making.failure = std::move(records.error());
+    return;
+  }
+  cache.records = std::move(*records);
+  making.records = cache.records.fd();
+  making.whole_cache.emplace();
+  making.whole_cache->tenant = config_.tenants[cache.tenant.value].name;
+  making.whole_cache->spec = spec_of(making.opening->request, making.device);
+  making.whole_cache->shape = making.opening->shape;
+}
+
+// The descriptors of an arena that is whole, and of its cache if it is the first.
+void Coordinator::keep(Making& making) {
+  making.kept = true;
+  kept_->keep_arena(making.cache, making.device, *making.memory);
+  if (!making.whole_cache) return;
+  kept_->keep_records(making.cache, making.records);
+  kept_->keep_cache(making.cache, *making.whole_cache);
 }
 
 // The first call gives addresses, the others give memory.
@@ -63,8 +91,15 @@ ipc::Status Coordinator::make_piece(Making& making) {
 MemoryWorker::Step Coordinator::make_arena(Making& making) {
   if (!making.failure) {
     auto made = make_piece(making);
-    if (made) return hand_over(making);
+    if (made) {
+      if (kept_->active() && !making.kept && making.memory->whole()) keep(making);
+      return hand_over(making);
+    }
     making.failure = std::move(made.error());
+  }
+  if (std::exchange(making.kept, false)) {
+    making.whole_cache ? kept_->forget_cache(making.cache)
+                       : kept_->forget_arena(making.cache, making.device);
   }
   Device& device = *devices_[making.device.value];
   if (making.memory != nullptr && making.memory->free_piece(device)) return Step::more;
@@ -82,6 +117,15 @@ MemoryWorker::Step Coordinator::make_arena(Making& making) {
   return Step::last;
 }
 
+void Coordinator::listen_to_orders(ipc::CacheId id, ipc::DeviceId device, CacheMemory& memory) {
+  memory.on_table_orders([id, worker = std::weak_ptr(workers_[device.value])](
+                             std::shared_ptr<CacheTable> table) {
+    const auto alive = worker.lock();
+    if (alive == nullptr) return;
+    alive->post(id, [table = std::move(table)] { return table->work() ? Step::more : Step::last; });
+  });
+}
+
 MemoryWorker::Step Coordinator::hand_over(Making& making) {
   const std::lock_guard lock(mutex_);
   if (making.opening->abandoned) {
@@ -89,13 +133,7 @@ MemoryWorker::Step Coordinator::hand_over(Making& making) {
     return Step::more;
   }
   if (!making.memory->whole()) return Step::more;
-  making.memory->on_table_orders([id = making.cache,
-                                  worker = std::weak_ptr(workers_[making.device.value])](
-                                     std::shared_ptr<CacheTable> table) {
-    const auto alive = worker.lock();
-    if (alive == nullptr) return;
-    alive->post(id, [table = std::move(table)] { return table->work() ? Step::more : Step::last; });
-  });
+  listen_to_orders(making.cache, making.device, *making.memory);
   Cache& cache = caches_[making.cache.value];
   cache.frames.kept->store(true);
   // What was sealed before is logged nowhere here. Any of the others knows all of it.
@@ -107,6 +145,10 @@ MemoryWorker::Step Coordinator::hand_over(Making& making) {
   Arena& arena = cache.arenas.at(making.device);
   arena.memory = share(making.cache, making.device, std::move(making.memory));
   arena.opening.reset();
+  if (making.whole_cache) {
+    const auto kept = manager_.keep_records(making.cache, cache.records.records());
+    SLUICE_ASSERT(kept.has_value());
+  }
   const auto told = manager_.arena_ready(making.cache, making.device);
   SLUICE_ASSERT(told.has_value());
   cache_changed_();
@@ -156,6 +198,7 @@ void Coordinator::execute(const residency::DestroyArena& action) {
   for (PendingRetire& pending : retiring_) {
     if (pending.cache == action.cache) pending.waits.erase(action.device);
   }
+  kept_->disown_arena(action.cache, action.device);
   Cache& cache = caches_[action.cache.value];
   let_go(cache, cache.arenas.at(action.device));
 }
@@ -163,6 +206,7 @@ void Coordinator::execute(const residency::DestroyArena& action) {
 void Coordinator::execute(const residency::DestroyCache& action) {
   std::erase_if(retiring_, [&](const auto& pending) { return pending.cache == action.cache; });
   Cache& cache = caches_[action.cache.value];
+  kept_->disown_cache(action.cache);
   cache.going = true;
   for (auto& [device, arena] : cache.arenas) let_go(cache, arena);
   cache.frames.memory.reset();
@@ -175,6 +219,7 @@ MemoryWorker::Step Coordinator::free_arena(Freeing& freeing) {
     account_forecasts(freeing.cache, arena, *freeing.memory);
   }
   if (freeing.memory->free_piece(*devices_[freeing.device.value])) return Step::more;
+  kept_->forget_arena(freeing.cache, freeing.device);
   {
     const std::lock_guard lock(mutex_);
     Cache& cache = caches_[freeing.cache.value];
@@ -196,6 +241,7 @@ MemoryWorker::Step Coordinator::free_frames(ipc::CacheId id, std::unique_ptr<Fra
   // Which device does not matter: memory of the node is given back in the same way by all.
   if (frames->free_piece(*devices_[0])) return Step::more;
   frames.reset();
+  kept_->forget_cache(id);
   const std::lock_guard lock(mutex_);
   caches_[id.value] = {};
   residency::Actions actions;
@@ -222,7 +268,11 @@ MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, FrameMemory& frames)
     const std::lock_guard lock(mutex_);
     return caches_[id.value].granting.front();
   }();
+  const bool is_new = grant.extent >= frames.extents();
   auto granted = frames.grant(*devices_[grant.device.value], grant.extent);
+  if (granted && is_new) {
+    kept_->keep_frame_extent(id, grant.extent, frames.fds()[grant.extent].get());
+  }
   if (!granted) {
     log_warn("the node has no memory for a DRAM extent",
              {{"bytes", frames.extent_bytes()}, {"reason", granted.error().text}});

@@ -12,6 +12,7 @@
 #include "daemon/device_client.h"
 #include "daemon/logging.h"
 #include "daemon/numa.h"
+#include "daemon/programs.h"
 #include "daemon/split_table.h"
 
 namespace sluice::daemon {
@@ -64,6 +65,11 @@ class CudaDevice final : public Device {
     return make_split_table(client_, place, sizes);
   }
 
+  ipc::Result<std::shared_ptr<CacheTable>> adopt_table(const kernels::TableSizes& sizes,
+                                                       std::vector<ipc::Fd> fds) override {
+    return adopt_split_table(client_, facts_.granularity_bytes, sizes, std::move(fds));
+  }
+
   std::uint64_t hbm_granularity() const override { return facts_.granularity_bytes; }
   std::vector<std::uint32_t> dram_nodes() const override { return node_->dram_nodes(); }
   const device_worker::DeviceFacts* gpu() const override { return &facts_; }
@@ -78,8 +84,7 @@ class CudaDevice final : public Device {
 
 std::string worker_program(const BackendConfig& backend) {
   if (!backend.device_worker.empty()) return backend.device_worker;
-  std::error_code ignored;
-  return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / kWorkerProgram;
+  return program_beside(kWorkerProgram);
 }
 
 DeviceClient::Options options_for(const BackendConfig& backend, const std::string& device) {

@@ -56,6 +56,11 @@ class Device {
   // A hot table, which has no memory yet. Errors: limit_reached, io_error. By default a whole one.
   virtual ipc::Result<std::shared_ptr<CacheTable>> create_table(const kernels::TableSizes& sizes);
 
+  // One that a daemon of before made, from the descriptors that CacheTable::fds() gave then. By
+  // default a whole one. Errors: invalid_argument, no_memory, io_error.
+  virtual ipc::Result<std::shared_ptr<CacheTable>> adopt_table(const kernels::TableSizes& sizes,
+                                                               std::vector<ipc::Fd> fds);
+
   // Extents of HBM are multiples of this, a power of two.
   virtual std::uint64_t hbm_granularity() const { return ipc::kMapGranularity; }
 

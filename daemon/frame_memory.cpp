@@ -24,6 +24,30 @@ ipc::Result<std::unique_ptr<FrameMemory>> FrameMemory::create(const residency::C
   return frames;
 }
 
+ipc::Result<std::unique_ptr<FrameMemory>> FrameMemory::adopt(const residency::CacheShape& sizes,
+                                                             Device& device,
+                                                             std::vector<ipc::Fd> extents) {
+  auto frames = create(sizes);
+  if (!frames) return frames;
+  FrameMemory& made = **frames;
+  if (extents.size() > made.fds_.size()) {
+    return ipc::fail(ipc::Errc::invalid_argument, "more DRAM extents than the cache may have");
+  }
+  for (ipc::Fd& extent : extents) {
+    if (auto ok = ipc::check_memfd(extent.get(), made.extent_bytes_, kName); !ok) {
+      return ipc::fail(ipc::Errc::invalid_argument, std::move(ok.error().text));
+    }
+    const std::uint32_t index = made.extents();
+    auto mapped = device.map_extent(ipc::Tier::dram, made.range_, index * made.extent_bytes_,
+                                    extent, made.extent_bytes_);
+    if (!mapped) return std::unexpected(std::move(mapped.error()));
+    made.fds_[index] = std::move(extent);
+    made.ready_ = (index + 1) * made.frames_per_extent_;
+    made.extents_.store(index + 1, std::memory_order_release);
+  }
+  return frames;
+}
+
 ipc::Status FrameMemory::grant(Device& device, std::uint32_t extent) {
   if (extent < extents()) {
     // Given back before: the same file takes memory anew.

@@ -27,6 +27,12 @@ class FrameMemory {
   // Addresses, and no memory yet. Errors: no_memory.
   static ipc::Result<std::unique_ptr<FrameMemory>> create(const residency::CacheShape& sizes);
 
+  // With the extents of a daemon of before, from index 0 on; all of them have memory, or had it
+  // once. Errors: no_memory, invalid_argument (one is not of the right size).
+  static ipc::Result<std::unique_ptr<FrameMemory>> adopt(const residency::CacheShape& sizes,
+                                                         Device& device,
+                                                         std::vector<ipc::Fd> extents);
+
   // ---- worker
 
   // Makes extent `extent` with memory of `device`'s choice, or takes memory for it again after a

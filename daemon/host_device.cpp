@@ -1,4 +1,5 @@
 #include <atomic>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -75,6 +76,15 @@ void Device::free_extent(ipc::Tier tier, const ipc::Fd& extent, std::uint64_t by
 
 ipc::Result<std::shared_ptr<CacheTable>> Device::create_table(const kernels::TableSizes& sizes) {
   return make_whole_table(sizes);
+}
+
+ipc::Result<std::shared_ptr<CacheTable>> Device::adopt_table(const kernels::TableSizes& sizes,
+                                                             std::vector<ipc::Fd> fds) {
+  if (fds.size() != 1) {
+    return ipc::fail(ipc::Errc::invalid_argument,
+                     "a hot table of " + std::to_string(fds.size()) + " parts; expected 1");
+  }
+  return adopt_whole_table(sizes, std::move(fds[0]));
 }
 
 Devices one_device(std::unique_ptr<Device> device) {

@@ -78,6 +78,8 @@ ipc::Result<LaneReply> LaneSession::Impl::execute(const wire::Submission& reques
       return open(request, reply, false);
     case wire::Op::sequence_match_more:
       return open(request, reply, true);
+    case wire::Op::sequence_adopt:
+      return adopt(request, reply);
     case wire::Op::sequence_extend:
       return extend(request, reply);
     case wire::Op::sequence_fork:

@@ -85,6 +85,8 @@ struct LaneSession::Impl {
 
   ipc::Result<LaneReply> open(const ipc::wire::Submission& request, std::span<std::byte> reply,
                               bool more);
+  ipc::Result<LaneReply> adopt(const ipc::wire::Submission& request, std::span<std::byte> reply);
+  void find_pins(LaneSequence& sequence, std::uint32_t first);
   ipc::Result<LaneReply> extend(const ipc::wire::Submission& request, std::span<std::byte> reply);
   ipc::Result<LaneReply> fork(const ipc::wire::Submission& request, std::span<std::byte> reply);
   ipc::Result<LaneReply> truncate(const ipc::wire::Submission& request);

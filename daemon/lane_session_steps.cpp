@@ -32,7 +32,11 @@ ipc::Result<LaneActor*> LaneSession::Impl::actor_of(const SessionCache& cache, s
   }
   LaneActor& found = actors[(std::uint64_t{cache.id.value} << 32) | actor];
   if (const std::uint64_t opened = cache.memory->opened(actor); found.opened != opened) {
-    found = {opened, false, 0};
+    // A seat of before a restart may be in a step, which its session goes on with; any other is
+    // idle now.
+    const std::uint32_t active =
+        kernels::load_acquire(&kernels::actor_line(cache.memory->table(), actor)->active);
+    found = {opened, kernels::is_active(active), kernels::active_step(active)};
   }
   if (found.in_step != in_step) {
     return fail(Errc::wrong_state, in_step ? "the actor is in no step; begin one first"

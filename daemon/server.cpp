@@ -169,10 +169,21 @@ ipc::Status Server::listen() {
   return {};
 }
 
+void Server::expect(std::vector<KeptSession> sessions) {
+  for (KeptSession& session : sessions) {
+    for (std::uint32_t i = 0; i < impl_->config.tenants.size(); ++i) {
+      if (impl_->config.tenants[i].name != session.tenant) continue;
+      impl_->away.add(std::move(session), ipc::TenantId{i});
+      break;
+    }
+  }
+}
+
 void Server::drain(bool on) { impl_->draining = on; }
 
 void Server::stop(const std::string& why) {
   impl_->stopping = true;
+  impl_->away.stop();
   for (auto& listener : impl_->listeners) listener->watch->cancel();
   const auto connections = impl_->connections;
   for (Connection* connection : connections) connection->stop(why);
@@ -206,6 +217,18 @@ std::vector<Server::SessionRow> Server::sessions() const {
     row.requests = session.counters.requests.load(std::memory_order_relaxed);
     row.failures = session.counters.failures.load(std::memory_order_relaxed);
     row.caches = static_cast<std::uint32_t>(session.caches().size());
+    rows.push_back(std::move(row));
+  }
+  for (const AwaySessions::Row& away : impl_->away.rows()) {
+    SessionRow row;
+    row.session = away.id.value;
+    row.tenant = away.tenant.value;
+    row.tenant_name = away.tenant_name;
+    row.client_name = away.client_name;
+    row.pid = away.pid;
+    row.state = "away";
+    row.reason = away.process_gone ? "its process died, and a child of it lives"
+                                   : "it has not come back since the daemon was started anew";
     rows.push_back(std::move(row));
   }
   return rows;

@@ -19,6 +19,7 @@
 #include <string>
 
 #include "daemon/config.h"
+#include "daemon/kept_state.h"
 #include "daemon/session_end.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
@@ -52,6 +53,9 @@ class Server {
          AdminHandler admin);
   ~Server();
 
+  // Sessions of a daemon of before, which may come back; before listen().
+  void expect(std::vector<KeptSession> sessions);
+
   // Binds every socket of the configuration. Errors: those of ipc::UnixListener::bind.
   ipc::Status listen();
 
@@ -70,7 +74,8 @@ class Server {
     std::string tenant_name;
     std::string client_name;
     std::int64_t pid = 0;
-    std::string state;  // "open", "opening" (it waits for a cache), "quarantined"
+    // "open", "opening" (it waits for a cache), "quarantined", "away" (of a daemon of before)
+    std::string state;
     std::string reason;
     std::uint64_t requests = 0;
     std::uint64_t failures = 0;

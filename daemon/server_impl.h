@@ -22,7 +22,9 @@
 #include <string>
 #include <vector>
 
+#include "daemon/away_sessions.h"
 #include "daemon/config.h"
+#include "daemon/coordinator.h"
 #include "daemon/server.h"
 #include "ipc/error.h"
 #include "ipc/fd.h"
@@ -46,7 +48,10 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
         config(its_config),
         coordinator(its_coordinator),
         lanes(its_lanes),
-        admin(std::move(its_admin)) {}
+        admin(std::move(its_admin)),
+        away(its_io, [&owner = its_coordinator](ipc::SessionId id, ipc::TenantId tenant) {
+          owner.end_away_session(id, tenant, std::chrono::steady_clock::now());
+        }) {}
 
   ipc::Status add_listener(const std::string& path, mode_t mode, std::optional<std::size_t> tenant);
   boost::asio::awaitable<void> accept_loop(Listener& listener);
@@ -62,6 +67,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   Coordinator& coordinator;
   Lanes& lanes;
   AdminHandler admin;
+  AwaySessions away;
   std::vector<std::unique_ptr<Listener>> listeners;
   std::map<std::uint64_t, std::shared_ptr<Connection>> sessions;
   std::set<Connection*> connections;   // all of them, with or without a session

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "daemon/logging.h"
@@ -66,6 +67,19 @@ class SplitTable final : public CacheTable {
     auto made = device_->make_table(parts_.sizes, parts_.node);
     if (!made) return std::unexpected(std::move(made.error()));
     parts_.device = std::move(*made);
+    view_ = kernels::view_host_part(memory_.data(), parts_.sizes);
+    const std::lock_guard lock(mutex_);
+    whole_ = true;
+    return {};
+  }
+
+  ipc::Status adopt(ipc::Fd device_part) {
+    auto mapping = ipc::Mapping::map(parts_.node.get(), 0, bytes_.node, ipc::Access::read_write,
+                                     "the node's part of a hot table");
+    if (!mapping) return std::unexpected(std::move(mapping.error()));
+    memory_ = std::move(*mapping);
+    taken_ = bytes_.node;
+    parts_.device = std::move(device_part);
     view_ = kernels::view_host_part(memory_.data(), parts_.sizes);
     const std::lock_guard lock(mutex_);
     whole_ = true;
@@ -301,6 +315,24 @@ ipc::Result<std::shared_ptr<CacheTable>> make_split_table(std::shared_ptr<Device
   if (place.numa_node) (void)ipc::prefer_numa_node(node->get(), bytes, *place.numa_node);
   return std::make_shared<SplitTable>(std::move(device), place.granularity_bytes, sizes, times,
                                       std::move(*node));
+}
+
+ipc::Result<std::shared_ptr<CacheTable>> adopt_split_table(std::shared_ptr<DeviceClient> device,
+                                                           std::uint64_t granularity_bytes,
+                                                           const kernels::TableSizes& sizes,
+                                                           std::vector<ipc::Fd> fds) {
+  if (fds.size() != 2) {
+    return fail(Errc::invalid_argument,
+                "a hot table of " + std::to_string(fds.size()) + " parts; expected 2");
+  }
+  const std::uint64_t bytes = kernels::split_offsets_of(sizes).host_end;
+  if (auto ok = ipc::check_memfd(fds[0].get(), bytes, kTableName); !ok) {
+    return fail(Errc::invalid_argument, std::move(ok.error().text));
+  }
+  auto table = std::make_shared<SplitTable>(std::move(device), granularity_bytes, sizes,
+                                            SplitTableTimes{}, std::move(fds[0]));
+  if (auto ok = table->adopt(std::move(fds[1])); !ok) return std::unexpected(std::move(ok.error()));
+  return table;
 }
 
 }  // namespace sluice::daemon

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "daemon/cache_table.h"
 #include "daemon/device_client.h"
 #include "ipc/error.h"
+#include "ipc/fd.h"
 #include "kernels/table_sizes.h"
 
 namespace sluice::daemon {
@@ -32,5 +34,11 @@ ipc::Result<std::shared_ptr<CacheTable>> make_split_table(std::shared_ptr<Device
                                                           const SplitTablePlace& place,
                                                           const kernels::TableSizes& sizes,
                                                           const SplitTableTimes& times = {});
+// One that a daemon of before left, from the descriptors of its two parts; whole. The device worker
+// of that daemon is dead. Errors: invalid_argument, no_memory, io_error.
+ipc::Result<std::shared_ptr<CacheTable>> adopt_split_table(std::shared_ptr<DeviceClient> device,
+                                                           std::uint64_t granularity_bytes,
+                                                           const kernels::TableSizes& sizes,
+                                                           std::vector<ipc::Fd> fds);
 
 }  // namespace sluice::daemon

@@ -40,6 +40,15 @@ class WholeTable final : public CacheTable {
     return {};
   }
 
+  ipc::Status adopt() {
+    auto mapping = ipc::Mapping::map(fd_.get(), 0, bytes_, ipc::Access::read_write, "a hot table");
+    if (!mapping) return std::unexpected(std::move(mapping.error()));
+    memory_ = std::move(*mapping);
+    table_ = kernels::view_table(memory_.data(), sizes_);
+    taken_ = bytes_;
+    return {};
+  }
+
   bool whole() const override { return static_cast<bool>(memory_); }
 
   bool free_piece() override {
@@ -148,6 +157,16 @@ ipc::Result<std::shared_ptr<CacheTable>> make_whole_table(const kernels::TableSi
   auto fd = ipc::create_memfd(kTableName, kernels::table_bytes(sizes), ipc::Populate::no);
   if (!fd) return std::unexpected(std::move(fd.error()));
   return std::make_shared<WholeTable>(sizes, std::move(*fd));
+}
+
+ipc::Result<std::shared_ptr<CacheTable>> adopt_whole_table(const kernels::TableSizes& sizes,
+                                                           ipc::Fd fd) {
+  if (auto ok = ipc::check_memfd(fd.get(), kernels::table_bytes(sizes), kTableName); !ok) {
+    return ipc::fail(ipc::Errc::invalid_argument, std::move(ok.error().text));
+  }
+  auto table = std::make_shared<WholeTable>(sizes, std::move(fd));
+  if (auto ok = table->adopt(); !ok) return std::unexpected(std::move(ok.error()));
+  return table;
 }
 
 }  // namespace sluice::daemon
