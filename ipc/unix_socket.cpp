@@ -76,6 +76,10 @@ Status remove_stale_socket(const std::string& path) {
   return {};
 }
 
+int type_of(SocketKind kind) {
+  return (kind == SocketKind::messages ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC;
+}
+
 Status limit_wait(int socket, Deadline deadline) {
   timeval left{};
   if (deadline != kNoDeadline) {
@@ -155,7 +159,7 @@ Result<UnixListener> UnixListener::bind(Options options) {
   if (!lock) return std::unexpected(std::move(lock.error()));
   if (auto ok = remove_stale_socket(options.path); !ok)
     return std::unexpected(std::move(ok.error()));
-  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  Fd socket(::socket(AF_UNIX, type_of(options.kind) | SOCK_NONBLOCK, 0));
   if (!socket) return fail_errno("making a socket");
   if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)) != 0) {
     return fail_at("bind", options.path);
@@ -181,10 +185,10 @@ Result<std::optional<Fd>> UnixListener::accept() {
   }
 }
 
-Result<Fd> connect_unix(const std::string& path, Deadline deadline) {
+Result<Fd> connect_unix(const std::string& path, Deadline deadline, SocketKind kind) {
   const auto address = address_of(path);
   if (!address) return std::unexpected(address.error());
-  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  Fd socket(::socket(AF_UNIX, type_of(kind), 0));
   if (!socket) return fail_errno("making a socket");
   int failed = 0;
   do {

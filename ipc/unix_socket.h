@@ -21,12 +21,18 @@ namespace sluice::ipc {
 
 inline constexpr std::size_t kMaxSocketPath = 107;  // bytes: sockaddr_un without its terminator
 
+enum class SocketKind : bool {
+  stream,    // the control socket: frames of any length
+  messages,  // SOCK_SEQPACKET: each send is received whole, with its descriptors, or not at all
+};
+
 class UnixListener {
  public:
   struct Options {
     std::string path;
     mode_t mode = 0660;  // who may connect: needs write permission
     int backlog = 64;
+    SocketKind kind = SocketKind::stream;
   };
 
   UnixListener() = default;
@@ -61,6 +67,7 @@ class UnixListener {
 // A connected blocking socket, closed on exec. Errors: invalid_argument (path), daemon_away (no
 // socket there, or nobody listens), permission_denied, timed_out (the daemon does not accept),
 // limit_reached, io_error. The text says what to do.
-Result<Fd> connect_unix(const std::string& path, Deadline deadline);
+Result<Fd> connect_unix(const std::string& path, Deadline deadline,
+                        SocketKind kind = SocketKind::stream);
 
 }  // namespace sluice::ipc
