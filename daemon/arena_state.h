@@ -36,9 +36,7 @@ class ArenaState {
   std::uint64_t* frames() { return frames_; }
   // How far the frame log was written, as of the last note; a few entries may have followed.
   std::uint64_t log_end() const { return header_->log_end.load(std::memory_order_relaxed); }
-  void note_log_end(std::uint64_t end) {
-    header_->log_end.store(end, std::memory_order_relaxed);
-  }
+  void note_log_end(std::uint64_t end) { header_->log_end.store(end, std::memory_order_relaxed); }
 
  private:
   struct Header {

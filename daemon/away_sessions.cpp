@@ -51,9 +51,10 @@ struct AwaySessions::Impl : std::enable_shared_from_this<Impl> {
     if (!away->process_gone || away->bells_open > 0 || away->claimed) return;
     away->claimed = true;
     const ipc::SessionId id = away->session.id;
-    log_info("session closed", {{"session", id.value},
-                                {"tenant", away->session.tenant},
-                                {"reason", std::string_view("its process died while it was away")}});
+    log_info("session closed",
+             {{"session", id.value},
+              {"tenant", away->session.tenant},
+              {"reason", std::string_view("its process died while it was away")}});
     sessions.erase(id.value);
     over(id, away->tenant);
   }

@@ -20,9 +20,10 @@ constexpr std::uint64_t kLogMargin = std::uint64_t{1} << 20;
 
 }  // namespace
 
-ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::adopt(
-    const residency::CacheShape& sizes, Device& device, std::shared_ptr<FrameMemory> frames,
-    Left left) {
+ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::adopt(const residency::CacheShape& sizes,
+                                                             Device& device,
+                                                             std::shared_ptr<FrameMemory> frames,
+                                                             Left left) {
   const std::uint64_t slots = std::uint64_t{sizes.slot_extents} * sizes.slots_per_extent;
   if (kernels::check_sizes(left.table) != kernels::SizesError::none || left.table.slots != slots ||
       left.table.blocks != sizes.max_blocks ||
@@ -32,8 +33,7 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::adopt(
   }
   auto table = device.adopt_table(left.table, std::move(left.table_fds));
   if (!table) return std::unexpected(std::move(table.error()));
-  auto state =
-      ArenaState::adopt(std::move(left.state), left.table.actors, left.table.blocks);
+  auto state = ArenaState::adopt(std::move(left.state), left.table.actors, left.table.blocks);
   if (!state) return std::unexpected(std::move(state.error()));
   auto made = begin(sizes, left.table, std::move(*table), std::move(*state), std::move(frames));
   if (!made) return made;
@@ -41,8 +41,8 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::adopt(
   memory.incarnation_ = left.incarnation;
   for (ipc::Fd& extent : left.slot_extents) {
     const std::uint64_t at = memory.slot_extents_.size() * sizes.slot_extent_bytes;
-    auto mapped = device.map_extent(ipc::Tier::hbm, memory.arena_, at, extent,
-                                    sizes.slot_extent_bytes);
+    auto mapped =
+        device.map_extent(ipc::Tier::hbm, memory.arena_, at, extent, sizes.slot_extent_bytes);
     if (!mapped) return std::unexpected(std::move(mapped.error()));
     memory.slot_extents_.push_back(std::move(extent));
   }
@@ -86,11 +86,10 @@ void CacheMemory::adopt_seats(const std::function<bool(ipc::SessionId)>& sits_on
     const std::uint64_t owner = kept.owner.load(std::memory_order_acquire);
     const std::uint32_t executor = kept.executor.load(std::memory_order_relaxed);
     const bool goes_on = kept.kept.load(std::memory_order_acquire) == 1 && owner != 0 &&
-                         owner != kResetting && executor <= 1 &&
-                         sits_on(ipc::SessionId{owner - 1});
+                         owner != kResetting && executor <= 1 && sits_on(ipc::SessionId{owner - 1});
     if (!goes_on) {
-      const bool touched = kernels::is_active(
-          kernels::load_acquire(&kernels::actor_line(shared_, i)->active));
+      const bool touched =
+          kernels::is_active(kernels::load_acquire(&kernels::actor_line(shared_, i)->active));
       if (owner != 0 || touched) dead.push_back(i);
       continue;
     }

@@ -49,13 +49,8 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
   if (!records) return refuse(records.error().text);
   auto frames = FrameMemory::adopt(kept.shape, *devices_[0], std::move(kept.frame_extents));
   if (!frames) return refuse(frames.error().text);
-  residency::AdoptedCache adopted{id,
-                                  *tenant,
-                                  kept.spec,
-                                  kept.shape,
-                                  {},
-                                  (*frames)->extents(),
-                                  records->records()};
+  residency::AdoptedCache adopted{
+      id, *tenant, kept.spec, kept.shape, {}, (*frames)->extents(), records->records()};
   SharedFrames shared = share(id, std::move(*frames));
   std::map<ipc::DeviceId, std::unique_ptr<CacheMemory>> arenas;
   for (KeptArena& arena : kept.arenas) {
@@ -65,9 +60,9 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
     auto memory = CacheMemory::adopt(shape, *devices_[arena.device.value], shared.memory,
                                      std::move(arena.memory));
     if (!memory) {
-      log_warn("an arena of before is not taken over", {{"cache", id.value},
-                                                        {"device", arena.device.value},
-                                                        {"reason", memory.error().text}});
+      log_warn(
+          "an arena of before is not taken over",
+          {{"cache", id.value}, {"device", arena.device.value}, {"reason", memory.error().text}});
       kept_->forget_arena(id, arena.device);
       continue;
     }
@@ -118,8 +113,7 @@ ipc::Result<Coordinator::Opened> Coordinator::adopt_sequence(
     std::span<const std::uint32_t> ids, std::vector<residency::BlockRef>& blocks) {
   const std::lock_guard lock(mutex_);
   residency::Actions actions;
-  auto adopted =
-      manager_.adopt_sequence(session, cache.id, sequence, ids, cache.device, actions);
+  auto adopted = manager_.adopt_sequence(session, cache.id, sequence, ids, cache.device, actions);
   if (adopted) blocks.assign(adopted->matched.begin(), adopted->matched.end());
   execute(actions);
   if (!adopted) return std::unexpected(std::move(adopted.error()));

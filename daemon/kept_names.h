@@ -14,16 +14,16 @@ namespace sluice::daemon::kept {
 
 inline constexpr std::size_t kMaxText = 16384;  // bytes of a description
 
-std::string cache_name(ipc::CacheId id);                         // c3
-std::string arena_name(ipc::CacheId id, ipc::DeviceId device);   // c3.d0
-std::string session_name(ipc::SessionId id);                     // s17
+std::string cache_name(ipc::CacheId id);                        // c3
+std::string arena_name(ipc::CacheId id, ipc::DeviceId device);  // c3.d0
+std::string session_name(ipc::SessionId id);                    // s17
 
 // "c3.d0.hbm.17" cut at its dots: kind and number of each piece.
 struct Name {
-  char kind = 0;                        // 'n' node, 'c' cache, 's' session
+  char kind = 0;  // 'n' node, 'c' cache, 's' session
   std::uint64_t number = 0;
   std::optional<std::uint32_t> device;  // of an arena's
-  std::string part;                     // "", "records", "dram", "state", "table", "hbm", "pid", "bell"
+  std::string part;  // "", "records", "dram", "state", "table", "hbm", "pid", "bell"
   std::optional<std::uint32_t> index;
 };
 // Nothing: no name of ours.

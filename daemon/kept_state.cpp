@@ -32,7 +32,7 @@ ipc::Result<ipc::Fd> text_memfd(const std::string& text) {
 
 // What a descriptor holds as text; empty if it holds none.
 std::string text_of(int fd) {
-  struct stat file {};
+  struct stat file{};
   if (fstat(fd, &file) != 0 || file.st_size <= 0 ||
       static_cast<std::size_t>(file.st_size) > kept::kMaxText) {
     return {};
@@ -150,10 +150,9 @@ ipc::Result<KeptState::Found> KeptState::take() {
   }
   const bool same = pieces.node && *pieces.node == geometry_;
   if (!same && !pieces.caches.empty()) {
-    found.cold_because = pieces.node
-                             ? "it was of another version or geometry: " + *pieces.node +
-                                   "; this one is " + geometry_
-                             : "it was not written down whole";
+    found.cold_because = pieces.node ? "it was of another version or geometry: " + *pieces.node +
+                                           "; this one is " + geometry_
+                                     : "it was not written down whole";
   }
   if (same) {
     for (auto& [id, cache] : pieces.caches) {

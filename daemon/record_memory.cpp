@@ -25,8 +25,8 @@ ipc::Result<RecordMemory> RecordMemory::map(ipc::Fd fd, std::uint32_t blocks) {
   RecordMemory made;
   made.fd_ = std::move(fd);
   made.memory_ = std::move(*memory);
-  made.records_ = {
-      std::launder(reinterpret_cast<residency::BlockRecord*>(made.memory_.data())), blocks};
+  made.records_ = {std::launder(reinterpret_cast<residency::BlockRecord*>(made.memory_.data())),
+                   blocks};
   return made;
 }
 

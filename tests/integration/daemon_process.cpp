@@ -42,12 +42,18 @@ DaemonProcess::DaemonProcess(const Options& options) {
   if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
   folder_ = folder;
   write_config(options);
-  const std::string program = beside_this_program(options.program);
+  program_ = beside_this_program(options.program);
+  start();
+}
+
+void DaemonProcess::start() {
   const std::string config = config_file();
+  // A killed daemon leaves its sockets.
+  for (const char tenant : {'a', 'b'}) unlink(socket(tenant).c_str());
   pid_ = fork();
   if (pid_ == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    execl(program.c_str(), "sluiced", "--config", config.c_str(), nullptr);
+    execl(program_.c_str(), "sluiced", "--config", config.c_str(), nullptr);
     _exit(127);
   }
   const bool up = eventually([&] {
@@ -58,6 +64,19 @@ DaemonProcess::DaemonProcess(const Options& options) {
   }
 }
 
+void DaemonProcess::kill_and_restart() {
+  signal(SIGKILL);
+  wait();
+  start();
+}
+
+// It would hold what the daemon left for a while, for a daemon that does not come.
+void DaemonProcess::end_keeper() const {
+  std::ifstream lock(admin_socket() + ".keeper.lock");
+  pid_t keeper = 0;
+  if (lock >> keeper && keeper > 0) kill(keeper, SIGTERM);
+}
+
 DaemonProcess::~DaemonProcess() {
   if (pid_ > 0) {
     kill(pid_, SIGTERM);
@@ -66,6 +85,7 @@ DaemonProcess::~DaemonProcess() {
       waitpid(pid_, nullptr, 0);
     }
   }
+  end_keeper();
   std::error_code ignored;
   std::filesystem::remove_all(folder_, ignored);
 }

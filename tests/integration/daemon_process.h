@@ -43,6 +43,11 @@ class DaemonProcess {
   void signal(int number) const;
   // The exit status as waitpid gives it, or -1 at the deadline.
   int wait(std::chrono::milliseconds deadline = kDeadline);
+  // Starts it again after it has ended, with the configuration as it is now. Returns when it
+  // serves.
+  void start();
+  // SIGKILL, and start().
+  void kill_and_restart();
 
   // A connection as a tenant. Fails the test on an error.
   client::Client connect(char tenant, std::uint64_t timeout_us = 5'000'000) const;
@@ -50,7 +55,10 @@ class DaemonProcess {
   std::string admin(const std::string& verb, const std::string& arguments = "{}") const;
 
  private:
+  void end_keeper() const;
+
   std::string folder_;
+  std::string program_;
   pid_t pid_ = -1;
 };
 

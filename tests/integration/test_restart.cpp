@@ -1,0 +1,294 @@
+// A daemon that is killed, or stopped, and started anew: what was in memory is there again, and what
+// processes of before could still touch is nobody else's.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/integration/daemon_process.h"
+
+namespace sluice::test {
+namespace {
+
+using nlohmann::json;
+
+DaemonProcess::Options warm() {
+  DaemonProcess::Options options;
+  options.extra = "[restart]\nwarm = true\n";
+  return options;
+}
+
+constexpr std::uint32_t kBlocks = 20;
+
+std::string key_of(const std::string& prefix, std::uint32_t i) {
+  std::string key = prefix + std::to_string(i);
+  key.resize(16, '.');
+  return key;
+}
+
+unsigned char byte_of(std::uint32_t block, std::uint32_t at) {
+  return static_cast<unsigned char>(block * 31 + at * 7 + 1);
+}
+
+// Blocks `prefix`0 ... of bytes that each name their place.
+client::Sequence written_sequence(client::Cache& cache, const std::string& prefix,
+                                  std::uint32_t blocks = kBlocks) {
+  auto opened = must(cache.open_sequence({}));
+  must(opened.sequence.extend(blocks));
+  for (std::uint32_t i = 0; i < blocks; ++i) {
+    const auto frame = must(opened.sequence.map(i));
+    for (std::uint32_t at = 0; at < frame.size(); ++at) {
+      frame[at] = static_cast<std::byte>(byte_of(i, at));
+    }
+    const std::string key = key_of(prefix, i);
+    must(opened.sequence.seal(i, std::as_bytes(std::span(key))));
+  }
+  return std::move(opened.sequence);
+}
+
+struct Found {
+  client::Sequence sequence;
+  std::uint32_t matched = 0;
+};
+Found find(client::Cache& cache, const std::string& prefix, std::uint32_t blocks = kBlocks) {
+  std::string keys;
+  for (std::uint32_t i = 0; i < blocks; ++i) keys += key_of(prefix, i);
+  sluice_keys wanted{};
+  wanted.data = keys.data();
+  wanted.key_bytes = 16;
+  wanted.count = blocks;
+  auto opened = must(cache.open_sequence(wanted));
+  return {std::move(opened.sequence), opened.matched_blocks};
+}
+
+// Resolves all pages of the sequence and compares their bytes. Returns the hits.
+std::uint64_t compare(client::Cache& cache, client::Actor& actor, const client::Sequence& sequence,
+                      std::uint32_t blocks = kBlocks) {
+  const auto info = must(cache.info());
+  const auto arena = must(cache.arena());
+  std::vector<std::uint32_t> all(blocks);
+  for (std::uint32_t i = 0; i < blocks; ++i) all[i] = i;
+  std::uint64_t hits = 0;
+  must(actor.begin_step());
+  for (std::uint32_t page = 0; page < info.pages_per_block; ++page) {
+    std::vector<std::int32_t> slots(blocks, -1);
+    const client::PageList list{sequence.get(), page, blocks, all.data(), slots.data(), nullptr};
+    const auto counts = must(actor.resolve({&list, 1}));
+    EXPECT_EQ(counts.hits + counts.misses, blocks);
+    hits += counts.hits;
+    for (std::uint32_t i = 0; i < blocks; ++i) {
+      const auto* const bytes = static_cast<const unsigned char*>(arena.base) +
+                                static_cast<std::size_t>(slots[i]) * info.page_bytes;
+      for (std::uint32_t at = 0; at < info.page_bytes; ++at) {
+        const auto in_block = static_cast<std::uint32_t>(page * info.page_bytes + at);
+        EXPECT_EQ(bytes[at], byte_of(i, in_block)) << "block " << i << ", page " << page;
+        if (bytes[at] != byte_of(i, in_block)) return hits;
+      }
+    }
+  }
+  must(actor.end_step());
+  return hits;
+}
+
+json only_session(const DaemonProcess& daemon) {
+  const json sessions = json::parse(daemon.admin("sessions"))["sessions"];
+  return sessions.size() == 1 ? sessions[0] : json();
+}
+
+std::uint64_t blocks_of(const DaemonProcess& daemon, const char* state) {
+  std::uint64_t blocks = 0;
+  const json residency = json::parse(daemon.admin("residency"));
+  for (const json& tenant : residency["tenants"]) {
+    blocks += tenant["blocks"][state].get<std::uint64_t>();
+  }
+  return blocks;
+}
+
+class Restart : public testing::TestWithParam<sluice_executor> {
+ protected:
+  sluice_cache_desc cache_desc() const { return small_cache("model", GetParam()); }
+};
+
+void expect_all_there(const DaemonProcess& daemon, const sluice_cache_desc& desc) {
+  client::Client client = daemon.connect('a');
+  client::Cache cache = must(client.open_cache(desc));
+  Found found = find(cache, "k");
+  ASSERT_EQ(found.matched, kBlocks);
+  client::Actor actor = must(cache.open_actor());
+  const std::uint32_t pages = kBlocks * must(cache.info()).pages_per_block;
+  EXPECT_EQ(compare(cache, actor, found.sequence), pages) << "HBM is what it was, too";
+}
+
+// Seals, resolves and leaves.
+void fill(const DaemonProcess& daemon, const sluice_cache_desc& desc) {
+  client::Client client = daemon.connect('a');
+  client::Cache cache = must(client.open_cache(desc));
+  const client::Sequence sequence = written_sequence(cache, "k");
+  client::Actor actor = must(cache.open_actor());
+  compare(cache, actor, sequence);
+}
+
+TEST_P(Restart, AKilledDaemonFindsDramAndHbmAgain) {
+  DaemonProcess daemon(warm());
+  fill(daemon, cache_desc());
+  daemon.kill_and_restart();
+  expect_all_there(daemon, cache_desc());
+  daemon.kill_and_restart();
+  expect_all_there(daemon, cache_desc());
+}
+
+TEST_P(Restart, SoDoesOneThatWasStopped) {
+  DaemonProcess daemon(warm());
+  fill(daemon, cache_desc());
+  daemon.signal(SIGTERM);
+  EXPECT_EQ(daemon.wait(), 0);
+  daemon.start();
+  expect_all_there(daemon, cache_desc());
+}
+
+TEST_P(Restart, WithoutAKeeperItIsACold) {
+  DaemonProcess daemon;
+  fill(daemon, cache_desc());
+  daemon.kill_and_restart();
+  client::Client client = daemon.connect('a');
+  client::Cache cache = must(client.open_cache(cache_desc()));
+  EXPECT_EQ(find(cache, "k").matched, 0u);
+}
+
+TEST_P(Restart, MemoryOfAnotherGeometryIsNotUsed) {
+  DaemonProcess daemon(warm());
+  fill(daemon, cache_desc());
+  daemon.signal(SIGKILL);
+  daemon.wait();
+  std::string text;
+  {
+    FILE* const file = fopen(daemon.config_file().c_str(), "r");
+    char buffer[4096];
+    text.assign(buffer, fread(buffer, 1, sizeof buffer, file));
+    fclose(file);
+    const auto at = text.rfind("extent = \"1MiB\"");
+    text.replace(at, std::strlen("extent = \"1MiB\""), "extent = \"2MiB\"");
+    FILE* const out = fopen(daemon.config_file().c_str(), "w");
+    fwrite(text.data(), 1, text.size(), out);
+    fclose(out);
+  }
+  daemon.start();
+  client::Client client = daemon.connect('a');
+  client::Cache cache = must(client.open_cache(cache_desc()));
+  EXPECT_EQ(find(cache, "k").matched, 0u);
+  fill(daemon, cache_desc());
+  daemon.kill_and_restart();
+  expect_all_there(daemon, cache_desc());
+}
+
+TEST_P(Restart, WhatWasEvictedBeforeIsNotFoundAgain) {
+  DaemonProcess daemon(warm());
+  fill(daemon, cache_desc());
+  daemon.admin("evict", "{}");
+  ASSERT_TRUE(eventually([&] { return blocks_of(daemon, "retiring") == 0; }));
+  daemon.kill_and_restart();
+  client::Client client = daemon.connect('a');
+  client::Cache cache = must(client.open_cache(cache_desc()));
+  EXPECT_EQ(find(cache, "k").matched, 0u);
+}
+
+// A process of before, in a child of the test: it opens, tells that it is there, and then does
+// nothing, so that it notices nothing either. Closed over what libsluice would do by itself.
+class Silent {
+ public:
+  explicit Silent(const std::function<void()>& begin) {
+    int ready[2];
+    EXPECT_EQ(pipe(ready), 0);
+    pid_ = fork();
+    if (pid_ == 0) {
+      begin();
+      kill(getpid(), SIGSTOP);  // all of its threads
+      _exit(0);
+    }
+    close(ready[0]);
+    close(ready[1]);
+    siginfo_t stopped{};
+    waitid(P_PID, static_cast<id_t>(pid_), &stopped, WSTOPPED);
+  }
+  Silent(const Silent&) = delete;
+  Silent& operator=(const Silent&) = delete;
+  ~Silent() { end(); }
+  void end() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+TEST_P(Restart, WhatASessionOfBeforeMayTouchStaysUntilItIsDead) {
+  DaemonProcess daemon(warm());
+  Silent engine([&] {
+    static client::Client client = daemon.connect('a');
+    static client::Cache cache = must(client.open_cache(cache_desc()));
+    static client::Sequence sealed = written_sequence(cache, "k");
+    static client::Sequence tail = must(cache.open_sequence({})).sequence;
+    must(tail.extend(3));
+  });
+  for (int i = 0; i < 2; ++i) {
+    daemon.kill_and_restart();
+    const json session = only_session(daemon);
+    EXPECT_EQ(session["state"], "away") << session;
+    EXPECT_EQ(blocks_of(daemon, "private"), 3u);
+    daemon.admin("evict", "{}");
+    EXPECT_EQ(blocks_of(daemon, "sealed"), kBlocks) << "it may read any of them";
+  }
+  // Who comes now finds the blocks, and others get nothing of them.
+  {
+    client::Client client = daemon.connect('a');
+    client::Cache cache = must(client.open_cache(cache_desc()));
+    Found found = find(cache, "k");
+    EXPECT_EQ(found.matched, kBlocks);
+    client::Actor actor = must(cache.open_actor());
+    compare(cache, actor, found.sequence);
+  }
+  engine.end();
+  EXPECT_TRUE(eventually([&] { return blocks_of(daemon, "private") == 0; }));
+  EXPECT_TRUE(eventually([&] { return only_session(daemon).is_null(); }));
+  daemon.admin("evict", "{}");
+  EXPECT_TRUE(eventually([&] { return blocks_of(daemon, "sealed") == 0; }));
+}
+
+TEST_P(Restart, ASessionThatDiedWithTheDaemonLeavesNothing) {
+  DaemonProcess daemon(warm());
+  {
+    Silent engine([&] {
+      static client::Client client = daemon.connect('a');
+      static client::Cache cache = must(client.open_cache(cache_desc()));
+      static client::Sequence tail = must(cache.open_sequence({})).sequence;
+      must(tail.extend(3));
+      static client::Actor actor = must(cache.open_actor());
+      must(actor.begin_step());
+    });
+    daemon.signal(SIGKILL);
+    daemon.wait();
+  }
+  daemon.start();
+  EXPECT_TRUE(eventually([&] { return only_session(daemon).is_null(); }));
+  EXPECT_TRUE(eventually([&] {
+    return blocks_of(daemon, "private") + blocks_of(daemon, "retiring") == 0;
+  })) << "no grace waits for its actor";
+}
+
+INSTANTIATE_TEST_SUITE_P(Executors, Restart,
+                         testing::Values(SLUICE_EXECUTOR_DIRECT, SLUICE_EXECUTOR_DAEMON),
+                         [](const auto& executor) {
+                           return executor.param == SLUICE_EXECUTOR_DIRECT ? "Direct" : "Daemon";
+                         });
+
+}  // namespace
+}  // namespace sluice::test
