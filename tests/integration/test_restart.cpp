@@ -1,5 +1,5 @@
-// A daemon that is killed, or stopped, and started anew: what was in memory is there again, and what
-// processes of before could still touch is nobody else's.
+// A daemon that is killed, or stopped, and started anew: what was in memory is there again, and
+// what processes of before could still touch is nobody else's.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>

@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <new>
 #include <random>
 #include <set>
 
@@ -230,6 +233,192 @@ TEST(Adopt, RecordsAreNotBelieved) {
     node.settle();
   }
 }
+
+// Random lives of two sessions, killed at a random moment, with orders unanswered. What was sealed
+// last under a key is found again where it was, or not at all; all that a living session refers to
+// is found.
+class KilledAtAnyMoment : public testing::TestWithParam<bool> {
+ protected:
+  static ManagerConfig config() {
+    ManagerConfig config = small_node();
+    config.dram.capacity_bytes = 6 * kExtent;
+    for (TenantSpec& tenant : config.tenants) tenant.dram.limit_bytes = 6 * kExtent;
+    if (GetParam()) config.nvme_bytes = 64 * kExtent;
+    return config;
+  }
+
+  struct Life {
+    SessionId session;
+    struct Held {
+      Handle handle;
+      std::vector<BlockId> blocks;
+      std::vector<bool> sealed;
+    };
+    std::vector<Held> sequences;
+  };
+
+  // Answers some of what was ordered, in order; what is left is lost with the manager.
+  void answer_some() {
+    const Actions ordered = std::exchange(node.actions, {});
+    std::size_t answered = 0;
+    const std::size_t most = random() % (ordered.size() + 1);
+    for (const Action& action : ordered) {
+      // Extents are made before anybody learns of it; others may take their time.
+      if (const auto* grant = std::get_if<GrantDram>(&action)) {
+        grants = std::max(grants, grant->extent + 1);
+      } else if (answered++ >= most) {
+        later.push_back(action);
+        continue;
+      }
+      answer(action);
+    }
+    if (random() % 4 == 0) {
+      for (const Action& action : std::exchange(later, {})) answer(action);
+    }
+    if (node.manager.pending_work()) node.manager.turn(node.actions);
+    node.manager.check();
+  }
+
+  void answer(const Action& action) {
+    Manager& manager = node.manager;
+    if (const auto* write = std::get_if<WriteBlock>(&action)) {
+      const bool stored = random() % 8 != 0;
+      if (stored) in_store.insert(write->key);
+      ASSERT_TRUE(manager.written(write->cache, write->id,
+                                  stored ? WriteOutcome::stored : WriteOutcome::refused,
+                                  node.actions));
+    } else if (const auto* read = std::get_if<ReadBlock>(&action)) {
+      ASSERT_TRUE(manager.loaded(read->cache, read->id, true, node.actions));
+    } else if (const auto* withdraw = std::get_if<Withdraw>(&action)) {
+      ASSERT_TRUE(manager.withdrawn(withdraw->cache, withdraw->batch, node.actions));
+    } else {
+      node.answer(action);
+    }
+  }
+
+  void live(Life& life, CacheId cache) {
+    const std::uint32_t what = random() % 10;
+    if (life.sequences.empty() || what == 0) {
+      const Keys keys("k" + std::to_string(random() % 3) + "-", 1 + random() % 4);
+      const auto opened = node.manager.open_sequence(life.session, cache, keys.view());
+      ASSERT_TRUE(opened);
+      Life::Held held{opened->sequence, {}, {}};
+      for (const BlockRef& block : opened->matched) {
+        held.blocks.push_back(block.id);
+        held.sealed.push_back(true);
+      }
+      life.sequences.push_back(std::move(held));
+      return;
+    }
+    const std::size_t at = random() % life.sequences.size();
+    Life::Held& held = life.sequences[at];
+    if (what < 5) {
+      const auto extended =
+          node.manager.extend(life.session, held.handle, 1, Growth::allowed, node.actions);
+      if (!extended || extended->needs_extents) return;
+      held.blocks.push_back(extended->blocks[0].id);
+      held.sealed.push_back(false);
+    } else if (what < 8) {
+      const std::uint32_t index =
+          random() % std::max(static_cast<std::uint32_t>(held.blocks.size()), 1u);
+      if (held.blocks.empty() || held.sealed[index]) return;
+      const std::uint32_t number = random() % 4;
+      const Keys keys("k" + std::to_string(random() % 3) + "-", number + 1);
+      const auto sealed =
+          node.manager.seal(life.session, held.handle, index, keys[number], 0, node.actions);
+      ASSERT_TRUE(sealed);
+      held.blocks[index] = sealed->block.id;
+      held.sealed[index] = true;
+    } else if (what == 8) {
+      ASSERT_TRUE(node.manager.release(life.session, held.handle, node.actions));
+      life.sequences.erase(life.sequences.begin() + static_cast<std::ptrdiff_t>(at));
+    } else {
+      std::vector<BlockId> wanted;
+      for (std::uint32_t i = 0; i < 4; ++i) wanted.push_back(BlockId{random() % 24});
+      ASSERT_TRUE(node.manager.wanted(cache, wanted, node.actions));
+    }
+  }
+
+  std::uint32_t random() { return static_cast<std::uint32_t>(engine_()); }
+
+  std::mt19937 engine_;
+  KeptNode node{config()};
+  Actions later;
+  std::uint32_t grants = 0;
+  std::set<std::vector<std::byte>> in_store;
+};
+
+TEST_P(KilledAtAnyMoment, NothingOfTheLivingIsLostOrMistaken) {
+  for (unsigned round = 0; round < 1500; ++round) {
+    engine_.seed(round);
+    node.~KeptNode();
+    new (&node) KeptNode(config());
+    later.clear();
+    in_store.clear();
+    grants = 0;
+    Life lives[2] = {{node.session(), {}}, {node.session(), {}}};
+    const CacheId cache = node.kept_cache(lives[0].session);
+    ASSERT_EQ(node.cache(lives[1].session), cache);
+    const std::uint32_t events = 1 + random() % 120;
+    for (std::uint32_t i = 0; i < events; ++i) {
+      live(lives[random() % 2], cache);
+      answer_some();
+      if (HasFatalFailure()) return;
+    }
+    // Where each block is, as far as anybody was told.
+    std::map<std::uint32_t, std::pair<std::vector<std::byte>, FrameId>> before;
+    const auto listed = node.manager.blocks(cache, 0, 1000);
+    ASSERT_TRUE(listed);
+    std::map<std::uint32_t, FrameId> readable;  // frames that somebody may be reading or writing
+    for (const BlockStatus& block : listed->rows) {
+      if (block.state == BlockState::sealed) before[block.id.value] = {block.key, block.frame};
+      const bool known = block.state != BlockState::free && block.frame != ipc::kNoFrameId;
+      if (known && block.place != Place::arriving) readable[block.id.value] = block.frame;
+    }
+    const bool lives_on = random() % 2 == 0;
+    node.frame_extents = grants;
+    const Adoption adoption =
+        lives_on ? node.restart({lives[0].session}, config()) : node.restart({}, config());
+    EXPECT_EQ(adoption.damaged, 0u);
+    for (std::uint32_t id = 0; id < adoption.frames.size(); ++id) {
+      const FrameId frame = adoption.frames[id];
+      if (frame == ipc::kNoFrameId || frame == ipc::kLostFrameId) continue;
+      ASSERT_TRUE(before.contains(id)) << "round " << round;
+      ASSERT_EQ(before[id].second, frame) << "round " << round;
+    }
+    const auto now = node.manager.blocks(cache, 0, 1000);
+    ASSERT_TRUE(now);
+    for (const BlockStatus& block : now->rows) {
+      const auto was = readable.find(block.id.value);
+      if (was == readable.end()) continue;
+      ASSERT_EQ(block.frame, was->second) << "round " << round << ": before its grace is over";
+      readable.erase(was);
+    }
+    ASSERT_TRUE(readable.empty()) << "round " << round;
+    if (!lives_on) continue;
+    const SessionId session = lives[0].session;
+    ASSERT_TRUE(node.manager.resume_session(session, TenantId{0}));
+    ASSERT_TRUE(node.manager.open_cache(session, small_cache(), node.actions));
+    for (const Life::Held& held : lives[0].sequences) {
+      std::vector<std::uint32_t> ids;
+      for (const BlockId id : held.blocks) ids.push_back(id.value);
+      const auto adopted =
+          node.manager.adopt_sequence(session, cache, Handle{}, ids, DeviceId{}, node.actions);
+      ASSERT_TRUE(adopted) << "round " << round << ": " << adopted.error().text;
+    }
+    node.manager.check();
+    ASSERT_TRUE(node.manager.session_resumed(session, node.actions));
+    later.clear();
+    for (int i = 0; i < 200 && (!node.actions.empty() || node.manager.pending_work()); ++i) {
+      for (const Action& action : std::exchange(node.actions, {})) answer(action);
+      if (node.manager.pending_work()) node.manager.turn(node.actions);
+      node.manager.check();
+    }
+    EXPECT_EQ(node.status(cache).blocks.retiring, 0u) << "round " << round;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Store, KilledAtAnyMoment, testing::Bool());
 
 TEST(Adopt, WhatDoesNotFitIsRefused) {
   KeptNode node;
