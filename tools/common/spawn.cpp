@@ -60,6 +60,8 @@ std::string config_text(const DaemonSpec& spec, const std::string& folder) {
     text << "[tiers.nvme]\ndirectories = [\"" << spec.nvme_directory << ":" << spec.nvme_bytes
          << "B\"]\nsegment = " << bytes(spec.nvme_segment_bytes);
   }
+  // Longer than anybody takes to start the next one.
+  if (spec.warm) text << "[restart]\nwarm = true\nkeeper_idle = \"30s\"\n";
   for (const DaemonSpec::Tenant& tenant : spec.tenants) {
     text << "[[tenant]]\nname = \"" << tenant.name << "\"\nsocket = \"" << folder << "/"
          << tenant.name << ".sock\"\n"
@@ -97,6 +99,9 @@ std::string words_for(int status) {
 struct SpawnedDaemon::State {
   std::string folder;
   std::string log_file;
+  std::string program;
+  std::string config;
+  std::vector<std::string> tenants;
   bool keep_folder = false;
   pid_t pid = -1;
   std::optional<int> status;
@@ -107,6 +112,19 @@ struct SpawnedDaemon::State {
       if (::waitpid(pid, &value, WNOHANG) == pid) status = value;
     }
     return status.has_value();
+  }
+
+  // The one that this daemon started, if it did; its lock file says who it is. It is no child of
+  // ours.
+  void end_keeper() const {
+    std::ifstream lock(folder + "/sluice.sock.keeper.lock");
+    pid_t keeper = 0;
+    if (!(lock >> keeper) || keeper <= 0) return;
+    const auto deadline = Clock::now() + kStopTimeout;
+    while (::kill(keeper, SIGTERM) == 0 && Clock::now() < deadline &&
+           accepts_connections(folder + "/sluice.sock.keeper", SOCK_SEQPACKET)) {
+      std::this_thread::sleep_for(kPoll);
+    }
   }
 };
 
@@ -136,12 +154,12 @@ std::uint64_t spawn_extent_bytes(std::uint64_t tier_bytes, std::uint64_t item_by
   return ipc::extent_bytes_for(item_bytes, alignment, std::max(wanted, item_bytes));
 }
 
-bool accepts_connections(const std::string& socket_path) {
+bool accepts_connections(const std::string& socket_path, int type) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (socket_path.size() >= sizeof address.sun_path) return false;
   std::memcpy(address.sun_path, socket_path.c_str(), socket_path.size() + 1);
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int fd = ::socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
   if (fd < 0) return false;
   const bool connected =
       ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
@@ -188,22 +206,31 @@ ipc::Result<SpawnedDaemon> SpawnedDaemon::start(const DaemonSpec& spec) {
     file << config_text(spec, self.folder);
     if (!file.flush()) return ipc::fail_errno("writing " + config);
   }
-  const int log =
-      ::open(self.log_file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+  self.program = spec.program;
+  self.config = config;
+  for (const DaemonSpec::Tenant& tenant : spec.tenants) self.tenants.push_back(tenant.name);
+  ::unlink(self.log_file.c_str());
+  if (auto launched = daemon.launch(); !launched) return std::unexpected(launched.error());
+  return daemon;
+}
+
+ipc::Status SpawnedDaemon::launch() {
+  State& self = *state_;
+  const int log = ::open(self.log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (log < 0) return ipc::fail_errno("opening the daemon's log " + self.log_file);
   const pid_t parent = ::getpid();
+  self.status.reset();
   self.pid = ::fork();
-  if (self.pid == 0) become_daemon(spec.program, config, log, parent);
+  if (self.pid == 0) become_daemon(self.program, self.config, log, parent);
   ::close(log);
   if (self.pid < 0) return ipc::fail_errno("fork for the daemon");
 
-  std::vector<std::string> sockets{daemon.admin_socket()};
-  for (const DaemonSpec::Tenant& tenant : spec.tenants)
-    sockets.push_back(daemon.tenant_socket(tenant.name));
+  std::vector<std::string> sockets{admin_socket()};
+  for (const std::string& tenant : self.tenants) sockets.push_back(tenant_socket(tenant));
   const auto deadline = Clock::now() + kStartTimeout;
   while (!sockets.empty()) {
     if (interrupted()) return fail(Errc::daemon_away, "interrupted while the daemon started");
-    if (const auto death = daemon.death()) return fail(Errc::daemon_away, *death);
+    if (const auto dead = death()) return fail(Errc::daemon_away, *dead);
     if (accepts_connections(sockets.back())) {
       sockets.pop_back();
       continue;
@@ -215,7 +242,19 @@ ipc::Result<SpawnedDaemon> SpawnedDaemon::start(const DaemonSpec& spec) {
     }
     std::this_thread::sleep_for(kPoll);
   }
-  return daemon;
+  return {};
+}
+
+void SpawnedDaemon::kill() {
+  if (state_->pid <= 0 || state_->poll()) return;
+  ::kill(state_->pid, SIGKILL);
+  int value = 0;
+  if (::waitpid(state_->pid, &value, 0) == state_->pid) state_->status = value;
+}
+
+ipc::Status SpawnedDaemon::restart(bool cold) {
+  if (cold) state_->end_keeper();
+  return launch();
 }
 
 std::optional<std::string> SpawnedDaemon::death() {
@@ -236,6 +275,7 @@ void SpawnedDaemon::stop() {
       if (::waitpid(state_->pid, &value, 0) == state_->pid) state_->status = value;
     }
   }
+  if (!state_->folder.empty()) state_->end_keeper();
   if (!state_->keep_folder && !state_->folder.empty()) {
     std::error_code ignored;
     std::filesystem::remove_all(state_->folder, ignored);

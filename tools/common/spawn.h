@@ -4,6 +4,7 @@
 // own, so that Ctrl-C reaches only us; the kernel ends it when we die. Thread-safety: one thread.
 #pragma once
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -35,6 +36,7 @@ struct DaemonSpec {
   std::string nvme_directory;  // absolute; empty: no block store
   std::uint64_t nvme_bytes = 0;
   std::uint64_t nvme_segment_bytes = 0;
+  bool warm = false;  // what it leaves is kept for the next one
   std::vector<Tenant> tenants;
 };
 
@@ -55,11 +57,18 @@ class SpawnedDaemon {
   // Why the daemon is gone, with the end of its log; nullopt while it runs.
   std::optional<std::string> death();
 
-  // SIGTERM, a bounded wait, SIGKILL. Removes the folder. Idempotent.
+  // SIGKILL; returns when it is dead.
+  void kill();
+  // Starts it again, after kill(), with the same configuration; returns as start() does. `cold`:
+  // what was kept of it is thrown away first.
+  ipc::Status restart(bool cold);
+
+  // SIGTERM, a bounded wait, SIGKILL. What it left is not kept. Removes the folder. Idempotent.
   void stop();
 
  private:
   struct State;
+  ipc::Status launch();
   explicit SpawnedDaemon(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
@@ -77,6 +86,6 @@ std::uint64_t spawn_extent_bytes(std::uint64_t tier_bytes, std::uint64_t item_by
 inline constexpr std::uint64_t kDeviceExtentAlignment = std::uint64_t{2} << 20;
 
 // Whether anybody accepts connections at a unix socket.
-bool accepts_connections(const std::string& socket_path);
+bool accepts_connections(const std::string& socket_path, int type = SOCK_STREAM);
 
 }  // namespace sluice::tools

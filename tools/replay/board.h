@@ -6,8 +6,10 @@
 // notice.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -68,6 +70,7 @@ inline constexpr std::uint64_t kLeft = ~std::uint64_t{0};
 struct EngineBoard {
   std::atomic<std::uint64_t> iteration{0};  // reached in lockstep; kLeft: takes no part any more
   std::atomic<std::uint64_t> steps{0};
+  std::atomic<std::uint64_t> longest_step_us{0};
   std::atomic<std::uint64_t> session{0};
   std::atomic<std::uint32_t> finished{0};
   std::atomic<std::uint32_t> published{0};  // copies[published % 2] is whole
@@ -79,6 +82,12 @@ struct EngineBoard {
   char tenant[64] = {};
   char failure[1024] = {};  // why the engine gave up; empty: it did not
 
+  void note_step(std::chrono::steady_clock::duration took) {
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(took).count();
+    const std::uint64_t longest = longest_step_us.load(std::memory_order_relaxed);
+    longest_step_us.store(std::max(longest, static_cast<std::uint64_t>(us)),
+                          std::memory_order_relaxed);
+  }
   void publish(const Counters& counters);
   Counters snapshot() const;
   void fail_with(std::string_view text);
@@ -89,6 +98,8 @@ struct BoardHeader {
   std::atomic<std::uint32_t> bell{
       0};  // a futex: rung when an engine reaches an iteration or leaves
   std::atomic<std::uint32_t> stop{0};  // the parent asks everybody to end
+  // Times that the daemon was killed and what it had thrown away.
+  std::atomic<std::uint32_t> cold_restarts{0};
 };
 
 struct UnmapBoard {
@@ -101,6 +112,7 @@ class Board {
   static ipc::Result<Board> create(std::uint32_t engines);
 
   std::span<EngineBoard> engines() const { return {engines_, count_}; }
+  std::atomic<std::uint32_t>& cold_restarts() const { return header_->cold_restarts; }
   bool stopping() const { return header_->stop.load(std::memory_order_relaxed) != 0; }
   void stop();
 

@@ -1,6 +1,10 @@
 #include "tools/replay/engine.h"
 
+#include <chrono>
 #include <cstring>
+#include <thread>
+
+#include "tools/common/spawn.h"
 
 namespace sluice::tools {
 namespace {
@@ -120,17 +124,49 @@ Result<EngineLink> open_link(const EngineJob& job) {
                     std::string(board.tenant)};
 }
 
+namespace {
+
+// After a failure: whether the daemon was started anew meanwhile, or is about to be, without what
+// the engine had there.
+bool began_anew(const EngineJob& job, std::uint32_t seen) {
+  constexpr std::chrono::seconds kPatience{60};
+  if (job.options->restart != Restart::cold || seen >= job.options->kill_daemon_at.size()) {
+    return false;
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (job.board->cold_restarts().load() <= seen) {
+    if (job.board->stopping() || std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  while (!accepts_connections(job.socket)) {
+    if (job.board->stopping() || std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
+
+client::Status run_over_one_connection(const Trace& trace, const EngineJob& job,
+                                       EngineProgress& progress) {
+  auto link = open_link(job);
+  if (!link) return std::unexpected(link.error());
+  if (auto s = link->wait_pinned(); !s) return s;
+  if (const auto* sparse = std::get_if<SparseTrace>(&trace)) {
+    return run_sparse_engine(*sparse, job, *link, progress);
+  }
+  return run_prefix_engine(std::get<PrefixTrace>(trace), job, *link, progress);
+}
+
+}  // namespace
+
 int engine_main(const Trace& trace, const EngineJob& job) {
   EngineBoard& board = job.mine();
-  const client::Status status = [&]() -> client::Status {
-    auto link = open_link(job);
-    if (!link) return std::unexpected(link.error());
-    if (auto s = link->wait_pinned(); !s) return s;
-    if (const auto* sparse = std::get_if<SparseTrace>(&trace)) {
-      return run_sparse_engine(*sparse, job, *link);
-    }
-    return run_prefix_engine(std::get<PrefixTrace>(trace), job, *link);
-  }();
+  EngineProgress progress;
+  std::uint32_t seen = 0;
+  client::Status status = run_over_one_connection(trace, job, progress);
+  while (!status && began_anew(job, seen)) {
+    seen = job.board->cold_restarts().load();
+    status = run_over_one_connection(trace, job, progress);
+  }
   if (!status) board.fail_with(status.error().text);
   board.finished.store(1);
   job.board->leave(job.engine);

@@ -10,7 +10,11 @@
 // rest.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "client/sluice.hpp"
@@ -70,8 +74,25 @@ R in_call(const char* call, R result) {
 inline constexpr std::uint64_t kStoreWaitUs = 50'000;
 inline constexpr int kMaxStepsForStore = 400;
 
-client::Status run_sparse_engine(const SparseTrace& trace, const EngineJob& job, EngineLink& link);
-client::Status run_prefix_engine(const PrefixTrace& trace, const EngineJob& job, EngineLink& link);
+// A request that is still to be admitted, from this step on.
+struct WaitingRequest {
+  std::uint32_t index = 0;  // in the trace
+  std::uint32_t next_step = 0;
+  std::uint64_t ready = 0;  // iteration from which it may be admitted
+};
+
+// How far an engine has come, so that it can go on over another connection.
+struct EngineProgress {
+  Counters counters;
+  std::optional<std::deque<WaitingRequest>> waiting;  // of a sparse engine that has begun
+  std::size_t next_request = 0;                       // of a prefix engine: of job.requests()
+};
+
+// Both leave in `progress` what is to be done when they end with an error.
+client::Status run_sparse_engine(const SparseTrace& trace, const EngineJob& job, EngineLink& link,
+                                 EngineProgress& progress);
+client::Status run_prefix_engine(const PrefixTrace& trace, const EngineJob& job, EngineLink& link,
+                                 EngineProgress& progress);
 
 // The whole life of an engine process; returns its exit code. What went wrong is on its board.
 int engine_main(const Trace& trace, const EngineJob& job);

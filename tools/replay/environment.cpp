@@ -73,6 +73,7 @@ DaemonSpec daemon_spec(const Plan& plan, const Options& options,
                             whole_extents(plan.tenants[t].hbm_bytes, spec.hbm_extent_bytes),
                             whole_extents(plan.tenants[t].dram_bytes, spec.dram_extent_bytes)});
   }
+  spec.warm = !options.kill_daemon_at.empty() && options.restart == Restart::warm;
   if (!options.nvme.empty()) place_store(plan, options, spec);
   return spec;
 }
@@ -88,6 +89,10 @@ RunEnvironment spawned_environment(SpawnedDaemon& daemon, const Options& options
   }
   environment.admin_socket = daemon.admin_socket();
   environment.daemon_death = [&daemon] { return daemon.death(); };
+  environment.kill_daemon = [&daemon] { daemon.kill(); };
+  environment.restart_daemon = [&daemon, cold = options.restart == Restart::cold] {
+    return daemon.restart(cold);
+  };
   return environment;
 }
 

@@ -1,6 +1,8 @@
 #include "tools/replay/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <functional>
 #include <iostream>
 #include <limits>
 #include <string>
@@ -77,6 +79,19 @@ std::string contradiction(const Options& options) {
   if (options.devices != 1 && !options.spawn) {
     return "--devices needs --spawn: an existing daemon has its devices";
   }
+  if (!options.kill_daemon_at.empty() && !options.spawn) {
+    return "--kill-daemon-at needs --spawn: another daemon is not ours to kill";
+  }
+  if (!std::ranges::is_sorted(options.kill_daemon_at, std::less_equal<>())) {
+    return "--kill-daemon-at takes rising numbers of steps";
+  }
+  if (options.kill_daemon_at.empty() &&
+      (options.restart != Restart::warm || options.daemon_down_ms != 0)) {
+    return "--restart and --daemon-down need --kill-daemon-at";
+  }
+  if (options.kill_engine_at && !options.kill_daemon_at.empty()) {
+    return "one of --kill-engine-at and --kill-daemon-at";
+  }
   if (options.kill_engine_at && options.engines < 2) {
     return "--kill-engine-at needs at least two engines: the others must go on";
   }
@@ -89,6 +104,7 @@ const char* to_string(Backend backend) { return backend == Backend::host ? "host
 const char* to_string(Executor executor) {
   return executor == Executor::daemon ? "daemon" : "direct";
 }
+const char* to_string(Restart restart) { return restart == Restart::warm ? "warm" : "cold"; }
 const char* to_string(ListKind kind) { return kind == ListKind::layer ? "layer" : "head"; }
 const char* to_string(Forecast forecast) {
   switch (forecast) {
@@ -165,6 +181,20 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
   app.add_flag("--lockstep", options.lockstep, "all engines meet at each iteration of the trace");
   app.add_option("--kill-engine-at", options.kill_engine_at,
                  "SIGKILL one engine (chosen by --seed) when it has done this many steps");
+  app.add_option("--kill-daemon-at", options.kill_daemon_at,
+                 "SIGKILL --spawn's daemon when all engines together have done this many steps "
+                 "(several: after each), and start it again")
+      ->delimiter(',')
+      ->type_name("STEP");
+  add_choice<Restart>(app, "--restart", options.restart,
+                      {{"warm", Restart::warm}, {"cold", Restart::cold}},
+                      "with --kill-daemon-at. warm: memory and sessions are found again, and "
+                      "engines notice nothing but the time it takes; cold: nothing is, and engines "
+                      "connect anew and compute again");
+  app.add_option("--daemon-down", options.daemon_down_ms,
+                 "with --kill-daemon-at: how long it stays away, in ms")
+      ->check(CLI::Range(0u, 60'000u))
+      ->capture_default_str();
   app.add_option("--bytes-per-token", options.bytes_per_token,
                  "Mooncake traces: payload of a token")
       ->check(CLI::Range(1u, 65536u))

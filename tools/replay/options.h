@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "tools/common/size.h"
 #include "tools/replay/trace.h"
@@ -20,6 +21,7 @@ struct DevicePlace {
 enum class Backend : std::uint8_t { host, cuda };
 enum class Executor : std::uint8_t { daemon, direct };
 enum class Forecast : std::uint8_t { none, recorded, previous_step };
+enum class Restart : std::uint8_t { warm, cold };
 enum class Progress : std::uint8_t { automatic, always, never };
 
 inline constexpr std::uint32_t kMaxEngines = 256;
@@ -47,6 +49,9 @@ struct Options {
   Forecast forecast = Forecast::none;
   bool lockstep = false;
   std::optional<std::uint64_t> kill_engine_at;
+  std::vector<std::uint64_t> kill_daemon_at;  // steps of all engines together, rising
+  Restart restart = Restart::warm;
+  std::uint32_t daemon_down_ms = 0;  // before it is started again
   std::uint32_t bytes_per_token = 32;
   std::uint64_t requests = 0;  // 0: all
   bool json = false;
@@ -56,6 +61,7 @@ struct Options {
 
 const char* to_string(Backend backend);
 const char* to_string(Executor executor);
+const char* to_string(Restart restart);
 const char* to_string(Forecast forecast);
 const char* to_string(ListKind kind);
 

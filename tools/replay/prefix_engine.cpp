@@ -18,8 +18,11 @@ using Clock = std::chrono::steady_clock;
 
 class PrefixEngine {
  public:
-  PrefixEngine(const PrefixTrace& trace, const EngineJob& job, EngineLink& link)
-      : trace_(trace),
+  PrefixEngine(const PrefixTrace& trace, const EngineJob& job, EngineLink& link,
+               EngineProgress& progress)
+      : progress_(progress),
+        counters_(progress.counters),
+        trace_(trace),
         job_(job),
         link_(link),
         board_(job.mine()),
@@ -50,12 +53,13 @@ class PrefixEngine {
                     PrefixTrace::kBlockTokens);
   }
 
+  EngineProgress& progress_;
+  Counters& counters_;  // of progress_
   const PrefixTrace& trace_;
   const EngineJob& job_;
   EngineLink& link_;
   EngineBoard& board_;
   const PayloadShape& shape_;
-  Counters counters_;
   PageBatch batch_;
   std::vector<std::uint32_t> blocks_;
   std::vector<SlotPage> to_compare_;
@@ -65,11 +69,12 @@ class PrefixEngine {
 };
 
 Status PrefixEngine::run() {
-  std::uint64_t round = 0;
-  for (const std::uint32_t index : job_.requests()) {
+  for (; progress_.next_request < job_.requests().size(); ++progress_.next_request) {
+    const std::uint32_t index = job_.requests()[progress_.next_request];
+    const std::uint64_t round = progress_.next_request;
     if (job_.board->stopping()) return {};
     if (job_.options->lockstep) {
-      if (auto met = job_.board->meet(job_.engine, round++); !met) {
+      if (auto met = job_.board->meet(job_.engine, round); !met) {
         return std::unexpected(Error{SLUICE_TIMED_OUT, met.error().text});
       }
     }
@@ -246,8 +251,9 @@ Status PrefixEngine::write_rest(const PrefixRequest& request, client::Sequence& 
 
 }  // namespace
 
-Status run_prefix_engine(const PrefixTrace& trace, const EngineJob& job, EngineLink& link) {
-  return PrefixEngine(trace, job, link).run();
+Status run_prefix_engine(const PrefixTrace& trace, const EngineJob& job, EngineLink& link,
+                         EngineProgress& progress) {
+  return PrefixEngine(trace, job, link, progress).run();
 }
 
 }  // namespace sluice::tools

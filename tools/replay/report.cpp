@@ -120,6 +120,20 @@ ordered_json json_report(const ReportInput& input) {
                    {"memory_returned", kill.memory_returned}};
     if (!kill.trouble.empty()) out["kill"]["trouble"] = kill.trouble;
   }
+  if (!input.result.daemon_kills.empty()) {
+    auto kills = ordered_json::array();
+    for (const DaemonKill& kill : input.result.daemon_kills) {
+      kills.push_back({{"step", kill.step},
+                       {"away_ms", kill.away_ms},
+                       {"start_ms", kill.start_ms},
+                       {"steps_away", kill.steps_away},
+                       {"hit_rate_before", kill.hit_rate_before}});
+    }
+    out["daemon_kills"] = {{"restart", to_string(input.options.restart)},
+                           {"kills", std::move(kills)},
+                           {"hit_rate_after", input.result.hit_rate_after_kill},
+                           {"longest_step_ms", input.result.longest_step_ms}};
+  }
   out["failures"] = input.result.failures;
   out["first_mismatches"] = input.result.mismatches;
   out["exit_code"] = exit_code_of(input.result);
@@ -174,6 +188,20 @@ std::string text_report(const ReportInput& input) {
     out += line;
     out += kill.memory_returned ? ", its memory returned.\n" : ", its memory NOT returned.\n";
     if (!kill.trouble.empty()) out += "  " + kill.trouble + "\n";
+  }
+  for (const DaemonKill& kill : result.daemon_kills) {
+    std::snprintf(line, sizeof line,
+                  "The daemon was killed at step %llu and back after %.0f ms (%.0f ms from its "
+                  "start); engines made %llu steps meanwhile, hit rate before %s.\n",
+                  static_cast<unsigned long long>(kill.step), kill.away_ms, kill.start_ms,
+                  static_cast<unsigned long long>(kill.steps_away),
+                  percent(kill.hit_rate_before).c_str());
+    out += line;
+  }
+  if (!result.daemon_kills.empty()) {
+    std::snprintf(line, sizeof line, "After it: hit rate %s. The longest step took %.1f ms.\n",
+                  percent(result.hit_rate_after_kill).c_str(), result.longest_step_ms);
+    out += line;
   }
   for (const std::string& failure : result.failures) out += "FAILED: " + failure + "\n";
   for (const std::string& mismatch : result.mismatches) out += "WRONG BYTES: " + mismatch + "\n";

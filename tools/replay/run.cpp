@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -45,6 +46,7 @@ class Run {
   bool reap();  // whether any engine is left
   void engine_ended(std::uint32_t engine, int status);
   void kill_when_due();
+  void kill_daemon_when_due();
   void kill_all();
   Counters total() const;
   void check_leftovers();
@@ -59,6 +61,8 @@ class Run {
   std::vector<pid_t> pids_;  // -1: reaped
   std::mt19937_64 random_;
   std::optional<Clock::time_point> stopping_since_;
+  std::size_t daemon_kills_ = 0;  // of options_.kill_daemon_at
+  Counters rated_from_;           // what was counted when the hit rate began anew
   RunResult result_;
 };
 
@@ -158,6 +162,38 @@ void Run::kill_when_due() {
   result_.kill->step = board.steps.load();
 }
 
+double hit_rate_since(const Counters& then, const Counters& now) {
+  const std::uint64_t pages = now.rated_pages - then.rated_pages;
+  const std::uint64_t hits = now.rated_hits - then.rated_hits;
+  return pages == 0 ? 0 : static_cast<double>(hits) / static_cast<double>(pages);
+}
+
+void Run::kill_daemon_when_due() {
+  const auto steps = [&] {
+    std::uint64_t sum = 0;
+    for (const EngineBoard& board : board_.engines()) sum += board.steps.load();
+    return sum;
+  };
+  if (steps() < options_.kill_daemon_at[daemon_kills_]) return;
+  ++daemon_kills_;
+  DaemonKill kill;
+  const auto begin = Clock::now();
+  environment_.kill_daemon();
+  kill.step = steps();
+  kill.hit_rate_before = hit_rate_since(rated_from_, total());
+  rated_from_ = total();
+  std::this_thread::sleep_for(std::chrono::milliseconds(options_.daemon_down_ms));
+  if (options_.restart == Restart::cold) ++board_.cold_restarts();
+  const auto start = Clock::now();
+  const auto restarted = environment_.restart_daemon();
+  const auto end = Clock::now();
+  kill.steps_away = steps() - kill.step;
+  kill.away_ms = std::chrono::duration<double, std::milli>(end - begin).count();
+  kill.start_ms = std::chrono::duration<double, std::milli>(end - start).count();
+  result_.daemon_kills.push_back(kill);
+  if (!restarted) result_.failures.push_back("the daemon: " + restarted.error().text);
+}
+
 Counters Run::total() const {
   Counters sum;
   for (const EngineBoard& board : board_.engines()) sum += board.snapshot();
@@ -184,8 +220,12 @@ RunResult Run::run() {
     }
     const bool kill_pending = options_.kill_engine_at && !result_.kill && !stopping_since_;
     if (kill_pending) kill_when_due();
+    const bool daemon_kill_pending =
+        daemon_kills_ < options_.kill_daemon_at.size() && !stopping_since_;
+    if (daemon_kill_pending) kill_daemon_when_due();
     progress.update(total());
-    std::this_thread::sleep_for(kill_pending ? kKillPoll : std::chrono::microseconds(kPoll));
+    std::this_thread::sleep_for(
+        kill_pending || daemon_kill_pending ? kKillPoll : std::chrono::microseconds(kPoll));
   }
   result_.wall_s = std::chrono::duration<double>(Clock::now() - begin).count();
   progress.clear();
@@ -198,6 +238,12 @@ RunResult Run::run() {
       result_.failures.empty()) {
     result_.failures.push_back("the engine to be killed ended before step " +
                                std::to_string(*options_.kill_engine_at));
+  }
+  if (daemon_kills_ < options_.kill_daemon_at.size() && !result_.interrupted &&
+      result_.failures.empty()) {
+    result_.failures.push_back("the engines ended before step " +
+                               std::to_string(options_.kill_daemon_at[daemon_kills_]) +
+                               ", when the daemon was to be killed");
   }
   check_leftovers();
   if (!options_.nvme.empty() && !result_.interrupted) {
@@ -245,6 +291,8 @@ void Run::gather() {
     result_.engines.push_back(board.snapshot());
     result_.total += result_.engines.back();
     result_.resolve.merge(board.resolve);
+    result_.longest_step_ms =
+        std::max(result_.longest_step_ms, static_cast<double>(board.longest_step_us.load()) / 1000);
     const std::uint32_t count = board.mismatch_count.load();
     for (std::uint32_t i = 0; i < count && result_.mismatches.size() < kMaxMismatches; ++i) {
       result_.mismatches.push_back(describe(engine, board.mismatch[i]));
@@ -253,6 +301,7 @@ void Run::gather() {
     if (!counted[tenant]) result_.slots += board.slots.load();
     counted[tenant] = true;
   }
+  if (daemon_kills_ > 0) result_.hit_rate_after_kill = hit_rate_since(rated_from_, result_.total);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ipc/error.h"
 #include "tools/replay/board.h"
 #include "tools/replay/options.h"
 #include "tools/replay/plan.h"
@@ -23,6 +24,15 @@ struct KillReport {
   // Its sequences are gone, too, and at the end of a --spawn run nothing is left of anybody.
   bool memory_returned = false;
   std::string trouble;  // why not, if known
+};
+
+// A death of the daemon, and what the engines made of it.
+struct DaemonKill {
+  std::uint64_t step = 0;        // of all engines together, when it was killed
+  double away_ms = 0;            // until it accepted connections again
+  double start_ms = 0;           // of this, from its start on
+  std::uint64_t steps_away = 0;  // that engines made meanwhile
+  double hit_rate_before = 0;    // since the run, or the last such death, began
 };
 
 // What the block store of a private daemon did.
@@ -43,6 +53,9 @@ struct RunResult {
   std::vector<std::string> failures;
   std::vector<std::string> mismatches;  // the first few, in words
   std::optional<KillReport> kill;
+  std::vector<DaemonKill> daemon_kills;
+  double hit_rate_after_kill = 0;  // of the last one
+  double longest_step_ms = 0;
   std::optional<StoreReport> store;
   bool interrupted = false;
 };
@@ -53,6 +66,8 @@ struct RunEnvironment {
   std::string admin_socket;
   // Of a private daemon; else empty. Words, once it is gone.
   std::function<std::optional<std::string>()> daemon_death;
+  std::function<void()> kill_daemon;
+  std::function<ipc::Status()> restart_daemon;
   bool private_daemon() const { return static_cast<bool>(daemon_death); }
 };
 

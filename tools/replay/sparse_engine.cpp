@@ -31,16 +31,15 @@ struct Active {
   std::vector<bool> decode_seen;         // [page][decode block]: read before
 };
 
-struct Waiting {
-  std::uint32_t index = 0;
-  std::uint32_t next_step = 0;
-  std::uint64_t ready = 0;  // iteration from which it may be admitted
-};
+using Waiting = WaitingRequest;
 
 class SparseEngine {
  public:
-  SparseEngine(const SparseTrace& trace, const EngineJob& job, EngineLink& link);
+  SparseEngine(const SparseTrace& trace, const EngineJob& job, EngineLink& link,
+               EngineProgress& progress);
   Status run();
+  // What is left to do; nothing that the engine holds is of use any more.
+  void save(EngineProgress& progress) const;
 
  private:
   const SparseStep& step_of(const Active& a) const {
@@ -112,16 +111,29 @@ class SparseEngine {
   ShortageClock waited_;
 };
 
-SparseEngine::SparseEngine(const SparseTrace& trace, const EngineJob& job, EngineLink& link)
+SparseEngine::SparseEngine(const SparseTrace& trace, const EngineJob& job, EngineLink& link,
+                           EngineProgress& progress)
     : trace_(trace),
       job_(job),
       link_(link),
       board_(job.mine()),
       shape_(job.plan->shape.payload),
-      tokens_per_block_(trace.block_tokens) {
+      tokens_per_block_(trace.block_tokens),
+      counters_(progress.counters) {
+  if (progress.waiting) {
+    waiting_ = std::move(*progress.waiting);
+    return;
+  }
   for (const std::uint32_t index : job.requests()) {
     waiting_.push_back({index, 0, trace.requests[index].arrive});
   }
+}
+
+void SparseEngine::save(EngineProgress& progress) const {
+  progress.counters = counters_;
+  progress.waiting.emplace();
+  for (const Active& a : active_) progress.waiting->push_back({a.index, a.next_step, now_});
+  progress.waiting->insert(progress.waiting->end(), waiting_.begin(), waiting_.end());
 }
 
 std::unexpected<Error> SparseEngine::located(const Active& a, Error error) const {
@@ -178,7 +190,9 @@ Status SparseEngine::run() {
     if (due_.empty()) {
       if (auto s = handle_shortage(now_); !s) return s;
     } else {
+      const auto begin = Clock::now();
       if (auto s = iterate(); !s) return s;
+      board_.note_step(Clock::now() - begin);
     }
     board_.publish(counters_);
     now_ = next_iteration(now_ + 1);
@@ -645,8 +659,12 @@ Status SparseEngine::collect_stats() {
 
 }  // namespace
 
-Status run_sparse_engine(const SparseTrace& trace, const EngineJob& job, EngineLink& link) {
-  return SparseEngine(trace, job, link).run();
+Status run_sparse_engine(const SparseTrace& trace, const EngineJob& job, EngineLink& link,
+                         EngineProgress& progress) {
+  SparseEngine engine(trace, job, link, progress);
+  Status status = engine.run();
+  if (!status) engine.save(progress);
+  return status;
 }
 
 }  // namespace sluice::tools
