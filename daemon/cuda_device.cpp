@@ -74,6 +74,9 @@ class CudaDevice final : public Device {
   std::vector<std::uint32_t> dram_nodes() const override { return node_->dram_nodes(); }
   const device_worker::DeviceFacts* gpu() const override { return &facts_; }
   DeviceHealth health() const override { return client_->health(); }
+  void on_worker(std::function<void(pid_t)> listener) override {
+    client_->on_start(std::move(listener));
+  }
   void look_after() override { client_->look_after(); }
 
  private:

@@ -13,17 +13,15 @@
 
 #include "daemon/admin.h"
 #include "daemon/coordinator.h"
-#include "daemon/descriptor_store.h"
 #include "daemon/health_watch.h"
+#include "daemon/kept_open.h"
 #include "daemon/lanes.h"
 #include "daemon/logging.h"
 #include "daemon/metrics.h"
 #include "daemon/metrics_source.h"
-#include "daemon/programs.h"
 #include "daemon/server.h"
 #include "daemon/systemd.h"
 #include "daemon/version.h"
-#include "ipc/protocol.h"
 
 namespace sluice::daemon {
 
@@ -44,7 +42,6 @@ struct Daemon::Impl {
       : config(std::move(its_config)), config_path(std::move(its_path)) {}
 
   ipc::Status start(Devices devices);
-  ipc::Result<std::unique_ptr<KeptState>> open_kept(const Devices& devices) const;
   ipc::Result<Reload> reload();
   void on_hangup();
   void on_stop(int number);
@@ -93,13 +90,18 @@ ipc::Status Daemon::Impl::start(Devices devices) {
   systemd = std::move(*notifier);
   // Whoever was here before is gone when the store is ours: no device reads or writes for it any
   // more, and frames that it was filling are as it left them.
-  auto left = open_kept(devices);
+  auto left = open_kept(config, devices);
   if (!left) return std::unexpected(std::move(left.error()));
   auto found = (*left)->take();
   if (!found) return std::unexpected(std::move(found.error()));
   if (!found->cold_because.empty()) {
     log_warn("a cold start: what a daemon of before left is of no use here",
              {{"reason", found->cold_because}});
+  }
+  if (auto ended = end_workers(found->workers); !ended) return ended;
+  for (std::uint32_t i = 0; i < devices.size(); ++i) {
+    devices[i]->on_worker(
+        [kept = left->get(), i](pid_t pid) { kept->keep_worker(ipc::DeviceId{i}, pid); });
   }
   auto nvme = NvmeTier::open(config);
   if (!nvme) return std::unexpected(std::move(nvme.error()));
@@ -141,35 +143,6 @@ ipc::Status Daemon::Impl::start(Devices devices) {
     log_info("metrics are served", {{"address", metrics->address()}});
   }
   return server->listen();
-}
-
-// Sizes and places that memory of before must agree with to be of use.
-std::string geometry_of(const Config& config, const Devices& devices) {
-  std::string text = "kept " + std::to_string(kKeptVersion) + ", protocol " +
-                     std::to_string(ipc::kProtocolMajor) + ", extents " +
-                     std::to_string(config.hbm.extent_bytes) + " and " +
-                     std::to_string(config.dram.extent_bytes) + ", devices";
-  for (const auto& device : devices) {
-    text +=
-        device->gpu() == nullptr ? " host" : " " + device_worker::to_string(device->gpu()->uuid);
-  }
-  return text;
-}
-
-ipc::Result<std::unique_ptr<KeptState>> Daemon::Impl::open_kept(const Devices& devices) const {
-  const std::string geometry = geometry_of(config, devices);
-  if (!config.restart.warm) return std::make_unique<KeptState>(nullptr, geometry);
-  auto store = open_systemd_store();
-  if (!store && store.error().code == ipc::Errc::not_supported) {
-    const std::string program =
-        config.restart.keeper.empty() ? program_beside("sluice-keeper") : config.restart.keeper;
-    KeeperOptions options;
-    options.idle = std::chrono::duration_cast<std::chrono::seconds>(config.restart.keeper_idle);
-    store = open_keeper(config.daemon.socket + ".keeper", program, options);
-  }
-  if (!store) return std::unexpected(std::move(store.error()));
-  log_info("what outlives the daemon is held", {{"by", (*store)->describe()}});
-  return std::make_unique<KeptState>(std::move(*store), geometry);
 }
 
 ipc::Result<Reload> Daemon::Impl::reload() {

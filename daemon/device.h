@@ -6,7 +6,10 @@
 // Thread-safety: any thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -75,6 +78,9 @@ class Device {
 
   // From any thread; never waits.
   virtual DeviceHealth health() const { return {}; }
+
+  // `listener` is told of each process that works on the device for the daemon, before it does.
+  virtual void on_worker(std::function<void(pid_t)> /*listener*/) {}
 
   // To be called now and then.
   virtual void look_after() {}

@@ -121,7 +121,14 @@ ipc::Status DeviceClient::start() {
   open_tables_.clear();
   broken_ = false;
   log_debug("device worker started", {{"pid", std::int64_t{pid_}}});
+  started_(pid_);
   return {};
+}
+
+void DeviceClient::on_start(std::function<void(pid_t)> listener) {
+  const std::lock_guard lock(mutex_);
+  started_ = std::move(listener);
+  if (pid_ >= 0) started_(pid_);
 }
 
 ipc::Status DeviceClient::bury() {

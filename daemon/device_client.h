@@ -14,6 +14,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -71,6 +72,10 @@ class DeviceClient {
   // The worker, if it knows the table, gives up what it keeps of it.
   void forget_table(std::uint64_t number);
 
+  // `listener` is told of the worker that runs, and of each that is started from now on, before
+  // anything is asked of it.
+  void on_start(std::function<void(pid_t)> listener);
+
   DeviceHealth health() const;
 
   // To be called now and then: lets an idle worker go, and takes note of the end of those that
@@ -108,6 +113,7 @@ class DeviceClient {
 
   Options options_;
   std::mutex mutex_;
+  std::function<void(pid_t)> started_ = [](pid_t) {};
   ipc::Fd socket_;  // of the worker that runs, if one does
   pid_t pid_ = -1;
   ipc::FrameReader reader_{ipc::FdPolicy::accept};

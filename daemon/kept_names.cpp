@@ -129,7 +129,10 @@ std::optional<Name> parse_name(std::string_view name) {
     parsed.kind = 'n';
     return parsed;
   }
-  if (pieces[0].size() < 2 || (pieces[0][0] != 'c' && pieces[0][0] != 's')) return std::nullopt;
+  if (pieces[0].size() < 2 ||
+      std::string_view("csw").find(pieces[0][0]) == std::string_view::npos) {
+    return std::nullopt;
+  }
   parsed.kind = pieces[0][0];
   const auto number = whole_number(pieces[0].substr(1));
   if (!number) return std::nullopt;

@@ -20,7 +20,7 @@ std::string session_name(ipc::SessionId id);                    // s17
 
 // "c3.d0.hbm.17" cut at its dots: kind and number of each piece.
 struct Name {
-  char kind = 0;  // 'n' node, 'c' cache, 's' session
+  char kind = 0;  // 'n' node, 'c' cache, 's' session, 'w' worker
   std::uint64_t number = 0;
   std::optional<std::uint32_t> device;  // of an arena's
   std::string part;  // "", "records", "dram", "state", "table", "hbm", "pid", "bell"

@@ -1,6 +1,7 @@
 #include "daemon/kept_state.h"
 
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -76,10 +77,13 @@ struct Pieces {
   std::optional<std::string> node;
   std::map<std::uint32_t, CachePieces> caches;
   std::map<std::uint64_t, SessionPieces> sessions;
+  std::vector<ipc::Fd> workers;
 
   void add(const Name& name, ipc::Fd fd) {
     if (name.kind == 'n') {
       node = text_of(fd.get());
+    } else if (name.kind == 'w') {
+      workers.push_back(std::move(fd));
     } else if (name.kind == 's') {
       add_to(sessions[name.number], name, std::move(fd));
     } else if (name.number < ~std::uint32_t{0}) {
@@ -154,6 +158,7 @@ ipc::Result<KeptState::Found> KeptState::take() {
                                            "; this one is " + geometry_
                                      : "it was not written down whole";
   }
+  found.workers = std::move(pieces.workers);
   if (same) {
     for (auto& [id, cache] : pieces.caches) {
       if (auto whole = whole_cache(id, cache)) found.caches.push_back(std::move(*whole));
@@ -257,6 +262,23 @@ void KeptState::disown_arena(ipc::CacheId id, ipc::DeviceId device) {
 void KeptState::forget_arena(ipc::CacheId id, ipc::DeviceId device) {
   disown_arena(id, device);
   remove_below(kept::arena_name(id, device) + ".");
+}
+
+void KeptState::keep_worker(ipc::DeviceId device, pid_t pid) {
+  if (store_ == nullptr) return;
+  const ipc::Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (!pidfd) {
+    tell(ipc::fail_errno("pidfd_open of a device worker"), "w" + std::to_string(device.value));
+    return;
+  }
+  const std::string name = "w" + std::to_string(device.value) + ".";
+  std::uint32_t number = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    number = ++workers_[device.value];
+  }
+  put(name + std::to_string(number), pidfd.get());
+  remove(name + std::to_string(number - 1));
 }
 
 void KeptState::keep_session(const KeptSession& what, int pidfd, int bell) {

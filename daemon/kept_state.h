@@ -7,8 +7,9 @@
 //   c3.dram.0 ...                 its DRAM extents
 //   c3.d0                         its arena on device 0: written last, removed first
 //   c3.d0.state, c3.d0.table.0 ..., c3.d0.hbm.0 ...
-//   s17                           session 17: written last, removed first
-//   s17.pid, s17.bell.0 ...       its process, and its doorbells: a new one each time it comes back
+//   w0.1                          who works on device 0 for the daemon; the latest has the highest
+//   number s17                           session 17: written last, removed first s17.pid,
+//   s17.bell.0 ...       its process, and its doorbells: a new one each time it comes back
 //
 // Descriptions are JSON in memfds: small, bounded, and read as bytes of a stranger. Something that
 // is incomplete is as if it had never been there. What cannot be kept is told in the log once, and
@@ -83,7 +84,8 @@ class KeptState {
   struct Found {
     std::vector<KeptCache> caches;
     std::vector<KeptSession> sessions;
-    std::string cold_because;  // there was something, and nothing of it is of use
+    std::vector<ipc::Fd> workers;  // pidfds; of a cold start, too
+    std::string cold_because;      // there was something, and nothing of it is of use
   };
   // What a daemon of before left, once, before anything is kept. What is not in it any more is
   // removed from the store. Errors: those of DescriptorStore::take.
@@ -102,6 +104,9 @@ class KeptState {
   void forget_arena(ipc::CacheId id, ipc::DeviceId device);
 
   // `bell`: its first doorbell.
+  // A process that works on the device for the daemon; earlier ones do no more.
+  void keep_worker(ipc::DeviceId device, pid_t pid);
+
   void keep_session(const KeptSession& what, int pidfd, int bell);
   void keep_bell(ipc::SessionId id, std::uint32_t number, int fd);
   void forget_bell(ipc::SessionId id, std::uint32_t number);
@@ -118,6 +123,7 @@ class KeptState {
   std::string geometry_;
   std::mutex mutex_;
   std::set<std::string> names_;
+  std::map<std::uint32_t, std::uint32_t> workers_;  // by device: the number of the latest
   bool told_ = false;
 };
 

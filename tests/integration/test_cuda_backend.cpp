@@ -182,6 +182,41 @@ TEST(TheCudaBackend, TakesItsWorkerAlongWhenItDies) {
   opening.join();
 }
 
+// Memory that descriptors keep is found again with its table, by another worker.
+TEST(TheCudaBackend, IsFoundAgainAfterARestart) {
+  const FakeDevice device;
+  DaemonProcess daemon(on_fake_gpu("devices = [0, 0]\n[restart]\nwarm = true"));
+  const auto incarnation = [&](RawPeer& peer, std::uint32_t index, bool created) {
+    const auto opened = open_cache(peer, index);
+    EXPECT_TRUE(opened) << opened.error().text;
+    if (!opened) return std::uint64_t{0};
+    const auto* cache = (*ipc::verify_envelope(opened->bytes))->body_as_CacheOpened();
+    EXPECT_NE(cache, nullptr);
+    if (cache == nullptr) return std::uint64_t{0};
+    EXPECT_EQ(cache->created(), created);
+    EXPECT_EQ(opened->fds.size(), 2U);
+    return cache->incarnation();
+  };
+  RawPeer before(daemon.socket('a'));
+  const auto session = before.open_session();
+  const std::uint64_t numbers[] = {incarnation(before, 0, true), incarnation(before, 1, true)};
+  EXPECT_NE(numbers[0], 0U);
+  EXPECT_NE(numbers[0], numbers[1]);
+  const std::uint32_t worker = device->pid;
+  daemon.kill_and_restart();
+  EXPECT_FALSE(runs(worker));
+  const json sessions = json::parse(daemon.admin("sessions"))["sessions"];
+  ASSERT_EQ(sessions.size(), 1U);
+  EXPECT_EQ(sessions[0]["state"], "away");
+  RawPeer after(daemon.socket('a'));
+  const auto another = after.open_session();
+  EXPECT_EQ(incarnation(after, 0, false), numbers[0]);
+  EXPECT_EQ(incarnation(after, 1, false), numbers[1]);
+  // Its words are asked of a worker of today's.
+  const json residency = json::parse(daemon.admin("residency"));
+  EXPECT_EQ(residency["caches"][0]["hbm_pages"]["free"], (16 << 20) / 2048);
+}
+
 TEST(TheCudaBackend, SurvivesItsWorker) {
   const FakeDevice device;
   const DaemonProcess daemon(on_fake_gpu());

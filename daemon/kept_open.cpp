@@ -1,0 +1,75 @@
+#include "daemon/kept_open.h"
+
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <string>
+#include <utility>
+
+#include "daemon/descriptor_store.h"
+#include "daemon/logging.h"
+#include "daemon/programs.h"
+#include "ipc/protocol.h"
+
+namespace sluice::daemon {
+
+namespace {
+
+// Sizes and places that memory of before must agree with to be of use.
+std::string geometry_of(const Config& config, const Devices& devices) {
+  std::string text = "kept " + std::to_string(kKeptVersion) + ", protocol " +
+                     std::to_string(ipc::kProtocolMajor) + ", extents " +
+                     std::to_string(config.hbm.extent_bytes) + " and " +
+                     std::to_string(config.dram.extent_bytes) + ", devices";
+  for (const auto& device : devices) {
+    text +=
+        device->gpu() == nullptr ? " host" : " " + device_worker::to_string(device->gpu()->uuid);
+  }
+  return text;
+}
+
+}  // namespace
+
+// Whoever still works on a device for a daemon of before: two scans of one table would not do.
+ipc::Status end_workers(const std::vector<ipc::Fd>& workers) {
+  constexpr std::chrono::seconds kPatience{30};
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  for (const ipc::Fd& worker : workers) {
+    (void)syscall(SYS_pidfd_send_signal, worker.get(), SIGKILL, nullptr, 0);
+    while (true) {
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+          deadline - std::chrono::steady_clock::now());
+      pollfd look{worker.get(), POLLIN, 0};
+      const int ready = poll(&look, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0)));
+      if (ready > 0) break;
+      if (ready < 0 && errno == EINTR) continue;
+      return ipc::fail(ipc::Errc::io_error,
+                       "a device worker of the daemon before this one does not die: the GPU or its "
+                       "driver hangs");
+    }
+  }
+  return {};
+}
+
+ipc::Result<std::unique_ptr<KeptState>> open_kept(const Config& config, const Devices& devices) {
+  const std::string geometry = geometry_of(config, devices);
+  if (!config.restart.warm) return std::make_unique<KeptState>(nullptr, geometry);
+  auto store = open_systemd_store();
+  if (!store && store.error().code == ipc::Errc::not_supported) {
+    const std::string program =
+        config.restart.keeper.empty() ? program_beside("sluice-keeper") : config.restart.keeper;
+    KeeperOptions options;
+    options.idle = std::chrono::duration_cast<std::chrono::seconds>(config.restart.keeper_idle);
+    store = open_keeper(config.daemon.socket + ".keeper", program, options);
+  }
+  if (!store) return std::unexpected(std::move(store.error()));
+  log_info("what outlives the daemon is held", {{"by", (*store)->describe()}});
+  return std::make_unique<KeptState>(std::move(*store), geometry);
+}
+
+}  // namespace sluice::daemon
