@@ -2,10 +2,12 @@
 
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
@@ -56,7 +58,8 @@ socklen_t fill_address(sockaddr_un& address, const std::string& socket) {
 
 }  // namespace
 
-ipc::Result<SystemdNotifier> SystemdNotifier::from_environment() {
+ipc::Result<SystemdNotifier> SystemdNotifier::from_environment(
+    std::chrono::milliseconds send_timeout) {
   SystemdNotifier notifier;
   const char* socket = std::getenv("NOTIFY_SOCKET");
   if (socket == nullptr || *socket == '\0') return notifier;
@@ -70,7 +73,8 @@ ipc::Result<SystemdNotifier> SystemdNotifier::from_environment() {
   }
   notifier.fd_ = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (notifier.fd_ < 0) return ipc::fail_errno("socket for NOTIFY_SOCKET");
-  const timeval timeout = {.tv_sec = 0, .tv_usec = kSendTimeout.count() * 1000};
+  const timeval timeout = {.tv_sec = send_timeout.count() / 1000,
+                           .tv_usec = send_timeout.count() % 1000 * 1000};
   if (::setsockopt(notifier.fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) != 0) {
     return ipc::fail_errno("SO_SNDTIMEO for NOTIFY_SOCKET");
   }
@@ -115,16 +119,39 @@ ipc::Status SystemdNotifier::status(std::string_view status) const {
 
 ipc::Status SystemdNotifier::watchdog() const { return send("WATCHDOG=1"); }
 
-ipc::Status SystemdNotifier::send(const std::string& message) const {
+ipc::Status SystemdNotifier::store_descriptor(std::string_view name, int fd) const {
+  return send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + std::string(name), fd);
+}
+
+ipc::Status SystemdNotifier::remove_descriptor(std::string_view name) const {
+  return send("FDSTOREREMOVE=1\nFDNAME=" + std::string(name));
+}
+
+ipc::Status SystemdNotifier::send(const std::string& message, int fd) const {
   if (!active()) return {};
   sockaddr_un address;
   const socklen_t length = fill_address(address, socket_);
+  // The kernel only reads it.
+  iovec place{const_cast<char*>(message.data()), message.size()};
+  msghdr header{};
   // By name each time: the manager may have been started anew.
-  const ssize_t sent = ::sendto(fd_, message.data(), message.size(), MSG_NOSIGNAL,
-                                reinterpret_cast<const sockaddr*>(&address), length);
-  if (sent >= 0) return {};
-  return ipc::fail(Errc::io_error,
-                   "notifying systemd at " + socket_ + " failed: " + std::strerror(errno));
+  header.msg_name = &address;
+  header.msg_namelen = length;
+  header.msg_iov = &place;
+  header.msg_iovlen = 1;
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  if (fd >= 0) {
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
+    cmsghdr* part = CMSG_FIRSTHDR(&header);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(part), &fd, sizeof(int));
+  }
+  if (::sendmsg(fd_, &header, MSG_NOSIGNAL) >= 0) return {};
+  const Errc code = errno == ETOOMANYREFS ? Errc::limit_reached : Errc::io_error;
+  return ipc::fail(code, "notifying systemd at " + socket_ + " failed: " + std::strerror(errno));
 }
 
 }  // namespace sluice::daemon

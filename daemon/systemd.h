@@ -5,8 +5,9 @@
 // callers do not ask. The order for a reload is reloading(), then ready() when it is done, whether
 // or not it succeeded.
 //
-// Errors: io_error when the manager does not take the message within kSendTimeout. Nothing depends
-// on it but the manager's view of us: log it and go on. Thread-safety: any thread.
+// Errors: io_error when the manager does not take the message within the timeout. Nothing depends
+// on it but the manager's view of us: log it and go on (the fd store apart). Thread-safety: any
+// thread.
 #pragma once
 
 #include <chrono>
@@ -25,7 +26,8 @@ class SystemdNotifier {
   // Reads $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID. A socket that is named but cannot be
   // used (too long, neither absolute nor abstract) is an error; a watchdog meant for another
   // process is none.
-  static ipc::Result<SystemdNotifier> from_environment();
+  static ipc::Result<SystemdNotifier> from_environment(
+      std::chrono::milliseconds send_timeout = kSendTimeout);
 
   SystemdNotifier() = default;  // nobody listens
   SystemdNotifier(SystemdNotifier&& other) noexcept;
@@ -44,8 +46,15 @@ class SystemdNotifier {
   ipc::Status status(std::string_view status) const;
   ipc::Status watchdog() const;
 
+  // The fd store of the unit (FileDescriptorStoreMax): keeps a copy of `fd` under a name that
+  // $LISTEN_FDNAMES of the next start has, or closes it. systemd also forgets descriptors that hang
+  // up, which it is told to leave be. `name`: ASCII without ':' and control characters. Errors
+  // also: limit_reached (this user has too many descriptors under way).
+  ipc::Status store_descriptor(std::string_view name, int fd) const;
+  ipc::Status remove_descriptor(std::string_view name) const;
+
  private:
-  ipc::Status send(const std::string& message) const;
+  ipc::Status send(const std::string& message, int fd = -1) const;
 
   int fd_ = -1;
   std::string socket_;  // as in $NOTIFY_SOCKET
