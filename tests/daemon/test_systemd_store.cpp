@@ -157,6 +157,40 @@ TEST_F(StoreOfSystemd, RefusesWhatItCouldNotGiveBack) {
   EXPECT_EQ(late.error().code, Errc::wrong_state);
 }
 
+TEST_F(StoreOfSystemd, TakesNoMoreNamesThanAProcessCanBeStartedWith) {
+  set("NOTIFY_SOCKET", socket_name());
+  set("FDSTORE", "100000");
+  auto store = open_systemd_store();
+  ASSERT_TRUE(store);
+  const ipc::Fd memory = some_memory();
+  std::string names = "LISTEN_FDNAMES=";
+  ipc::Status put;
+  for (int i = 0; i < 3000; ++i) {
+    std::string name = std::to_string(i);
+    name.resize(64, 'x');
+    put = (*store)->put(name, memory.get());
+    if (!put) break;
+    names += name + ":";
+    (void)next();
+  }
+  ASSERT_FALSE(put);
+  EXPECT_EQ(put.error().code, Errc::limit_reached);
+  EXPECT_GT(names.size(), 120'000U);
+  const pid_t child = fork();
+  if (child == 0) {
+    std::string program = "true";
+    std::array<char*, 2> arguments = {program.data(), nullptr};
+    std::array<char*, 2> environment = {names.data(), nullptr};
+    (void)execvpe(program.c_str(), arguments.data(), environment.data());
+    _exit(100);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  ASSERT_TRUE((*store)->remove("0" + std::string(63, 'x')));
+  EXPECT_TRUE((*store)->put("room-for-one", memory.get()));
+}
+
 TEST_F(StoreOfSystemd, GivesBackWhatAnEarlierProcessPut) {
   set("NOTIFY_SOCKET", socket_name());
   const ipc::Fd memory = some_memory();
