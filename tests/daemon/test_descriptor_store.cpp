@@ -111,7 +111,7 @@ class RawDaemon {
     return send(keeper::make_request(kind, name), std::move(fds));
   }
 
-  // The status of the next answer: nullopt at the end of the file.
+  // The status of the next answer: nullopt if there is none.
   std::optional<Errc> answer() {
     const auto message = next();
     if (!message || message->bytes.empty()) return std::nullopt;
@@ -123,6 +123,21 @@ class RawDaemon {
     if (!events || *events == 0) return std::nullopt;
     auto message = keeper::receive_message(socket_.get());
     return message ? std::move(*message) : std::nullopt;
+  }
+  // Whether the keeper serves it no more, after the answers that it gave.
+  bool is_left_unserved() {
+    auto message = next();
+    while (message && !message->bytes.empty()) message = next();
+    return message.has_value();
+  }
+  bool has_an_answer() const {
+    pollfd readable{socket_.get(), POLLIN, 0};
+    return poll(&readable, 1, 0) == 1;
+  }
+  // Whether an end of file comes after what there is to read.
+  bool sees_an_end() const {
+    pollfd end{socket_.get(), POLLRDHUP, 0};
+    return poll(&end, 1, 0) == 1;
   }
   void hang_up() { socket_.reset(); }
 
@@ -352,6 +367,30 @@ TEST_F(Keeper, KeepsWhatWasSentByADaemonThatWasKilledAtOnce) {
       << open_files_of_keeper() << " files are open, " << idle_files << " were";
 }
 
+// The kernel tells of unread answers before it gives what the dead had sent.
+TEST_F(Keeper, KeepsWhatIsInTheQueueOfADaemonThatLeftAnAnswerUnread) {
+  ASSERT_TRUE(open());
+  const pid_t keeper = keeper_pid();
+  {
+    RawDaemon daemon(socket_path());
+    ASSERT_TRUE(daemon.send(Kind::hello));
+    ASSERT_TRUE(test::eventually([&] { return daemon.has_an_answer(); }));
+    ASSERT_EQ(kill(keeper, SIGSTOP), 0);
+    ASSERT_TRUE(test::eventually([&] {
+      std::ifstream stat("/proc/" + std::to_string(keeper) + "/stat");
+      std::string pid;
+      std::string name;
+      std::string state;
+      return stat >> pid >> name >> state && state == "T";
+    }));
+    for (const char* name : {"a", "b", "c"}) {
+      ASSERT_TRUE(daemon.send(Kind::put, name, {memory_of(name).get()}));
+    }
+  }
+  ASSERT_EQ(kill(keeper, SIGCONT), 0);
+  EXPECT_THAT(kept_names(), ElementsAre("a", "b", "c"));
+}
+
 TEST_F(Keeper, HasAllThatItsDaemonWasToldIsKeptAtAnyMomentOfItsDeath) {
   auto* told = new (mmap(nullptr, sizeof(std::atomic<int>), PROT_READ | PROT_WRITE,
                          MAP_SHARED | MAP_ANONYMOUS, -1, 0)) std::atomic<int>(0);
@@ -547,6 +586,18 @@ TEST_F(Keeper, ThatIsFullRefusesAndGoesOn) {
   EXPECT_TRUE(store->put("more", memory.get()));
 }
 
+TEST_F(Keeper, HoldsAsManyAsItsHardLimitAllows) {
+  const int started = start({"--socket", socket_path()}, [] {
+    const rlimit limit{20, 200};
+    return setrlimit(RLIMIT_NOFILE, &limit);
+  });
+  ASSERT_EQ(started, 0);
+  const auto store = open();
+  ASSERT_TRUE(store);
+  const ipc::Fd memory = memory_of("x");
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(store->put("n" + std::to_string(i), memory.get()));
+}
+
 TEST_F(Keeper, WithoutRoomForADescriptorRefusesIt) {
   auto store = open();
   ASSERT_TRUE(store);
@@ -643,9 +694,7 @@ TEST_F(Keeper, LosesNothingToGarbage) {
       ASSERT_EQ(daemon.answer(), Errc::ok);
     }
     ASSERT_TRUE(daemon.send_bytes(garbage.bytes, garbage.fds)) << garbage.what;
-    const auto end = daemon.next();
-    ASSERT_TRUE(end) << garbage.what;
-    EXPECT_THAT(end->bytes, IsEmpty()) << garbage.what;
+    ASSERT_TRUE(daemon.is_left_unserved()) << garbage.what;
     // Nothing more is served, and nobody else, until it has hung up.
     (void)daemon.send(Kind::remove, "kept");
     const auto other =
@@ -661,13 +710,11 @@ TEST_F(Keeper, IsNotHeldUpByADaemonThatReadsNoAnswers) {
   ASSERT_TRUE(open());
   RawDaemon daemon(socket_path());
   ASSERT_TRUE(daemon.send(Kind::hello));
-  // Until nothing is taken from the queue any more.
-  int sent = 0;
-  const auto refused = [&] {
-    while (daemon.send(Kind::take)) ++sent;
-    return sent > 100;
-  };
-  ASSERT_TRUE(test::eventually(refused));
+  ASSERT_TRUE(test::eventually([&] {
+    (void)daemon.send(Kind::take);
+    return daemon.sees_an_end();
+  }));
+  EXPECT_TRUE(daemon.is_left_unserved());
   daemon.hang_up();
   EXPECT_THAT(kept_names(), IsEmpty());
 }
@@ -681,7 +728,7 @@ TEST_F(Keeper, TellsAnotherVersionItsOwn) {
   const auto answer = daemon.next();
   ASSERT_TRUE(answer);
   EXPECT_EQ(answer->read<keeper::Header>(0)->version, keeper::kProtocolVersion);
-  EXPECT_FALSE(daemon.answer());
+  EXPECT_TRUE(daemon.is_left_unserved());
 }
 
 TEST_F(Keeper, OfAnotherVersionIsLeftAloneAndNamed) {
@@ -724,7 +771,7 @@ TEST_F(Keeper, ServesItsOwnUserOnly) {
       RawDaemon daemon(socket_path());
       if (!daemon.connected()) return 2;
       (void)daemon.send(Kind::hello);
-      return daemon.answer() ? 3 : 4;
+      return daemon.is_left_unserved() && !daemon.answer() ? 4 : 3;
     }));
   };
   EXPECT_EQ(as_nobody(), 2);
