@@ -12,47 +12,13 @@
 #include "daemon/kept_names.h"
 #include "daemon/kept_state.h"
 #include "ipc/memfd.h"
+#include "tests/daemon/memory_store.h"
 
 namespace sluice::daemon {
 namespace {
 
-// A store of this process, which several lives of KeptState share.
-struct Shelf {
-  std::map<std::string, ipc::Fd> kept;
-  bool full = false;
-};
-
-class ShelfStore final : public DescriptorStore {
- public:
-  explicit ShelfStore(std::shared_ptr<Shelf> shelf) : shelf_(std::move(shelf)) {}
-  ipc::Result<std::vector<KeptDescriptor>> take() override {
-    std::vector<KeptDescriptor> all;
-    for (const auto& [name, fd] : shelf_->kept) {
-      all.push_back({name, std::move(*ipc::duplicate(fd.get()))});
-    }
-    return all;
-  }
-  ipc::Status put(std::string_view name, int fd) override {
-    if (shelf_->full) return ipc::fail(ipc::Errc::limit_reached, "full");
-    auto copy = ipc::duplicate(fd);
-    EXPECT_TRUE(copy);
-    const bool is_new = shelf_->kept.emplace(std::string(name), std::move(*copy)).second;
-    EXPECT_TRUE(is_new) << name;
-    return {};
-  }
-  ipc::Status remove(std::string_view name) override {
-    shelf_->kept.erase(std::string(name));
-    return {};
-  }
-  ipc::Status clear() override {
-    shelf_->kept.clear();
-    return {};
-  }
-  std::string describe() const override { return "a shelf"; }
-
- private:
-  std::shared_ptr<Shelf> shelf_;
-};
+using test::MemoryShelf;
+using test::MemoryStore;
 
 ipc::Fd some_memory(std::uint64_t bytes = 4096) {
   return std::move(*ipc::create_memfd("test", bytes, ipc::Populate::yes));
@@ -79,7 +45,7 @@ KeptCache some_cache() {
 class KeptStateTest : public testing::Test {
  protected:
   std::unique_ptr<KeptState> life(const std::string& geometry = "as ever") {
-    return std::make_unique<KeptState>(std::make_unique<ShelfStore>(shelf), geometry);
+    return std::make_unique<KeptState>(std::make_unique<MemoryStore>(shelf), geometry);
   }
 
   // The names of cache 3 with an arena of two extents, and of session 17, as they are kept. Arenas
@@ -108,14 +74,16 @@ class KeptStateTest : public testing::Test {
     state->keep_session(session, some_memory().get(), some_memory().get());
   }
 
-  void put(const std::string& name, ipc::Fd fd) { shelf->kept[name] = std::move(fd); }
+  void put(const std::string& name, ipc::Fd fd) {
+    shelf->kept.insert_or_assign(name, std::move(fd));
+  }
   void put_text(const std::string& name, const std::string& text) {
     ipc::Fd fd = some_memory(text.size());
     ASSERT_EQ(pwrite(fd.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
     put(name, std::move(fd));
   }
 
-  std::shared_ptr<Shelf> shelf = std::make_shared<Shelf>();
+  std::shared_ptr<MemoryShelf> shelf = std::make_shared<MemoryShelf>();
 };
 
 TEST_F(KeptStateTest, FindsWhatWasKept) {
@@ -214,7 +182,7 @@ TEST_F(KeptStateTest, TellsNumbersApart) {
 TEST_F(KeptStateTest, GoesOnWithAStoreThatTakesNothing) {
   auto state = life();
   ASSERT_TRUE(state->take());
-  shelf->full = true;
+  shelf->refusal = ipc::Error{ipc::Errc::limit_reached, "full"};
   state->keep_records(ipc::CacheId{1}, some_memory().get());
   state->forget_cache(ipc::CacheId{1});
   KeptState none(nullptr, "");
@@ -229,7 +197,7 @@ TEST_F(KeptStateTest, TextsAreNotBelieved) {
   std::map<std::string, std::string> texts;
   for (const std::string name : {"c3", "c3.d0", "s17"}) {
     std::string text(4096, '\0');
-    const ssize_t size = pread(shelf->kept.at(name).get(), text.data(), text.size(), 0);
+    const ssize_t size = pread(shelf->kept.find(name)->second.get(), text.data(), text.size(), 0);
     ASSERT_GT(size, 0);
     text.resize(static_cast<std::size_t>(size));
     texts[name] = text;
