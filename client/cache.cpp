@@ -60,6 +60,11 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open_on(Link& link, Client& client,
     (void)cache->close_on(link);
     return std::unexpected(ok.error());
   }
+  const std::uint32_t outage_ms = client.welcome().outage_ms;
+  if (client.gate().resumable() && outage_ms > 0 && cache->executor_ == wire::Executor::direct) {
+    cache->stock_ =
+        std::make_unique<Stock>(*cache, blocks_for_outage(outage_ms, cache->layout_.block_tokens));
+  }
   client.add(*cache);
   cache->registered_ = true;
   return cache;
@@ -332,6 +337,7 @@ ipc::Status Cache::close() {
   client_.remove(*this);
   registered_ = false;
   if (stay->link() == nullptr || is_lost()) return {};
+  if (stock_ != nullptr) stock_->release(*stay->link());
   auto closed = close_on(*stay->link());
   if (!closed && client_.lost(*stay->link(), closed.error())) return {};
   return closed;

@@ -19,6 +19,7 @@
 
 #include "client/client.h"
 #include "client/device_cache.h"
+#include "client/stock.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 #include "ipc/layout.h"
@@ -122,6 +123,10 @@ class Cache {
   // Closes an actor, or has it closed by a resume.
   ipc::Status close_actor(std::uint32_t index);
 
+  // Blocks in advance; null: the session does not go on alone.
+  Stock* stock() const { return stock_.get(); }
+  void adjust_stock(Link& link);
+
   // ---- of a resume
 
   // Errors: the link broke. Anything else loses the cache.
@@ -189,6 +194,7 @@ class Cache {
   ipc::Error lost_why_{ipc::Errc::ok, {}};
   std::atomic<bool> lost_{false};
   bool registered_ = false;  // with the client
+  std::unique_ptr<Stock> stock_;
 };
 
 }  // namespace sluice::client::internal

@@ -81,7 +81,17 @@ ipc::Status Cache::resume(Link& link) {
   for (Sequence* const sequence : sequences_) {
     if (auto ok = sequence->resume(link); !ok) return ok;
   }
-  return {};
+  return stock_ == nullptr ? ipc::Status() : stock_->resume(link);
+}
+
+void Cache::adjust_stock(Link& link) {
+  if (stock_ == nullptr || is_lost()) return;
+  std::size_t sequences = 0;
+  {
+    const std::lock_guard lock(members_mutex_);
+    sequences = sequences_.size();
+  }
+  stock_->adjust(link, sequences);
 }
 
 // ---- actors, which keep their numbers

@@ -15,6 +15,7 @@ ipc::Status resume_all(Client& client, Link& link) {
   if (!done) return std::unexpected(done.error());
   for (Cache* const cache : client.caches()) {
     if (auto ok = cache->tell_closed_actors(link); !ok) return ok;
+    cache->adjust_stock(link);
   }
   return {};
 }

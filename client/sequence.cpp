@@ -21,7 +21,7 @@ Sequence::~Sequence() {
     be_forgotten();
   }
   if (row_) cache_.device()->remove_row(*row_);
-  --cache_.users();
+  if (!hidden_) --cache_.users();
 }
 
 void Sequence::be_registered() {
@@ -151,6 +151,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::open(Cache& cache, const Keys& 
       return std::unexpected(ok.error());
     }
     sequence->be_registered();
+    cache.adjust_stock(link);
     return sequence;
   });
 }
@@ -166,17 +167,39 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
   }
   if (auto ok = settle(nullptr); !ok) return std::unexpected(ok.error());
   Client& client = cache_.client();
+  Stock* const stock = cache_.stock();
   const ipc::Deadline deadline = client.deadline();
+  auto needs = stock != nullptr ? Gate::Needs::nothing : Gate::Needs::daemon;
   while (true) {
-    auto stay = enter(deadline, Gate::Needs::daemon);
+    auto stay = enter(deadline, needs);
     if (!stay) return std::unexpected(stay.error());
     const std::uint32_t first = blocks();
-    auto extended = extend_on(*stay->link(), count, deadline);
-    if (extended) extended = update_row(first);
-    if (extended) return first;
+    if (stay->link() == nullptr) {
+      if (stock->take(*this, count)) return updated(first);
+      needs = Gate::Needs::daemon;
+      continue;
+    }
+    const auto extended = extend_with_stock(*stay->link(), count, deadline);
+    if (extended) return updated(first);
     if (!client.lost(*stay->link(), extended.error())) return std::unexpected(extended.error());
     cut(first);  // what it had got so far is given up by the resume
+    if (stock != nullptr) needs = Gate::Needs::nothing;
   }
+}
+
+ipc::Result<std::uint32_t> Sequence::updated(std::uint32_t first) {
+  if (auto ok = update_row(first); !ok) return std::unexpected(ok.error());
+  return first;
+}
+
+// What is held in advance does not stand in the way of what is needed now.
+ipc::Status Sequence::extend_with_stock(Link& link, std::uint32_t count, ipc::Deadline deadline) {
+  Stock* const stock = cache_.stock();
+  if (stock == nullptr || stock->blocks() == 0) return extend_on(link, count, deadline);
+  auto extended = extend_on(link, count, std::min(deadline, ipc::deadline_in(kStockPatience)));
+  if (extended || !is_for_memory(extended.error().code)) return extended;
+  (void)stock->give_back(link);
+  return extend_on(link, count, deadline);
 }
 
 ipc::Status Sequence::extend_on(Link& link, std::uint32_t count, ipc::Deadline deadline) {
@@ -266,6 +289,7 @@ ipc::Status Sequence::release() {
   if (stay->link() == nullptr || handle_ == 0) return {};
   auto released = release_on(*stay->link());
   if (!released && cache_.client().lost(*stay->link(), released.error())) return {};
+  if (released) cache_.adjust_stock(*stay->link());
   return released;
 }
 

@@ -3,7 +3,8 @@
 // That copy is what counts when the daemon dies and comes back: the sequence is then adopted with
 // just these blocks. What a request changes it changes in the copy when it is answered, so that one
 // whose answer was lost is made again, or given up, by leaving the copy as it was:
-// - open, extend and fork are made again; what the first had given is not adopted.
+// - open, extend and fork are made again (or an extend is served from the stock); what the first
+// had given is not adopted.
 // - truncate and release are done: what was cut off, or let go, is not adopted.
 // - seal is made again; with the same key it changes nothing where it was done. If the key was
 // known
@@ -111,7 +112,11 @@ class Sequence {
     std::uint32_t frame = 0;
   };
 
+  friend class Stock;
+  struct Hidden {};  // nobody's user of the cache
+
   explicit Sequence(Cache& cache) : cache_(cache) { ++cache.users(); }
+  Sequence(Cache& cache, Hidden /*hidden*/) : cache_(cache), hidden_(true) {}
   // Where requests begin. Errors: those of Gate::enter() and check().
   ipc::Result<Gate::Stay> enter(ipc::Deadline deadline, Gate::Needs needs);
   // One request; notes if it is not answered in time.
@@ -121,6 +126,9 @@ class Sequence {
   ipc::Result<std::uint32_t> match(Link& link, const Keys& keys, std::size_t first,
                                    std::uint32_t count);
   ipc::Status extend_on(Link& link, std::uint32_t count, ipc::Deadline deadline);
+  ipc::Status extend_with_stock(Link& link, std::uint32_t count, ipc::Deadline deadline);
+  // The row is told of the blocks from `first` on.
+  ipc::Result<std::uint32_t> updated(std::uint32_t first);
   ipc::Status truncate_on(Link& link, std::uint32_t count);
   ipc::Status release_on(Link& link);
   ipc::Result<Channel::Answer> request_fork(Link& link, ipc::Deadline deadline);
@@ -157,6 +165,7 @@ class Sequence {
   ipc::Status take_adopted(const Adoption& adoption);
 
   Cache& cache_;
+  const bool hidden_ = false;
   std::uint64_t handle_ = 0;
   std::vector<std::uint32_t>
       ids_;                    // attached ids, alone and dense: every page of a resolve reads one

@@ -54,6 +54,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork_on(Link& link, ipc::Deadli
     copies.push_back(ref.index());
   }
   child->be_registered();
+  cache_.adjust_stock(link);
   return child;
 }
 
@@ -84,6 +85,11 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork(Actor* actor) {
   std::vector<std::uint32_t> copies;
   auto child = client.ask(deadline, [&](Link& link) -> ipc::Result<std::unique_ptr<Sequence>> {
     if (auto ok = check(); !ok) return std::unexpected(ok.error());
+    Stock* const stock = cache_.stock();
+    if (stock == nullptr || stock->blocks() == 0) return fork_on(link, deadline, copies);
+    auto forked = fork_on(link, std::min(deadline, ipc::deadline_in(kStockPatience)), copies);
+    if (forked || !is_for_memory(forked.error().code)) return forked;
+    (void)stock->give_back(link);
     return fork_on(link, deadline, copies);
   });
   if (!child) return child;

@@ -105,7 +105,10 @@ MortalDaemon::~MortalDaemon() {
 }
 
 void MortalDaemon::die(const std::optional<ipc::Error>& why) {
-  last_words_ = why;
+  {
+    const std::lock_guard lock(mutex_);
+    last_words_ = why;
+  }
   const std::uint64_t one = 1;
   (void)!write(stop_.get(), &one, sizeof one);
   wait_until_dead();
@@ -134,8 +137,8 @@ void MortalDaemon::come_back_to_die_at(const std::string& request, When when) {
     when_ = when;
     resuming_ = false;
     if (!knows_newest_token) token_ = older_token_;
+    last_words_.reset();
   }
-  last_words_.reset();
   listener_.emplace(std::move(*ipc::UnixListener::bind({.path = socket_, .mode = 0600})));
   dead_ = false;
   thread_ = std::thread([this] { run(); });
@@ -177,6 +180,7 @@ void MortalDaemon::run() {
         break;
       }
     }
+    const std::lock_guard lock(mutex_);
     if (last_words_) {
       const auto closing = ipc::make_message(0, [&](auto& builder) {
         return wire::CreateClosingDirect(builder, static_cast<std::uint16_t>(last_words_->code),

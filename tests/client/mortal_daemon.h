@@ -116,12 +116,12 @@ class MortalDaemon {
   std::uint8_t next_token_ = 1;
   std::vector<std::uint8_t> token_, older_token_;
   bool resuming_ = false;
+  std::optional<ipc::Error> last_words_;
 
   std::atomic<std::uint64_t> hellos_{0};
   std::optional<ipc::UnixListener> listener_;
   ipc::Fd stop_;  // an eventfd
   std::atomic<bool> dead_{true};
-  std::optional<ipc::Error> last_words_;
   std::thread thread_;
 };
 

@@ -18,6 +18,7 @@ namespace sluice::client::internal {
 namespace {
 
 using ipc::Errc;
+using ipc::fail;
 using ipc::wire::Executor;
 using test::eventually;
 using testing::Contains;
@@ -216,6 +217,7 @@ TEST_F(ResumeTest, DirectStepsGoOnOverAnOutage) {
     ASSERT_OK(actor->begin_step());
   }
   ASSERT_OK(actor->end_step());
+  wait_until_back();
   expect_same_blocks();
 }
 
@@ -297,6 +299,142 @@ TEST_F(ResumeTest, ACacheThatIsClosedMeanwhileIsNotOpenedAgain) {
   daemon.come_back();
   wait_until_back();
   EXPECT_THAT(daemon.requests(), ElementsAre("Hello", "ResumeDone"));
+}
+
+// ---- blocks in advance
+
+// 4 blocks of 16 tokens for each sequence.
+class StockTest : public ResumeTest {
+ protected:
+  static constexpr std::uint32_t kOutageMs = 1000;
+  StockTest() { daemon.outage_ms = kOutageMs; }
+};
+
+TEST(BlocksForOutage, AreWhatASequenceFillsAtATokenPer20Ms) {
+  EXPECT_EQ(blocks_for_outage(5000, 16), 16u);
+  EXPECT_EQ(blocks_for_outage(5000, 64), 4u);
+  EXPECT_EQ(blocks_for_outage(1, 16), 1u);
+  EXPECT_EQ(blocks_for_outage(320, 16), 1u);
+  EXPECT_EQ(blocks_for_outage(321, 16), 2u);
+}
+
+TEST_F(StockTest, ServesExtendsWhileTheDaemonIsAwayAndIsFilledAgain) {
+  open(Executor::direct);
+  EXPECT_EQ(cache->stock()->blocks(), 4u);
+  EXPECT_EQ(daemon.private_blocks(), 6u);
+  daemon.die();
+  wait_until_away();
+  EXPECT_EQ(sequence->extend(3).value(), 2u);
+  EXPECT_EQ(sequence->extend(1).value(), 5u);
+  const auto mapped = sequence->map(5);
+  ASSERT_OK(mapped);
+  (*mapped)[0] = std::byte{1};
+  auto waiting = std::async(std::launch::async, [&] { return sequence->extend(1); });
+  EXPECT_EQ(waiting.wait_for(std::chrono::milliseconds(20)), std::future_status::timeout);
+  daemon.come_back();
+  EXPECT_EQ(waiting.get().value(), 6u);
+  wait_until_back();
+  expect_same_blocks();
+  EXPECT_EQ(sequence->map(5).value()[0], std::byte{1});
+  EXPECT_EQ(cache->stock()->blocks(), 4u);
+  EXPECT_EQ(daemon.private_blocks(), 11u);
+}
+
+TEST_F(StockTest, ADecodeLoopDoesNotStop) {
+  open(Executor::direct);
+  daemon.die();
+  wait_until_away();
+  const auto decode = [&](std::uint32_t block, const char* key) -> ipc::Status {
+    if (auto ok = actor->begin_step(); !ok) return ok;
+    if (auto first = sequence->extend(1); !first) return std::unexpected(first.error());
+    if (auto slots = pin(block); !slots) return std::unexpected(slots.error());
+    auto sealed = sequence->seal(block, key_of(key), 0, actor.get());
+    if (!sealed) return std::unexpected(sealed.error());
+    auto slot = resolve(block);
+    auto ended = actor->end_step();
+    return slot && *slot >= 0 ? ended : fail(Errc::no_slot, "nothing was found");
+  };
+  ASSERT_OK(decode(2, "c"));
+  ASSERT_OK(decode(3, "d"));
+  daemon.come_back();
+  wait_until_back();
+  ASSERT_OK(decode(4, "e"));
+  EXPECT_EQ(sequence->sealed(), 3u);
+  EXPECT_EQ(daemon.block(sequence->id(3))->key, "d");
+  expect_same_blocks();
+}
+
+TEST_F(StockTest, AnExtendThatTheDaemonDiesOverIsServed) {
+  for (const When when : {When::before, When::after}) {
+    open(Executor::direct);
+    daemon.die_at("sequence_extend", when);
+    ASSERT_OK(sequence->extend(1));
+    EXPECT_EQ(client->gate().resumes(), 0u);
+    daemon.wait_until_dead();
+    daemon.come_back();
+    wait_until_back();
+    expect_same_blocks();
+    EXPECT_EQ(daemon.private_blocks(), 7u) << "what the daemon gave and nobody learned of is back";
+    ASSERT_OK(sequence->release());
+    actor.reset();
+    sequence.reset();
+    cache.reset();
+    client.reset();
+  }
+}
+
+TEST_F(StockTest, FollowsTheNumberOfSequences) {
+  open(Executor::direct);
+  std::vector<std::unique_ptr<Sequence>> more;
+  for (int i = 0; i < 3; ++i) more.push_back(std::move(*open_sequence()));
+  EXPECT_EQ(cache->stock()->blocks(), 16u);
+  auto child = sequence->fork(nullptr);
+  ASSERT_OK(child);
+  EXPECT_EQ(cache->stock()->blocks(), 20u);
+  ASSERT_OK((*child)->release());
+  child->reset();
+  EXPECT_EQ(cache->stock()->blocks(), 20u) << "one may come again";
+  for (auto& one : more) ASSERT_OK(one->release());
+  more.clear();
+  EXPECT_LE(cache->stock()->blocks(), 8u);
+  EXPECT_GE(cache->stock()->blocks(), 4u);
+}
+
+TEST_F(StockTest, IsGivenBackWhenMemoryIsShortOtherwise) {
+  daemon.room = 9;
+  open(Executor::direct);
+  EXPECT_EQ(daemon.private_blocks(), 6u);
+  ASSERT_OK(sequence->extend(5));
+  EXPECT_EQ(cache->stock()->blocks(), 0u);
+  EXPECT_EQ(daemon.private_blocks(), 7u);
+  EXPECT_ERROR(sequence->extend(3), Errc::quota_exceeded);
+  EXPECT_EQ(sequence->blocks(), 7u);
+  ASSERT_OK(open_sequence());
+  EXPECT_EQ(cache->stock()->blocks(), 0u) << "not at once";
+}
+
+TEST_F(StockTest, IsSmallerWhereMemoryIsShort) {
+  daemon.room = 4;
+  daemon.know("somebody's");
+  open(Executor::direct);
+  EXPECT_EQ(sequence->blocks(), 2u);
+  EXPECT_LE(cache->stock()->blocks(), 1u);
+}
+
+TEST_F(StockTest, IsForExecutorDirectOnly) {
+  open(Executor::daemon);
+  EXPECT_EQ(cache->stock(), nullptr);
+  EXPECT_EQ(daemon.private_blocks(), 2u);
+}
+
+TEST_F(StockTest, IsReleasedWithTheCache) {
+  open(Executor::direct);
+  ASSERT_OK(actor->close());
+  actor.reset();
+  ASSERT_OK(sequence->release());
+  sequence.reset();
+  ASSERT_OK(cache->close());
+  EXPECT_EQ(daemon.private_blocks(), 0u);
 }
 
 // ---- seals that are put off
