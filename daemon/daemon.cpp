@@ -37,7 +37,7 @@ struct Daemon::Impl {
   Impl(Config its_config, std::string its_path)
       : config(std::move(its_config)), config_path(std::move(its_path)) {}
 
-  ipc::Status start(Devices devices, DescriptorStorePtr store);
+  ipc::Status start(DaemonParts parts);
   ipc::Result<Reload> reload();
   void on_hangup();
   void on_stop(int number);
@@ -64,12 +64,13 @@ struct Daemon::Impl {
   std::optional<Metrics> metrics;
 };
 
-ipc::Status Daemon::Impl::start(Devices devices, DescriptorStorePtr store) {
+ipc::Status Daemon::Impl::start(DaemonParts parts) {
+  Devices& devices = parts.devices;
   if (auto ok = make_socket_folder(config); !ok) return ok;
   auto notifier = SystemdNotifier::from_environment();
   if (!notifier) return std::unexpected(std::move(notifier.error()));
   systemd = std::move(*notifier);
-  auto left = keep_in(std::move(store), config, devices);
+  auto left = keep_in(std::move(parts.store), config, devices);
   auto found = left->take();
   if (!found) return std::unexpected(std::move(found.error()));
   if (!found->cold_because.empty()) {
@@ -81,7 +82,7 @@ ipc::Status Daemon::Impl::start(Devices devices, DescriptorStorePtr store) {
     devices[i]->on_worker(
         [kept = left.get(), i](pid_t pid) { kept->keep_worker(ipc::DeviceId{i}, pid); });
   }
-  auto nvme = NvmeTier::open(config);
+  auto nvme = NvmeTier::open(config, parts.tune_store);
   if (!nvme) return std::unexpected(std::move(nvme.error()));
   auto made = Coordinator::create(config, std::move(devices), std::move(*nvme), std::move(left));
   if (!made) return std::unexpected(std::move(made.error()));
@@ -232,11 +233,11 @@ Daemon::Daemon(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Daemon::~Daemon() = default;
 
 ipc::Result<std::unique_ptr<Daemon>> Daemon::create(Config config, std::string config_path,
-                                                    Devices devices, DescriptorStorePtr store) {
+                                                    DaemonParts parts) {
   auto impl = std::make_unique<Impl>(std::move(config), std::move(config_path));
   boost::system::error_code error;
   for (const int number : {SIGTERM, SIGINT, SIGHUP}) (void)impl->signals.add(number, error);
-  if (auto started = impl->start(std::move(devices), std::move(store)); !started) {
+  if (auto started = impl->start(std::move(parts)); !started) {
     return std::unexpected(std::move(started.error()));
   }
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));

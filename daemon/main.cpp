@@ -84,7 +84,8 @@ int main(int argc, char** argv) {
   if (!store) return failed(store.error());
   auto devices = make_devices(config);
   if (!devices) return failed(devices.error());
-  auto daemon = Daemon::create(std::move(config), path, std::move(*devices), std::move(*store));
+  auto daemon =
+      Daemon::create(std::move(config), path, {std::move(*devices), std::move(*store), {}});
   if (!daemon) return failed(daemon.error());
   (*daemon)->run();
   return 0;
