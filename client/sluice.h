@@ -8,7 +8,7 @@
  *
  * Executors. `daemon`: the daemon looks pages up and copies misses. `direct`: this library does so,
  * in the calling thread, on tables shared with the daemon. The calls are the same. Steps of
- * `direct` go on without a daemon; see Waits.
+ * `direct` go on without a daemon; see below.
  *
  * GPUs. A cache with device_type 2 has its arena on a CUDA GPU, and its executor is `direct`: steps
  * and resolves are kernels in a stream of the caller. sluice_step_begin and sluice_step_end only
@@ -42,19 +42,51 @@
  *
  * Processes. A client belongs to the process that opened it: after fork(), every call in the child
  * returns SLUICE_FORKED, except sluice_disconnect, which frees the child's copy without telling the
- * daemon.
+ * daemon. The thread that watches the daemon takes no signals, and is not in the child.
  *
- * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call. When the
- * daemon goes away, calls that ask it return SLUICE_DAEMON_AWAY within a second, or
- * SLUICE_SHUTTING_DOWN if it stopped in good order: opening of any kind, extend, fork, truncate,
- * seal, and steps and resolves of executor daemon. With executor direct what a decode step needs
- * goes on, with the memory that is mapped: steps, resolves and plans, streams, rows, maps and pins
- * of private blocks, the arena, infos and stats; sluice_client_get_info tells that nobody is
- * connected. A session that a living daemon ended (after a violation, or by an operator) is over:
- * steps fail with the reason, too. After SLUICE_TIMED_OUT of a call that changes a sequence (open,
- * extend, truncate, seal, fork), nobody knows whether it was carried out: the sequence answers
- * SLUICE_WRONG_STATE from then on, and is to be released; one that an open or fork made after all
- * is released by the library. A step whose begin or end timed out is put right by the next begin.
+ * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call. After
+ * SLUICE_TIMED_OUT of a call that changes a sequence (open, extend, truncate, seal, fork), nobody
+ * knows whether it was carried out: the sequence answers SLUICE_WRONG_STATE from then on, and is to
+ * be released; one that an open or fork made after all is released by the library. A step whose
+ * begin or end timed out is put right by the next begin.
+ *
+ * The daemon dies, or is stopped, and comes back. A thread of the client notices at once, connects
+ * again by itself (every 5 to 200 ms, for as long as the client lives), has the caches opened and
+ * the sequences adopted as this process knows them, and the session goes on: handles, slots, pins
+ * and steps stay what they were. `away` and `resumes` of sluice_client_get_info tell. Meanwhile:
+ * - Calls that ask the daemon wait for it, and go on when it is back: opening of any kind, fork,
+ *   extend, and with executor daemon seals, steps, resolves and pins. Those that the daemon died
+ *   over are made again, and nothing is done twice. After the client's timeout they return
+ *   SLUICE_DAEMON_AWAY, having changed nothing: they can be repeated. A seal that failed so is
+ *   undecided: repeat it with the same key; until then the block takes no other, and its bytes do
+ *   not change. Forecasts of executor daemon are dropped.
+ * - With executor direct a decode step waits for nobody. Steps, resolves and plans, streams, rows,
+ *   maps and pins of private blocks, the arena, infos and stats go on with the memory that is
+ *   mapped. sluice_sequence_extend takes blocks that the cache holds in advance for this: for each
+ *   live sequence as many as it fills, at a token per 20 ms, in an outage as long as the daemon is
+ *   configured for (5 s unless it says otherwise), at least one; when they are used up, it waits.
+ *   These blocks count as the tenant's memory, are taken only where memory is free, and are given
+ *   up for a call that has none. sluice_seal is put off: the block's bytes are in its frame, the
+ *   call returns SLUICE_OK (with deduplicated = 0), and the key becomes known when the daemon is
+ *   back, by the next extend, truncate, fork, seal, release, pin or resolve of the sequence (of a
+ *   pinned block: by one that names an actor in a step). Until then sluice_sequence_get_info counts
+ *   it in to_be_sealed, its pinned slots are found as before, and a block without is absent. An
+ *   error of such a seal is returned once, by the call that found it out, which has then done
+ *   nothing else; the block is private again.
+ * - Truncating, releasing and closing are done at once; seals that were put off for what they give
+ *   up are not done any more.
+ * A daemon may come back without what this client had. Then nothing is guessed: SLUICE_STALE_HANDLE
+ * is what is left. Of all calls, steps included, if it does not know the session (it was started
+ * cold, or by a version or configuration that shares no memory with the one before): close the
+ * client, and connect anew. Of a cache and what belongs to it, if its memory is another: close it,
+ * and open it again. Of one sequence, if a block of it is gone: release it, and open it again by
+ * its keys. The text says which.
+ *
+ * Some sessions cannot go on (the daemon is configured so, or of an older version). Then calls that
+ * ask the daemon return SLUICE_DAEMON_AWAY within a second of its death, or SLUICE_SHUTTING_DOWN if
+ * it stopped in good order, for good, and what goes on with executor direct is the same but for
+ * extend and seal. A session that a living daemon ended (after a violation, or by an operator) is
+ * over in any case: steps fail with the reason, too.
  *
  * Releases. sluice_sequence_release, sluice_actor_close and sluice_cache_close free the object also
  * when they return an error, except SLUICE_WRONG_STATE of sluice_cache_close. An operation of
@@ -337,7 +369,7 @@ typedef struct sluice_sequence_info {
   size_t struct_size;
   uint32_t blocks;
   uint32_t sealed;       /* how many of them; not those whose seals were put off */
-  uint32_t to_be_sealed; /* seals that were put off while the daemon was away; see Waits */
+  uint32_t to_be_sealed; /* seals that were put off while the daemon was away; see above */
   uint32_t reserved;
 } sluice_sequence_info;
 SLUICE_API sluice_status sluice_sequence_get_info(sluice_sequence* sequence,

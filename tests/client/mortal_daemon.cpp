@@ -27,6 +27,7 @@ constexpr std::uint32_t kMortalRing = 16;
 constexpr std::uint64_t kMortalRequestBytes = 64 << 10;
 constexpr std::uint64_t kMortalCache = std::uint64_t{1} << 32;
 constexpr std::uint64_t kMortalSession = 42;
+constexpr std::uint64_t kMortalDeviceExtentBytes = std::uint64_t{2} << 20;
 
 ipc::Geometry mortal_geometry() {
   return ipc::geometry_of(MortalDaemon::cache(wire::Executor::direct).layout).value();
@@ -93,6 +94,8 @@ MortalDaemon::MortalDaemon()
     : arena_(mortal_memory(mortal_arena_bytes())),
       frames_(mortal_memory(mortal_frames_bytes())),
       table_(mortal_memory(kernels::table_bytes(mortal_sizes()))),
+      node_table_(mortal_memory(kernels::split_offsets_of(mortal_sizes()).host_end)),
+      device_table_(mortal_memory(kMortalDeviceExtentBytes)),
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   auto memory = ipc::Mapping::map(table_.get(), 0, kernels::table_bytes(mortal_sizes()),
                                   ipc::Access::read_write, "table");
@@ -251,9 +254,16 @@ std::vector<std::byte> MortalDaemon::welcome(Connection& connection, const wire:
 std::vector<std::byte> MortalDaemon::open_cache(const wire::Envelope& envelope,
                                                 std::vector<int>& fds) {
   const wire::Executor executor = envelope.body_as_OpenCache()->executor();
+  const bool on_device = envelope.body_as_OpenCache()->device_type() != 0;
   const kernels::TableSizes sizes = mortal_sizes();
+  const kernels::SplitOffsets split = kernels::split_offsets_of(sizes);
   const bool direct = executor == wire::Executor::direct;
-  if (direct) fds = {table_.get()};
+  if (on_device) {
+    fds = {node_table_.get(), device_table_.get()};
+  } else if (direct) {
+    fds = {table_.get()};
+  }
+  const std::uint64_t whole = direct ? kernels::table_bytes(sizes) : 0;
   return ipc::make_message(envelope.request(), [&](auto& builder) {
     wire::CacheOpenedBuilder opened(builder);
     opened.add_cache(kMortalCache + next_handle_);
@@ -265,7 +275,11 @@ std::vector<std::byte> MortalDaemon::open_cache(const wire::Envelope& envelope,
     opened.add_frames_per_extent(kFrames);
     opened.add_max_frame_extents(1);
     opened.add_frame_extents(1);
-    opened.add_table_bytes(direct ? kernels::table_bytes(sizes) : 0);
+    opened.add_table_bytes(on_device ? split.host_end : whole);
+    if (on_device) {
+      opened.add_device_table_bytes(split.device_end);
+      opened.add_device_table_extent_bytes(kMortalDeviceExtentBytes);
+    }
     opened.add_table_actors(kActors);
     opened.add_table_log_capacity(sizes.log_capacity);
     opened.add_table_hint_capacity(sizes.hint_capacity);

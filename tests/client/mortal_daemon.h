@@ -101,7 +101,7 @@ class MortalDaemon {
 
   ipc::TempFolder folder_;
   std::string socket_ = folder_.file("socket");
-  ipc::Fd arena_, frames_, table_;
+  ipc::Fd arena_, frames_, table_, node_table_, device_table_;
 
   mutable std::mutex mutex_;  // of the following
   std::string deadly_;
