@@ -180,7 +180,10 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
       continue;
     }
     const auto extended = extend_with_stock(*stay->link(), count, deadline);
-    if (extended) return updated(first);
+    if (extended) {
+      cache_.adjust_stock(*stay->link());
+      return updated(first);
+    }
     if (!client.lost(*stay->link(), extended.error())) return std::unexpected(extended.error());
     cut(first);  // what it had got so far is given up by the resume
     if (stock != nullptr) needs = Gate::Needs::nothing;

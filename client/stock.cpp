@@ -30,7 +30,8 @@ bool Stock::make_sequence(Link& link) {
   if (sequence_ != nullptr) return true;
   std::unique_ptr<Sequence> made(new Sequence(cache_, Sequence::Hidden{}));
   std::uint32_t matched = 0;
-  if (!made->match_all(link, {}, matched)) return false;
+  // The daemon looks at the size of keys also where there are none.
+  if (!made->match_all(link, Keys{nullptr, 1, 1, 0}, matched)) return false;
   sequence_ = std::move(made);
   return true;
 }

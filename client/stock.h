@@ -27,8 +27,9 @@ class Sequence;
 inline constexpr std::chrono::milliseconds kStepTime{20};
 // After memory was short, for how long the stock does not grow.
 inline constexpr std::chrono::seconds kStockPause{1};
-// How long a caller's request waits for memory before it gets the stock.
-inline constexpr std::chrono::milliseconds kStockPatience{100};
+// How long a caller's request waits for memory that is being made, or on its way back, before it
+// gets the stock. An extent takes some ten milliseconds, and more on a busy node.
+inline constexpr std::chrono::milliseconds kStockPatience{1000};
 
 // Blocks that one sequence fills in an outage: at least 1.
 std::uint32_t blocks_for_outage(std::uint32_t outage_ms, std::uint32_t block_tokens);

@@ -38,6 +38,8 @@ struct TenantPlan {
   std::uint64_t distinct_blocks = 0;  // footprint
   std::uint64_t private_blocks =
       0;  // that may exist beside it for a while: copies before their seal dedups
+  // That engines of executor direct hold in advance, for while the daemon is away.
+  std::uint64_t blocks_ahead = 0;
   std::uint64_t least_blocks = 0;  // with less, the largest request cannot run at all
   std::uint64_t hbm_bytes = 0;     // 0: as the daemon's configuration says
   std::uint64_t dram_bytes = 0;    // with --spawn
