@@ -136,7 +136,7 @@ class Sequence {
                                                  std::vector<std::uint32_t>& copies);
   ipc::Status copy_to_child(Sequence& child, std::uint32_t block, Actor* actor);
   ipc::Result<bool> seal_on(Link& link, const Seal& seal, Actor* actor);
-  ipc::Result<bool> try_seal(const Seal& seal, Actor* actor);
+  ipc::Result<bool> try_seal(const Seal& wanted, Actor* actor);
   ipc::Status settle_seals(Actor* actor);
   void append(std::uint32_t id, const Block& block);
   void cut(std::uint32_t count);
