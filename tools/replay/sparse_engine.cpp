@@ -209,7 +209,14 @@ std::uint64_t SparseEngine::next_iteration(std::uint64_t from) const {
 }
 
 // In order of arrival: who waits for memory is not overtaken.
+// While the daemon is away nobody can be admitted, and who runs goes on.
 Status SparseEngine::admit_arrivals(std::uint64_t now) {
+  if (!active_.empty() && !waiting_.empty() && waiting_.front().ready <= now &&
+      job_.options->executor == Executor::direct) {
+    const auto info = in_call("sluice_client_get_info", link_.client.info());
+    if (!info) return std::unexpected(info.error());
+    if (info->away != 0) return {};
+  }
   while (!waiting_.empty() && waiting_.front().ready <= now) {
     const Status admitted = admit(waiting_.front(), now);
     if (admitted) {
