@@ -8,7 +8,7 @@
 namespace sluice::daemon {
 
 namespace {
-constexpr const char* kName = "sluice-state";
+constexpr const char* kStateName = "sluice-state";
 }  // namespace
 
 std::uint64_t ArenaState::bytes_for(std::uint32_t actors, std::uint32_t blocks) {
@@ -33,7 +33,7 @@ ipc::Result<ArenaState> ArenaState::map(ipc::Fd fd, std::uint32_t actors, std::u
 }
 
 ipc::Result<ArenaState> ArenaState::create(std::uint32_t actors, std::uint32_t blocks) {
-  auto fd = ipc::create_memfd(kName, bytes_for(actors, blocks), ipc::Populate::no);
+  auto fd = ipc::create_memfd(kStateName, bytes_for(actors, blocks), ipc::Populate::no);
   if (!fd) return std::unexpected(std::move(fd.error()));
   auto state = map(std::move(*fd), actors, blocks);
   if (!state) return state;
@@ -44,7 +44,7 @@ ipc::Result<ArenaState> ArenaState::create(std::uint32_t actors, std::uint32_t b
 }
 
 ipc::Result<ArenaState> ArenaState::adopt(ipc::Fd fd, std::uint32_t actors, std::uint32_t blocks) {
-  if (auto ok = ipc::check_memfd(fd.get(), bytes_for(actors, blocks), kName); !ok) {
+  if (auto ok = ipc::check_memfd(fd.get(), bytes_for(actors, blocks), kStateName); !ok) {
     return ipc::fail(ipc::Errc::invalid_argument, std::move(ok.error().text));
   }
   auto state = map(std::move(fd), actors, blocks);

@@ -9,7 +9,7 @@ namespace sluice::daemon {
 
 namespace {
 
-constexpr const char* kName = "sluice-records";
+constexpr const char* kRecordsName = "sluice-records";
 
 std::uint64_t bytes_for(std::uint32_t blocks) {
   const std::uint64_t bytes = std::uint64_t{blocks} * sizeof(residency::BlockRecord);
@@ -31,13 +31,13 @@ ipc::Result<RecordMemory> RecordMemory::map(ipc::Fd fd, std::uint32_t blocks) {
 }
 
 ipc::Result<RecordMemory> RecordMemory::create(std::uint32_t blocks) {
-  auto fd = ipc::create_memfd(kName, bytes_for(blocks), ipc::Populate::no);
+  auto fd = ipc::create_memfd(kRecordsName, bytes_for(blocks), ipc::Populate::no);
   if (!fd) return std::unexpected(std::move(fd.error()));
   return map(std::move(*fd), blocks);
 }
 
 ipc::Result<RecordMemory> RecordMemory::adopt(ipc::Fd fd, std::uint32_t blocks) {
-  if (auto ok = ipc::check_memfd(fd.get(), bytes_for(blocks), kName); !ok) {
+  if (auto ok = ipc::check_memfd(fd.get(), bytes_for(blocks), kRecordsName); !ok) {
     return ipc::fail(ipc::Errc::invalid_argument, std::move(ok.error().text));
   }
   return map(std::move(fd), blocks);
