@@ -122,7 +122,8 @@ void Device::Thread::run() {
     writer.turn(!writes.empty());
     if (!stop) look_after_device();
     count();
-    io.turn(kLongestSleep);
+    // Nothing would end the last wait of a device that stops.
+    io.turn(stop && io.idle() ? std::chrono::milliseconds(0) : kLongestSleep);
     writer.turn(!writes.empty());
   }
   if (counters.taken_out) return;
