@@ -56,7 +56,8 @@ class Check {
       add(FindingKind::index, image_.index_fault + "; a store makes it anew from the segments");
     }
     if (!image_.index_log_fault.empty()) {
-      add(FindingKind::index_log, image_.index_log_fault + "; what it said is older than the blocks");
+      add(FindingKind::index_log,
+          image_.index_log_fault + "; what it said is older than the blocks");
     }
     if (image_.index.unreadable > 0) {
       add(FindingKind::index_row,
@@ -68,8 +69,8 @@ class Check {
     const DeviceImage& device = image_.devices[number];
     if (!device.identity_fault.empty()) {
       add(FindingKind::device_page,
-          device.identity_fault + (device.identity ? "; its segments say who it is"
-                                                   : "; nothing says who it is"))
+          device.identity_fault +
+              (device.identity ? "; its segments say who it is" : "; nothing says who it is"))
           .device = number;
     }
     if (!device.identity) return;
@@ -114,7 +115,8 @@ class Check {
     } else if (segment == nullptr) {
       lose(device, entry, FindingKind::segment_missing, "its segment's file is not there");
     } else if (segment->sequence == 0) {
-      Finding& finding = lose(device, entry, FindingKind::segment_page, "its segment cannot be used");
+      Finding& finding =
+          lose(device, entry, FindingKind::segment_page, "its segment cannot be used");
       if (const auto fields = reader_.header(entry)) name(finding, *fields);
     } else if (segment->sequence != entry.segment_sequence) {
       lose(device, entry, FindingKind::stale_entry, "its segment was reused since");
@@ -127,15 +129,17 @@ class Check {
     const auto fields = reader_.header(entry);
     if (!fields) {
       const bool unread = fields.error().code != Errc::data_lost;
-      lose(device, entry, unread ? FindingKind::unreadable : FindingKind::header, fields.error().text);
+      lose(device, entry, unread ? FindingKind::unreadable : FindingKind::header,
+           fields.error().text);
       return;
     }
     const std::vector<BadPart> bad = reader_.bad_parts(*fields, kMaxPartsPerBlock);
     if (bad.empty()) return;
     const bool unread = std::ranges::any_of(bad, &BadPart::unread);
-    Finding& finding = lose(device, entry, unread ? FindingKind::unreadable : FindingKind::part,
-                        std::to_string(bad.size()) + " of " + std::to_string(fields->layout.parts) +
-                            (unread ? " parts cannot be read" : " parts do not match"));
+    Finding& finding =
+        lose(device, entry, unread ? FindingKind::unreadable : FindingKind::part,
+             std::to_string(bad.size()) + " of " + std::to_string(fields->layout.parts) +
+                 (unread ? " parts cannot be read" : " parts do not match"));
     name(finding, *fields);
     finding.offset = fields->offset + kPageBytes + bad.front().part * fields->layout.part_bytes;
     finding.bytes = 0;
@@ -143,7 +147,7 @@ class Check {
   }
 
   Finding& lose(const DeviceImage& device, const IndexEntry& entry, FindingKind kind,
-              std::string text) {
+                std::string text) {
     Finding& finding = add(kind, std::move(text));
     finding.device = static_cast<std::size_t>(&device - image_.devices.data());
     finding.segment = entry.segment;
@@ -204,9 +208,9 @@ class Check {
       report_.bytes += bytes;
     }
     if (is_known || (record.intact ? !has_index : closed)) return;
-    Finding& finding = record.intact
-                       ? add(FindingKind::unindexed, "it is whole, and the index does not know it")
-                       : add(FindingKind::torn, "its parts do not match, and no index knows it");
+    Finding& finding =
+        record.intact ? add(FindingKind::unindexed, "it is whole, and the index does not know it")
+                      : add(FindingKind::torn, "its parts do not match, and no index knows it");
     finding.device = number;
     finding.segment = segment.number;
     finding.offset = fields.offset;

@@ -3,8 +3,8 @@
 //
 // A block exists if the index has it. What a fault is:
 //   - Anything that makes a block that exists a miss: its header page or one of its parts does not
-//     match its checksum (both cover their padding), is another's, or cannot be read; its segment is
-//     gone, was reused, or its page does not parse.
+//     match its checksum (both cover their padding), is another's, or cannot be read; its segment
+//     is gone, was reused, or its page does not parse.
 //   - A record that the index should know: it is whole, and behind the index's checkpoint. After a
 //     kill that is so until the next start, and so is a torn record behind the checkpoint.
 //   - Damage to what finds blocks: the file `device`, the index, its log, the length of a segment.

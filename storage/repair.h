@@ -3,7 +3,8 @@
 // Blocks that are lost are forgotten, records that the index should know are told to it, torn ones
 // are wiped (their header pages), segments whose page is wrong are emptied, short files made whole,
 // a lost `device` page written again from what the segments say. An index that cannot be used is
-// set aside ("<directory>.corrupt") and made anew. What check() does not call lost is not lost by it.
+// set aside ("<directory>.corrupt") and made anew. What check() does not call lost is not lost by
+// it.
 #pragma once
 
 #include <cstdint>

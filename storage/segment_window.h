@@ -24,8 +24,8 @@ class SegmentWindow {
   // false: there was no memory for it.
   explicit operator bool() const { return memory_ != nullptr; }
 
-  // [offset, offset + length) of the file, multiples of kIoAlign, length at most kBytes; valid until
-  // the next call. Empty: it cannot be read, or is behind the file's end.
+  // [offset, offset + length) of the file, multiples of kIoAlign, length at most kBytes; valid
+  // until the next call. Empty: it cannot be read, or is behind the file's end.
   std::span<const std::byte> at(std::uint64_t offset, std::uint64_t length);
 
   // Something could be read since it was made.

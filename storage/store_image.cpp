@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "storage/device_directory.h"
+#include "storage/store_config.h"
 
 namespace sluice::storage {
 namespace {
@@ -58,8 +59,8 @@ std::optional<DeviceIdentity> identity_by_segments(const DeviceImage& device, Pa
     const std::uint64_t bytes = std::max(segment.file_bytes, found ? found->segment_bytes : 0);
     found = DeviceIdentity{said->store, said->device, bytes};
   }
-  if (found && (found->segment_bytes < kMinSegmentBytes || found->segment_bytes > kMaxSegmentBytes ||
-                found->segment_bytes % kIoAlign != 0)) {
+  if (found && (found->segment_bytes < kMinSegmentBytes ||
+                found->segment_bytes > kMaxSegmentBytes || found->segment_bytes % kIoAlign != 0)) {
     return std::nullopt;
   }
   return found;
@@ -168,9 +169,8 @@ Result<StoreImage> open_image(const StoreLocation& location, Access access) {
     if (!device) return std::unexpected(device.error());
     image.devices.push_back(std::move(*device));
   }
-  image.index_directory = location.index_directory.empty()
-                              ? location.directories.front() / "index"
-                              : location.index_directory;
+  image.index_directory = location.index_directory.empty() ? location.directories.front() / "index"
+                                                           : location.index_directory;
   std::optional<StoreId> store;
   if (Status read = read_index(image, store); !read) return std::unexpected(read.error());
   if (Status agreed = agree(image, store); !agreed) return std::unexpected(agreed.error());
@@ -184,6 +184,21 @@ Result<StoreImage> open_image(const StoreLocation& location, Access access) {
     return std::tuple(entry.device, entry.segment, entry.offset_pages);
   });
   return image;
+}
+
+StoreConfig config_of(const StoreImage& image) {
+  StoreConfig config;
+  config.index_directory = image.index_directory;
+  config.cleaning = Cleaning::when_asked;
+  for (const DeviceImage& device : image.devices) {
+    if (!device.identity) continue;
+    config.segment_bytes = device.identity->segment_bytes;
+    const std::uint64_t segments =
+        device.segments.empty() ? 0 : std::uint64_t{device.segments.back().number} + 1;
+    config.devices.push_back(
+        {device.directory, std::max(segments, kMinSegments) * config.segment_bytes});
+  }
+  return config;
 }
 
 ImageReader::ImageReader(const StoreImage& image)

@@ -66,6 +66,10 @@ enum class Access : bool { look, repair };
 // bad_config (devices of two stores, a device twice), version_mismatch, io_error.
 Result<StoreImage> open_image(const StoreLocation& location, Access access);
 
+// How to run the store of an image: each device as large as what is on it, so that nothing is cut
+// off, and cleaning only when asked.
+StoreConfig config_of(const StoreImage& image);
+
 // Reads records of an image; fast where they come in the order of the index's entries.
 class ImageReader {
  public:

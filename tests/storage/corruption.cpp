@@ -113,8 +113,7 @@ void SpoiltStore::make() {
   const auto identity = read_device_identity(root() / "device0");
   ASSERT_OK(identity);
   for (KnownBlock& block : blocks_) {
-    block.digest =
-        digest_of((*identity)->store, encode_namespace(kSpoiltScope), key_of(block.key));
+    block.digest = digest_of((*identity)->store, encode_namespace(kSpoiltScope), key_of(block.key));
   }
 }
 
@@ -125,17 +124,13 @@ void SpoiltStore::restore() {
 Damage SpoiltStore::spoil(std::mt19937_64& random) {
   // Those of blocks are the most; the rare ones are what a whole disk or an operator does.
   static constexpr Way kWays[] = {
-      &SpoiltStore::flip_bit,          &SpoiltStore::flip_bit,
-      &SpoiltStore::flip_bit,          &SpoiltStore::flip_bit,
-      &SpoiltStore::overwrite,         &SpoiltStore::overwrite,
-      &SpoiltStore::swap_blocks,       &SpoiltStore::swap_blocks,
-      &SpoiltStore::swap_parts,        &SpoiltStore::misdirect,
-      &SpoiltStore::truncate,          &SpoiltStore::truncate,
-      &SpoiltStore::lose_segment,      &SpoiltStore::swap_segments,
-      &SpoiltStore::flip_segment_page, &SpoiltStore::flip_device_page,
-      &SpoiltStore::old_segment,       &SpoiltStore::old_index,
-      &SpoiltStore::old_index,         &SpoiltStore::lose_index,
-      &SpoiltStore::flip_in_index,
+      &SpoiltStore::flip_bit,         &SpoiltStore::flip_bit,      &SpoiltStore::flip_bit,
+      &SpoiltStore::flip_bit,         &SpoiltStore::overwrite,     &SpoiltStore::overwrite,
+      &SpoiltStore::swap_blocks,      &SpoiltStore::swap_blocks,   &SpoiltStore::swap_parts,
+      &SpoiltStore::misdirect,        &SpoiltStore::truncate,      &SpoiltStore::truncate,
+      &SpoiltStore::lose_segment,     &SpoiltStore::swap_segments, &SpoiltStore::flip_segment_page,
+      &SpoiltStore::flip_device_page, &SpoiltStore::old_segment,   &SpoiltStore::old_index,
+      &SpoiltStore::old_index,        &SpoiltStore::lose_index,    &SpoiltStore::flip_in_index,
   };
   const Way way = kWays[below(random, std::size(kWays))];
   return (this->*way)(random);
@@ -176,9 +171,9 @@ Damage SpoiltStore::flip_bit(std::mt19937_64& random) {
   const KnownBlock& block = any_block(random);
   // Headers as often as payloads.
   const bool header = below(random, 2) == 0;
-  const std::uint64_t at = header ? block.begin() + below(random, kPageBytes)
-                                  : block.begin() + kPageBytes +
-                                        below(random, block.place.block_bytes);
+  const std::uint64_t at =
+      header ? block.begin() + below(random, kPageBytes)
+             : block.begin() + kPageBytes + below(random, block.place.block_bytes);
   flip(file_of(block), at, static_cast<unsigned>(below(random, 8)));
   return {"a bit of " + block.key + " at " + std::to_string(at),
           {block.digest},
@@ -246,7 +241,8 @@ Damage SpoiltStore::truncate(std::mt19937_64& random) {
   const bool page_gone = size < kPageBytes;
   return {file_of(block).string() + " cut to " + std::to_string(size),
           page_gone ? in_segment(block) : overlapping(block, size, kMaxSegmentBytes),
-          {FindingKind::segment_short, page_gone ? FindingKind::segment_page : FindingKind::unreadable}};
+          {FindingKind::segment_short,
+           page_gone ? FindingKind::segment_page : FindingKind::unreadable}};
 }
 
 Damage SpoiltStore::lose_segment(std::mt19937_64& random) {
@@ -265,14 +261,16 @@ Damage SpoiltStore::swap_segments(std::mt19937_64& random) {
   std::filesystem::rename(aside, file_of(*other));
   std::set<Digest> lost = in_segment(one);
   lost.merge(in_segment(*other));
-  return {file_of(one).string() + " and " + file_of(*other).string() + " swapped", std::move(lost),
+  return {file_of(one).string() + " and " + file_of(*other).string() + " swapped",
+          std::move(lost),
           {FindingKind::segment_page}};
 }
 
 Damage SpoiltStore::flip_segment_page(std::mt19937_64& random) {
   const KnownBlock& block = any_block(random);
   flip(file_of(block), below(random, kPageBytes), static_cast<unsigned>(below(random, 8)));
-  return {"a bit of the page of " + file_of(block).string(), in_segment(block),
+  return {"a bit of the page of " + file_of(block).string(),
+          in_segment(block),
           {FindingKind::segment_page}};
 }
 
@@ -296,7 +294,8 @@ Damage SpoiltStore::old_segment(std::mt19937_64& random) {
   }
   std::filesystem::remove(file);
   if (std::filesystem::exists(old)) std::filesystem::copy(old, file);
-  return {file.string() + " as after run " + std::to_string(epoch), std::move(lost),
+  return {file.string() + " as after run " + std::to_string(epoch),
+          std::move(lost),
           {FindingKind::header, FindingKind::segment_missing}};
 }
 
@@ -321,8 +320,8 @@ Damage SpoiltStore::flip_in_index(std::mt19937_64& random) {
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(root() / "device0" / "index")) {
     const std::string name = entry.path().filename().string();
-    const bool counts = name.ends_with(".sst") || name.ends_with(".log") ||
-                        name.starts_with("MANIFEST-");
+    const bool counts =
+        name.ends_with(".sst") || name.ends_with(".log") || name.starts_with("MANIFEST-");
     if (counts && entry.file_size() > 0) files.push_back(entry.path());
   }
   std::ranges::sort(files);

@@ -29,7 +29,7 @@ struct KnownBlock {
 struct Damage {
   std::string what;
   std::set<Digest> lost;
-  std::set<FindingKind> kinds;     // that a check may tell, and one of them it must
+  std::set<FindingKind> kinds;   // that a check may tell, and one of them it must
   bool others_are_found = true;  // by the store that is opened then
 };
 
