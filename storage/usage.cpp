@@ -14,9 +14,9 @@ namespace {
 // Of the segment: what may hold records, behind its page.
 std::uint64_t written_bytes(const DeviceImage& device, const SegmentImage& segment) {
   const bool last = segment.sequence == device.checkpoint.segment_sequence;
-  const std::uint64_t end =
-      last ? std::min(device.checkpoint.offset, device.identity->segment_bytes)
-           : device.identity->segment_bytes;
+  const std::uint64_t end = last
+                                ? std::min(device.checkpoint.offset, device.identity->segment_bytes)
+                                : device.identity->segment_bytes;
   return end > kPageBytes ? end - kPageBytes : 0;
 }
 
@@ -94,8 +94,8 @@ Result<Usage> usage_of(const StoreImage& image, const OnUsage& progress) {
   if (!listed) return std::unexpected(listed.error());
   for (const DeviceImage& device : image.devices) {
     if (!device.identity) continue;
-    DeviceUsage& of = usage.devices.emplace_back(
-        usage_of_device(device, live[device.identity->device]));
+    DeviceUsage& of =
+        usage.devices.emplace_back(usage_of_device(device, live[device.identity->device]));
     of.blocks = blocks[device.identity->device].blocks;
     of.live_bytes = blocks[device.identity->device].live_bytes;
   }
