@@ -6,8 +6,8 @@
 // synced), the index is told; only then the block exists. So the index never knows of a block that
 // the disk may lose, and what the disk has and the index does not know is found again by reading
 // the tails of the segments (recovery). A wrong byte is worse than any miss: every read verifies
-// the header (namespace, key, sequence number) or its digest in the index, and every part; what
-// does not match is a miss (data_lost), counted, and forgotten.
+// every part, by checksums of a header (namespace, key, sequence number) that was verified then or
+// lately; what does not match is a miss (data_lost), counted, and forgotten.
 //
 // The store is a cache: it may drop any block to make room (the coldest of its tenant first), and
 // says so by not finding it later.
