@@ -119,10 +119,7 @@ ipc::Result<StorageRound> parse_fio(std::string_view report, StoragePattern patt
 }
 
 ipc::Result<StorageRound> run_fio(const std::string& program, const FioJob& job) {
-  if (job.pattern == StoragePattern::write_blocks) {
-    std::error_code ignored;
-    std::filesystem::remove(job.file, ignored);
-  }
+  if (job.pattern == StoragePattern::write_blocks) remove_at_once(job.file);
   const auto report = output_of(program, fio_arguments(job));
   if (!report) return std::unexpected(report.error());
   return parse_fio(*report, job.pattern);

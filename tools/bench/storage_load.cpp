@@ -1,6 +1,8 @@
 #include "tools/bench/storage_load.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -74,6 +76,14 @@ storage::IoKind kind_of(const std::string& io) {
 
 }  // namespace
 
+void remove_at_once(const std::filesystem::path& path) {
+  std::error_code ignored;
+  std::filesystem::remove_all(path, ignored);
+  const storage::File folder(
+      ::open(path.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder) ::syncfs(folder.fd());
+}
+
 ipc::Status run_requests(std::uint64_t operations, std::uint32_t depth, const StartRequest& start) {
   return Requests(operations, start).run(depth);
 }
@@ -97,8 +107,7 @@ StorageLoad::StorageLoad(const StorageOptions& options, std::filesystem::path di
 ipc::Status StorageLoad::make_store() {
   store_.reset();
   blocks_.clear();
-  std::error_code ignored;
-  std::filesystem::remove_all(directory_, ignored);
+  remove_at_once(directory_);
   storage::StoreConfig config;
   config.part_bytes = options_.part_bytes;
   config.io = kind_of(options_.io);

@@ -27,6 +27,11 @@ struct StorageRound {
   double cpu_s_per_gb() const { return cpu_seconds / (static_cast<double>(bytes) / 1e9); }
 };
 
+// Removes a file or a folder, and waits until the file system has done what that costs it (where it
+// is mounted with `discard`, it tells the device with its next commit), so that no round pays for
+// it.
+void remove_at_once(const std::filesystem::path& path);
+
 // `operations` requests, `depth` in flight: `start` begins one, into memory that is the slot's.
 // Errors: the first one that was answered.
 using StartRequest =
