@@ -137,6 +137,7 @@ Status BlockStore::Impl::start(OpenedDevice& opened_device, std::size_t slot) {
   setup.capacity_bytes = opened_device.config.capacity_bytes;
   setup.part_bytes = config.part_bytes;
   setup.depth = config.depth;
+  setup.cleaning = config.cleaning;
   setup.error_budget = config.device_error_budget;
   setup.stall_timeout = config.stall_timeout;
   auto device = std::make_unique<Device>(std::move(setup),
@@ -368,6 +369,38 @@ Status BlockStore::forget(NamespaceId scope, std::span<const std::byte> key) {
   }
   impl_->catalog.drop(digest_of(impl_->id, own->encoded, key), std::nullopt, Drop::forgotten);
   return {};
+}
+
+void BlockStore::compact(double least_live, Done done) {
+  Done tracked = impl_->tracked(std::move(done), 0);
+  if (!(least_live >= 0 && least_live <= 1)) {
+    return impl_->answer(std::move(tracked),
+                         ipc::fail(Errc::invalid_argument, "a share of a segment is 0 to 1"));
+  }
+  // The last device to end answers, with the first error.
+  struct Waiting {
+    std::mutex mutex;
+    std::size_t devices = 0;
+    Status first;
+    Done done;
+  };
+  const auto waiting = std::make_shared<Waiting>();
+  waiting->devices = impl_->devices.size();
+  waiting->done = std::move(tracked);
+  for (Device* device : impl_->devices) {
+    auto job = std::make_unique<Job>();
+    job->kind = Job::Kind::compact;
+    job->least_live = least_live;
+    job->done = [waiting](Status status) {
+      {
+        const std::lock_guard lock(waiting->mutex);
+        if (waiting->first && !status) waiting->first = std::move(status);
+        if (--waiting->devices > 0) return;
+      }
+      waiting->done(waiting->first);
+    };
+    impl_->post(*device, std::move(job));
+  }
 }
 
 Status BlockStore::drain(std::chrono::milliseconds timeout) {

@@ -6,8 +6,8 @@
 // synced), the index is told; only then the block exists. So the index never knows of a block that
 // the disk may lose, and what the disk has and the index does not know is found again by reading
 // the tails of the segments (recovery). A wrong byte is worse than any miss: every read verifies
-// the header (namespace, key, sequence number) or its digest in the index, and every part; what
-// does not match is a miss (data_lost), counted, and forgotten.
+// every part, by checksums of a header (namespace, key, sequence number) that was verified then or
+// lately; what does not match is a miss (data_lost), counted, and forgotten.
 //
 // The store is a cache: it may drop any block to make room (the coldest of its tenant first), and
 // says so by not finding it later.
@@ -75,6 +75,12 @@ struct TenantConfig {
   std::uint32_t weight = 1;
 };
 
+// What cleaning may do on its own.
+enum class Cleaning : bool {
+  as_needed,   // moves and drops blocks so that there is always space
+  when_asked,  // compact() alone moves blocks, and nothing drops them: for tools
+};
+
 using EngineFactory = std::function<Result<std::unique_ptr<IoEngine>>(std::size_t device)>;
 
 struct StoreConfig {
@@ -89,6 +95,7 @@ struct StoreConfig {
   std::uint64_t write_bytes_per_day = 0;               // 0: no bound
   std::uint32_t device_error_budget = 64;  // io errors in ten minutes, until it is taken out
   std::chrono::milliseconds stall_timeout{30'000};  // of one request, until it is taken out
+  Cleaning cleaning = Cleaning::as_needed;
   // For tests: stands in for make_io_engine.
   EngineFactory engine;
 };
@@ -127,6 +134,7 @@ struct DeviceStats {
   std::uint64_t segment_bytes = 0;  // of one
   std::uint64_t live_bytes = 0;     // of records that the index knows
   std::uint64_t read_bytes = 0, written_bytes = 0, cleaned_bytes = 0;
+  std::uint64_t freed_segments = 0;  // by cleaning
   std::uint64_t io_errors = 0, checksum_errors = 0, syncs = 0;
   std::uint64_t queued = 0, in_flight = 0;
 };
@@ -186,6 +194,13 @@ class BlockStore {
 
   // The block does not exist from now on; reads of it that began may still end well.
   Status forget(NamespaceId scope, std::span<const std::byte> key);
+
+  // Moves the blocks out of segments of which less than `least_live` (0 to 1) is alive, and gives
+  // these segments back; one that was begun before is taken once at most. Drops nothing. `done`
+  // comes when all devices have none left; stats() tell how far it is (cleaned_bytes,
+  // freed_segments). Errors: invalid_argument, busy (it is being done), no_memory (no segment is
+  // free to move blocks into), io_error.
+  void compact(double least_live, Done done);
 
   // Waits until everything that was asked for before is answered. Errors: timed_out.
   Status drain(std::chrono::milliseconds timeout);

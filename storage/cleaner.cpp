@@ -37,13 +37,68 @@ struct Choice {
 }  // namespace
 
 bool Cleaner::turn(bool urgent) {
-  if (!victim_ && !choose(urgent)) return !urgent;
-  start_moves(urgent ? kMovesAtOnce : 1);
-  if (to_move_.empty() && moving_ == 0) try_release();
+  // Of a compaction one segment after the other, without a pause.
+  do {
+    if (!victim_ && !choose(urgent)) return !urgent;
+    start_moves(urgent || compaction_ ? kMovesAtOnce : 1);
+  } while (to_move_.empty() && moving_ == 0 && end_victim() && compaction_);
+  return true;
+}
+
+bool Cleaner::end_victim() {
+  if (compaction_ && compaction_->on_victim && !compaction_->failed) {
+    victim_.reset();
+    end_compaction(compaction_->failed);
+    return false;
+  }
+  return try_release();
+}
+
+void Cleaner::compact(double least_live, Done done) {
+  if (compaction_) return done(ipc::fail(Errc::busy, "it is being compacted"));
+  compaction_ = Compaction{least_live, context_.segments.newest(), std::move(done), false, {}};
+}
+
+void Cleaner::end_compaction(Status status) {
+  Done done = std::move(compaction_->done);
+  compaction_.reset();
+  done(std::move(status));
+}
+
+void Cleaner::stop(const Status& why) {
+  to_move_.clear();
+  if (compaction_) end_compaction(why);
+}
+
+bool Cleaner::choose_to_compact() {
+  const std::vector<SegmentUse> uses = context_.shared.catalog.segment_use(context_.device);
+  Choice emptiest;
+  for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
+    if (!context_.segments.can_be_cleaned(segment)) continue;
+    if (context_.segments.identity(segment).sequence > compaction_->newest) continue;
+    const double live = share(uses[segment].live_bytes);
+    if (live == 0 || live < compaction_->least_live) emptiest.offer(segment, 1 - live);
+  }
+  if (!emptiest.segment) {
+    end_compaction({});
+    return false;
+  }
+  const bool dead = uses[*emptiest.segment].live_bytes == 0;
+  if (!dead && context_.segments.free_count() == 0) {
+    // A segment that was given back is free soon.
+    if (context_.segments.discarding()) return false;
+    end_compaction(ipc::fail(Errc::no_memory, "no segment is free to move blocks into"));
+    return false;
+  }
+  compaction_->on_victim = true;
+  take_all(*emptiest.segment);
   return true;
 }
 
 bool Cleaner::choose(bool urgent) {
+  if (compaction_ && !urgent) return choose_to_compact();
+  if (compaction_) compaction_->on_victim = false;
+  if (cleaning_ == Cleaning::when_asked) return false;
   const std::uint32_t wanted = std::max(kLeastFree, context_.segments.count() / kFreeShare);
   const bool enough = !urgent && context_.segments.free_count() >= wanted;
   const auto now = std::chrono::steady_clock::now();
@@ -131,6 +186,10 @@ void Cleaner::start_moves(std::size_t most) {
     job->block_bytes = std::uint64_t{block.block_pages} * kIoAlign;
     job->moved = block;
     job->moved_memory = allocate_aligned(record_bytes(block));
+    if (!job->moved_memory && compaction_ && compaction_->on_victim) {
+      compaction_->failed = ipc::fail(Errc::no_memory, "no memory to move a block");
+      return to_move_.clear();
+    }
     if (!job->moved_memory) {
       context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
       continue;
@@ -164,6 +223,11 @@ void Cleaner::read_ended(std::unique_ptr<Job> job, Status status) {
 void Cleaner::write_ended(std::unique_ptr<Job> job, Status status) {
   --moving_;
   if (status) return;
+  if (compaction_ && compaction_->on_victim && status.error().code != Errc::not_found) {
+    compaction_->failed = std::move(status);
+    to_move_.clear();
+    return;
+  }
   const IndexEntry& block = *job->moved;
   context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
 }
@@ -176,6 +240,7 @@ bool Cleaner::try_release() {
   if (context_.segments.is_pinned(*victim_)) return false;
   if (!context_.shared.commit.sync()) return false;
   context_.segments.release(*victim_);
+  ++context_.counters.freed_segments;
   victim_.reset();
   return true;
 }

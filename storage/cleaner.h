@@ -10,6 +10,10 @@
 // not used yet (a second chance that writes nothing). So every segment that is cleaned gains at
 // least a quarter of itself.
 //
+// A *compaction* (BlockStore::compact) chooses by the share that is alive alone, the emptiest
+// first, and drops nothing; while it goes on nothing else is chosen, unless a write waits for
+// space.
+//
 // Unless writes wait for space, one block moves at a time, behind everything else.
 //
 // Thread-safety: the device's thread.
@@ -30,19 +34,32 @@ namespace sluice::storage {
 class Cleaner {
  public:
   // `reads` and `writes` are the device's queues; moves go through them.
-  Cleaner(DeviceContext& context, JobQueue& reads, JobQueue& writes)
-      : context_(context), reads_(reads), writes_(writes) {}
+  Cleaner(DeviceContext& context, JobQueue& reads, JobQueue& writes, Cleaning cleaning)
+      : context_(context), reads_(reads), writes_(writes), cleaning_(cleaning) {}
 
   // `urgent`: a write waits for space. false: urgent, and there is nothing to gain.
   bool turn(bool urgent);
+  void compact(double least_live, Done done);
   void read_ended(std::unique_ptr<Job> job, Status status);
   void write_ended(std::unique_ptr<Job> job, Status status);
   // Ends what it does without finishing it; turn() is not called again.
-  void stop() { to_move_.clear(); }
+  void stop(const Status& why);
 
  private:
+  // Segments of which less is alive, of those that were begun before, are to be emptied.
+  struct Compaction {
+    double least_live = 0;
+    std::uint64_t newest = 0;
+    Done done;
+    bool on_victim = false;
+    Status failed;  // a move: the victim stays as it is
+  };
+
   // A segment is chosen, and how.
   bool choose(bool urgent);
+  bool choose_to_compact();
+  void end_compaction(Status status);
+  bool end_victim();
   std::optional<std::uint32_t> choose_to_drop(std::vector<SegmentUse> uses);
   double share(std::uint64_t bytes) const;  // of a segment
   void take_all(std::uint32_t segment);
@@ -56,6 +73,8 @@ class Cleaner {
   std::optional<std::uint32_t> victim_;
   std::deque<IndexEntry> to_move_;
   std::size_t moving_ = 0;
+  const Cleaning cleaning_;
+  std::optional<Compaction> compaction_;
   std::chrono::steady_clock::time_point looked_at_;
 };
 

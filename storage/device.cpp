@@ -83,7 +83,7 @@ struct Device::Thread {
                 io,
                 segments,
                 count},
-        cleaner(context, reads, writes),
+        cleaner(context, reads, writes, setup.cleaning),
         reader(context, setup.depth,
                [this](std::unique_ptr<Job> job, Status status) {
                  cleaner.read_ended(std::move(job), std::move(status));
@@ -110,11 +110,13 @@ void Device::Thread::run() {
   while (!stop || !io.idle() || !writer.idle() || !reads.empty() || !writes.empty()) {
     stop = take_inbox();
     if (stop) {
-      cleaner.stop();
-      refuse_all(ipc::fail(Errc::shutting_down, "the store is closing"));
+      const Status closing = ipc::fail(Errc::shutting_down, "the store is closing");
+      cleaner.stop(closing);
+      refuse_all(closing);
     } else if (counters.taken_out) {
-      cleaner.stop();
-      refuse_all(ipc::fail(Errc::io_error, "the device was taken out: " + taken_out_why));
+      const Status gone = ipc::fail(Errc::io_error, "the device was taken out: " + taken_out_why);
+      cleaner.stop(gone);
+      refuse_all(gone);
     } else {
       retry_blocked();
       start_jobs();
@@ -122,7 +124,8 @@ void Device::Thread::run() {
     writer.turn(!writes.empty());
     if (!stop) look_after_device();
     count();
-    io.turn(kLongestSleep);
+    // Nothing would end the last wait of a device that stops.
+    io.turn(stop && io.idle() ? std::chrono::milliseconds(0) : kLongestSleep);
     writer.turn(!writes.empty());
   }
   if (counters.taken_out) return;
@@ -145,6 +148,8 @@ bool Device::Thread::take_inbox() {
   for (std::unique_ptr<Job>& job : taken) {
     if (job->kind == Job::Kind::answer) {
       job->done(std::move(job->status));
+    } else if (job->kind == Job::Kind::compact) {
+      cleaner.compact(job->least_live, std::move(job->done));
     } else if (job->kind == Job::Kind::read) {
       reads.push(std::move(job));
     } else {
@@ -295,6 +300,7 @@ DeviceStats Device::stats() const {
   stats.read_bytes = counters_.read_bytes;
   stats.written_bytes = counters_.written_bytes;
   stats.cleaned_bytes = counters_.cleaned_bytes;
+  stats.freed_segments = counters_.freed_segments;
   stats.io_errors = counters_.io_errors;
   stats.checksum_errors = counters_.checksum_errors;
   stats.syncs = counters_.syncs;

@@ -26,6 +26,7 @@ struct StoreShared {
 struct DeviceCounters {
   std::atomic<std::uint64_t> read_bytes{0}, written_bytes{0}, cleaned_bytes{0};
   std::atomic<std::uint64_t> io_errors{0}, checksum_errors{0}, syncs{0};
+  std::atomic<std::uint64_t> freed_segments{0};
   std::atomic<std::uint64_t> queued{0}, in_flight{0};
   std::atomic<std::uint32_t> segments{0};
   std::atomic<bool> taken_out{false}, direct{true};

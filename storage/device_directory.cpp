@@ -28,7 +28,7 @@ std::optional<std::uint32_t> number_of(const std::string& name) {
 
 std::uint64_t sequence_in(const std::filesystem::path& directory, std::uint32_t number,
                           const DeviceIdentity& identity, Page page) {
-  const auto opened = open_segment(directory, number, false);
+  const auto opened = open_file(directory / segment_name(number), O_RDONLY);
   if (!opened) return 0;
   const auto got = read_at(opened->file.fd(), 0, page);
   if (!got || *got != kPageBytes) return 0;
@@ -118,6 +118,20 @@ Result<File> lock_directory(const std::filesystem::path& directory) {
     if (errno != EWOULDBLOCK) return ipc::fail_errno("flock of " + path.string());
     return ipc::fail(Errc::address_in_use,
                      directory.string() + " is used by another store: one process at a time");
+  }
+  return lock;
+}
+
+Result<File> lock_to_look(const std::filesystem::path& directory, bool shared) {
+  const std::filesystem::path path = directory / "lock";
+  File lock(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!lock && errno == ENOENT) {
+    return ipc::fail(Errc::not_found, "there is no store in " + directory.string());
+  }
+  if (!lock) return ipc::fail_errno("open of " + path.string());
+  if (flock(lock.fd(), (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return ipc::fail_errno("flock of " + path.string());
+    return ipc::fail(Errc::address_in_use, directory.string() + " is used by a running store");
   }
   return lock;
 }

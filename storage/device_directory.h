@@ -38,6 +38,10 @@ Status write_device_identity(const std::filesystem::path& directory,
 // Errors: address_in_use, io_error.
 Result<File> lock_directory(const std::filesystem::path& directory);
 
+// The same of a directory that is there, without making anything. `shared`: others may look as
+// well. Errors: not_found (it is no store's), address_in_use, io_error.
+Result<File> lock_to_look(const std::filesystem::path& directory, bool shared);
+
 // Opens a segment's file, made if `create`, with room for all of it on the disk (where the file
 // system can promise that). Errors: no_memory (the disk is full), io_error.
 Result<OpenedFile> open_segment(const std::filesystem::path& directory, std::uint32_t segment,

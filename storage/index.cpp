@@ -2,11 +2,14 @@
 
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/file_checksum.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdarg>
 #include <system_error>
 #include <utility>
 
@@ -45,11 +48,19 @@ rocksdb::Options options() {
   options.max_log_file_size = kLogBytes;
   options.keep_log_file_num = 2;
   options.max_open_files = 256;
+  options.file_checksum_gen_factory = rocksdb::GetFileChecksumGenCrc32cFactory();
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(kBlockCacheBytes);
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   return options;
 }
+
+// RocksDB would make a log file of its own in the directory.
+class NoLog final : public rocksdb::Logger {
+ public:
+  using rocksdb::Logger::Logv;
+  void Logv(const char*, va_list) override {}
+};
 
 std::string key_of(const Digest& digest) {
   std::string key(1, kBlock);
@@ -124,6 +135,18 @@ Status answer(const char* what, const rocksdb::Status& status) {
 
 }  // namespace
 
+bool is_possible(const IndexEntry& entry, std::uint64_t segment_bytes) {
+  const std::uint64_t block_bytes = std::uint64_t{entry.block_pages} * kIoAlign;
+  const std::uint64_t part_bytes = std::uint64_t{entry.part_pages} * kIoAlign;
+  if (block_bytes == 0 || block_bytes > kMaxBlockBytes || entry.valid_bytes > block_bytes) {
+    return false;
+  }
+  if (part_bytes == 0 || layout_of(block_bytes, part_bytes).part_bytes != part_bytes) return false;
+  const std::uint64_t offset = std::uint64_t{entry.offset_pages} * kIoAlign;
+  return offset >= kPageBytes && offset <= segment_bytes &&
+         record_bytes_of(block_bytes) <= segment_bytes - offset;
+}
+
 struct Index::Impl {
   std::unique_ptr<rocksdb::DB> db;
   std::optional<StoreId> store;
@@ -177,6 +200,27 @@ Result<std::unique_ptr<Index>> Index::open(const std::filesystem::path& director
   if (error) return ipc::fail(Errc::io_error, "making " + directory.string());
   rocksdb::DB* raw = nullptr;
   const rocksdb::Status opened = rocksdb::DB::Open(options(), directory.string(), &raw);
+  if (!opened.ok()) return failed("open", opened);
+  auto impl = std::make_unique<Impl>();
+  impl->db.reset(raw);
+  if (const Status meta = impl->read_meta(); !meta) return std::unexpected(meta.error());
+  return std::unique_ptr<Index>(new Index(std::move(impl)));
+}
+
+Result<std::unique_ptr<Index>> Index::open_to_read(const std::filesystem::path& directory,
+                                                   Log log) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(directory / "CURRENT", ignored)) {
+    return ipc::fail(Errc::not_found, "there is no index in " + directory.string());
+  }
+  rocksdb::Options how = options();
+  how.create_if_missing = false;
+  how.info_log = std::make_shared<NoLog>();
+  if (log == Log::undamaged) {
+    how.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
+  }
+  rocksdb::DB* raw = nullptr;
+  const rocksdb::Status opened = rocksdb::DB::OpenForReadOnly(how, directory.string(), &raw);
   if (!opened.ok()) return failed("open", opened);
   auto impl = std::make_unique<Impl>();
   impl->db.reset(raw);
@@ -241,6 +285,14 @@ Result<Index::Loaded> Index::load() const {
   }
   if (!row->status().ok()) return failed("read", row->status());
   return loaded;
+}
+
+Status Index::verify() const {
+  const rocksdb::Status blocks = impl_->db->VerifyChecksum();
+  if (!blocks.ok()) return failed("verify", blocks);
+  // Of tables from before files had checksums of their own there is nothing more to say.
+  const rocksdb::Status files = impl_->db->VerifyFileChecksums({});
+  return files.IsNotSupported() || files.IsInvalidArgument() ? Status{} : answer("verify", files);
 }
 
 Result<std::vector<std::uint32_t>> Index::devices() const {

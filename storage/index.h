@@ -41,6 +41,10 @@ struct IndexEntry {
   bool used = false;             // since its record was written
 };
 
+// Whether a record can be where and as long as it says, in a segment of that size. What comes from
+// a disk may say anything.
+bool is_possible(const IndexEntry& entry, std::uint64_t segment_bytes);
+
 // Records of the device before (segment_sequence, offset) are in the index.
 struct Checkpoint {
   std::uint64_t segment_sequence = 0;
@@ -65,6 +69,14 @@ class Index {
  public:
   // Opens it, or makes an empty one. Errors: data_lost (corrupt), io_error, version_mismatch.
   static Result<std::unique_ptr<Index>> open(const std::filesystem::path& directory);
+  // Opens one that no store runs on, and changes nothing in its directory: write() and its like are
+  // errors then. Errors: not_found (there is none), and as open().
+  enum class Log : bool {
+    as_far_as_it_goes,  // as open(): what is behind damage in its log is passed over
+    undamaged,          // data_lost: its log is damaged
+  };
+  static Result<std::unique_ptr<Index>> open_to_read(const std::filesystem::path& directory,
+                                                     Log log);
   // Renames a corrupt one to "<directory>.corrupt", so that the next open() makes a new one, which
   // recovery fills from the segments.
   static Status set_aside(const std::filesystem::path& directory);
@@ -83,6 +95,9 @@ class Index {
     std::uint64_t unreadable = 0;
   };
   Result<Loaded> load() const;
+
+  // Every byte of its tables matches their checksums. Errors: data_lost, io_error.
+  Status verify() const;
 
   // Numbers of the devices that have a checkpoint.
   Result<std::vector<std::uint32_t>> devices() const;

@@ -11,6 +11,8 @@ namespace {
 // Of one request: answers that only say "again".
 constexpr std::uint32_t kMaxRetries = 16;
 constexpr std::size_t kBatch = 64;
+// Of answers it is less: to verify what was read takes time, in which the device should have work.
+constexpr std::size_t kAnswers = 8;
 
 bool moves_bytes(IoOp op) { return op == IoOp::read || op == IoOp::write; }
 
@@ -55,7 +57,7 @@ void IoQueue::submit() {
 
 void IoQueue::turn(std::chrono::microseconds timeout) {
   submit();
-  std::array<IoAnswer, kBatch> answers;
+  std::array<IoAnswer, kAnswers> answers;
   const std::size_t count = engine_.reap(answers, timeout);
   for (std::size_t i = 0; i < count; ++i) take(answers[i]);
   submit();

@@ -31,7 +31,7 @@ struct Key {
 };
 
 struct Job {
-  enum class Kind : std::uint8_t { read, write, answer };
+  enum class Kind : std::uint8_t { read, write, answer, compact };
   Kind kind = Kind::answer;
   IoClass io_class = IoClass::must_have;
   std::uint32_t tenant = 0;
@@ -54,8 +54,9 @@ struct Job {
   std::optional<IndexEntry> moved;
   AlignedMemory moved_memory;
 
-  Status status;  // of answer
-  Done done;      // not of writes for callers: the catalog has theirs
+  double least_live = 0;  // of compact
+  Status status;          // of answer
+  Done done;              // not of writes for callers: the catalog has theirs
 
   std::uint64_t bytes() const { return kind == Kind::read ? to.size() : payload.size(); }
 };

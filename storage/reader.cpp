@@ -22,7 +22,9 @@ struct Reader::Op {
   SegmentIdentity segment;
   IoFile file;
   PartLayout layout;
-  std::byte* page = nullptr;
+  std::byte* page = nullptr;  // the header; null: it is known
+  HeaderPtr header;
+  bool pinned = false;
   // The parts that the range touches.
   std::uint32_t first = 0;
   std::uint32_t end = 0;
@@ -54,9 +56,12 @@ void Reader::begin(std::unique_ptr<Job> job) {
   const auto op = std::make_shared<Op>();
   op->job = std::move(job);
   if (Status prepared = prepare(*op); !prepared) return end(*op, std::move(prepared));
-  op->page = pages_.take();
   context_.segments.pin(op->entry.segment);
-  push(op, std::uint64_t{op->entry.offset_pages} * kIoAlign, {op->page, kPageBytes});
+  op->pinned = true;
+  if (!op->header) {
+    op->page = pages_.take();
+    push(op, std::uint64_t{op->entry.offset_pages} * kIoAlign, {op->page, kPageBytes});
+  }
   push_parts(op);
 }
 
@@ -70,6 +75,9 @@ Status Reader::prepare(Op& op) {
     return ipc::fail(Errc::not_found, "the block does not exist any more");
   }
   op.entry = *entry;
+  // What moves, moves with its page.
+  if (!job.moved) op.header = headers_.find(*entry);
+  if (op.header && !op.header->is_of(job.encoded_namespace, job.key)) op.header = nullptr;
   op.segment = context_.segments.identity(entry->segment);
   const auto file = context_.segments.file(entry->segment);
   if (!file) {
@@ -126,7 +134,7 @@ void Reader::answered(const OpPtr& op, int error) {
   verify(op);
 }
 
-Status Reader::check_header(Op& op) const {
+Result<HeaderPtr> Reader::verified_header(const Op& op) const {
   const Job& job = *op.job;
   const auto fields = parse_record_page(ConstPage(op.page, kPageBytes), op.segment,
                                         std::uint64_t{op.entry.offset_pages} * kIoAlign,
@@ -141,17 +149,23 @@ Status Reader::check_header(Op& op) const {
                      !std::ranges::equal(fields->key, job.key.view()))) {
     return ipc::fail(Errc::data_lost, "the record of another block is in its place");
   }
-  return {};
+  return std::make_shared<const VerifiedHeader>(*fields);
 }
 
 void Reader::verify(const OpPtr& op) {
-  Status good = check_header(*op);
+  Status good;
+  if (!op->header) {
+    auto header = verified_header(*op);
+    if (header) {
+      op->header = std::move(*header);
+      if (!op->job->moved) headers_.keep(op->entry, op->header);
+    } else {
+      good = std::unexpected(header.error());
+    }
+  }
   if (good) {
-    const auto fields = parse_record_page(ConstPage(op->page, kPageBytes), op->segment,
-                                          std::uint64_t{op->entry.offset_pages} * kIoAlign,
-                                          context_.segments.segment_bytes());
     std::erase_if(op->unverified, [&](std::uint32_t part) {
-      return checksum_of(op->memory_of(part)) == fields->part_checksums[part];
+      return checksum_of(op->memory_of(part)) == op->header->part_checksums[part];
     });
     if (!op->unverified.empty() && !op->again) {
       op->again = true;
@@ -192,10 +206,8 @@ void Reader::read_again(const OpPtr& op, std::uint32_t part) {
 }
 
 void Reader::end(Op& op, Status status) {
-  if (op.page != nullptr) {
-    pages_.give_back(op.page);
-    context_.segments.unpin(op.entry.segment);
-  }
+  if (op.page != nullptr) pages_.give_back(op.page);
+  if (op.pinned) context_.segments.unpin(op.entry.segment);
   if (op.job->moved) return moved_(std::move(op.job), std::move(status));
   op.job->done(std::move(status));
 }

@@ -1,8 +1,9 @@
 // Reads blocks of a device, and believes nothing that it read until it is verified.
 //
-// The header page of the record is read along with the parts: it holds their checksums, and shows
-// that this is the record (namespace, key, sequence). Parts that the caller wants whole are read
-// into its memory and verified there; others into private memory. A part that does not match is
+// The header page of the record is read along with the parts, unless it was verified lately
+// (header_cache.h): it holds their checksums, and shows that this is the record (namespace, key,
+// sequence). Parts that the caller wants whole are read into its memory and verified there; others
+// into private memory. A part that does not match is
 // read once more, privately: what a client wrote over it meanwhile is not the disk's fault.
 //
 // Thread-safety: the device's thread.
@@ -12,6 +13,7 @@
 #include <memory>
 
 #include "storage/device_context.h"
+#include "storage/header_cache.h"
 #include "storage/job.h"
 #include "storage/staging.h"
 
@@ -37,11 +39,12 @@ class Reader {
   void read_again(const OpPtr& op, std::uint32_t part);
   void answered(const OpPtr& op, int error);
   void verify(const OpPtr& op);
-  Status check_header(Op& op) const;
+  Result<HeaderPtr> verified_header(const Op& op) const;
   void end(Op& op, Status status);
 
   DeviceContext& context_;
   Staging pages_;
+  HeaderCache headers_;
   const Moved moved_;
 };
 

@@ -1,6 +1,9 @@
 #include "storage/record.h"
 
 #include <xxhash.h>
+#if __has_include(<xxh_x86dispatch.h>) && defined(__x86_64__)
+#include <xxh_x86dispatch.h>  // the same functions, with the widest vectors of this processor
+#endif
 
 #include <algorithm>
 #include <cstring>

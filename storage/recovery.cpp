@@ -73,17 +73,7 @@ class Recovery {
     const Segments::Config& segments = device.segments;
     if (entry.segment >= segments.count || !catalog_.has_tenant(entry.tenant)) return false;
     if (segments.sequences[entry.segment] != entry.segment_sequence) return false;
-    const std::uint64_t block_bytes = std::uint64_t{entry.block_pages} * kIoAlign;
-    const std::uint64_t part_bytes = std::uint64_t{entry.part_pages} * kIoAlign;
-    if (block_bytes == 0 || block_bytes > kMaxBlockBytes || entry.valid_bytes > block_bytes) {
-      return false;
-    }
-    if (part_bytes == 0 || layout_of(block_bytes, part_bytes).part_bytes != part_bytes) {
-      return false;
-    }
-    const std::uint64_t offset = std::uint64_t{entry.offset_pages} * kIoAlign;
-    return offset >= kPageBytes && offset <= segments.identity.segment_bytes &&
-           record_bytes(entry) <= segments.identity.segment_bytes - offset;
+    return is_possible(entry, segments.identity.segment_bytes);
   }
 
   Status replay(OpenedDevice& device) {

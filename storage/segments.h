@@ -66,6 +66,8 @@ class Segments {
   std::uint64_t age(std::uint32_t segment) const {
     return next_sequence_ - std::max(segments_[segment].sequence, segments_[segment].as_if);
   }
+  // The sequence of the segment that was begun last.
+  std::uint64_t newest() const { return next_sequence_ - 1; }
   // As if it were begun now.
   void rejuvenate(std::uint32_t segment) { segments_[segment].as_if = next_sequence_ - 1; }
   bool can_be_cleaned(std::uint32_t segment) const;

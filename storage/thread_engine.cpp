@@ -18,12 +18,12 @@
 namespace sluice::storage {
 namespace {
 
-struct Job {
+struct PoolJob {
   IoRequest request;
   int fd = -1;
 };
 
-std::int64_t call_once(const Job& job) {
+std::int64_t call_once(const PoolJob& job) {
   const IoRequest& request = job.request;
   const auto offset = static_cast<off_t>(request.offset);
   switch (request.op) {
@@ -40,7 +40,7 @@ std::int64_t call_once(const Job& job) {
   return -1;
 }
 
-IoAnswer perform(const Job& job) {
+IoAnswer perform(const PoolJob& job) {
   for (;;) {
     errno = EINVAL;  // of an op that is none
     const std::int64_t result = call_once(job);
@@ -123,7 +123,7 @@ class ThreadEngine final : public IoEngine {
     for (;;) {
       work_.wait(lock, [this] { return !queue_.empty() || ending_; });
       if (ending_) return;
-      const Job job = queue_.front();
+      const PoolJob job = queue_.front();
       queue_.pop_front();
       lock.unlock();
       const IoAnswer answer = perform(job);
@@ -139,7 +139,7 @@ class ThreadEngine final : public IoEngine {
 
   std::mutex mutex_;
   std::condition_variable work_, news_;
-  std::deque<Job> queue_;  // guarded by mutex_, as what follows
+  std::deque<PoolJob> queue_;  // guarded by mutex_, as what follows
   std::deque<IoAnswer> answered_;
   std::atomic<bool> woken_ = false;  // set without the mutex
   bool ending_ = false;

@@ -115,9 +115,10 @@ void Writer::pump_piece() {
   std::byte* piece = staging_.take();
   std::byte* copy = whole ? piece + kPageBytes : piece;
   const std::uint64_t length = std::min(block_bytes - op.copied, kPieceBytes - kPageBytes);
-  std::memcpy(copy, op.job->payload.data() + op.copied, length);
+  // Part by part: what is copied is still in the processor's cache when it is read again.
   for (std::uint64_t done = 0; done < length;) {
     const std::uint64_t bytes = std::min(op.part_left, length - done);
+    std::memcpy(copy + done, op.job->payload.data() + op.copied + done, bytes);
     op.checksum.add({copy + done, bytes});
     done += bytes;
     op.part_left -= bytes;

@@ -15,8 +15,12 @@
 
 namespace sluice::storage {
 
-TemporaryDirectory::TemporaryDirectory() {
-  std::string name = (std::filesystem::temp_directory_path() / "sluice-store-XXXXXX").string();
+TemporaryDirectory::TemporaryDirectory(bool fast) {
+  const std::filesystem::path memory = "/dev/shm";
+  const bool in_memory = fast && access(memory.c_str(), W_OK) == 0;
+  std::string name =
+      ((in_memory ? memory : std::filesystem::temp_directory_path()) / "sluice-store-XXXXXX")
+          .string();
   if (mkdtemp(name.data()) == nullptr) std::abort();
   path_ = name;
 }

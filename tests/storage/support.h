@@ -52,10 +52,10 @@ inline constexpr std::uint64_t kKiB = 1024;
 inline constexpr std::uint64_t kMiB = 1024 * kKiB;
 inline constexpr std::chrono::seconds kPatience{30};
 
-// A new directory, removed at the end.
+// A new directory, removed at the end. `fast`: in memory, if the machine has a place for that.
 class TemporaryDirectory {
  public:
-  TemporaryDirectory();
+  explicit TemporaryDirectory(bool fast = false);
   ~TemporaryDirectory();
   TemporaryDirectory(TemporaryDirectory&&) = delete;
   const std::filesystem::path& path() const { return path_; }

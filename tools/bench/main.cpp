@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   if (const auto exit_code = sluice::tools::parse_options(argc, argv, options)) return *exit_code;
   if (options.gpu) return sluice::tools::run_gpu(options.gpu_options);
   if (options.decode) return sluice::tools::run_decode(options.decode_options);
+  if (options.storage) return sluice::tools::run_storage(options.storage_options);
   if (options.list) {
     for (const auto* one : options.chosen) std::puts(one->name);
     return 0;

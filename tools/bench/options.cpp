@@ -129,6 +129,55 @@ void add_decode(CLI::App& app, DecodeOptions& options) {
                      "the program of the private daemons (default: beside this)");
 }
 
+constexpr const char* kStorageDescription =
+    "Measures the NVMe block store in a directory beside fio: blocks written and read, parts read "
+    "at random";
+
+constexpr std::uint32_t kMostStorageDepth = 4096;
+constexpr std::uint32_t kMostStorageRounds = 1000;
+constexpr std::uint64_t kMostIndexBlocks = 100'000'000;
+
+void add_storage(CLI::App& app, StorageOptions& options) {
+  CLI::App* const storage = app.add_subcommand("storage", kStorageDescription);
+  storage->footer(
+      "Twice --size is written to the directory, and removed. Rounds of the store and of fio take "
+      "turns; medians count.\nfio comes with `tools/install-deps --bench`, or apt-get install fio. "
+      "Exit codes as those of sluice-bench.");
+  storage->add_option("--dir", options.directory, "on the device to measure")->required();
+  add_bytes(storage, "--size", options.size_bytes, "that each round moves (default: 1GiB)");
+  add_bytes(storage, "--block", options.block_bytes, "of a block (default: 2MiB)");
+  add_bytes(storage, "--part", options.part_bytes, "of a part (default: 64KiB)");
+  storage->add_option("--depth", options.depth, "requests in flight")
+      ->check(CLI::Range(1u, kMostStorageDepth))
+      ->capture_default_str();
+  storage->add_option("--rounds", options.rounds, "that count, of each")
+      ->check(CLI::Range(1u, kMostStorageRounds))
+      ->capture_default_str();
+  storage
+      ->add_option("--index-blocks", options.index_blocks,
+                   "also measure an index of so many blocks: open, look-ups, recovery")
+      ->check(CLI::Range(std::uint64_t{0}, kMostIndexBlocks));
+  storage->add_option("--io", options.io, "auto, uring or threads")
+      ->check(CLI::IsMember({"auto", "uring", "threads"}));
+  storage->add_option("--fio", options.fio, "the program")->capture_default_str();
+  storage->add_flag("--no-fio", options.no_fio, "the store alone");
+  storage->add_flag("--json", options.json, "one JSON object per line");
+  storage->add_flag("--check", options.check, "exit with 1 when a target is missed");
+}
+
+// nullptr: the sizes fit together.
+const char* wrong_sizes(const StorageOptions& options) {
+  constexpr std::uint64_t kPage = 4096;
+  if (options.part_bytes == 0 || options.part_bytes % kPage != 0) {
+    return "--part must be a multiple of 4KiB";
+  }
+  if (options.block_bytes == 0 || options.block_bytes % options.part_bytes != 0) {
+    return "--block must be a multiple of --part";
+  }
+  if (options.size_bytes < options.block_bytes) return "--size must be at least --block";
+  return nullptr;
+}
+
 }  // namespace
 
 std::optional<int> parse_options(int argc, char** argv, BenchOptions& options) {
@@ -152,6 +201,7 @@ std::optional<int> parse_options(int argc, char** argv, BenchOptions& options) {
                  "the program of the private daemon (default: beside this)");
   add_gpu(app, options.gpu_options);
   add_decode(app, options.decode_options);
+  add_storage(app, options.storage_options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -159,6 +209,11 @@ std::optional<int> parse_options(int argc, char** argv, BenchOptions& options) {
   }
   options.gpu = app.got_subcommand("gpu");
   options.decode = app.got_subcommand("decode");
+  options.storage = app.got_subcommand("storage");
+  if (const char* const wrong = wrong_sizes(options.storage_options)) {
+    std::fprintf(stderr, "sluice-bench: storage: %s\n", wrong);
+    return kBenchUsage;
+  }
   for (const std::string& name : names) {
     const Benchmark* const found = find_benchmark(name);
     if (found == nullptr) {

@@ -8,6 +8,7 @@
 #include "tools/bench/benchmark.h"
 #include "tools/bench/decode.h"
 #include "tools/bench/gpu.h"
+#include "tools/bench/storage.h"
 
 namespace sluice::tools {
 
@@ -28,6 +29,8 @@ struct BenchOptions {
   GpuOptions gpu_options;
   bool decode = false;  // likewise
   DecodeOptions decode_options;
+  bool storage = false;  // likewise
+  StorageOptions storage_options;
 };
 
 // An exit code when there is nothing more to do: the help was shown, or the usage is wrong.

@@ -195,6 +195,14 @@ int run(const Options& options, const Surroundings& around) {
       return drain(request);
     case Command::doctor:
       return doctor_command(request);
+    case Command::store_check:
+      return store_check(request);
+    case Command::store_stats:
+      return store_stats(request);
+    case Command::store_compact:
+      return store_compact(request);
+    case Command::store_dump:
+      return store_dump(request);
     case Command::config_check:
       return config_check(request);
     case Command::config_show:

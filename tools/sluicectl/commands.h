@@ -15,5 +15,9 @@ int evict(const Request& request);
 int drain(const Request& request);
 int residency(const Request& request);
 int doctor_command(const Request& request);
+int store_check(const Request& request);
+int store_stats(const Request& request);
+int store_compact(const Request& request);
+int store_dump(const Request& request);
 
 }  // namespace sluice::tools

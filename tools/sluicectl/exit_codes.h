@@ -11,7 +11,7 @@ inline constexpr int kExitUsage = 2;
 inline constexpr int kExitNotReachable = 3;
 inline constexpr int kExitRefused = 4;  // permission, in use, quota, not confirmed
 inline constexpr int kExitNoSuchObject = 5;
-inline constexpr int kExitUnhealthy = 6;  // only ping, status --check and doctor
+inline constexpr int kExitUnhealthy = 6;  // only ping, status --check, doctor and store check
 inline constexpr int kExitTimedOut = 7;   // timed out, or only partly done
 inline constexpr int kExitInterrupted = 130;
 

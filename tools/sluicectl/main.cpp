@@ -21,7 +21,8 @@ namespace {
 constexpr std::size_t kWidthOfPipe = 80;
 constexpr const char* kInstalledConfig = "/etc/sluice/sluiced.toml";  // as in packaging/
 
-// At any moment: every command either has no effect yet, or one that goes on in the daemon.
+// At any moment: every command either has no effect yet, or one that goes on in the daemon; to a
+// block store it is a kill, which its next start makes good.
 void end_at_interrupt(int) { ::_exit(kExitInterrupted); }
 
 std::string from_environment(const char* name) {

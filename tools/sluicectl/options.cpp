@@ -26,7 +26,9 @@ constexpr const char* kFooter =
     "  3    the daemon is not reachable\n"
     "  4    refused: not permitted, not confirmed, in use, or over a limit\n"
     "  5    no such object\n"
-    "  6    unhealthy (ping and status --check), or the doctor found an error\n"
+    "  6    unhealthy (ping and status --check), or the doctor found an error, or store check "
+    "found\n"
+    "       something, repaired or not\n"
     "  7    timed out, or only partly done\n"
     "  130  interrupted\n"
     "\n"
@@ -37,6 +39,7 @@ constexpr const char* kFooter =
     "  sluicectl residency --map --cache 0             what of cache 0 is where\n"
     "  sluicectl residency --json | jq .saved_bytes    what sharing saves\n"
     "  sluicectl evict --tenant batch --bytes 10GiB --dry-run\n"
+    "  sluicectl store check /mnt/nvme0/sluice         whether every block on disk is whole\n"
     "  sluicectl drain --timeout 2min                  before maintenance; drain --off afterwards\n"
     "  source <(sluicectl completion bash)\n"
     "\n"
@@ -112,6 +115,7 @@ class CommandLine {
     add_changes();
     add_config();
     add_doctor();
+    add_store();
     completion_ = app_.add_subcommand("completion", "print a completion script: bash, zsh or fish");
     completion_->add_option("SHELL", shell_, "bash, zsh or fish")
         ->required()
@@ -278,6 +282,73 @@ class CommandLine {
                      "leave out the speed test of such directories (a second and 256 MiB each)");
   }
 
+  CLI::App* add_to_store(const char* name, const char* text, Command command) {
+    CLI::App* const added = add(*store_, name, text, command);
+    added
+        ->add_option("DIR", directories_into(options_.directories),
+                     "the directories of the store, as tiers.nvme.directories has them")
+        ->type_name("DIR[:SIZE]")
+        ->expected(1, -1);
+    added
+        ->add_option("--config", options_.file,
+                     "take them from this configuration (default: the installed file)")
+        ->type_name("FILE");
+    added
+        ->add_option("--index", options_.index_directory,
+                     "the directory of its index (default: `index` in the first one)")
+        ->type_name("DIR");
+    return added;
+  }
+
+  void add_store() {
+    store_ = app_.add_subcommand(
+        "store", "the NVMe block store, while no daemon runs on it: check, stats, compact, dump");
+    CLI::App* const check =
+        add_to_store("check",
+                     "verify every block, and that index and segments agree; changes nothing "
+                     "without --repair. Exits with 6 if it finds something",
+                     Command::store_check);
+    check->add_flag("--repair", options_.repair,
+                    "forget what is lost, tell the index what it missed; asks unless --yes is "
+                    "given");
+    check->add_flag("--dry-run", options_.dry_run, "with --repair: say what it would do");
+    check->add_flag("--yes", options_.yes, "do not ask");
+    add_to_store("stats",
+                 "blocks and bytes by device, tenant and namespace, and how full segments are",
+                 Command::store_stats);
+    CLI::App* const compact = add_to_store(
+        "compact", "move blocks out of segments that are mostly dead, and give these back",
+        Command::store_compact);
+    add_number(compact, "--live", live_percent_,
+               "segments of which less than this percentage is alive (default 50)");
+    CLI::App* const dump = add_to_store("dump", "list blocks, one a line; or write one to a file",
+                                        Command::store_dump);
+    add_tenant(dump);
+    dump->add_option("--namespace", options_.scope,
+                     "only of this namespace, or those whose text begins so: "
+                     "tenant/model/salt/layout/shard")
+        ->type_name("TEXT");
+    add_number(dump, "--limit", options_.limit, "at most so many blocks");
+    dump->add_option("--data", options_.key, "write the block of this key (hexadecimal) to --out")
+        ->type_name("KEY");
+    dump->add_option("--out", options_.out_file, "a file that is not there yet")->type_name("FILE");
+  }
+
+  std::string store_contradiction() const {
+    const Options& o = options_;
+    if (store_->get_subcommands().empty()) {
+      return "store needs one of check, stats, compact and dump";
+    }
+    if (!o.directories.empty() && !o.file.empty()) {
+      return "name directories, or a configuration that does: not both";
+    }
+    if (o.live_percent > 100) return "--live is a percentage: 0 to 100";
+    if (o.dry_run && !o.repair) return "--dry-run belongs to --repair";
+    if (o.key.has_value() == o.out_file.empty()) return "--data and --out belong together";
+    if (o.limit && *o.limit == 0) return "--limit must be 1 or more";
+    return {};
+  }
+
   std::string contradiction() {
     const Options& o = options_;
     if (app_.get_subcommands().empty()) return "a command is needed, such as `sluicectl status`";
@@ -285,6 +356,8 @@ class CommandLine {
       return "config needs one of check, show and reload";
     }
     options_.after = after_.value_or(0);
+    options_.live_percent = live_percent_.value_or(kDefaultLivePercent);
+    if (store_->parsed()) return store_contradiction();
     if (o.limit && (*o.limit < 1 || *o.limit > kMostListedRows)) {
       return "--limit is " + std::to_string(*o.limit) + "; expected 1 to 1024";
     }
@@ -351,9 +424,11 @@ class CommandLine {
   std::string version_;
   Options options_;
   std::optional<std::uint64_t> after_;
+  std::optional<std::uint64_t> live_percent_;
   std::string shell_;
   CLI::App app_;
   CLI::App* config_ = nullptr;
+  CLI::App* store_ = nullptr;
   CLI::App* completion_ = nullptr;
 };
 

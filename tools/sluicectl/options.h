@@ -29,6 +29,10 @@ enum class Command : std::uint8_t {
   evict,
   drain,
   doctor,
+  store_check,
+  store_stats,
+  store_compact,
+  store_dump,
   config_check,
   config_show,
   config_reload,
@@ -39,6 +43,7 @@ inline constexpr Timeout kDefaultWait{30'000};  // of evict and drain
 inline constexpr Timeout kShortestInterval{100};
 inline constexpr std::uint64_t kDefaultListedRows = 100;
 inline constexpr std::uint64_t kMostListedRows = 1024;  // the daemon's bound of a listing
+inline constexpr std::uint64_t kDefaultLivePercent = 50;
 
 struct Options {
   Command command = Command::status;
@@ -65,12 +70,20 @@ struct Options {
   bool everything = false;                    // evict
   std::optional<std::uint64_t> bytes;         // evict
   bool drop_idle_caches = false;              // evict
-  bool dry_run = false;                       // evict
-  bool yes = false;                           // evict, sessions kill
+  bool dry_run = false;                       // evict, store check
+  bool yes = false;                           // evict, sessions kill, store check
   bool off = false;                           // drain
-  std::string file;                           // config check, doctor
+  std::string file;                           // config check, doctor, store
   bool no_speed = false;                      // doctor
   std::vector<doctor::WantedDirectory> nvme;  // doctor
+  // Of store.
+  std::vector<doctor::WantedDirectory> directories;
+  std::string index_directory;
+  bool repair = false;                               // check
+  std::uint64_t live_percent = kDefaultLivePercent;  // compact
+  std::optional<std::string> scope;                  // dump
+  std::optional<std::string> key;                    // dump
+  std::string out_file;                              // dump
 };
 
 struct Parsed {
