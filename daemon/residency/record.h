@@ -10,7 +10,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -34,7 +33,7 @@ struct BlockRecord {
     std::array<std::byte, kMaxKeyBytes> key{};
   };
 
-  State state() const { return static_cast<State>(state_.load(std::memory_order_acquire)); }
+  State state() const { return static_cast<State>(__atomic_load_n(&state_, __ATOMIC_ACQUIRE)); }
   const Content& content() const { return content_; }
 
   void write(State state, const Content& content) {
@@ -49,17 +48,17 @@ struct BlockRecord {
   }
 
  private:
-  // The fences keep the stores between them in order; a reader that runs beside is not meant.
+  // These keep the stores between them in order, which is all: no reader runs beside.
   void begin() {
-    state_.store(changing, std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_release);
+    __atomic_store_n(&state_, std::uint32_t{changing}, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
   }
-  void end(State state) { state_.store(state, std::memory_order_release); }
+  void end(State state) { __atomic_store_n(&state_, std::uint32_t{state}, __ATOMIC_RELEASE); }
 
-  std::atomic<std::uint32_t> state_{free};
+  std::uint32_t state_ = free;
   std::uint32_t reserved_ = 0;
   Content content_;
 };
-static_assert(sizeof(BlockRecord) == 96 && std::atomic<std::uint32_t>::is_always_lock_free);
+static_assert(sizeof(BlockRecord) == 96);
 
 }  // namespace sluice::residency

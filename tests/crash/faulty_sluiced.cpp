@@ -81,8 +81,8 @@ int main(int argc, char** argv) {
   parts.tune_store = [disk](storage::StoreConfig& config) {
     // Many faults are what this is for; a device that is taken out has none any more.
     config.device_error_budget = std::numeric_limits<std::uint32_t>::max();
-    config.engine = [disk, kind = config.io, depth = config.depth](std::size_t)
-        -> ipc::Result<std::unique_ptr<storage::IoEngine>> {
+    config.engine = [disk, kind = config.io, depth = config.depth](
+                        std::size_t) -> ipc::Result<std::unique_ptr<storage::IoEngine>> {
       auto engine = storage::make_io_engine(kind, depth);
       if (!engine) return std::unexpected(std::move(engine.error()));
       return storage::make_faulty_engine(std::move(*engine), disk);
