@@ -22,6 +22,7 @@
 #include "daemon/server.h"
 #include "daemon/systemd.h"
 #include "daemon/version.h"
+#include "ipc/kill_point.h"
 
 namespace sluice::daemon {
 
@@ -142,7 +143,9 @@ ipc::Status Daemon::Impl::start(Devices devices) {
   if (!metrics->address().empty()) {
     log_info("metrics are served", {{"address", metrics->address()}});
   }
-  return server->listen();
+  auto listening = server->listen();
+  SLUICE_KILL_POINT("adopt.serving");
+  return listening;
 }
 
 ipc::Result<Reload> Daemon::Impl::reload() {
