@@ -62,14 +62,18 @@ sluice_status sluice_client_get_info(sluice_client* client, sluice_client_info* 
     Client& impl = *client->impl;
     if (auto ok = impl.check(); !ok) return ok;
     const ipc::Status alive = impl.look();
-    const Errc ended = alive ? impl.channel().end_code() : alive.error().code;
+    const std::shared_ptr<Link> link = impl.gate().link();
+    const Errc ended = alive ? link->channel().end_code() : alive.error().code;
     out->session = impl.session();
     out->connected = ended == Errc::ok ? 1 : 0;
     out->end_reason = static_cast<uint32_t>(ended);
-    out->request_bytes = impl.channel().request_bytes();
+    out->request_bytes = link->channel().request_bytes();
     std::snprintf(out->tenant, sizeof(out->tenant), "%s", impl.tenant().c_str());
     std::snprintf(out->daemon_version, sizeof(out->daemon_version), "%s",
-                  impl.daemon_version().c_str());
+                  link->welcome().daemon_version.c_str());
+    const Gate::State state = impl.gate().state();
+    out->resumes = impl.gate().resumes();
+    out->away = state == Gate::State::away || state == Gate::State::resuming ? 1 : 0;
     return {};
   });
 }
@@ -79,9 +83,11 @@ sluice_status sluice_ping(sluice_client* client, sluice_error* error) {
     if (client == nullptr) return null_argument("client");
     Client& impl = *client->impl;
     if (auto ok = impl.check(); !ok) return ok;
-    auto answer = impl.channel().call({}, ipc::RequestPiece(), impl.deadline());
-    if (!answer) return std::unexpected(answer.error());
-    return {};
+    return impl.ask(impl.deadline(), [&](Link& link) -> ipc::Status {
+      auto answer = link.channel().call({}, ipc::RequestPiece(), impl.deadline());
+      if (!answer) return std::unexpected(answer.error());
+      return {};
+    });
   });
 }
 
@@ -96,7 +102,7 @@ sluice_status sluice_admin(const sluice_connect_desc* desc, const char* verb,
     options->admin = true;
     auto client = Client::connect(*options);
     if (!client) return std::unexpected(client.error());
-    auto reply = (*client)->control().call(
+    auto reply = (*client)->gate().link()->control().call(
         [&](auto& builder) {
           return wire::CreateAdminRequestDirect(builder, verb,
                                                 arguments_json == nullptr ? "" : arguments_json);

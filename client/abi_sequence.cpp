@@ -108,6 +108,8 @@ sluice_status sluice_sequence_get_info(sluice_sequence* sequence, sluice_sequenc
     if (auto ok = check_struct(out, "sequence_info"); !ok) return ok;
     out->blocks = sequence->impl->blocks();
     out->sealed = sequence->impl->sealed();
+    out->to_be_sealed = sequence->impl->to_be_sealed();
+    out->reserved = 0;
     return {};
   });
 }

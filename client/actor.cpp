@@ -13,15 +13,6 @@ namespace wire = ipc::wire;
 
 namespace {
 
-ipc::Status tell_closed(Cache& cache, std::uint32_t index) {
-  Client& client = cache.client();
-  auto reply = client.control().call(
-      [&](auto& builder) { return wire::CreateCloseActor(builder, cache.handle(), index); },
-      client.deadline());
-  if (!reply) return std::unexpected(reply.error());
-  return {};
-}
-
 std::unexpected<ipc::Error> only_on_gpus(const char* what) {
   return fail(Errc::not_supported, std::string(what) +
                                        " of a cache on the host backend: there are none; open the "
@@ -33,20 +24,25 @@ std::unexpected<ipc::Error> only_on_gpus(const char* what) {
 ipc::Result<std::unique_ptr<Actor>> Actor::open(Cache& cache) {
   Client& client = cache.client();
   if (auto ok = client.check(); !ok) return std::unexpected(ok.error());
-  auto reply = client.control().call(
-      [&](auto& builder) { return wire::CreateOpenActor(builder, cache.handle()); },
-      client.deadline());
-  if (!reply) return std::unexpected(reply.error());
-  auto opened = reply->as<wire::ActorOpened>();
-  if (!opened) return std::unexpected(opened.error());
-  const std::uint32_t index = (*opened)->actor();
+  auto number = client.ask(client.deadline(), [&](Link& link) -> ipc::Result<std::uint32_t> {
+    if (auto ok = cache.check(); !ok) return std::unexpected(ok.error());
+    auto reply = link.control().call(
+        [&](auto& builder) { return wire::CreateOpenActor(builder, cache.handle()); },
+        client.deadline());
+    if (!reply) return std::unexpected(reply.error());
+    auto opened = reply->as<wire::ActorOpened>();
+    if (!opened) return std::unexpected(opened.error());
+    return (*opened)->actor();
+  });
+  if (!number) return std::unexpected(number.error());
+  const std::uint32_t index = *number;
   if (index >= cache.max_actors()) {
     return fail(Errc::peer_violation, "the daemon gave actor " + std::to_string(index) + " of " +
                                           std::to_string(cache.max_actors()));
   }
   if (cache.device() != nullptr) {
     auto actor = cache.device()->make_actor(cache, index);
-    if (!actor) (void)tell_closed(cache, index);
+    if (!actor) (void)cache.close_actor(index);
     return actor;
   }
   return cache.executor() == wire::Executor::direct ? make_direct_actor(cache, index)
@@ -62,7 +58,7 @@ ipc::Status Actor::close() {
     if (auto ok = end_step(); !ok) return ok;
   }
   if (auto ok = do_close(); !ok) return ok;
-  return tell_closed(cache_, index_);
+  return cache_.close_actor(index_);
 }
 
 ipc::Status Actor::begin_step() {
@@ -71,22 +67,28 @@ ipc::Status Actor::begin_step() {
   }
   Client& client = cache_.client();
   if (auto ok = asks_daemon() ? client.check_alive() : client.check_not_ended(); !ok) return ok;
+  if (auto ok = cache_.check(); !ok) return ok;
   if (uncertain_) {
     const ipc::Status ended = do_end_step();
-    if (!ended && ended.error().code == Errc::timed_out) return ended;
-    uncertain_ = false;
+    note_whether_answered(ended);
+    if (uncertain_) return ended;
   }
   auto begun = do_begin_step();
   in_step_ = begun.has_value();
-  uncertain_ = !begun && begun.error().code == Errc::timed_out;
+  note_whether_answered(begun);
   return begun;
+}
+
+void Actor::note_whether_answered(const ipc::Status& status) {
+  uncertain_ = !status &&
+               (status.error().code == Errc::timed_out || status.error().code == Errc::daemon_away);
 }
 
 ipc::Status Actor::end_step() {
   if (auto ok = check_in_step(); !ok) return ok;
   in_step_ = false;
   auto ended = do_end_step();
-  uncertain_ = !ended && ended.error().code == Errc::timed_out;
+  note_whether_answered(ended);
   return ended;
 }
 
@@ -96,7 +98,7 @@ ipc::Status Actor::check_in_step() const {
   return fail(Errc::wrong_state, "the actor is in no step; begin one first");
 }
 
-ipc::Status Actor::check_lists(std::span<const PageList> lists) const {
+ipc::Status Actor::check_lists(std::span<const PageList> lists) {
   for (std::size_t i = 0; i < lists.size(); ++i) {
     const PageList& list = lists[i];
     const auto wrong = [&](std::string text) {
@@ -106,6 +108,7 @@ ipc::Status Actor::check_lists(std::span<const PageList> lists) const {
       return wrong("its sequence is not one of the actor's cache");
     }
     if (auto ok = list.sequence->check(); !ok) return ok;
+    if (auto ok = list.sequence->settle(this); !ok) return ok;
     if (list.page >= cache_.geometry().pages_per_block) {
       return wrong("page " + std::to_string(list.page) + " of a block of " +
                    std::to_string(cache_.geometry().pages_per_block));
@@ -146,6 +149,7 @@ ipc::Status Actor::resolve(std::span<const PageList> lists, Counts& counts) {
   if (auto ok = check_lists(lists); !ok) return ok;
   scratch_.lists.assign(lists.begin(), lists.end());
   scratch_.parts.clear();
+  scratch_.link.reset();
   scratch_.counts = {};
   scratch_.forecast_used = 0;
   scratch_.forecast_late = 0;
@@ -153,9 +157,7 @@ ipc::Status Actor::resolve(std::span<const PageList> lists, Counts& counts) {
   scratch_.forecast_dropped = 0;
   if (auto ok = do_start(scratch_); !ok) return ok;
   if (auto ok = do_finish(scratch_, cache_.client().deadline()); !ok) {
-    for (auto& part : scratch_.parts) {
-      if (part.waiting) cache_.client().channel().abandon(part.ticket);
-    }
+    do_abandon(scratch_);
     return ok;
   }
   counts = scratch_.counts;

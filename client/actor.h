@@ -20,7 +20,7 @@ class Sequence;
 
 // One list of a resolve; see sluice_page_list.
 struct PageList {
-  const Sequence* sequence = nullptr;
+  Sequence* sequence = nullptr;
   std::uint32_t page = 0;
   std::uint32_t count = 0;
   const std::uint32_t* blocks = nullptr;
@@ -40,6 +40,8 @@ struct Operation {
   };
   std::vector<PageList> lists;
   std::vector<Part> parts;
+  std::shared_ptr<Link> link;  // on which the parts are under way; null: to be started again
+  ipc::Deadline deadline{};    // of waiting for a daemon that is away
   Counts counts{};
   std::uint64_t forecast_used = 0;     // hits that a forecast had brought in
   std::uint64_t forecast_late = 0;     // misses that one had announced
@@ -98,6 +100,8 @@ class Actor {
   virtual ipc::Status do_finish(Operation& operation, ipc::Deadline deadline) = 0;
   virtual ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
                                   std::uint32_t confidence) = 0;
+  // Nobody will finish it.
+  virtual void do_abandon(Operation& /*operation*/) {}
   // Whether pages of these lists have come into DRAM that this process has not mapped yet: then it
   // is mapped.
   virtual ipc::Status map_what_came(std::span<const PageList> /*lists*/) { return {}; }
@@ -108,8 +112,9 @@ class Actor {
   // The actor is in no step, and about to go.
   virtual ipc::Status do_close() { return {}; }
 
-  ipc::Status check_lists(std::span<const PageList> lists) const;
+  ipc::Status check_lists(std::span<const PageList> lists);
   ipc::Status check_in_step() const;
+  void note_whether_answered(const ipc::Status& status);
   void account(const Operation& operation);
 
   Cache& cache_;

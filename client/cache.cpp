@@ -27,13 +27,20 @@ ipc::Status check_product(const char* what, std::uint64_t count, std::uint64_t b
 
 }  // namespace
 
+// When the daemon dies meanwhile, all of it is made anew.
 ipc::Result<std::unique_ptr<Cache>> Cache::open(Client& client, const CacheOptions& options) {
   if (auto ok = client.check(); !ok) return std::unexpected(ok.error());
+  return client.ask(client.deadline(), [&](Link& link) { return open_on(link, client, options); });
+}
+
+ipc::Result<std::unique_ptr<Cache>> Cache::open_on(Link& link, Client& client,
+                                                   const CacheOptions& options) {
   auto geometry = ipc::geometry_of(options.layout);
   if (!geometry) return std::unexpected(geometry.error());
   std::unique_ptr<Cache> cache(new Cache(client));
   cache->geometry_ = *geometry;
   cache->layout_ = options.layout;
+  cache->options_ = options;
   if (options.cuda_device) {
     auto device = DeviceCache::open(client, *options.cuda_device);
     if (!device) return std::unexpected(device.error());
@@ -44,48 +51,70 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open(Client& client, const CacheOptio
                   "SLUICE_EXECUTOR_DIRECT");
     }
   }
-  auto reply = client.control().call(
+  auto reply = cache->request_open(link);
+  if (!reply) return std::unexpected(reply.error());
+  auto opened = reply->as<wire::CacheOpened>();
+  if (!opened) return std::unexpected(opened.error());
+  if (auto ok = cache->accept(link, **opened, reply->frame.fds); !ok) {
+    cache->device_.reset();
+    (void)cache->close_on(link);
+    return std::unexpected(ok.error());
+  }
+  const std::uint32_t outage_ms = client.welcome().outage_ms;
+  if (client.gate().resumable() && outage_ms > 0 && cache->executor_ == wire::Executor::direct) {
+    cache->stock_ =
+        std::make_unique<Stock>(*cache, blocks_for_outage(outage_ms, cache->layout_.block_tokens));
+  }
+  client.add(*cache);
+  cache->registered_ = true;
+  return cache;
+}
+
+ipc::Result<Reply> Cache::request_open(Link& link) const {
+  return link.control().call(
       [&](flatbuffers::FlatBufferBuilder& builder) {
-        const auto model = builder.CreateString(options.model);
-        const auto salt = builder.CreateString(options.salt);
-        const ipc::Layout& l = options.layout;
+        const auto model = builder.CreateString(options_.model);
+        const auto salt = builder.CreateString(options_.salt);
+        const ipc::Layout& l = options_.layout;
         const auto layout =
             wire::CreateLayoutSpec(builder, l.layers, l.kv_heads, l.head_dim, l.block_tokens,
                                    l.dtype_bytes, l.planes, static_cast<std::uint8_t>(l.page_kind));
         flatbuffers::Offset<flatbuffers::Vector<std::uint8_t>> uuid;
-        if (cache->device_ != nullptr) {
-          uuid = builder.CreateVector(cache->device_->uuid().data(), cache->device_->uuid().size());
+        if (device_ != nullptr) {
+          uuid = builder.CreateVector(device_->uuid().data(), device_->uuid().size());
         }
         wire::OpenCacheBuilder open(builder);
         open.add_model(model);
         open.add_salt(salt);
-        open.add_shard_index(options.shard_index);
-        open.add_shard_count(options.shard_count);
-        open.add_kind(options.kind);
+        open.add_shard_index(options_.shard_index);
+        open.add_shard_count(options_.shard_count);
+        open.add_kind(options_.kind);
         open.add_layout(layout);
-        open.add_executor(options.executor);
-        open.add_hbm_bytes(options.hbm_bytes);
-        if (cache->device_ != nullptr) {
+        open.add_executor(options_.executor);
+        open.add_hbm_bytes(options_.hbm_bytes);
+        if (device_ != nullptr) {
           open.add_device_type(kDeviceCuda);
-          open.add_device_id(cache->device_->ordinal());
+          open.add_device_id(device_->ordinal());
           open.add_device_uuid(uuid);
-          open.add_device_index(options.device_index);
+          open.add_device_index(options_.device_index);
         }
         return open.Finish();
       },
-      client.deadline());
-  if (!reply) return std::unexpected(reply.error());
-  auto opened = reply->as<wire::CacheOpened>();
-  if (!opened) return std::unexpected(opened.error());
-  if (auto ok = cache->accept(**opened, reply->frame.fds); !ok) {
-    (void)cache->close();
-    return std::unexpected(ok.error());
-  }
-  return cache;
+      client_.deadline());
 }
 
-ipc::Status Cache::accept(const wire::CacheOpened& opened, std::vector<ipc::Fd>& fds) {
+Cache::~Cache() {
+  if (!registered_ || !client_.in_owner()) return;
+  const Gate::Stay stay = client_.gate().hold();
+  client_.remove(*this);
+}
+
+ipc::Status Cache::accept(Link& link, const wire::CacheOpened& opened, std::vector<ipc::Fd>& fds) {
   handle_ = opened.cache();
+  incarnation_ = opened.incarnation();
+  slot_extents_ = opened.slot_extents();
+  slot_extent_bytes_ = opened.slot_extent_bytes();
+  device_table_bytes_ = opened.device_table_bytes();
   executor_ = opened.executor();
   created_ = opened.created();
   table_bytes_ = opened.table_bytes();
@@ -113,7 +142,7 @@ ipc::Status Cache::accept(const wire::CacheOpened& opened, std::vector<ipc::Fd>&
   if (device_ != nullptr && executor_ != wire::Executor::direct) {
     return fail(Errc::peer_violation, "the daemon opened a cache on a GPU for its own executor");
   }
-  if (auto ok = map_arena(opened.slot_extents(), opened.slot_extent_bytes()); !ok) return ok;
+  if (auto ok = map_arena(link, opened.slot_extents(), opened.slot_extent_bytes()); !ok) return ok;
   auto frames = ipc::ReservedRange::reserve(max_frame_extents_ * frame_extent_bytes_,
                                             "addresses for the cache's DRAM extents");
   if (!frames) return std::unexpected(frames.error());
@@ -126,13 +155,13 @@ ipc::Status Cache::accept(const wire::CacheOpened& opened, std::vector<ipc::Fd>&
     }
     if (auto ok = attach_table(fds[0].get()); !ok) return ok;
   }
-  return map_frame_extents(opened.frame_extents());
+  return map_frame_extents(link, opened.frame_extents());
 }
 
-ipc::Status Cache::map_arena(std::uint32_t extents, std::uint64_t extent_bytes) {
+ipc::Status Cache::map_arena(Link& link, std::uint32_t extents, std::uint64_t extent_bytes) {
   if (device_ != nullptr) {
     if (auto ok = device_->reserve_arena(extents * extent_bytes); !ok) return ok;
-    auto mapped = fetch(ipc::Tier::hbm, 0, extents, extents,
+    auto mapped = fetch(link, ipc::Tier::hbm, 0, extents, extents,
                         [&](std::uint32_t extent, int fd) -> ipc::Status {
                           return device_->map_arena_extent(extent * extent_bytes, fd, extent_bytes);
                         });
@@ -143,7 +172,7 @@ ipc::Status Cache::map_arena(std::uint32_t extents, std::uint64_t extent_bytes) 
       ipc::ReservedRange::reserve(extents * extent_bytes, "addresses for the cache's arena");
   if (!arena) return std::unexpected(arena.error());
   arena_ = std::move(*arena);
-  auto mapped = fetch(ipc::Tier::hbm, 0, extents, extents, [&](std::uint32_t extent, int fd) {
+  auto mapped = fetch(link, ipc::Tier::hbm, 0, extents, extents, [&](std::uint32_t extent, int fd) {
     return map_extent(arena_, extent, fd, extent_bytes, "an HBM extent");
   });
   if (!mapped) return std::unexpected(mapped.error());
@@ -221,10 +250,10 @@ ipc::Status Cache::map_extent(ipc::ReservedRange& range, std::uint32_t extent, i
 }
 
 template <class Map>
-ipc::Result<std::uint32_t> Cache::fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t until,
-                                        std::uint32_t most, Map&& map) {
+ipc::Result<std::uint32_t> Cache::fetch(Link& link, ipc::Tier tier, std::uint32_t first,
+                                        std::uint32_t until, std::uint32_t most, Map&& map) {
   while (first < until) {
-    auto reply = client_.control().call(
+    auto reply = link.control().call(
         [&](auto& builder) {
           return wire::CreateFetchExtents(builder, handle_, static_cast<std::uint8_t>(tier), first);
         },
@@ -246,7 +275,7 @@ ipc::Result<std::uint32_t> Cache::fetch(ipc::Tier tier, std::uint32_t first, std
   return first;
 }
 
-ipc::Status Cache::map_frame_extents(std::uint32_t count) {
+ipc::Status Cache::map_frame_extents(Link& link, std::uint32_t count) {
   if (count <= mapped_.load(std::memory_order_acquire)) return {};
   if (count > max_frame_extents_) {
     return fail(Errc::peer_violation, "the daemon has " + std::to_string(count) +
@@ -257,10 +286,10 @@ ipc::Status Cache::map_frame_extents(std::uint32_t count) {
   const std::uint32_t mapped = mapped_.load(std::memory_order_relaxed);
   if (count <= mapped) return {};
   // Another session may have made the cache grow beyond `count` since we learned of it.
-  auto now =
-      fetch(ipc::Tier::dram, mapped, count, max_frame_extents_, [&](std::uint32_t extent, int fd) {
-        return map_extent(frames_, extent, fd, frame_extent_bytes_, "a DRAM extent");
-      });
+  auto now = fetch(link, ipc::Tier::dram, mapped, count, max_frame_extents_,
+                   [&](std::uint32_t extent, int fd) {
+                     return map_extent(frames_, extent, fd, frame_extent_bytes_, "a DRAM extent");
+                   });
   if (!now) return std::unexpected(now.error());
   // Read by resolves of other threads: the mapping comes before the number.
   std::atomic_ref(frames_ready_).store(*now * frames_per_extent_, std::memory_order_release);
@@ -285,6 +314,17 @@ std::byte* Cache::frame(std::uint32_t frame) const {
   return frames_.data() + frame * geometry_.frame_stride;
 }
 
+ipc::Status Cache::map_if_connected(std::uint32_t count) {
+  if (count <= mapped_.load(std::memory_order_acquire)) return {};
+  auto stay = client_.gate().enter(ipc::Clock::now(), Gate::Needs::nothing);
+  if (!stay || stay->link() == nullptr) return {};
+  auto mapped = map_frame_extents(*stay->link(), count);
+  if (!mapped && client_.lost(*stay->link(), mapped.error())) return {};
+  return mapped;
+}
+
+// A cache that a resume does not find open is closed by it; so one that is closed while the daemon
+// is away, or dies over it, is closed.
 ipc::Status Cache::close() {
   if (auto ok = client_.check(); !ok) return ok;
   if (users_.load() != 0) {
@@ -292,7 +332,19 @@ ipc::Status Cache::close() {
                                        " sequences and actors open; release them first");
   }
   device_.reset();  // so that what it imported is back before the daemon counts it as free
-  auto reply = client_.control().call(
+  auto stay = client_.gate().enter(client_.deadline(), Gate::Needs::nothing);
+  if (!stay) return std::unexpected(stay.error());
+  client_.remove(*this);
+  registered_ = false;
+  if (stay->link() == nullptr || is_lost()) return {};
+  if (stock_ != nullptr) stock_->release(*stay->link());
+  auto closed = close_on(*stay->link());
+  if (!closed && client_.lost(*stay->link(), closed.error())) return {};
+  return closed;
+}
+
+ipc::Status Cache::close_on(Link& link) const {
+  auto reply = link.control().call(
       [&](auto& builder) { return wire::CreateCloseCache(builder, handle_); }, client_.deadline());
   if (!reply) return std::unexpected(reply.error());
   return {};

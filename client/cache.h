@@ -14,11 +14,12 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
-#include "client/channel.h"
 #include "client/client.h"
 #include "client/device_cache.h"
+#include "client/stock.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 #include "ipc/layout.h"
@@ -49,8 +50,12 @@ struct CacheStats {
   std::atomic<std::uint64_t> resolves{0}, blocks_matched{0}, blocks_deduplicated{0};
 };
 
+class Sequence;
+
 class Cache {
  public:
+  ~Cache();
+
   // Errors: those of the daemon (invalid_layout, quota_exceeded, no_memory, limit_reached, ...),
   // peer_violation, no_memory (address space), and those of DeviceCache.
   static ipc::Result<std::unique_ptr<Cache>> open(Client& client, const CacheOptions& options);
@@ -58,8 +63,15 @@ class Cache {
   // Errors: wrong_state (sequences or actors are open).
   ipc::Status close();
 
-  // Maps the DRAM extents below `count` that are not mapped yet. Cheap when there are none.
-  ipc::Status map_frame_extents(std::uint32_t count);
+  // Maps the DRAM extents below `count` that are not mapped yet. Cheap when there are none. Inside
+  // the gate.
+  ipc::Status map_frame_extents(Link& link, std::uint32_t count);
+  // The same for what may wait until later: nothing happens while the daemon is away.
+  ipc::Status map_if_connected(std::uint32_t count);
+
+  // Why it is lost, if it is: the daemon that came back does not have its memory.
+  ipc::Status check() const;
+  bool is_lost() const { return lost_.load(std::memory_order_acquire); }
 
   // Why DRAM cannot be read by the GPU, if it stopped at an error; asking makes it try again. For
   // calls that bring blocks which lie there.
@@ -68,7 +80,7 @@ class Cache {
   ipc::Status wait_pinned_frame(std::uint32_t frame, ipc::Deadline deadline);
 
   Client& client() { return client_; }
-  std::uint64_t handle() const { return handle_; }
+  std::uint64_t handle() const { return handle_; }  // inside the gate
   ipc::wire::Executor executor() const { return executor_; }
   const ipc::Geometry& geometry() const { return geometry_; }
   const ipc::Layout& layout() const { return layout_; }
@@ -103,10 +115,36 @@ class Cache {
   void collect_stats();
   std::atomic<std::uint32_t>& users() { return users_; }
 
+  // ---- surviving the daemon; inside the gate
+
+  // The open sequences, which a resume adopts.
+  void add(Sequence& sequence);
+  void remove(Sequence& sequence);
+  // Closes an actor, or has it closed by a resume.
+  ipc::Status close_actor(std::uint32_t index);
+
+  // Blocks in advance; null: the session does not go on alone.
+  Stock* stock() const { return stock_.get(); }
+  void adjust_stock(Link& link);
+
+  // ---- of a resume
+
+  // Errors: the link broke. Anything else loses the cache.
+  ipc::Status resume(Link& link);
+  ipc::Status tell_closed_actors(Link& link);
+
  private:
   explicit Cache(Client& client) : client_(client) {}
-  ipc::Status accept(const ipc::wire::CacheOpened& opened, std::vector<ipc::Fd>& fds);
-  ipc::Status map_arena(std::uint32_t extents, std::uint64_t extent_bytes);
+  static ipc::Result<std::unique_ptr<Cache>> open_on(Link& link, Client& client,
+                                                     const CacheOptions& options);
+  ipc::Result<Reply> request_open(Link& link) const;
+  ipc::Status close_on(Link& link) const;
+  // Whether it is the memory that is mapped here.
+  bool is_same(const ipc::wire::CacheOpened& opened) const;
+  ipc::Status reopen(Link& link);
+  void lose(ipc::Error why);
+  ipc::Status accept(Link& link, const ipc::wire::CacheOpened& opened, std::vector<ipc::Fd>& fds);
+  ipc::Status map_arena(Link& link, std::uint32_t extents, std::uint64_t extent_bytes);
   ipc::Status attach_table(int fd);
   ipc::Status attach_split_table(const ipc::wire::CacheOpened& opened,
                                  const std::vector<ipc::Fd>& fds);
@@ -115,20 +153,25 @@ class Cache {
   // Has `map(extent, fd)` map extents from `first` on: at least up to `until`, and what else the
   // daemon has, `most` at most. Returns where the mapped ones end.
   template <class Map>
-  ipc::Result<std::uint32_t> fetch(ipc::Tier tier, std::uint32_t first, std::uint32_t until,
-                                   std::uint32_t most, Map&& map);
+  ipc::Result<std::uint32_t> fetch(Link& link, ipc::Tier tier, std::uint32_t first,
+                                   std::uint32_t until, std::uint32_t most, Map&& map);
   // Maps an extent that is a memfd.
   static ipc::Status map_extent(ipc::ReservedRange& range, std::uint32_t extent, int fd,
                                 std::uint64_t extent_bytes, const char* what);
 
   Client& client_;
-  std::uint64_t handle_ = 0;
+  CacheOptions options_;
+  std::uint64_t handle_ = 0;       // changed by a resume
+  std::uint64_t incarnation_ = 0;  // 0: the daemon gives none
   ipc::wire::Executor executor_ = ipc::wire::Executor::daemon;
   ipc::Geometry geometry_;
   ipc::Layout layout_;
   bool created_ = false;
   kernels::TableSizes sizes_;
   std::uint64_t table_bytes_ = 0;
+  std::uint32_t slot_extents_ = 0;
+  std::uint64_t slot_extent_bytes_ = 0;
+  std::uint64_t device_table_bytes_ = 0;
   std::uint64_t frame_extent_bytes_ = 0;
   std::uint32_t frames_per_extent_ = 0;
   std::uint32_t max_frame_extents_ = 0;
@@ -144,6 +187,14 @@ class Cache {
   std::unique_ptr<DeviceCache> device_;  // after the memory that it has registered
   CacheStats stats_;
   std::atomic<std::uint32_t> users_{0};  // sequences and actors
+
+  mutable std::mutex members_mutex_;  // of the following
+  std::unordered_set<Sequence*> sequences_;
+  std::vector<std::uint32_t> closed_actors_;  // which the daemon is to be told
+  ipc::Error lost_why_{ipc::Errc::ok, {}};
+  std::atomic<bool> lost_{false};
+  bool registered_ = false;  // with the client
+  std::unique_ptr<Stock> stock_;
 };
 
 }  // namespace sluice::client::internal

@@ -1,10 +1,8 @@
 #include "client/client.h"
 
 #include <errno.h>
-#include <poll.h>
 
 #include "client/default_socket.h"
-#include "ipc/protocol.h"
 #include "ipc/unix_socket.h"
 
 namespace sluice::client::internal {
@@ -29,10 +27,11 @@ std::string name_of(const ConnectOptions& options) {
 
 }  // namespace
 
-Client::Client(ForkGuard guard, ipc::Fd socket, std::chrono::microseconds timeout)
-    : fork_guard_(std::move(guard)),
-      timeout_(timeout),
-      control_(std::make_unique<Control>(std::move(socket))) {}
+Client::Client(ForkGuard guard, std::shared_ptr<Link> link, std::chrono::microseconds timeout)
+    : fork_guard_(std::move(guard)), timeout_(timeout), welcome_(link->welcome()) {
+  const bool resumable = !welcome_.token.empty();
+  gate_ = std::make_unique<Gate>(std::move(link), resumable);
+}
 
 ipc::Result<std::unique_ptr<Client>> Client::connect(const ConnectOptions& options) {
   auto guard = ForkGuard::make();
@@ -40,53 +39,38 @@ ipc::Result<std::unique_ptr<Client>> Client::connect(const ConnectOptions& optio
   const auto timeout = options.timeout.count() > 0
                            ? options.timeout
                            : std::chrono::duration_cast<std::chrono::microseconds>(kDefaultTimeout);
-  auto socket = ipc::connect_unix(socket_of(options), ipc::deadline_in(timeout));
+  const std::string path = socket_of(options);
+  auto socket = ipc::connect_unix(path, ipc::deadline_in(timeout));
   if (!socket) return std::unexpected(socket.error());
-  std::unique_ptr<Client> client(new Client(std::move(*guard), std::move(*socket), timeout));
-  if (auto ok = client->handshake(options); !ok) return std::unexpected(ok.error());
+  auto link = std::make_shared<Link>(std::move(*socket));
+  const Greeting greeting{name_of(options), options.admin, 0, {}};
+  if (auto ok = link->greet(greeting, ipc::deadline_in(timeout)); !ok) {
+    return std::unexpected(ok.error());
+  }
+  std::unique_ptr<Client> client(new Client(std::move(*guard), std::move(link), timeout));
+  if (!options.admin && client->gate().resumable()) {
+    auto watcher = Watcher::start(*client, path, greeting.client_name);
+    if (!watcher) return std::unexpected(watcher.error());
+    client->watcher_ = std::move(*watcher);
+  }
   return client;
 }
 
-ipc::Status Client::handshake(const ConnectOptions& options) {
-  auto reply = control_->call(
-      [&](flatbuffers::FlatBufferBuilder& builder) {
-        const auto name = builder.CreateString(name_of(options));
-        wire::HelloBuilder hello(builder);
-        hello.add_protocol_major(ipc::kProtocolMajor);
-        hello.add_protocol_minor(ipc::kProtocolMinor);
-        hello.add_features(ipc::kProtocolFeatures);
-        hello.add_client_name(name);
-        hello.add_admin(options.admin);
-        return hello.Finish();
-      },
-      deadline());
-  if (!reply) return std::unexpected(reply.error());
-  auto welcome = reply->as<wire::Welcome>();
-  if (!welcome) return std::unexpected(welcome.error());
-  session_ = (*welcome)->session();
-  executors_ = (*welcome)->executors();
-  tenant_ = ipc::text_of((*welcome)->tenant());
-  daemon_version_ = ipc::text_of((*welcome)->daemon_version());
-  if (options.admin) return {};
-  auto& fds = reply->frame.fds;
-  if (fds.size() != ipc::kWelcomeFds) {
-    return fail(Errc::peer_violation, "the daemon's welcome came with " +
-                                          std::to_string(fds.size()) + " descriptors; expected " +
-                                          std::to_string(ipc::kWelcomeFds));
-  }
-  auto memory = ipc::SessionMemory::attach(std::move(fds[0]), (*welcome)->ring_capacity(),
-                                           (*welcome)->request_bytes());
-  if (!memory) return std::unexpected(memory.error());
-  channel_ =
-      std::make_unique<Channel>(std::move(*memory), ipc::Doorbell(std::move(fds[1])), *control_);
-  return {};
-}
-
+// In a forked child nobody is there who waits, watches or holds a lock; only memory and descriptors
+// are given back, and of those that such a thread may have been busy with, none.
 Client::~Client() {
-  if (!in_owner() || session_ == 0) return;
-  if (channel_ != nullptr && channel_->end_code() != Errc::ok) return;
+  if (!in_owner()) {
+    const std::shared_ptr<Link> link = gate_->take_link_in_child();
+    (void)watcher_.release();
+    (void)gate_.release();
+    return;
+  }
+  watcher_.reset();
+  if (session() == 0) return;
+  const std::shared_ptr<Link> link = gate_->link();
+  if (gate_->state() != Gate::State::connected || link->broken()) return;
   // Best effort: the daemon also notices the end of the connection.
-  (void)control_->call([](auto& builder) { return wire::CreateBye(builder); }, deadline());
+  (void)link->control().call([](auto& builder) { return wire::CreateBye(builder); }, deadline());
 }
 
 ipc::Status Client::check() {
@@ -100,15 +84,20 @@ ipc::Status Client::check() {
 
 ipc::Status Client::look() {
   if (auto ok = check(); !ok) return ok;
-  pollfd socket{control_->fd(), POLLRDHUP, 0};
-  if (poll(&socket, 1, 0) > 0 && (socket.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) {
-    return std::unexpected(control_->end_reason());
+  const std::shared_ptr<Link> link = gate_->link();
+  if (gate_->state() == Gate::State::connected && link->hung_up()) {
+    const ipc::Error why = link->control().end_reason();
+    if (!lost(*link, why)) return std::unexpected(why);
+  }
+  if (ipc::Error why = gate_->reason(); why.code != Errc::ok) {
+    return std::unexpected(std::move(why));
   }
   return {};
 }
 
 ipc::Status Client::check_alive() {
   if (auto ok = check(); !ok) return ok;
+  if (watcher_ != nullptr) return check_not_ended();
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   const std::int64_t now_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
   if (now_ns < next_look_ns_.load(std::memory_order_relaxed)) return {};
@@ -120,13 +109,34 @@ ipc::Status Client::check_alive() {
 }
 
 ipc::Status Client::check_not_ended() {
+  if (watcher_ != nullptr) {
+    if (auto ok = check(); !ok || !over_.load(std::memory_order_acquire)) return ok;
+    return std::unexpected(gate_->reason());
+  }
   if (abandoned_.load(std::memory_order_relaxed)) return check();
   auto alive = check_alive();
-  if (alive) return alive;
-  const Errc why = alive.error().code;
-  if (why != Errc::daemon_away && why != Errc::shutting_down) return alive;
+  if (alive || !says_away(alive.error().code)) return alive;
   abandoned_.store(true, std::memory_order_relaxed);
   return {};
+}
+
+bool Client::lost(Link& link, const ipc::Error& why) {
+  return says_away(why.code) && link.broken() && gate_->gone(link, why);
+}
+
+void Client::end(ipc::Error why) {
+  gate_->end(std::move(why));
+  over_.store(true, std::memory_order_release);
+}
+
+void Client::add(Cache& cache) {
+  const std::lock_guard lock(caches_mutex_);
+  caches_.insert(&cache);
+}
+
+void Client::remove(Cache& cache) {
+  const std::lock_guard lock(caches_mutex_);
+  caches_.erase(&cache);
 }
 
 }  // namespace sluice::client::internal

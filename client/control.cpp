@@ -62,6 +62,11 @@ ipc::Result<Reply> Control::exchange(std::uint64_t request, const std::vector<st
   }
 }
 
+Errc Control::end_code() {
+  const std::lock_guard lock(mutex_);
+  return ended_;
+}
+
 Error Control::end_reason() {
   const std::lock_guard lock(mutex_);
   for (int frames = 0; frames < kMostLateFrames && ended_ == Errc::ok; ++frames) {

@@ -52,6 +52,8 @@ class Control {
 
   // Why the session ended: the daemon's Closing if one lies in the socket, else daemon_away.
   ipc::Error end_reason();
+  // What was found out of it so far; Errc::ok: nothing.
+  ipc::Errc end_code();
 
  private:
   ipc::Result<Reply> exchange(std::uint64_t request, const std::vector<std::byte>& bytes,

@@ -179,7 +179,7 @@ class DirectActor final : public Actor {
         extents = std::max(extents, cache().extent_of(frame) + 1);
       }
     }
-    return extents <= cache().frame_extents() ? ipc::Status{} : cache().map_frame_extents(extents);
+    return cache().map_if_connected(extents);
   }
 
   ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "client/actor.h"
+#include "client/requests.h"
 #include "client/sequence.h"
 
 namespace sluice::client::internal {
@@ -13,8 +14,6 @@ using ipc::fail;
 namespace wire = ipc::wire;
 
 namespace {
-
-constexpr std::size_t round8(std::size_t bytes) { return (bytes + 7) / 8 * 8; }
 
 // Where things lie in the memory of a resolve of `lists` lists and `pages` pages.
 struct ResolvePlaces {
@@ -48,44 +47,77 @@ class RemoteActor final : public Actor {
   Client& client() const { return cache().client(); }
   bool asks_daemon() const override { return true; }
 
+  // A begin or an end of a step that is made again, since the daemon died over it, may find that it
+  // was done: then the actor is in no state for it, but in the one that was wanted.
   ipc::Status plain(wire::Op op) {
-    auto memory = client().channel().allocate(ipc::kMaxErrorText, client().deadline());
-    if (!memory) return std::unexpected(memory.error());
-    Channel::Request request;
-    request.op = op;
-    request.handle = cache().handle();
-    request.actor = index();
-    request.reply_length = ipc::kMaxErrorText;
-    auto answer = client().channel().call(request, std::move(*memory), client().deadline());
-    if (!answer) return std::unexpected(answer.error());
-    return {};
+    int tries = 0;
+    return client().ask(client().deadline(), [&](Link& link) -> ipc::Status {
+      ++tries;
+      auto memory = link.channel().allocate(ipc::kMaxErrorText, client().deadline());
+      if (!memory) return std::unexpected(memory.error());
+      Channel::Request request;
+      request.op = op;
+      request.handle = cache().handle();
+      request.actor = index();
+      request.reply_length = ipc::kMaxErrorText;
+      auto answer = link.channel().call(request, std::move(*memory), client().deadline());
+      if (answer || (tries > 1 && answer.error().code == Errc::wrong_state)) return {};
+      return std::unexpected(answer.error());
+    });
   }
 
   ipc::Status do_begin_step() override { return plain(wire::Op::step_begin); }
   ipc::Status do_end_step() override { return plain(wire::Op::step_end); }
 
   // Half of request memory, so that two requests of a batch can be under way.
-  std::size_t most_bytes() const { return client().channel().request_bytes() / 2; }
+  static std::size_t most_bytes(Link& link) { return link.channel().request_bytes() / 2; }
+
+  // What a resolve found so far, on a daemon that died, counts for nothing.
+  static void begin_anew(Operation& operation) {
+    operation.parts.clear();
+    operation.counts = {};
+    operation.forecast_used = operation.forecast_late = 0;
+    operation.forecast_issued = operation.forecast_dropped = 0;
+  }
 
   ipc::Status do_start(Operation& operation) override {
+    operation.deadline = client().deadline();
+    return start_by(operation, operation.deadline);
+  }
+
+  ipc::Status start_by(Operation& operation, ipc::Deadline deadline) {
+    while (true) {
+      auto stay = client().gate().enter(deadline, Gate::Needs::daemon);
+      if (!stay) return std::unexpected(stay.error());
+      for (const PageList& list : operation.lists) {
+        if (auto ok = list.sequence->check(); !ok) return ok;
+      }
+      begin_anew(operation);
+      operation.link = stay->shared_link();
+      auto started = start_on(*stay->link(), operation);
+      if (started || !client().lost(*stay->link(), started.error())) return started;
+    }
+  }
+
+  ipc::Status start_on(Link& link, Operation& operation) {
     std::size_t first = 0;
     while (first < operation.lists.size()) {
       std::size_t end = first;
       std::size_t pages = 0;
       while (end < operation.lists.size()) {
         const std::size_t more = pages + operation.lists[end].count;
-        if (ResolvePlaces(end - first + 1, more).bytes > most_bytes() && end > first) break;
+        if (ResolvePlaces(end - first + 1, more).bytes > most_bytes(link) && end > first) break;
         pages = more;
         ++end;
       }
-      if (ResolvePlaces(end - first, pages).bytes > client().channel().request_bytes()) {
+      if (ResolvePlaces(end - first, pages).bytes > link.channel().request_bytes()) {
         abandon(operation);
         return fail(Errc::list_too_long,
                     "a list of " + std::to_string(pages) + " pages does not fit into " +
-                        std::to_string(client().channel().request_bytes()) +
+                        std::to_string(link.channel().request_bytes()) +
                         " bytes of request memory; cut it, or raise rings.request_memory");
       }
-      auto part = submit_in_turn(operation, first, end, pages);
+      auto part = submit_in_turn(link, operation, first, end, pages);
       if (!part) {
         abandon(operation);
         return std::unexpected(part.error());
@@ -98,25 +130,26 @@ class RemoteActor final : public Actor {
 
   // Submits a part of a batch. Request memory may be full of the parts before it, whose answers
   // nobody has read yet: then reads them first.
-  ipc::Result<Operation::Part> submit_in_turn(Operation& operation, std::size_t first,
+  ipc::Result<Operation::Part> submit_in_turn(Link& link, Operation& operation, std::size_t first,
                                               std::size_t end, std::size_t pages) {
     for (auto& earlier : operation.parts) {
       if (!earlier.waiting) continue;
-      auto part = submit(operation, first, end, pages, wire::Op::resolve, 0, 0, ipc::Clock::now());
+      auto part =
+          submit(link, operation, first, end, pages, wire::Op::resolve, 0, 0, ipc::Clock::now());
       if (part || part.error().code != Errc::timed_out) return part;
       if (auto ok = finish_part(operation, earlier, client().deadline()); !ok) {
         return std::unexpected(ok.error());
       }
     }
-    return submit(operation, first, end, pages, wire::Op::resolve, 0, 0, client().deadline());
+    return submit(link, operation, first, end, pages, wire::Op::resolve, 0, 0, client().deadline());
   }
 
-  ipc::Result<Operation::Part> submit(const Operation& operation, std::size_t first,
+  ipc::Result<Operation::Part> submit(Link& link, const Operation& operation, std::size_t first,
                                       std::size_t end, std::size_t pages, wire::Op op,
                                       std::uint64_t value, std::uint16_t flags,
                                       ipc::Deadline memory_deadline) {
     const ResolvePlaces places(end - first, pages);
-    auto memory = client().channel().allocate(places.bytes, memory_deadline);
+    auto memory = link.channel().allocate(places.bytes, memory_deadline);
     if (!memory) return std::unexpected(memory.error());
     std::byte* const at = memory->bytes().data();
     std::byte* spec_at = at + places.specs;
@@ -141,19 +174,38 @@ class RemoteActor final : public Actor {
     request.length = static_cast<std::uint32_t>(places.request_bytes(pages));
     request.reply_offset = static_cast<std::uint32_t>(places.reply);
     request.reply_length = static_cast<std::uint32_t>(places.bytes - places.reply);
-    auto ticket = client().channel().submit(request, std::move(*memory), client().deadline());
+    auto ticket = link.channel().submit(request, std::move(*memory), client().deadline());
     if (!ticket) return std::unexpected(ticket.error());
     return Operation::Part{*ticket, first, end, true};
   }
 
-  void abandon(Operation& operation) {
+  void do_abandon(Operation& operation) override { abandon(operation); }
+
+  static void abandon(Operation& operation) {
+    if (operation.link == nullptr) return;
     for (auto& part : operation.parts) {
-      if (part.waiting) client().channel().abandon(part.ticket);
+      if (part.waiting) operation.link->channel().abandon(part.ticket);
       part.waiting = false;
     }
   }
 
+  // A resolve that is made again finds the same, and the pages that the first had brought in.
   ipc::Status do_finish(Operation& operation, ipc::Deadline deadline) override {
+    while (true) {
+      if (operation.link != nullptr) {
+        auto finished = finish_parts(operation, deadline);
+        if (finished || !client().lost(*operation.link, finished.error())) return finished;
+        operation.link.reset();
+      }
+      auto again = start_by(operation, std::min(deadline, operation.deadline));
+      if (again) continue;
+      const bool wait_again =
+          again.error().code == Errc::daemon_away && ipc::Clock::now() < operation.deadline;
+      return wait_again ? fail(Errc::timed_out, again.error().text) : again;
+    }
+  }
+
+  ipc::Status finish_parts(Operation& operation, ipc::Deadline deadline) {
     for (auto& part : operation.parts) {
       if (!part.waiting) continue;
       if (auto ok = finish_part(operation, part, deadline); !ok) return ok;
@@ -162,7 +214,7 @@ class RemoteActor final : public Actor {
   }
 
   ipc::Status finish_part(Operation& operation, Operation::Part& part, ipc::Deadline deadline) {
-    auto answer = client().channel().wait(part.ticket, deadline);
+    auto answer = operation.link->channel().wait(part.ticket, deadline);
     if (!answer) {
       if (answer.error().code == Errc::timed_out) return std::unexpected(answer.error());
       part.waiting = false;
@@ -229,22 +281,36 @@ class RemoteActor final : public Actor {
     operation.lists.assign(lists.begin(), lists.end());
     std::size_t pages = 0;
     for (const auto& list : lists) pages += list.count;
-    if (ResolvePlaces(lists.size(), pages).bytes > most_bytes()) {
+    // A hint that nobody is there for, or that does not fit, is a hint that is dropped.
+    auto stay = client().gate().enter(ipc::Clock::now(), Gate::Needs::nothing);
+    if (!stay && stay.error().code != Errc::daemon_away) return std::unexpected(stay.error());
+    if (!stay || stay->link() == nullptr ||
+        ResolvePlaces(lists.size(), pages).bytes > most_bytes(*stay->link())) {
       cache().stats().forecast_dropped.fetch_add(pages, std::memory_order_relaxed);
-      return {};  // a hint that does not fit is a hint that is dropped
+      return {};
     }
-    auto part = submit(operation, 0, lists.size(), pages, wire::Op::forecast, deadline_us,
-                       static_cast<std::uint16_t>(confidence), client().deadline());
-    if (!part) return std::unexpected(part.error());
-    client().channel().abandon(part->ticket);
+    auto part = submit(*stay->link(), operation, 0, lists.size(), pages, wire::Op::forecast,
+                       deadline_us, static_cast<std::uint16_t>(confidence), client().deadline());
+    if (!part) {
+      if (client().lost(*stay->link(), part.error())) return {};
+      return std::unexpected(part.error());
+    }
+    stay->link()->channel().abandon(part->ticket);
     return {};
   }
 
+  // Pinning again gives the same slots.
   ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
                                                 std::uint32_t block) override {
+    return client().ask(client().deadline(),
+                        [&](Link& link) { return pin_on(link, sequence, block); });
+  }
+
+  ipc::Result<std::vector<std::int32_t>> pin_on(Link& link, const Sequence& sequence,
+                                                std::uint32_t block) {
     const std::size_t pages = cache().geometry().pages_per_block;
     const std::size_t reply_bytes = std::max(pages * sizeof(std::int32_t), ipc::kMaxErrorText);
-    auto memory = client().channel().allocate(reply_bytes, client().deadline());
+    auto memory = link.channel().allocate(reply_bytes, client().deadline());
     if (!memory) return std::unexpected(memory.error());
     Channel::Request request;
     request.op = wire::Op::tail_slots;
@@ -252,7 +318,7 @@ class RemoteActor final : public Actor {
     request.actor = index();
     request.count = block;
     request.reply_length = static_cast<std::uint32_t>(reply_bytes);
-    auto answer = client().channel().call(request, std::move(*memory), client().deadline());
+    auto answer = link.channel().call(request, std::move(*memory), client().deadline());
     if (!answer) return std::unexpected(answer.error());
     std::vector<std::int32_t> slots(pages);
     std::memcpy(slots.data(), answer->memory.bytes().data(), pages * sizeof(std::int32_t));

@@ -1,11 +1,13 @@
+// Sequences: opening, growing and shrinking. Forks, writing, seals and resumes are in files of
+// their own.
 #include "client/sequence.h"
 
 #include <algorithm>
 #include <cstring>
 #include <string>
-#include <thread>
 
 #include "client/actor.h"
+#include "client/requests.h"
 
 namespace sluice::client::internal {
 
@@ -13,56 +15,48 @@ using ipc::Errc;
 using ipc::fail;
 namespace wire = ipc::wire;
 
-namespace {
-
-// Between two tries of a request that the daemon answered with busy: memory comes back when running
-// steps end, within microseconds to milliseconds, and a new extent takes the daemon milliseconds.
-constexpr std::chrono::microseconds kLeastPause{50};
-constexpr std::chrono::microseconds kMostPause{5'000};
-
-// The tries of one request for memory.
-class Tries {
- public:
-  explicit Tries(ipc::Deadline deadline) : deadline_(deadline) {}
-
-  // Whether the request is to be made again, after a pause.
-  bool again(const ipc::Error& error) {
-    if (error.code != Errc::busy || ipc::Clock::now() + pause_ >= deadline_) return false;
-    std::this_thread::sleep_for(pause_);
-    pause_ = std::min(pause_ * 2, kMostPause);
-    return true;
-  }
-
- private:
-  ipc::Deadline deadline_;
-  std::chrono::microseconds pause_ = kLeastPause;
-};
-
-std::uint32_t bytes_u32(std::size_t bytes) { return static_cast<std::uint32_t>(bytes); }
-
-std::unexpected<ipc::Error> impossible_frame() {
-  return fail(Errc::peer_violation, "the daemon gave a frame that does not exist");
-}
-
-}  // namespace
-
 Sequence::~Sequence() {
+  if (registered_ && cache_.client().in_owner()) {
+    const Gate::Stay stay = cache_.client().gate().hold();
+    be_forgotten();
+  }
   if (row_) cache_.device()->remove_row(*row_);
-  --cache_.users();
+  if (!hidden_) --cache_.users();
 }
 
-ipc::Result<Channel::Answer> Sequence::request(Channel::Request request, ipc::RequestPiece memory) {
-  if (auto ok = cache_.client().check(); !ok) return std::unexpected(ok.error());
-  if (request.op != wire::Op::sequence_release) {
-    if (auto ok = check(); !ok) return std::unexpected(ok.error());
-  }
-  auto answer =
-      cache_.client().channel().call(request, std::move(memory), cache_.client().deadline());
+void Sequence::be_registered() {
+  cache_.add(*this);
+  registered_ = true;
+}
+
+void Sequence::be_forgotten() {
+  if (registered_) cache_.remove(*this);
+  registered_ = false;
+}
+
+ipc::Result<Gate::Stay> Sequence::enter(ipc::Deadline deadline, Gate::Needs needs) {
+  auto stay = cache_.client().gate().enter(deadline, needs);
+  if (!stay) return stay;
+  if (auto ok = check(); !ok) return std::unexpected(ok.error());
+  return stay;
+}
+
+ipc::Result<Channel::Answer> Sequence::call(Link& link, const Channel::Request& request,
+                                            ipc::RequestPiece memory) {
+  auto answer = link.channel().call(request, std::move(memory), cache_.client().deadline());
   if (!answer && answer.error().code == Errc::timed_out) unanswered_ = true;
   return answer;
 }
 
-ipc::Status Sequence::check() const {
+ipc::Status Sequence::check_what_was_told() {
+  if ((told_.load(std::memory_order_acquire) & kToldReplaced) != 0) {
+    const std::lock_guard lock(mutex_);
+    take_replaced();
+  }
+  if ((told_.load(std::memory_order_acquire) & kToldLost) != 0) {
+    const std::lock_guard lock(mutex_);
+    return std::unexpected(lost_why_);
+  }
   if (!unanswered_) return {};
   return fail(Errc::wrong_state,
               "an earlier request of this sequence was not answered in time, so nobody knows which "
@@ -74,16 +68,26 @@ void Sequence::append(std::uint32_t id, const Block& block) {
   blocks_.push_back(block);
 }
 
+void Sequence::cut(std::uint32_t count) {
+  seals_.cut(count);
+  while (blocks() > count) {
+    pins_.erase(blocks() - 1);
+    if (blocks_.back().sealed) --sealed_;
+    blocks_.pop_back();
+    ids_.pop_back();
+  }
+}
+
 // ---- opening
 
-ipc::Result<std::uint32_t> Sequence::match(const Keys& keys, std::size_t first,
+ipc::Result<std::uint32_t> Sequence::match(Link& link, const Keys& keys, std::size_t first,
                                            std::uint32_t count) {
-  Client& client = cache_.client();
   const std::size_t spec_bytes = sizeof(wire::OpenSpec);
-  const std::size_t key_area = (std::size_t{count} * keys.key_bytes + 7) / 8 * 8;
+  const std::size_t key_area = round8(std::size_t{count} * keys.key_bytes);
   const std::size_t reply_bytes =
       std::max(std::size_t{count} * sizeof(wire::BlockRef), ipc::kMaxErrorText);
-  auto memory = client.channel().allocate(spec_bytes + key_area + reply_bytes, client.deadline());
+  auto memory =
+      link.channel().allocate(spec_bytes + key_area + reply_bytes, cache_.client().deadline());
   if (!memory) return std::unexpected(memory.error());
   std::byte* const at = memory->bytes().data();
   const wire::OpenSpec spec(cache_.handle(), keys.key_bytes, count);
@@ -98,7 +102,7 @@ ipc::Result<std::uint32_t> Sequence::match(const Keys& keys, std::size_t first,
   open.length = bytes_u32(spec_bytes + std::size_t{count} * keys.key_bytes);
   open.reply_offset = bytes_u32(spec_bytes + key_area);
   open.reply_length = bytes_u32(reply_bytes);
-  auto answer = request(open, std::move(*memory));
+  auto answer = call(link, open, std::move(*memory));
   if (!answer) return std::unexpected(answer.error());
   const auto& completion = answer->completion;
   handle_ = completion.value0();
@@ -112,67 +116,115 @@ ipc::Result<std::uint32_t> Sequence::match(const Keys& keys, std::size_t first,
   }
   sealed_ += matched;
   cache_.stats().blocks_matched.fetch_add(matched, std::memory_order_relaxed);
-  if (auto ok = cache_.map_frame_extents(completion.frame_extents()); !ok) {
+  if (auto ok = cache_.map_frame_extents(link, completion.frame_extents()); !ok) {
     return std::unexpected(ok.error());
   }
   if (auto ok = cache_.check_pinning(); !ok) return std::unexpected(ok.error());
   return matched;
 }
 
-ipc::Result<std::unique_ptr<Sequence>> Sequence::open(Cache& cache, const Keys& keys,
-                                                      std::uint32_t& matched) {
-  std::unique_ptr<Sequence> sequence(new Sequence(cache));
+ipc::Status Sequence::match_all(Link& link, const Keys& keys, std::uint32_t& matched) {
   std::size_t first = 0;
   matched = 0;
   do {
     const auto count =
         static_cast<std::uint32_t>(std::min<std::size_t>(keys.count - first, kMaxBlocksPerRequest));
-    auto some = sequence->match(keys, first, count);
+    auto some = match(link, keys, first, count);
     if (!some) {
-      if (sequence->handle_ != 0) (void)sequence->release();
+      if (handle_ != 0) (void)release_on(link);
       return std::unexpected(some.error());
     }
     matched += *some;
     if (*some < count) break;
     first += count;
   } while (first < keys.count);
-  return sequence;
+  return {};
+}
+
+ipc::Result<std::unique_ptr<Sequence>> Sequence::open(Cache& cache, const Keys& keys,
+                                                      std::uint32_t& matched) {
+  Client& client = cache.client();
+  return client.ask(client.deadline(), [&](Link& link) -> ipc::Result<std::unique_ptr<Sequence>> {
+    if (auto ok = cache.check(); !ok) return std::unexpected(ok.error());
+    std::unique_ptr<Sequence> sequence(new Sequence(cache));
+    if (auto ok = sequence->match_all(link, keys, matched); !ok) {
+      return std::unexpected(ok.error());
+    }
+    sequence->be_registered();
+    cache.adjust_stock(link);
+    return sequence;
+  });
 }
 
 // ---- growing and shrinking
 
 ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
   if (count == 0) return fail(Errc::invalid_argument, "extend by 0 blocks; at least 1");
-  Client& client = cache_.client();
   if (count > cache_.max_blocks()) {
     return fail(Errc::quota_exceeded, std::to_string(count) +
                                           " blocks asked for; the cache has room for " +
                                           std::to_string(cache_.max_blocks()) + " in all");
   }
-  const std::uint32_t first = blocks();
-  std::uint32_t left = count;
+  if (auto ok = settle(nullptr); !ok) return std::unexpected(ok.error());
+  Client& client = cache_.client();
+  Stock* const stock = cache_.stock();
   const ipc::Deadline deadline = client.deadline();
+  auto needs = stock != nullptr ? Gate::Needs::nothing : Gate::Needs::daemon;
+  while (true) {
+    auto stay = enter(deadline, needs);
+    if (!stay) return std::unexpected(stay.error());
+    const std::uint32_t first = blocks();
+    if (stay->link() == nullptr) {
+      if (stock->take(*this, count)) return updated(first);
+      needs = Gate::Needs::daemon;
+      continue;
+    }
+    const auto extended = extend_with_stock(*stay->link(), count, deadline);
+    if (extended) return updated(first);
+    if (!client.lost(*stay->link(), extended.error())) return std::unexpected(extended.error());
+    cut(first);  // what it had got so far is given up by the resume
+    if (stock != nullptr) needs = Gate::Needs::nothing;
+  }
+}
+
+ipc::Result<std::uint32_t> Sequence::updated(std::uint32_t first) {
+  if (auto ok = update_row(first); !ok) return std::unexpected(ok.error());
+  return first;
+}
+
+// What is held in advance does not stand in the way of what is needed now.
+ipc::Status Sequence::extend_with_stock(Link& link, std::uint32_t count, ipc::Deadline deadline) {
+  Stock* const stock = cache_.stock();
+  if (stock == nullptr || stock->blocks() == 0) return extend_on(link, count, deadline);
+  auto extended = extend_on(link, count, std::min(deadline, ipc::deadline_in(kStockPatience)));
+  if (extended || !is_for_memory(extended.error().code)) return extended;
+  (void)stock->give_back(link);
+  return extend_on(link, count, deadline);
+}
+
+ipc::Status Sequence::extend_on(Link& link, std::uint32_t count, ipc::Deadline deadline) {
+  const std::uint32_t first = blocks();
+  const auto all_or_none = [&](const ipc::Error& error) -> ipc::Status {
+    if (blocks() > first) (void)truncate_on(link, first);
+    return std::unexpected(error);
+  };
+  std::uint32_t left = count;
   Tries tries(deadline);
   while (left > 0) {
     const std::uint32_t some = std::min(left, kMaxBlocksPerRequest);
     const std::size_t reply_bytes =
         std::max(std::size_t{some} * sizeof(wire::BlockRef), ipc::kMaxErrorText);
-    auto memory = client.channel().allocate(reply_bytes, deadline);
-    if (!memory) {
-      if (blocks() > first) (void)truncate(first);  // all or none
-      return std::unexpected(memory.error());
-    }
+    auto memory = link.channel().allocate(reply_bytes, deadline);
+    if (!memory) return all_or_none(memory.error());
     Channel::Request extend;
     extend.op = wire::Op::sequence_extend;
     extend.handle = handle_;
     extend.count = some;
     extend.reply_length = bytes_u32(reply_bytes);
-    auto answer = request(extend, std::move(*memory));
+    auto answer = call(link, extend, std::move(*memory));
     if (!answer) {
       if (tries.again(answer.error())) continue;
-      // All or none.
-      if (blocks() > first) (void)truncate(first);
-      return std::unexpected(answer.error());
+      return all_or_none(answer.error());
     }
     if (answer->completion.value0() != blocks()) {
       return fail(Errc::peer_violation, "the daemon extended the sequence at block " +
@@ -185,177 +237,72 @@ ipc::Result<std::uint32_t> Sequence::extend(std::uint32_t count) {
       std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
       append(ref.id(), {ref.frame(), false, false});
     }
-    auto ready = cache_.map_frame_extents(answer->completion.frame_extents());
+    auto ready = cache_.map_frame_extents(link, answer->completion.frame_extents());
     if (ready) ready = cache_.check_pinning();
-    if (!ready) {
-      (void)truncate(first);
-      return std::unexpected(ready.error());
-    }
+    if (!ready) return all_or_none(ready.error());
     left -= some;
   }
-  if (auto ok = update_row(first); !ok) return std::unexpected(ok.error());
-  return first;
+  return {};
 }
 
+// A daemon that dies over it, or is away, is told by the resume what is left.
 ipc::Status Sequence::truncate(std::uint32_t count) {
+  if (auto ok = settle(nullptr); !ok) return ok;
+  auto stay = enter(cache_.client().deadline(), Gate::Needs::nothing);
+  if (!stay) return std::unexpected(stay.error());
   if (count > blocks()) {
     return fail(Errc::invalid_argument, "truncate to " + std::to_string(count) +
                                             " blocks; the sequence has " +
                                             std::to_string(blocks()));
   }
-  auto memory = cache_.client().channel().allocate(ipc::kMaxErrorText, cache_.client().deadline());
+  if (stay->link() == nullptr) {
+    cut(count);
+  } else if (auto ok = truncate_on(*stay->link(), count); !ok) {
+    if (!cache_.client().lost(*stay->link(), ok.error())) return ok;
+    cut(count);
+  }
+  return update_row(blocks());
+}
+
+ipc::Status Sequence::truncate_on(Link& link, std::uint32_t count) {
+  auto memory = link.channel().allocate(ipc::kMaxErrorText, cache_.client().deadline());
   if (!memory) return std::unexpected(memory.error());
   Channel::Request truncate;
   truncate.op = wire::Op::sequence_truncate;
   truncate.handle = handle_;
   truncate.count = count;
   truncate.reply_length = ipc::kMaxErrorText;
-  auto answer = request(truncate, std::move(*memory));
+  auto answer = call(link, truncate, std::move(*memory));
   if (!answer) return std::unexpected(answer.error());
-  while (blocks() > count) {
-    pins_.erase(blocks() - 1);
-    if (blocks_.back().sealed) --sealed_;
-    blocks_.pop_back();
-    ids_.pop_back();
-  }
-  return update_row(blocks());
+  cut(count);
+  return {};
 }
 
+// What no resume adopts is given up; so it is enough to be forgotten. Seals that were put off are
+// done first, where they can be: others may look for these blocks.
 ipc::Status Sequence::release() {
-  auto memory = cache_.client().channel().allocate(ipc::kMaxErrorText, cache_.client().deadline());
+  for (std::uint32_t left = seals_.promised(); left > 0 && !settle(nullptr); --left) {
+  }
+  auto stay = cache_.client().gate().enter(cache_.client().deadline(), Gate::Needs::nothing);
+  if (!stay) return std::unexpected(stay.error());
+  be_forgotten();
+  if (stay->link() == nullptr || handle_ == 0) return {};
+  auto released = release_on(*stay->link());
+  if (!released && cache_.client().lost(*stay->link(), released.error())) return {};
+  if (released) cache_.adjust_stock(*stay->link());
+  return released;
+}
+
+ipc::Status Sequence::release_on(Link& link) {
+  auto memory = link.channel().allocate(ipc::kMaxErrorText, cache_.client().deadline());
   if (!memory) return std::unexpected(memory.error());
   Channel::Request release;
   release.op = wire::Op::sequence_release;
   release.handle = handle_;
   release.reply_length = ipc::kMaxErrorText;
-  auto answer = request(release, std::move(*memory));
+  auto answer = call(link, release, std::move(*memory));
   if (!answer) return std::unexpected(answer.error());
   return {};
-}
-
-ipc::Result<Channel::Answer> Sequence::request_fork() {
-  Client& client = cache_.client();
-  const auto unsealed = static_cast<std::size_t>(blocks() - sealed_);
-  const std::size_t reply_bytes = std::max(unsealed * sizeof(wire::ForkedRef), ipc::kMaxErrorText);
-  const ipc::Deadline deadline = client.deadline();
-  Tries tries(deadline);
-  while (true) {
-    auto memory = client.channel().allocate(reply_bytes, deadline);
-    if (!memory) return std::unexpected(memory.error());
-    Channel::Request fork;
-    fork.op = wire::Op::sequence_fork;
-    fork.handle = handle_;
-    fork.reply_length = bytes_u32(reply_bytes);
-    auto answer = request(fork, std::move(*memory));
-    if (answer || !tries.again(answer.error())) return answer;
-  }
-}
-
-ipc::Result<std::unique_ptr<Sequence>> Sequence::fork(Actor* actor) {
-  if (has_pins() && cache_.device() != nullptr) {
-    if (auto ok = check_actor(pins_.begin()->first, actor, "fork the sequence"); !ok) {
-      return std::unexpected(ok.error());
-    }
-  }
-  auto answer = request_fork();
-  if (!answer) return std::unexpected(answer.error());
-  std::unique_ptr<Sequence> child(new Sequence(cache_));
-  child->handle_ = answer->completion.value0();
-  child->ids_ = ids_;
-  child->blocks_ = blocks_;
-  child->sealed_ = sealed_;
-  if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
-    (void)child->release();
-    return std::unexpected(ok.error());
-  }
-  const std::byte* const refs = answer->memory.bytes().data();
-  const std::size_t copies = std::min<std::size_t>(answer->completion.value1(), blocks() - sealed_);
-  for (std::size_t i = 0; i < copies; ++i) {
-    wire::ForkedRef ref;
-    std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
-    if (ref.index() >= blocks()) continue;
-    Block& block = child->blocks_[ref.index()];
-    child->ids_[ref.index()] = ref.id();
-    block.frame = ref.frame();
-    std::byte* const to = cache_.frame(block.frame);
-    if (to == nullptr) {
-      (void)child->release();
-      return impossible_frame();
-    }
-    if (const auto* slots = pinned(ref.index()); slots != nullptr) {
-      if (auto ok = copy_to_frame(*slots, block.frame, actor); !ok) {
-        (void)child->release();
-        return std::unexpected(ok.error());
-      }
-      block.in_frame = true;
-    } else if (block.in_frame) {
-      std::memcpy(to, cache_.frame(blocks_[ref.index()].frame), cache_.geometry().block_bytes);
-    }
-  }
-  return child;
-}
-
-// ---- writing
-
-ipc::Result<Sequence::Block*> Sequence::private_block(std::uint32_t block) {
-  if (auto ok = check(); !ok) return std::unexpected(ok.error());
-  if (block >= blocks()) {
-    return fail(Errc::invalid_argument,
-                "block " + std::to_string(block) + " of a sequence of " + std::to_string(blocks()));
-  }
-  if (blocks_[block].sealed) {
-    return fail(Errc::wrong_state,
-                "block " + std::to_string(block) + " is sealed, so its bytes can no longer change");
-  }
-  return &blocks_[block];
-}
-
-const std::vector<std::int32_t>* Sequence::pinned(std::uint32_t block) const {
-  const auto found = pins_.find(block);
-  return found == pins_.end() ? nullptr : &found->second;
-}
-
-ipc::Result<std::span<std::byte>> Sequence::map(std::uint32_t index) {
-  auto block = private_block(index);
-  if (!block) return std::unexpected(block.error());
-  if (pinned(index) != nullptr) {
-    return fail(Errc::wrong_state, "the pages of block " + std::to_string(index) +
-                                       " are pinned slots; write there until the seal");
-  }
-  std::byte* const data = cache_.frame((*block)->frame);
-  if (data == nullptr) return impossible_frame();
-  (*block)->in_frame = true;
-  return std::span(data, cache_.geometry().block_bytes);
-}
-
-ipc::Status Sequence::copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame,
-                                    Actor* actor) const {
-  if (cache_.device() != nullptr) return actor->copy_to_frame(slots, frame);
-  std::byte* const to = cache_.frame(frame);
-  const std::size_t page_bytes = cache_.geometry().page_bytes;
-  for (std::size_t page = 0; page < slots.size(); ++page) {
-    std::memcpy(to + page * page_bytes, cache_.slot(slots[page]), page_bytes);
-  }
-  return {};
-}
-
-ipc::Status Sequence::copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame,
-                                    Actor& actor) const {
-  if (cache_.device() != nullptr) return actor.copy_to_slots(slots, frame);
-  const std::byte* const from = cache_.frame(frame);
-  const std::size_t page_bytes = cache_.geometry().page_bytes;
-  for (std::size_t page = 0; page < slots.size(); ++page) {
-    std::memcpy(cache_.slot(slots[page]), from + page * page_bytes, page_bytes);
-  }
-  return {};
-}
-
-ipc::Status Sequence::check_actor(std::uint32_t block, const Actor* actor, const char* what) const {
-  if (actor != nullptr && &actor->cache() == &cache_ && actor->in_step()) return {};
-  return fail(Errc::invalid_argument, "block " + std::to_string(block) +
-                                          " has pinned slots: " + what +
-                                          " in a step of an actor of its cache, and name "
-                                          "that actor");
 }
 
 // ---- the row
@@ -366,6 +313,8 @@ ipc::Result<std::uint32_t> Sequence::row() {
     return fail(Errc::not_supported,
                 "rows of sequences are for plans, and those for caches on a GPU (device_type 2)");
   }
+  const std::lock_guard lock(mutex_);
+  take_replaced();
   if (!row_) {
     auto row = cache_.device()->add_row(ids_);
     if (!row) return row;
@@ -377,86 +326,6 @@ ipc::Result<std::uint32_t> Sequence::row() {
 ipc::Status Sequence::update_row(std::uint32_t first) {
   if (!row_) return {};
   return cache_.device()->update_row(*row_, ids_, first);
-}
-
-ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots) {
-  auto block = private_block(index);
-  if (!block) return std::unexpected(block.error());
-  auto found = pins_.find(index);
-  if (found == pins_.end()) {
-    if ((*block)->in_frame && cache_.device() != nullptr) {
-      // Before anything is claimed, since it may take long.
-      auto ok = cache_.wait_pinned_frame((*block)->frame, cache_.client().deadline());
-      if (!ok) return ok;
-    }
-    auto pins = actor.pin(*this, index);
-    if (!pins) return std::unexpected(pins.error());
-    found = pins_.emplace(index, std::move(*pins)).first;
-    if ((*block)->in_frame) {
-      if (auto ok = copy_to_slots(found->second, (*block)->frame, actor); !ok) return ok;
-    }
-  }
-  std::copy(found->second.begin(), found->second.end(), slots);
-  return {};
-}
-
-ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte> key,
-                                 std::uint64_t valid_bytes, Actor* actor) {
-  if (index >= blocks()) return std::unexpected(private_block(index).error());
-  if (auto ok = check(); !ok) return std::unexpected(ok.error());
-  const auto pins = pins_.find(index);
-  if (pins != pins_.end()) {
-    if (auto ok = check_actor(index, actor, "seal it"); !ok) return std::unexpected(ok.error());
-    if (cache_.frame(blocks_[index].frame) == nullptr) return impossible_frame();
-    if (auto ok = copy_to_frame(pins->second, blocks_[index].frame, actor); !ok) {
-      return std::unexpected(ok.error());
-    }
-  }
-  const std::size_t spec_bytes = sizeof(wire::KeySpec);
-  const std::size_t key_area = (key.size() + 7) / 8 * 8;
-  auto memory = cache_.client().channel().allocate(spec_bytes + key_area + ipc::kMaxErrorText,
-                                                   cache_.client().deadline());
-  if (!memory) return std::unexpected(memory.error());
-  std::byte* const at = memory->bytes().data();
-  const wire::KeySpec spec(bytes_u32(key.size()), 1);
-  std::memcpy(at, &spec, spec_bytes);
-  std::memcpy(at + spec_bytes, key.data(), key.size());
-  Channel::Request seal;
-  seal.op = wire::Op::seal;
-  seal.handle = handle_;
-  seal.value = valid_bytes;
-  seal.count = index;
-  seal.length = bytes_u32(spec_bytes + key.size());
-  seal.reply_offset = bytes_u32(spec_bytes + key_area);
-  seal.reply_length = ipc::kMaxErrorText;
-  auto answer = request(seal, std::move(*memory));
-  if (!answer) return std::unexpected(answer.error());
-  Block& block = blocks_[index];
-  const bool deduplicated = answer->completion.value0() != 0;
-  ipc::Status settled;
-  if (pins != pins_.end()) {
-    // After a deduplication the old id retires, pins and all; it may even be somebody else's by
-    // now.
-    if (!deduplicated) settled = actor->unpin(ids_[index], pins->second);
-    pins_.erase(pins);
-  }
-  wire::BlockRef ref;
-  std::memcpy(&ref, answer->memory.bytes().data() + seal.reply_offset, sizeof(ref));
-  ids_[index] = ref.id();
-  block.frame = ref.frame();
-  if (!block.sealed) ++sealed_;
-  block.sealed = true;
-  block.in_frame = false;
-  // The existing block may lie in an extent that another session made the cache grow by.
-  if (auto ok = cache_.map_frame_extents(answer->completion.frame_extents()); !ok) {
-    return std::unexpected(ok.error());
-  }
-  if (deduplicated) {
-    cache_.stats().blocks_deduplicated.fetch_add(1, std::memory_order_relaxed);
-    settled = update_row(index);
-  }
-  if (!settled) return std::unexpected(settled.error());
-  return deduplicated;
 }
 
 }  // namespace sluice::client::internal

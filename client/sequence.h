@@ -1,16 +1,31 @@
 // A sequence of this client: its handle, and a private copy of what its blocks are.
 //
-// Thread-safety: one thread at a time.
+// That copy is what counts when the daemon dies and comes back: the sequence is then adopted with
+// just these blocks. What a request changes it changes in the copy when it is answered, so that one
+// whose answer was lost is made again, or given up, by leaving the copy as it was:
+// - open, extend and fork are made again (or an extend is served from the stock); what the first
+// had given is not adopted.
+// - truncate and release are done: what was cut off, or let go, is not adopted.
+// - seal is made again; with the same key it changes nothing where it was done. If the key was
+// known
+//   then, the block is not ours any more, and the resume puts the known one in its place.
+//
+// Thread-safety: one thread at a time, and beside it the one that resumes. That one finds ids_,
+// blocks_ and seals_ at rest: they change inside the gate only, or under mutex_. It writes handle_,
+// frames of sealed blocks, and what it leaves to the sequence's own thread; see told_.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "client/cache.h"
+#include "client/put_off_seals.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
 
@@ -40,9 +55,17 @@ class Sequence {
   ipc::Status truncate(std::uint32_t count);
   ipc::Status release();
 
-  // An earlier request got no answer in time, so the daemon may have more or fewer blocks than we
-  // know: everything but release() is refused.
-  ipc::Status check() const;
+  // Refuses everything but release() when an earlier request got no answer in time, so that the
+  // daemon may have more or fewer blocks than we know, and when a daemon came back without these.
+  ipc::Status check() {
+    const bool plain = !unanswered_ && told_.load(std::memory_order_acquire) == 0;
+    return plain ? ipc::Status() : check_what_was_told();
+  }
+
+  // Seals that were put off while the daemon was away, as far as they can be done now: pinned
+  // blocks, in a step of `actor`. Errors: what the daemon answered, once; the block is private
+  // then.
+  ipc::Status settle(Actor* actor) { return seals_.empty() ? ipc::Status() : settle_seals(actor); }
 
   // The frame of a private block.
   ipc::Result<std::span<std::byte>> map(std::uint32_t index);
@@ -53,10 +76,18 @@ class Sequence {
   ipc::Result<bool> seal(std::uint32_t index, std::span<const std::byte> key,
                          std::uint64_t valid_bytes, Actor* actor);
 
+  // ---- of a resume
+
+  // Adopts its blocks. Errors: the link broke. Anything else loses the sequence.
+  ipc::Status resume(Link& link);
+  void lose(ipc::Error why);
+
   Cache& cache() const { return cache_; }
-  std::uint64_t handle() const { return handle_; }
+  std::uint64_t handle() const { return handle_; }  // inside the gate
   std::uint32_t blocks() const { return static_cast<std::uint32_t>(blocks_.size()); }
   std::uint32_t sealed() const { return sealed_; }
+  // Blocks whose seals were put off; they are not counted as sealed.
+  std::uint32_t to_be_sealed() const { return seals_.promised(); }
 
   // The number of the sequence's row in device memory, made by the first call and kept up to date
   // from then on. Errors: not_supported (host backend), limit_reached, no_memory, io_error.
@@ -74,11 +105,43 @@ class Sequence {
     bool in_frame = false;  // private: the engine has had its frame, so that bytes may be there
   };
 
+  // A block that the resume put in the place of one.
+  struct Replaced {
+    std::uint32_t index = 0;
+    std::uint32_t id = 0;
+    std::uint32_t frame = 0;
+  };
+
+  friend class Stock;
+  struct Hidden {};  // nobody's user of the cache
+
   explicit Sequence(Cache& cache) : cache_(cache) { ++cache.users(); }
-  ipc::Result<std::uint32_t> match(const Keys& keys, std::size_t first, std::uint32_t count);
-  ipc::Result<Channel::Answer> request(Channel::Request request, ipc::RequestPiece memory);
-  ipc::Result<Channel::Answer> request_fork();
+  Sequence(Cache& cache, Hidden /*hidden*/) : cache_(cache), hidden_(true) {}
+  // Where requests begin. Errors: those of Gate::enter() and check().
+  ipc::Result<Gate::Stay> enter(ipc::Deadline deadline, Gate::Needs needs);
+  // One request; notes if it is not answered in time.
+  ipc::Result<Channel::Answer> call(Link& link, const Channel::Request& request,
+                                    ipc::RequestPiece memory);
+  ipc::Status match_all(Link& link, const Keys& keys, std::uint32_t& matched);
+  ipc::Result<std::uint32_t> match(Link& link, const Keys& keys, std::size_t first,
+                                   std::uint32_t count);
+  ipc::Status extend_on(Link& link, std::uint32_t count, ipc::Deadline deadline);
+  ipc::Status extend_with_stock(Link& link, std::uint32_t count, ipc::Deadline deadline);
+  // The row is told of the blocks from `first` on.
+  ipc::Result<std::uint32_t> updated(std::uint32_t first);
+  ipc::Status truncate_on(Link& link, std::uint32_t count);
+  ipc::Status release_on(Link& link);
+  ipc::Result<Channel::Answer> request_fork(Link& link, ipc::Deadline deadline);
+  ipc::Result<std::unique_ptr<Sequence>> fork_on(Link& link, ipc::Deadline deadline,
+                                                 std::vector<std::uint32_t>& copies);
+  ipc::Status copy_to_child(Sequence& child, std::uint32_t block, Actor* actor);
+  ipc::Result<bool> seal_on(Link& link, const Seal& seal, Actor* actor);
+  ipc::Result<bool> try_seal(const Seal& seal, Actor* actor);
+  ipc::Status settle_seals(Actor* actor);
   void append(std::uint32_t id, const Block& block);
+  void cut(std::uint32_t count);
+  void be_registered();
+  void be_forgotten();
   ipc::Result<Block*> private_block(std::uint32_t block);
   // Copies a block's bytes between its pinned slots and its frame. `actor`: on a GPU only.
   ipc::Status copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame,
@@ -89,7 +152,20 @@ class Sequence {
   // Writes the ids from block `first` on to the row, if there is one.
   ipc::Status update_row(std::uint32_t first);
 
+  ipc::Status check_what_was_told();
+  void take_replaced();  // under mutex_
+
+  // ---- of a resume; see sequence_resume.cpp
+
+  struct Adoption;
+  ipc::Status adopt(Link& link, Adoption& adoption);
+  ipc::Status adopt_part(Link& link, Adoption& adoption, std::size_t first, std::size_t count);
+  ipc::Result<bool> replace_known(Link& link, Adoption& adoption, std::size_t first,
+                                  std::size_t count);
+  ipc::Status take_adopted(const Adoption& adoption);
+
   Cache& cache_;
+  const bool hidden_ = false;
   std::uint64_t handle_ = 0;
   std::vector<std::uint32_t>
       ids_;                    // attached ids, alone and dense: every page of a resolve reads one
@@ -97,7 +173,18 @@ class Sequence {
   std::unordered_map<std::uint32_t, std::vector<std::int32_t>> pins_;  // by block index
   std::uint32_t sealed_ = 0;
   std::optional<std::uint32_t> row_;
+  PutOffSeals seals_;
   bool unanswered_ = false;  // see check()
+  bool registered_ = false;  // with the cache, so that a resume adopts it
+
+  // What a resume leaves for the sequence's thread, which looks here before it uses a block: it is
+  // there before the daemon gives up what the blocks were, so that no later step misses it.
+  static constexpr std::uint8_t kToldReplaced = 1;
+  static constexpr std::uint8_t kToldLost = 2;
+  std::atomic<std::uint8_t> told_{0};
+  std::mutex mutex_;  // of the following, of row_, and see above
+  std::vector<Replaced> replaced_;
+  ipc::Error lost_why_{ipc::Errc::ok, {}};
 };
 
 }  // namespace sluice::client::internal

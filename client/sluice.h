@@ -162,7 +162,9 @@ typedef struct sluice_client_info {
   uint32_t end_reason;    /* sluice_status: why the session ended, SLUICE_OK while connected */
   uint64_t request_bytes; /* request memory: bounds one resolve of the daemon executor */
   char tenant[64];
-  char daemon_version[32];
+  char daemon_version[32]; /* of the one that is connected, or was last */
+  uint32_t resumes;        /* how often the session has gone on with a daemon that came back */
+  uint32_t away;           /* 1: the daemon is gone, and the library is trying to reach it again */
 } sluice_client_info;
 SLUICE_API sluice_status sluice_client_get_info(sluice_client* client, sluice_client_info* out,
                                                 sluice_error* error);
@@ -334,7 +336,9 @@ SLUICE_API sluice_status sluice_sequence_release(sluice_sequence* sequence, slui
 typedef struct sluice_sequence_info {
   size_t struct_size;
   uint32_t blocks;
-  uint32_t sealed; /* how many of them */
+  uint32_t sealed;       /* how many of them; not those whose seals were put off */
+  uint32_t to_be_sealed; /* seals that were put off while the daemon was away; see Waits */
+  uint32_t reserved;
 } sluice_sequence_info;
 SLUICE_API sluice_status sluice_sequence_get_info(sluice_sequence* sequence,
                                                   sluice_sequence_info* out, sluice_error* error);

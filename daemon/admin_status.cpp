@@ -89,6 +89,23 @@ json nvme_json(const AdminRequest& request) {
           {"tenants", std::move(tenants)}};
 }
 
+// How a restart would find things, and how this one found them.
+json restart_json(const AdminRequest& request, const residency::NodeStatus& node) {
+  const TakenOver& taken = request.coordinator().taken_over();
+  return {{"warm", request.coordinator().kept().active()},
+          {"held_by", request.coordinator().kept().held_by()},
+          {"trouble", request.coordinator().kept().trouble()},
+          {"away_sessions", node.away_sessions},
+          {"taken_over",
+           {{"caches", taken.caches},
+            {"sessions", taken.sessions},
+            {"blocks", taken.sealed_blocks},
+            {"private_blocks", taken.private_blocks},
+            {"given_up_blocks", taken.given_up},
+            {"damaged_records", taken.damaged},
+            {"refused_caches", taken.refused_caches}}}};
+}
+
 // What HBM is of: memory of the node, or GPUs.
 std::string backend_of(const AdminRequest& request) {
   return request.coordinator().on_gpus() ? "cuda" : "host";
@@ -105,6 +122,7 @@ ipc::Result<json> status_of(const AdminRequest& request, const AdminHooks& hooks
                    {"draining", hooks.draining()},
                    {"backend", backend_of(request)},
                    {"metrics_address", hooks.metrics_address()}};
+  if (request.everything()) out["restart"] = restart_json(request, node);
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
   out["devices"] = devices_json(request.coordinator());
   out["nvme"] = nvme_json(request);

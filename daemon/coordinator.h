@@ -77,6 +77,17 @@ struct CacheOpening {
   bool abandoned = false;              // nobody waits any more
 };
 
+// What a daemon of before left to this one.
+struct TakenOver {
+  std::uint32_t caches = 0;
+  std::uint32_t refused_caches = 0;
+  std::uint32_t sessions = 0;
+  std::uint64_t sealed_blocks = 0;
+  std::uint64_t private_blocks = 0;
+  std::uint64_t given_up = 0;
+  std::uint64_t damaged = 0;
+};
+
 class Coordinator {
  public:
   // A sequence, and how many of the caller's blocks it has now.
@@ -106,6 +117,8 @@ class Coordinator {
   // One of these sessions is over and never came back.
   void end_away_session(ipc::SessionId id, ipc::TenantId tenant,
                         std::chrono::steady_clock::time_point death);
+  // What adopt() did.
+  const TakenOver& taken_over() const { return taken_over_; }
   // Where what is to outlive the daemon goes.
   KeptState& kept() { return *kept_; }
 
@@ -354,6 +367,7 @@ class Coordinator {
   const Config& config_;
   Devices devices_;
   const std::unique_ptr<KeptState> kept_;
+  TakenOver taken_over_;  // from the start on
   mutable std::mutex mutex_;
   residency::Manager manager_;
   std::function<void()> cache_changed_ = [] {};

@@ -31,6 +31,7 @@ std::vector<KeptSession> Coordinator::adopt(KeptState::Found found) {
       continue;
     }
     numbers.insert(session.id.value);
+    ++taken_over_.sessions;
     sessions.push_back(std::move(session));
     SLUICE_KILL_POINT("adopt.session");
   }
@@ -44,6 +45,7 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
     log_warn("a cache of before is not taken over",
              {{"cache", id.value}, {"tenant", kept.tenant}, {"reason", why}});
     kept_->forget_cache(id);
+    ++taken_over_.refused_caches;
   };
   const auto tenant = tenant_named(config_, kept.tenant);
   if (!tenant) return refuse("its tenant is gone");
@@ -101,6 +103,11 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
   }
   execute(actions);
   SLUICE_KILL_POINT("adopt.cache");
+  ++taken_over_.caches;
+  taken_over_.sealed_blocks += adoption->sealed_blocks;
+  taken_over_.private_blocks += adoption->private_blocks;
+  taken_over_.given_up += adoption->given_up;
+  taken_over_.damaged += adoption->damaged;
   log_info("a cache of before is taken over", {{"cache", id.value},
                                                {"tenant", kept.tenant},
                                                {"blocks", adoption->sealed_blocks},

@@ -1,10 +1,6 @@
 #include "daemon/daemon.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <csignal>
-#include <filesystem>
 #include <utility>  // Boost 1.74's awaitable.hpp forgets it
 
 #include <boost/asio/io_context.hpp>
@@ -42,7 +38,7 @@ struct Daemon::Impl {
   Impl(Config its_config, std::string its_path)
       : config(std::move(its_config)), config_path(std::move(its_path)) {}
 
-  ipc::Status start(Devices devices);
+  ipc::Status start(DaemonParts parts);
   ipc::Result<Reload> reload();
   void on_hangup();
   void on_stop(int number);
@@ -69,31 +65,14 @@ struct Daemon::Impl {
   std::optional<Metrics> metrics;
 };
 
-// The folder of the socket, where it is not there yet: for root for all to enter, otherwise the
-// user's own, which nobody else may have made.
-ipc::Status make_socket_folder(const std::string& socket) {
-  const std::filesystem::path folder = std::filesystem::path(socket).parent_path();
-  if (folder.empty()) return {};
-  const mode_t mode = geteuid() == 0 ? 0755 : 0700;
-  if (mkdir(folder.c_str(), mode) == 0) {
-    // Whatever the umask takes.
-    if (chmod(folder.c_str(), mode) != 0) return ipc::fail_errno("chmod of " + folder.string());
-    return {};
-  }
-  if (errno != EEXIST) return ipc::fail_errno("making the socket's folder " + folder.string());
-  return {};
-}
-
-ipc::Status Daemon::Impl::start(Devices devices) {
-  if (auto ok = make_socket_folder(config.daemon.socket); !ok) return ok;
+ipc::Status Daemon::Impl::start(DaemonParts parts) {
+  Devices& devices = parts.devices;
+  if (auto ok = make_socket_folder(config); !ok) return ok;
   auto notifier = SystemdNotifier::from_environment();
   if (!notifier) return std::unexpected(std::move(notifier.error()));
   systemd = std::move(*notifier);
-  // Whoever was here before is gone when the store is ours: no device reads or writes for it any
-  // more, and frames that it was filling are as it left them.
-  auto left = open_kept(config, devices);
-  if (!left) return std::unexpected(std::move(left.error()));
-  auto found = (*left)->take();
+  auto left = keep_in(std::move(parts.store), config, devices);
+  auto found = left->take();
   if (!found) return std::unexpected(std::move(found.error()));
   if (!found->cold_because.empty()) {
     log_warn("a cold start: what a daemon of before left is of no use here",
@@ -102,11 +81,11 @@ ipc::Status Daemon::Impl::start(Devices devices) {
   if (auto ended = end_workers(found->workers); !ended) return ended;
   for (std::uint32_t i = 0; i < devices.size(); ++i) {
     devices[i]->on_worker(
-        [kept = left->get(), i](pid_t pid) { kept->keep_worker(ipc::DeviceId{i}, pid); });
+        [kept = left.get(), i](pid_t pid) { kept->keep_worker(ipc::DeviceId{i}, pid); });
   }
-  auto nvme = NvmeTier::open(config);
+  auto nvme = NvmeTier::open(config, parts.tune_store);
   if (!nvme) return std::unexpected(std::move(nvme.error()));
-  auto made = Coordinator::create(config, std::move(devices), std::move(*nvme), std::move(*left));
+  auto made = Coordinator::create(config, std::move(devices), std::move(*nvme), std::move(left));
   if (!made) return std::unexpected(std::move(made.error()));
   coordinator = std::move(*made);
   std::vector<KeptSession> sessions = coordinator->adopt(std::move(*found));
@@ -257,11 +236,11 @@ Daemon::Daemon(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Daemon::~Daemon() = default;
 
 ipc::Result<std::unique_ptr<Daemon>> Daemon::create(Config config, std::string config_path,
-                                                    Devices devices) {
+                                                    DaemonParts parts) {
   auto impl = std::make_unique<Impl>(std::move(config), std::move(config_path));
   boost::system::error_code error;
   for (const int number : {SIGTERM, SIGINT, SIGHUP}) (void)impl->signals.add(number, error);
-  if (auto started = impl->start(std::move(devices)); !started) {
+  if (auto started = impl->start(std::move(parts)); !started) {
     return std::unexpected(std::move(started.error()));
   }
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));

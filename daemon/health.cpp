@@ -131,8 +131,9 @@ std::string_view to_string(HealthLevel level) {
 
 std::string_view to_string(HealthCode code) {
   constexpr std::array<std::string_view, kHealthCodes> names = {
-      "DRAINING",     "TIER_NEARLY_FULL", "TENANT_OVER_LIMIT", "TENANT_WANTING", "EXTENTS_FAILED",
-      "NO_SLOT_RATE", "FORECAST_WASTE",   "DEVICE_LOST",       "DEVICE_SILENT"};
+      "DRAINING",       "TIER_NEARLY_FULL", "TENANT_OVER_LIMIT", "TENANT_WANTING",
+      "EXTENTS_FAILED", "NO_SLOT_RATE",     "FORECAST_WASTE",    "DEVICE_LOST",
+      "DEVICE_SILENT",  "RESTART_NOT_KEPT", "SESSIONS_AWAY"};
   return names[static_cast<std::size_t>(code)];
 }
 
@@ -172,6 +173,21 @@ std::vector<HealthFinding> findings_in(const HealthInput& input) {
                "run fewer or shorter sequences, or raise tiers.dram.capacity", findings);
   for (std::size_t i = 0; i < input.devices.size(); ++i) {
     look_at_device(i, input.devices[i], findings);
+  }
+  if (!input.not_kept.empty()) {
+    findings.push_back({HealthCode::restart_not_kept, HealthLevel::warn, std::nullopt,
+                        "a restart will not find all that is in memory: " + input.not_kept,
+                        "restart sluiced when it suits; what the text names is in the way"});
+  }
+  if (input.away_sessions > 0) {
+    findings.push_back(
+        {HealthCode::sessions_away, HealthLevel::warn, std::nullopt,
+         std::to_string(input.away_sessions) +
+             " sessions have not come back since the daemon was started anew; blocks that they may "
+             "still read are not evicted",
+         "see `sluicectl sessions`: a process that hangs, or was linked with an older libsluice, "
+         "is "
+         "best ended"});
   }
   for (const TenantStatus& tenant : input.tenants) {
     const HealthCounts& recent = input.recent[tenant.tenant.value];

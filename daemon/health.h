@@ -36,8 +36,10 @@ enum class HealthCode : std::uint8_t {
   forecast_waste,
   device_lost,
   device_silent,
+  restart_not_kept,
+  sessions_away,
 };
-inline constexpr std::size_t kHealthCodes = 9;
+inline constexpr std::size_t kHealthCodes = 11;
 std::string_view to_string(HealthCode code);  // "TIER_NEARLY_FULL"
 
 struct HealthFinding {
@@ -86,6 +88,8 @@ struct HealthInput {
   Tier hbm, dram;
   bool draining = false;
   std::vector<DeviceHealth> devices;  // by number
+  std::string not_kept;               // why a restart will not find everything; empty: it will
+  std::uint32_t away_sessions = 0;    // for longer than a reconnect takes
   std::vector<residency::TenantStatus> tenants;
   std::vector<HealthCounts> recent;  // by tenant, within RecentCounts::kWindow
 };

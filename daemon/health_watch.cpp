@@ -42,7 +42,9 @@ std::pair<std::uint64_t, std::uint64_t> reclaimable(
 }  // namespace
 
 HealthWatch::HealthWatch(Coordinator& coordinator, std::size_t tenants)
-    : coordinator_(coordinator), recent_(RecentCounts::Clock::now(), tenants) {}
+    : coordinator_(coordinator),
+      started_(std::chrono::steady_clock::now()),
+      recent_(RecentCounts::Clock::now(), tenants) {}
 
 void HealthWatch::sample() {
   const auto tenants = coordinator_.with_manager([](auto& m) { return m.tenants(); });
@@ -63,6 +65,10 @@ std::vector<HealthFinding> HealthWatch::look() {
   input.draining = draining();
   for (std::uint32_t i = 0; i < coordinator_.device_count(); ++i) {
     input.devices.push_back(coordinator_.device_health(ipc::DeviceId{i}));
+  }
+  input.not_kept = coordinator_.kept().trouble();
+  if (std::chrono::steady_clock::now() - started_ > kReturnPatience) {
+    input.away_sessions = node.away_sessions;
   }
   auto counts = counts_of(input.tenants, coordinator_.resolve_totals());
   {

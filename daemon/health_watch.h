@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <mutex>
 #include <vector>
 
@@ -25,7 +26,11 @@ class HealthWatch {
   std::vector<HealthFinding> look();
 
  private:
+  // Sessions of before are back within this time, if at all.
+  static constexpr std::chrono::seconds kReturnPatience{10};
+
   Coordinator& coordinator_;
+  const std::chrono::steady_clock::time_point started_;
   std::atomic<bool> draining_{false};
   std::mutex mutex_;  // for recent_
   RecentCounts recent_;

@@ -1,6 +1,7 @@
 #include "daemon/kept_open.h"
 
 #include <poll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -8,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <string>
 #include <utility>
 
@@ -56,20 +58,35 @@ ipc::Status end_workers(const std::vector<ipc::Fd>& workers) {
   return {};
 }
 
-ipc::Result<std::unique_ptr<KeptState>> open_kept(const Config& config, const Devices& devices) {
-  const std::string geometry = geometry_of(config, devices);
-  if (!config.restart.warm) return std::make_unique<KeptState>(nullptr, geometry);
-  auto store = open_systemd_store();
-  if (!store && store.error().code == ipc::Errc::not_supported) {
-    const std::string program =
-        config.restart.keeper.empty() ? program_beside("sluice-keeper") : config.restart.keeper;
-    KeeperOptions options;
-    options.idle = std::chrono::duration_cast<std::chrono::seconds>(config.restart.keeper_idle);
-    store = open_keeper(config.daemon.socket + ".keeper", program, options);
+ipc::Status make_socket_folder(const Config& config) {
+  const std::filesystem::path folder = std::filesystem::path(config.daemon.socket).parent_path();
+  if (folder.empty()) return {};
+  const mode_t mode = geteuid() == 0 ? 0755 : 0700;
+  if (mkdir(folder.c_str(), mode) == 0) {
+    // Whatever the umask takes.
+    if (chmod(folder.c_str(), mode) != 0) return ipc::fail_errno("chmod of " + folder.string());
+    return {};
   }
+  if (errno != EEXIST) return ipc::fail_errno("making the socket's folder " + folder.string());
+  return {};
+}
+
+ipc::Result<DescriptorStorePtr> open_store(const Config& config) {
+  if (!config.restart.warm) return DescriptorStorePtr();
+  if (auto ok = make_socket_folder(config); !ok) return std::unexpected(std::move(ok.error()));
+  const std::string program =
+      config.restart.keeper.empty() ? program_beside("sluice-keeper") : config.restart.keeper;
+  KeeperOptions options;
+  options.idle = std::chrono::duration_cast<std::chrono::seconds>(config.restart.keeper_idle);
+  auto store = open_descriptor_store(config.daemon.socket + ".keeper", program, options);
   if (!store) return std::unexpected(std::move(store.error()));
   log_info("what outlives the daemon is held", {{"by", (*store)->describe()}});
-  return std::make_unique<KeptState>(std::move(*store), geometry);
+  return store;
+}
+
+std::unique_ptr<KeptState> keep_in(DescriptorStorePtr store, const Config& config,
+                                   const Devices& devices) {
+  return std::make_unique<KeptState>(std::move(store), geometry_of(config, devices));
 }
 
 }  // namespace sluice::daemon

@@ -190,10 +190,17 @@ ipc::Result<KeptState::Found> KeptState::take() {
   return found;
 }
 
+std::string KeptState::trouble() const {
+  const std::lock_guard lock(mutex_);
+  return trouble_;
+}
+
 void KeptState::tell(const ipc::Status& status, std::string_view name) {
-  if (status || std::exchange(told_, true)) return;
+  if (status || !trouble_.empty()) return;
+  trouble_ =
+      std::string(name) + " is not kept by " + store_->describe() + ": " + status.error().text;
   log_error("what should outlive the daemon cannot be kept; a restart will not find all of it",
-            {{"store", store_->describe()}, {"name", name}, {"reason", status.error().text}});
+            {{"reason", trouble_}});
 }
 
 void KeptState::put(const std::string& name, int fd) {
@@ -211,6 +218,7 @@ void KeptState::put_text(const std::string& name, const std::string& text) {
   if (fd) {
     put(name, fd->get());
   } else {
+    const std::lock_guard lock(mutex_);
     tell(std::unexpected(fd.error()), name);
   }
 }
@@ -280,6 +288,7 @@ void KeptState::keep_worker(ipc::DeviceId device, pid_t pid) {
   if (store_ == nullptr) return;
   const ipc::Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (!pidfd) {
+    const std::lock_guard lock(mutex_);
     tell(ipc::fail_errno("pidfd_open of a device worker"), "w" + std::to_string(device.value));
     return;
   }

@@ -80,6 +80,10 @@ class KeptState {
   KeptState(std::unique_ptr<DescriptorStore> store, std::string geometry);
 
   bool active() const { return store_ != nullptr; }
+  // Who holds it, for people; empty: nobody.
+  std::string held_by() const { return store_ == nullptr ? std::string() : store_->describe(); }
+  // Why not all is kept that should be; empty: all is. Any thread.
+  std::string trouble() const;
 
   struct Found {
     std::vector<KeptCache> caches;
@@ -117,14 +121,14 @@ class KeptState {
   void put_text(const std::string& name, const std::string& text);
   void remove(const std::string& name);
   void remove_below(const std::string& prefix);
-  void tell(const ipc::Status& status, std::string_view name);
+  void tell(const ipc::Status& status, std::string_view name);  // with mutex_
 
   std::unique_ptr<DescriptorStore> store_;
   std::string geometry_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::set<std::string> names_;
   std::map<std::uint32_t, std::uint32_t> workers_;  // by device: the number of the latest
-  bool told_ = false;
+  std::string trouble_;                             // the first
 };
 
 }  // namespace sluice::daemon

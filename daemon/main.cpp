@@ -9,6 +9,7 @@
 #include "daemon/config.h"
 #include "daemon/daemon.h"
 #include "daemon/device.h"
+#include "daemon/kept_open.h"
 #include "daemon/logging.h"
 #include "daemon/version.h"
 
@@ -79,9 +80,12 @@ int main(int argc, char** argv) {
   raise_descriptor_limit();
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // an extent beyond the file size limit is an error like any other
+  auto store = open_store(config);
+  if (!store) return failed(store.error());
   auto devices = make_devices(config);
   if (!devices) return failed(devices.error());
-  auto daemon = Daemon::create(std::move(config), path, std::move(*devices));
+  auto daemon =
+      Daemon::create(std::move(config), path, {std::move(*devices), std::move(*store), {}});
   if (!daemon) return failed(daemon.error());
   (*daemon)->run();
   return 0;

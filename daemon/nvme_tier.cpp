@@ -43,7 +43,8 @@ storage::Namespace scope_of(const std::string& tenant, const residency::CacheSpe
 
 NvmeTier::NvmeTier(std::unique_ptr<storage::BlockStore> store) : store_(std::move(store)) {}
 
-ipc::Result<std::unique_ptr<NvmeTier>> NvmeTier::open(const Config& config) {
+ipc::Result<std::unique_ptr<NvmeTier>> NvmeTier::open(const Config& config,
+                                                      const StoreTuning& tune) {
   if (config.nvme.directories.empty()) return nullptr;
   storage::StoreConfig wanted;
   for (const NvmeDirectory& directory : config.nvme.directories) {
@@ -55,6 +56,7 @@ ipc::Result<std::unique_ptr<NvmeTier>> NvmeTier::open(const Config& config) {
   wanted.io = kind_of(config.nvme.io);
   wanted.depth = config.nvme.depth;
   wanted.write_bytes_per_day = config.nvme.write_per_day_bytes;
+  if (tune) tune(wanted);
   auto store = storage::BlockStore::open(std::move(wanted));
   if (!store) {
     return ipc::fail(store.error().code, "tiers.nvme: " + store.error().text);

@@ -22,11 +22,15 @@ namespace sluice::daemon {
 // in it: `layout` and `shard` as texts such as "layers=32 kv_heads=8 head_dim=128 ...".
 storage::Namespace scope_of(const std::string& tenant, const residency::CacheSpec& spec);
 
+// Changes what the store is opened with; for tests.
+using StoreTuning = std::function<void(storage::StoreConfig&)>;
+
 class NvmeTier {
  public:
   // Opens the store and says what it found. Null if none is configured. Errors: those of
   // storage::BlockStore::open, naming tiers.nvme.
-  static ipc::Result<std::unique_ptr<NvmeTier>> open(const Config& config);
+  static ipc::Result<std::unique_ptr<NvmeTier>> open(const Config& config,
+                                                     const StoreTuning& tune = {});
 
   storage::BlockStore& store() { return *store_; }
   const storage::BlockStore& store() const { return *store_; }

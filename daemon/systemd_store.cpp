@@ -24,6 +24,10 @@ namespace {
 // SD_LISTEN_FDS_START.
 constexpr int kFirstListenFd = 3;
 constexpr std::size_t kMaxListenFds = std::size_t{1} << 20;
+// Names come back in one environment variable, and no process can be started with a string beyond
+// the kernel's MAX_ARG_STRLEN: a unit whose names did not fit would never start again. Some room is
+// for names that others gave.
+constexpr std::size_t kMaxNamesBytes = (std::size_t{128} << 10) - 4096;
 // systemd reads nothing while it reloads its units, and its queue is short.
 constexpr std::chrono::seconds kStorePatience{5};
 
@@ -89,7 +93,7 @@ class SystemdStore final : public DescriptorStore {
  public:
   SystemdStore(SystemdNotifier systemd, std::vector<KeptDescriptor> inherited, std::size_t most)
       : systemd_(std::move(systemd)), inherited_(std::move(inherited)), most_(most) {
-    for (const KeptDescriptor& kept : inherited_) names_.insert(kept.name);
+    for (const KeptDescriptor& kept : inherited_) add(kept.name);
   }
 
   ipc::Result<std::vector<KeptDescriptor>> take() override {
@@ -112,8 +116,13 @@ class SystemdStore final : public DescriptorStore {
                                            std::to_string(most_) +
                                            " descriptors; raise FileDescriptorStoreMax");
     }
+    if (names_bytes_ + name.size() + 1 > kMaxNamesBytes) {
+      return fail(Errc::limit_reached,
+                  "the names of " + std::to_string(names_.size()) +
+                      " descriptors are all that systemd can hand over to the next daemon");
+    }
     if (auto sent = systemd_.store_descriptor(name, fd); !sent) return sent;
-    names_.emplace(name);
+    add(name);
     return {};
   }
 
@@ -122,9 +131,7 @@ class SystemdStore final : public DescriptorStore {
     is_in_use_ = true;
     const auto found = names_.find(name);
     if (found == names_.end()) return {};
-    if (auto sent = systemd_.remove_descriptor(name); !sent) return sent;
-    names_.erase(found);
-    return {};
+    return drop(found);
   }
 
   ipc::Status clear() override {
@@ -132,8 +139,7 @@ class SystemdStore final : public DescriptorStore {
     is_in_use_ = true;
     inherited_.clear();
     while (!names_.empty()) {
-      if (auto sent = systemd_.remove_descriptor(*names_.begin()); !sent) return sent;
-      names_.erase(names_.begin());
+      if (auto dropped = drop(names_.begin()); !dropped) return dropped;
     }
     return {};
   }
@@ -141,10 +147,24 @@ class SystemdStore final : public DescriptorStore {
   std::string describe() const override { return "systemd"; }
 
  private:
+  using Names = std::set<std::string, std::less<>>;
+
+  void add(std::string_view name) {
+    if (names_.emplace(name).second) names_bytes_ += name.size() + 1;
+  }
+
+  ipc::Status drop(Names::const_iterator name) {
+    if (auto sent = systemd_.remove_descriptor(*name); !sent) return sent;
+    names_bytes_ -= name->size() + 1;
+    names_.erase(name);
+    return {};
+  }
+
   std::mutex mutex_;
   const SystemdNotifier systemd_;
   std::vector<KeptDescriptor> inherited_;
-  std::set<std::string, std::less<>> names_;
+  Names names_;
+  std::size_t names_bytes_ = 0;  // with a separator each
   const std::size_t most_;
   bool is_in_use_ = false;
 };

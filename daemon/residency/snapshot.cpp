@@ -137,6 +137,7 @@ NodeStatus Manager::status() const {
   status.hbm = together(status.devices);
   status.dram = status_of(state.dram);
   status.pending_work = pending_work();
+  for (const std::uint32_t away : state.away) status.away_sessions += away;
   for (const TenantStatus& tenant : tenants()) {
     status.sessions += tenant.sessions;
     status.caches += tenant.caches;

@@ -80,6 +80,7 @@ struct NodeStatus {
   TierStatus hbm, dram;             // hbm: of all devices together
   std::vector<TierStatus> devices;  // hbm by DeviceId
   std::uint32_t sessions = 0;
+  std::uint32_t away_sessions = 0;  // of these: of a daemon of before, and not back yet
   std::uint32_t caches = 0;
   std::uint32_t sequences = 0;
   BlockCounts blocks;

@@ -42,7 +42,7 @@ class Board {
 
   struct Counts {
     std::atomic<std::uint64_t> blocks_compared{0}, blocks_sealed{0}, keys_checked{0};
-    std::atomic<std::uint64_t> checks{0}, steps_held{0}, resumed{0};
+    std::atomic<std::uint64_t> checks{0}, steps_held{0}, resumed{0}, seals_put_off{0};
   };
   Counts counts;
 

@@ -74,6 +74,8 @@ nlohmann::json document_of(const sluice::crash::CrashRun& run) {
           {"keys_checked", counts.keys_checked.load()},
           {"checks", counts.checks.load()},
           {"steps_held", counts.steps_held.load()},
+          {"sessions_resumed", counts.resumed.load()},
+          {"seals_put_off", counts.seals_put_off.load()},
           {"failure", run.failure()}};
 }
 
@@ -83,10 +85,10 @@ void print(const nlohmann::json& report) {
   };
   std::printf(
       "%llu daemons killed, %zu kill points met, and %llu clients; %llu blocks sealed, %llu "
-      "compared; %llu checks of %llu acknowledged keys; %llu audits\n",
+      "compared; %llu checks of %llu acknowledged keys; %llu sessions resumed; %llu audits\n",
       count("daemon_kills"), report["kills_at"].size(), count("client_kills"),
       count("blocks_sealed"), count("blocks_compared"), count("checks"), count("keys_checked"),
-      count("audits"));
+      count("sessions_resumed"), count("audits"));
 }
 
 }  // namespace

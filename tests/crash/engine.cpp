@@ -29,6 +29,7 @@ class Worker {
       } catch (const Refused&) {
         // There is room again when others have ended.
       }
+      note_resumes();
     }
   }
 
@@ -40,6 +41,12 @@ class Worker {
     const std::string name = "engine " + std::to_string(engine_.number);
     where.client_name = name.c_str();
     return get(client::Client::connect(where), "connect");
+  }
+
+  void note_resumes() {
+    const std::uint32_t now = get(client_.info(), "client_get_info").resumes;
+    board_.counts.resumed += now - resumes_;
+    resumes_ = now;
   }
 
   std::uint32_t below(std::uint32_t bound) {
@@ -106,14 +113,29 @@ class Worker {
     compare(cache, opened.sequence, chain, opened.matched);
   }
 
-  // Writes and seals block `chain.block`, which is the sequence's next one and private.
-  void seal(client::Sequence& sequence, const BlockName& name, client::Actor* actor) {
-    const KeyBytes key = key_of(name);
-    const std::uint32_t epoch = board_.epoch();
-    get(sequence.seal(name.block, std::as_bytes(std::span(key)), actor), "seal");
-    board_.acknowledge(name, epoch);
-    ++board_.counts.blocks_sealed;
-  }
+  // Seals that were not put off are acknowledged, those before them with them.
+  class Sealing {
+   public:
+    Sealing(Board& board, client::Sequence& sequence) : board_(board), sequence_(sequence) {}
+
+    void seal(const BlockName& name, client::Actor* actor) {
+      const KeyBytes key = key_of(name);
+      pending_.push_back({name, board_.epoch()});
+      get(sequence_.seal(name.block, std::as_bytes(std::span(key)), actor), "seal");
+      if (get(sequence_.info(), "sequence_get_info").to_be_sealed > 0) {
+        ++board_.counts.seals_put_off;
+        return;
+      }
+      for (const auto& [sealed, epoch] : pending_) board_.acknowledge(sealed, epoch);
+      board_.counts.blocks_sealed += pending_.size();
+      pending_.clear();
+    }
+
+   private:
+    Board& board_;
+    client::Sequence& sequence_;
+    std::vector<std::pair<BlockName, std::uint32_t>> pending_;
+  };
 
   // Nobody else writes where we do.
   static void expect_own(std::span<const std::byte> bytes, std::uint64_t seed,
@@ -140,8 +162,9 @@ class Worker {
         if (hold) fill(frame, seed_of(name));
       }
     } while (hold && hold());
+    Sealing sealing(board_, opened.sequence);
     for (name.block = opened.matched; name.block < want; ++name.block) {
-      seal(opened.sequence, name, nullptr);
+      sealing.seal(name, nullptr);
     }
     compare(cache, opened.sequence, name, want);
   }
@@ -163,7 +186,7 @@ class Worker {
           expect_own(slot, seed_of(name), at, "a pinned slot");
         });
       } while (hold && hold());
-      if (chance(3, 4)) seal(opened.sequence, name, &cache.actor());
+      if (chance(3, 4)) Sealing(board_, opened.sequence).seal(name, &cache.actor());
     } catch (const Refused&) {
       get(cache.actor().end_step(), "step_end");
       throw;
@@ -246,6 +269,7 @@ class Worker {
   EngineOptions options_;
   std::mt19937_64 random_;
   client::Client client_;
+  std::uint32_t resumes_ = 0;
   std::map<std::uint32_t, std::unique_ptr<OpenCache>> caches_;
 };
 

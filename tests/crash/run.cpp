@@ -29,9 +29,6 @@ bool needs_full_store(std::string_view point) {
          point == "store.segment.freed";
 }
 
-// libsluice does not come back to a daemon by itself.
-bool needs_resume(std::string_view point) { return point.starts_with("resume."); }
-
 bool is_of_keeper(std::string_view point) { return point.starts_with("keeper."); }
 
 }  // namespace
@@ -39,7 +36,7 @@ bool is_of_keeper(std::string_view point) { return point.starts_with("keeper.");
 std::vector<std::string> points_of(bool has_store) {
   std::vector<std::string> points;
   for (const std::string_view point : ipc::kill_points::kNames) {
-    if (needs_full_store(point) || needs_resume(point)) continue;
+    if (needs_full_store(point)) continue;
     if (point.starts_with("store.") == has_store) points.emplace_back(point);
   }
   return points;

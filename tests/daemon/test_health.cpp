@@ -39,6 +39,8 @@ TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
   HealthInput input = healthy();
   input.draining = true;
   input.devices = {{}, {DeviceHealth::State::lost, "the GPU is lost: no such device", 1}};
+  input.not_kept = "c3.dram.7 is not kept: full";
+  input.away_sessions = 2;
   input.hbm.status.used_bytes = input.hbm.status.capacity_bytes;
   input.dram.status.used_bytes = input.dram.status.capacity_bytes;
   input.tenants[0].hbm.over_limit_bytes = 3 * kGiB / 2;
@@ -54,6 +56,8 @@ TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
       {HealthCode::tier_nearly_full, "HBM is nearly full: 100.0% of 16.0 GiB"},
       {HealthCode::tier_nearly_full, "DRAM is nearly full: 100.0% of 64.0 GiB"},
       {HealthCode::device_lost, "device 1: the GPU is lost: no such device"},
+      {HealthCode::restart_not_kept, "c3.dram.7 is not kept"},
+      {HealthCode::sessions_away, "2 sessions have not come back"},
       {HealthCode::tenant_over_limit, "prod holds 1.5 GiB of HBM above its limit"},
       {HealthCode::tenant_wanting, "prod was refused DRAM recently"},
       {HealthCode::extents_failed, "no memory for 3 DRAM extents of batch in the last minute"},
@@ -67,8 +71,8 @@ TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
   }
   EXPECT_EQ(findings[1].level, HealthLevel::info) << "arenas are meant to fill HBM";
   EXPECT_EQ(findings[2].level, HealthLevel::warn);
-  EXPECT_EQ(findings[6].level, HealthLevel::error);
-  EXPECT_EQ(findings[6].tenant, ipc::TenantId{1});
+  EXPECT_EQ(findings[8].level, HealthLevel::error);
+  EXPECT_EQ(findings[8].tenant, ipc::TenantId{1});
   EXPECT_EQ(findings[2].tenant, std::nullopt);
 }
 

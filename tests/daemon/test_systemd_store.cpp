@@ -35,7 +35,7 @@ bool same_file(int one, int other) {
 ipc::Fd some_memory() { return ipc::Fd(memfd_create("test", MFD_CLOEXEC)); }
 
 class StoreOfSystemd : public ::testing::Test {
- protected:
+ public:
   StoreOfSystemd() : name_("@sluice-store-test-" + std::to_string(getpid())) {
     clear_environment();
     manager_ = ipc::Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -48,6 +48,7 @@ class StoreOfSystemd : public ::testing::Test {
   }
   ~StoreOfSystemd() override { clear_environment(); }
 
+ protected:
   static void clear_environment() {
     for (const char* name :
          {"NOTIFY_SOCKET", "FDSTORE", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
@@ -92,12 +93,16 @@ class StoreOfSystemd : public ::testing::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 200;
   }
 
+  const std::string& socket_name() const { return name_; }
+  void end_manager() { manager_.reset(); }
+
+ private:
   std::string name_;
   ipc::Fd manager_;
 };
 
 TEST_F(StoreOfSystemd, IsToldOfEachDescriptorInADatagram) {
-  set("NOTIFY_SOCKET", name_);
+  set("NOTIFY_SOCKET", socket_name());
   set("FDSTORE", "16");
   auto store = open_systemd_store();
   ASSERT_TRUE(store) << store.error().text;
@@ -129,7 +134,7 @@ TEST_F(StoreOfSystemd, IsToldOfEachDescriptorInADatagram) {
 }
 
 TEST_F(StoreOfSystemd, RefusesWhatItCouldNotGiveBack) {
-  set("NOTIFY_SOCKET", name_);
+  set("NOTIFY_SOCKET", socket_name());
   set("FDSTORE", "2");
   auto store = open_systemd_store();
   ASSERT_TRUE(store);
@@ -152,8 +157,42 @@ TEST_F(StoreOfSystemd, RefusesWhatItCouldNotGiveBack) {
   EXPECT_EQ(late.error().code, Errc::wrong_state);
 }
 
+TEST_F(StoreOfSystemd, TakesNoMoreNamesThanAProcessCanBeStartedWith) {
+  set("NOTIFY_SOCKET", socket_name());
+  set("FDSTORE", "100000");
+  auto store = open_systemd_store();
+  ASSERT_TRUE(store);
+  const ipc::Fd memory = some_memory();
+  std::string names = "LISTEN_FDNAMES=";
+  ipc::Status put;
+  for (int i = 0; i < 3000; ++i) {
+    std::string name = std::to_string(i);
+    name.resize(64, 'x');
+    put = (*store)->put(name, memory.get());
+    if (!put) break;
+    names += name + ":";
+    (void)next();
+  }
+  ASSERT_FALSE(put);
+  EXPECT_EQ(put.error().code, Errc::limit_reached);
+  EXPECT_GT(names.size(), 120'000U);
+  const pid_t child = fork();
+  if (child == 0) {
+    std::string program = "true";
+    std::array<char*, 2> arguments = {program.data(), nullptr};
+    std::array<char*, 2> environment = {names.data(), nullptr};
+    (void)execvpe(program.c_str(), arguments.data(), environment.data());
+    _exit(100);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  ASSERT_TRUE((*store)->remove("0" + std::string(63, 'x')));
+  EXPECT_TRUE((*store)->put("room-for-one", memory.get()));
+}
+
 TEST_F(StoreOfSystemd, GivesBackWhatAnEarlierProcessPut) {
-  set("NOTIFY_SOCKET", name_);
+  set("NOTIFY_SOCKET", socket_name());
   const ipc::Fd memory = some_memory();
   const int status =
       with_inherited({"dram.0", "a socket unit's", "table"}, memory.get(), [&](int original) {
@@ -168,7 +207,7 @@ TEST_F(StoreOfSystemd, GivesBackWhatAnEarlierProcessPut) {
         }
         if ((*all)[0].fd.get() != 3 || (*all)[1].fd.get() != 5) return 6;
         // What is none of ours is closed.
-        if (fcntl(4, F_GETFD) != -1) return 7;
+        if (same_file(4, original)) return 7;
         const auto twice = (*store)->put("table", original);
         if (twice || twice.error().code != Errc::wrong_state) return 8;
         return (*store)->remove("table") ? 0 : 9;
@@ -184,7 +223,7 @@ TEST_F(StoreOfSystemd, IsNoneWhereItIsNotGranted) {
     return !store && store.error().code == Errc::not_supported;
   };
   EXPECT_TRUE(is_none());
-  set("NOTIFY_SOCKET", name_);
+  set("NOTIFY_SOCKET", socket_name());
   EXPECT_TRUE(is_none());
   // Of the process that started us.
   set("LISTEN_PID", std::to_string(getppid()));
@@ -194,13 +233,13 @@ TEST_F(StoreOfSystemd, IsNoneWhereItIsNotGranted) {
   clear_environment();
   set("FDSTORE", "16");  // and nobody to tell
   EXPECT_TRUE(is_none());
-  set("NOTIFY_SOCKET", name_);
+  set("NOTIFY_SOCKET", socket_name());
   set("FDSTORE", "0");
   EXPECT_TRUE(is_none());
 }
 
 TEST_F(StoreOfSystemd, IsAnErrorWhereTheEnvironmentMakesNoSense) {
-  set("NOTIFY_SOCKET", name_);
+  set("NOTIFY_SOCKET", socket_name());
   const auto code = [] {
     const auto store = open_systemd_store();
     return store ? Errc::ok : store.error().code;
@@ -229,11 +268,11 @@ TEST_F(StoreOfSystemd, IsAnErrorWhereTheEnvironmentMakesNoSense) {
 }
 
 TEST_F(StoreOfSystemd, ThatDoesNotTakeADescriptorIsAnError) {
-  set("NOTIFY_SOCKET", name_);
+  set("NOTIFY_SOCKET", socket_name());
   set("FDSTORE", "16");
   auto store = open_systemd_store();
   ASSERT_TRUE(store);
-  manager_.reset();
+  end_manager();
   const ipc::Fd memory = some_memory();
   const auto put = (*store)->put("a", memory.get());
   ASSERT_FALSE(put);
@@ -243,7 +282,7 @@ TEST_F(StoreOfSystemd, ThatDoesNotTakeADescriptorIsAnError) {
 }
 
 TEST_F(StoreOfSystemd, ComesBeforeTheKeeper) {
-  set("NOTIFY_SOCKET", name_);
+  set("NOTIFY_SOCKET", socket_name());
   set("FDSTORE", "16");
   const auto store = open_descriptor_store("/no/such/socket", "/no/such/keeper");
   ASSERT_TRUE(store) << store.error().text;

@@ -23,7 +23,8 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   auto device = sluice::test::make_gated_device(
       make_host_device(HugePages::never, HugePages::never), sluice::test::gate_beside(path));
-  auto daemon = Daemon::create(std::move(report.config), path, one_device(std::move(device)));
+  auto daemon =
+      Daemon::create(std::move(report.config), path, {one_device(std::move(device)), nullptr, {}});
   if (!daemon) {
     std::fprintf(stderr, "gated_sluiced: %s\n", daemon.error().text.c_str());
     return 1;

@@ -20,7 +20,7 @@ using nlohmann::json;
 
 DaemonProcess::Options warm() {
   DaemonProcess::Options options;
-  options.extra = "[restart]\nwarm = true\n";
+  options.extra = "[restart]\nwarm = true\noutage = \"0s\"\n";  // no blocks in advance
   return options;
 }
 
@@ -282,6 +282,95 @@ TEST_P(Restart, ASessionThatDiedWithTheDaemonLeavesNothing) {
   EXPECT_TRUE(eventually([&] {
     return blocks_of(daemon, "private") + blocks_of(daemon, "retiring") == 0;
   })) << "no grace waits for its actor";
+}
+
+// What an engine does, before, between and after two deaths of the daemon.
+TEST_P(Restart, ARunningEngineGoesOnOverDeathsOfTheDaemon) {
+  DaemonProcess daemon(warm());
+  client::Client client = daemon.connect('a');
+  client::Cache cache = must(client.open_cache(cache_desc()));
+  client::Sequence sealed = written_sequence(cache, "k");
+  client::Actor actor = must(cache.open_actor());
+  compare(cache, actor, sealed);
+  const auto info = must(cache.info());
+  const auto arena = must(cache.arena());
+  client::Sequence tail = must(cache.open_sequence({})).sequence;
+  must(tail.extend(2));
+  // The first block is written in its frame, the second in pinned slots.
+  const auto frame = must(tail.map(0));
+  std::memset(frame.data(), 7, frame.size());
+  must(actor.begin_step());
+  std::vector<std::int32_t> slots(info.pages_per_block);
+  must(tail.pin(1, actor, slots));
+  const auto page_at = [&](std::int32_t slot) {
+    return static_cast<unsigned char*>(arena.base) +
+           static_cast<std::size_t>(slot) * info.page_bytes;
+  };
+  for (const std::int32_t slot : slots) std::memset(page_at(slot), 8, info.page_bytes);
+  daemon.kill_and_restart();  // in the middle of a step
+  const std::uint32_t block = 1;
+  std::int32_t found = -1;
+  const client::PageList list{tail.get(), 2, 1, &block, &found, nullptr};
+  must(actor.resolve({&list, 1}));
+  EXPECT_EQ(found, slots[2]) << "a pin is where it was";
+  must(actor.end_step());
+  const std::uint64_t pages = std::uint64_t{kBlocks} * info.pages_per_block;
+  EXPECT_EQ(compare(cache, actor, sealed), pages) << "nothing was lost from HBM";
+  // Steps wait for nobody; it comes back beside them.
+  EXPECT_TRUE(eventually([&] { return must(client.info()).resumes == 1; }));
+  must(tail.extend(1));
+  EXPECT_EQ(must(tail.info()).blocks, 3u);
+  daemon.kill_and_restart();
+  must(actor.begin_step());
+  must(tail.seal(0, std::as_bytes(std::span("t0"))));
+  must(tail.seal(1, std::as_bytes(std::span("t1")), &actor));
+  must(actor.end_step());
+  EXPECT_EQ(compare(cache, actor, sealed), pages);
+  EXPECT_TRUE(eventually([&] { return must(client.info()).resumes == 2; }));
+  // Seals that were put off are done by the next step that uses the sequence.
+  must(actor.begin_step());
+  must(actor.resolve({&list, 1}));
+  must(actor.end_step());
+  EXPECT_EQ(blocks_of(daemon, "private"), 1u);
+  EXPECT_EQ(only_session(daemon)["state"], "open");
+
+  // Others find what was sealed across the deaths.
+  client::Client other = daemon.connect('a');
+  client::Cache joined = must(other.open_cache(cache_desc()));
+  client::Actor reader = must(joined.open_actor());
+  sluice_keys keys{};
+  keys.data = "t0\0t1";
+  keys.key_bytes = 3;
+  keys.count = 2;
+  auto opened = must(joined.open_sequence(keys));
+  ASSERT_EQ(opened.matched_blocks, 2u);
+  must(reader.begin_step());
+  const std::uint32_t both[] = {0, 1};
+  std::int32_t read[] = {-1, -1};
+  const client::PageList wanted{opened.sequence.get(), 1, 2, both, read, nullptr};
+  must(reader.resolve({&wanted, 1}));
+  const auto theirs = must(joined.arena());
+  for (int i = 0; i < 2; ++i) {
+    const auto* const bytes = static_cast<const unsigned char*>(theirs.base) +
+                              static_cast<std::size_t>(read[i]) * info.page_bytes;
+    EXPECT_EQ(bytes[0], 7 + i);
+    EXPECT_EQ(bytes[info.page_bytes - 1], 7 + i);
+  }
+  must(reader.end_step());
+  must(tail.release());
+  EXPECT_TRUE(eventually([&] { return blocks_of(daemon, "private") == 0; }));
+}
+
+// Without a keeper nothing is left, and the engine is told so.
+TEST_P(Restart, AnEngineIsToldOfAColdStart) {
+  DaemonProcess daemon;
+  client::Client client = daemon.connect('a');
+  client::Cache cache = must(client.open_cache(cache_desc()));
+  client::Sequence sequence = written_sequence(cache, "k");
+  daemon.kill_and_restart();
+  const auto extended = sequence.extend(1);
+  ASSERT_FALSE(extended);
+  EXPECT_EQ(extended.error().code, SLUICE_DAEMON_AWAY);
 }
 
 INSTANTIATE_TEST_SUITE_P(Executors, Restart,

@@ -50,6 +50,10 @@ std::string head_of(const Json& status, const View& view) {
   }
   line += "  pid " + id_text(status, {"daemon", "pid"});
   line += "  up " + uptime_text(real_at(status, {"daemon", "uptime_seconds"}).value_or(-1));
+  if (const std::string held_by = text_at(status, {"restart", "held_by"});
+      !held_by.empty() && held_by != "-") {
+    line += "  kept by " + held_by;
+  }
   const auto findings = findings_in(status);
   if (!findings) return line + "  health -\n";
   const std::string verdict = verdict_of(*findings);

@@ -1,0 +1,105 @@
+// Sequences: forks.
+#include <algorithm>
+#include <cstring>
+
+#include "client/actor.h"
+#include "client/requests.h"
+#include "client/sequence.h"
+
+namespace sluice::client::internal {
+
+using ipc::Errc;
+namespace wire = ipc::wire;
+
+ipc::Result<Channel::Answer> Sequence::request_fork(Link& link, ipc::Deadline deadline) {
+  const auto unsealed = static_cast<std::size_t>(blocks() - sealed_);
+  const std::size_t reply_bytes = std::max(unsealed * sizeof(wire::ForkedRef), ipc::kMaxErrorText);
+  Tries tries(deadline);
+  while (true) {
+    auto memory = link.channel().allocate(reply_bytes, deadline);
+    if (!memory) return std::unexpected(memory.error());
+    Channel::Request fork;
+    fork.op = wire::Op::sequence_fork;
+    fork.handle = handle_;
+    fork.reply_length = bytes_u32(reply_bytes);
+    auto answer = call(link, fork, std::move(*memory));
+    if (answer || !tries.again(answer.error())) return answer;
+  }
+}
+
+// A child whose own blocks, `copies`, have no bytes yet.
+ipc::Result<std::unique_ptr<Sequence>> Sequence::fork_on(Link& link, ipc::Deadline deadline,
+                                                         std::vector<std::uint32_t>& copies) {
+  auto answer = request_fork(link, deadline);
+  if (!answer) return std::unexpected(answer.error());
+  std::unique_ptr<Sequence> child(new Sequence(cache_));
+  child->handle_ = answer->completion.value0();
+  child->ids_ = ids_;
+  child->blocks_ = blocks_;
+  child->sealed_ = sealed_;
+  child->seals_ = seals_.of_copies();
+  if (auto ok = cache_.map_frame_extents(link, answer->completion.frame_extents()); !ok) {
+    (void)child->release_on(link);
+    return std::unexpected(ok.error());
+  }
+  const std::byte* const refs = answer->memory.bytes().data();
+  const std::size_t count = std::min<std::size_t>(answer->completion.value1(), blocks() - sealed_);
+  copies.clear();
+  for (std::size_t i = 0; i < count; ++i) {
+    wire::ForkedRef ref;
+    std::memcpy(&ref, refs + i * sizeof(ref), sizeof(ref));
+    if (ref.index() >= blocks()) continue;
+    child->ids_[ref.index()] = ref.id();
+    child->blocks_[ref.index()].frame = ref.frame();
+    copies.push_back(ref.index());
+  }
+  child->be_registered();
+  cache_.adjust_stock(link);
+  return child;
+}
+
+ipc::Status Sequence::copy_to_child(Sequence& child, std::uint32_t block, Actor* actor) {
+  Block& copy = child.blocks_[block];
+  std::byte* const to = cache_.frame(copy.frame);
+  if (to == nullptr) return impossible_frame();
+  if (const auto* slots = pinned(block); slots != nullptr) {
+    copy.in_frame = true;
+    return copy_to_frame(*slots, copy.frame, actor);
+  }
+  if (copy.in_frame) {
+    std::memcpy(to, cache_.frame(blocks_[block].frame), cache_.geometry().block_bytes);
+  }
+  return {};
+}
+
+// The bytes are copied outside of the gate: that may wait for a stream, and asks nobody.
+ipc::Result<std::unique_ptr<Sequence>> Sequence::fork(Actor* actor) {
+  if (auto ok = settle(actor); !ok) return std::unexpected(ok.error());
+  if (has_pins() && cache_.device() != nullptr) {
+    if (auto ok = check_actor(pins_.begin()->first, actor, "fork the sequence"); !ok) {
+      return std::unexpected(ok.error());
+    }
+  }
+  Client& client = cache_.client();
+  const ipc::Deadline deadline = client.deadline();
+  std::vector<std::uint32_t> copies;
+  auto child = client.ask(deadline, [&](Link& link) -> ipc::Result<std::unique_ptr<Sequence>> {
+    if (auto ok = check(); !ok) return std::unexpected(ok.error());
+    Stock* const stock = cache_.stock();
+    if (stock == nullptr || stock->blocks() == 0) return fork_on(link, deadline, copies);
+    auto forked = fork_on(link, std::min(deadline, ipc::deadline_in(kStockPatience)), copies);
+    if (forked || !is_for_memory(forked.error().code)) return forked;
+    (void)stock->give_back(link);
+    return fork_on(link, deadline, copies);
+  });
+  if (!child) return child;
+  for (const std::uint32_t block : copies) {
+    if (auto ok = copy_to_child(**child, block, actor); !ok) {
+      (void)(*child)->release();
+      return std::unexpected(ok.error());
+    }
+  }
+  return child;
+}
+
+}  // namespace sluice::client::internal

@@ -1,0 +1,152 @@
+// Sequences: seals, and those that are put off while the daemon is away.
+//
+// A seal whose bytes are in the frame needs nothing more but that the key becomes known. With
+// executor direct the engine does not wait for that while nobody is there who could tell others of
+// it: the seal is promised, the block keeps its id and its pins, and the sequence's own thread does
+// it when it next uses the sequence and there is a daemon. Nobody else could: what the block is
+// afterwards (another id, slots that are no longer pinned) has to be known to whoever resolves it
+// before it does so.
+#include <cstring>
+#include <string>
+
+#include "client/actor.h"
+#include "client/requests.h"
+#include "client/sequence.h"
+
+namespace sluice::client::internal {
+
+using ipc::Errc;
+using ipc::fail;
+namespace wire = ipc::wire;
+
+ipc::Result<bool> Sequence::seal_on(Link& link, const Seal& seal, Actor* actor) {
+  const std::size_t spec_bytes = sizeof(wire::KeySpec);
+  const std::size_t key_area = round8(seal.key.size());
+  auto memory = link.channel().allocate(spec_bytes + key_area + ipc::kMaxErrorText,
+                                        cache_.client().deadline());
+  if (!memory) return std::unexpected(memory.error());
+  std::byte* const at = memory->bytes().data();
+  const wire::KeySpec spec(bytes_u32(seal.key.size()), 1);
+  std::memcpy(at, &spec, spec_bytes);
+  std::memcpy(at + spec_bytes, seal.key.data(), seal.key.size());
+  Channel::Request request;
+  request.op = wire::Op::seal;
+  request.handle = handle_;
+  request.value = seal.valid_bytes;
+  request.count = seal.index;
+  request.length = bytes_u32(spec_bytes + seal.key.size());
+  request.reply_offset = bytes_u32(spec_bytes + key_area);
+  request.reply_length = ipc::kMaxErrorText;
+  auto answer = call(link, request, std::move(*memory));
+  if (!answer) return std::unexpected(answer.error());
+  Block& block = blocks_[seal.index];
+  const bool deduplicated = answer->completion.value0() != 0;
+  ipc::Status settled;
+  if (const auto pins = pins_.find(seal.index); pins != pins_.end()) {
+    // After a deduplication the old id retires, pins and all; it may even be somebody else's by
+    // now.
+    if (!deduplicated) settled = actor->unpin(ids_[seal.index], pins->second);
+    pins_.erase(pins);
+  }
+  wire::BlockRef ref;
+  std::memcpy(&ref, answer->memory.bytes().data() + request.reply_offset, sizeof(ref));
+  ids_[seal.index] = ref.id();
+  block.frame = ref.frame();
+  if (!block.sealed) ++sealed_;
+  block.sealed = true;
+  block.in_frame = false;
+  seals_.drop(seal.index);
+  // The existing block may lie in an extent that another session made the cache grow by.
+  if (auto ok = cache_.map_frame_extents(link, answer->completion.frame_extents()); !ok) {
+    return std::unexpected(ok.error());
+  }
+  if (deduplicated) {
+    cache_.stats().blocks_deduplicated.fetch_add(1, std::memory_order_relaxed);
+    settled = update_row(seal.index);
+  }
+  if (!settled) return std::unexpected(settled.error());
+  return deduplicated;
+}
+
+// The bytes are in the frame. Made again when the daemon dies over it: where it was done, it
+// changes nothing.
+ipc::Result<bool> Sequence::try_seal(const Seal& wanted, Actor* actor) {
+  Seal seal = wanted;
+  Client& client = cache_.client();
+  const auto needs =
+      cache_.executor() == wire::Executor::direct ? Gate::Needs::nothing : Gate::Needs::daemon;
+  const ipc::Deadline deadline = client.deadline();
+  while (true) {
+    auto stay = enter(deadline, needs);
+    if (!stay) return std::unexpected(stay.error());
+    // The daemon had done it, and the resume found the block that was known by this key.
+    if (seal.uncertain && seals_.find(seal.index) == nullptr) return true;
+    if (stay->link() == nullptr) {
+      seal.promised = true;
+      seals_.put(seal);
+      return false;
+    }
+    auto sealed = seal_on(*stay->link(), seal, actor);
+    if (sealed) return sealed;
+    if (!client.lost(*stay->link(), sealed.error())) {
+      seals_.drop(seal.index);
+      return sealed;
+    }
+    seal.uncertain = true;
+    seals_.put(seal);
+  }
+}
+
+ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte> key,
+                                 std::uint64_t valid_bytes, Actor* actor) {
+  if (auto ok = check(); !ok) return std::unexpected(ok.error());
+  if (index >= blocks()) return std::unexpected(private_block(index).error());
+  if (auto ok = settle(actor); !ok) return std::unexpected(ok.error());
+  Seal seal{index, {key.begin(), key.end()}, valid_bytes};
+  if (const Seal* const before = seals_.find(index); before != nullptr) {
+    if (!before->says_the_same(seal)) {
+      return fail(Errc::wrong_state, "block " + std::to_string(index) +
+                                         " is being sealed with another key, or size, as soon as "
+                                         "the daemon is back");
+    }
+    seal = *before;
+    if (seal.promised) return false;
+  }
+  const auto pins = pins_.find(index);
+  if (pins != pins_.end()) {
+    if (auto ok = check_actor(index, actor, "seal it"); !ok) return std::unexpected(ok.error());
+    if (cache_.frame(blocks_[index].frame) == nullptr) return impossible_frame();
+    if (auto ok = copy_to_frame(pins->second, blocks_[index].frame, actor); !ok) {
+      return std::unexpected(ok.error());
+    }
+  }
+  return try_seal(seal, actor);
+}
+
+ipc::Status Sequence::settle_seals(Actor* actor) {
+  Client& client = cache_.client();
+  while (const Seal* const next = seals_.next()) {
+    if (client.gate().state() != Gate::State::connected) return {};
+    const Seal seal = *next;
+    const bool is_pinned = pinned(seal.index) != nullptr;
+    if (is_pinned && !check_actor(seal.index, actor, "seal it")) return {};
+    auto stay = enter(ipc::Clock::now(), Gate::Needs::nothing);
+    if (!stay || stay->link() == nullptr) return check();
+    if (seals_.find(seal.index) == nullptr) continue;  // the resume found that it was done
+    auto sealed = seal_on(*stay->link(), seal, actor);
+    if (sealed) continue;
+    if (client.lost(*stay->link(), sealed.error())) {
+      Seal again = seal;
+      again.uncertain = true;
+      seals_.put(again);
+      return {};
+    }
+    seals_.drop(seal.index);
+    return fail(sealed.error().code, "the seal of block " + std::to_string(seal.index) +
+                                         ", which was put off while the daemon was away, failed: " +
+                                         sealed.error().text);
+  }
+  return {};
+}
+
+}  // namespace sluice::client::internal

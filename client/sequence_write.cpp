@@ -1,0 +1,103 @@
+// Sequences: the bytes of private blocks.
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "client/actor.h"
+#include "client/requests.h"
+#include "client/sequence.h"
+
+namespace sluice::client::internal {
+
+using ipc::Errc;
+using ipc::fail;
+
+ipc::Result<Sequence::Block*> Sequence::private_block(std::uint32_t block) {
+  if (auto ok = check(); !ok) return std::unexpected(ok.error());
+  if (block >= blocks()) {
+    return fail(Errc::invalid_argument,
+                "block " + std::to_string(block) + " of a sequence of " + std::to_string(blocks()));
+  }
+  if (blocks_[block].sealed) {
+    return fail(Errc::wrong_state,
+                "block " + std::to_string(block) + " is sealed, so its bytes can no longer change");
+  }
+  if (seals_.find(block) != nullptr) {
+    return fail(Errc::wrong_state, "a seal of block " + std::to_string(block) +
+                                       " is under way until the daemon answers, so its bytes can "
+                                       "no longer change");
+  }
+  return &blocks_[block];
+}
+
+const std::vector<std::int32_t>* Sequence::pinned(std::uint32_t block) const {
+  const auto found = pins_.find(block);
+  return found == pins_.end() ? nullptr : &found->second;
+}
+
+ipc::Result<std::span<std::byte>> Sequence::map(std::uint32_t index) {
+  auto block = private_block(index);
+  if (!block) return std::unexpected(block.error());
+  if (pinned(index) != nullptr) {
+    return fail(Errc::wrong_state, "the pages of block " + std::to_string(index) +
+                                       " are pinned slots; write there until the seal");
+  }
+  std::byte* const data = cache_.frame((*block)->frame);
+  if (data == nullptr) return impossible_frame();
+  (*block)->in_frame = true;
+  return std::span(data, cache_.geometry().block_bytes);
+}
+
+ipc::Status Sequence::copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame,
+                                    Actor* actor) const {
+  if (cache_.device() != nullptr) return actor->copy_to_frame(slots, frame);
+  std::byte* const to = cache_.frame(frame);
+  const std::size_t page_bytes = cache_.geometry().page_bytes;
+  for (std::size_t page = 0; page < slots.size(); ++page) {
+    std::memcpy(to + page * page_bytes, cache_.slot(slots[page]), page_bytes);
+  }
+  return {};
+}
+
+ipc::Status Sequence::copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame,
+                                    Actor& actor) const {
+  if (cache_.device() != nullptr) return actor.copy_to_slots(slots, frame);
+  const std::byte* const from = cache_.frame(frame);
+  const std::size_t page_bytes = cache_.geometry().page_bytes;
+  for (std::size_t page = 0; page < slots.size(); ++page) {
+    std::memcpy(cache_.slot(slots[page]), from + page * page_bytes, page_bytes);
+  }
+  return {};
+}
+
+ipc::Status Sequence::check_actor(std::uint32_t block, const Actor* actor, const char* what) const {
+  if (actor != nullptr && &actor->cache() == &cache_ && actor->in_step()) return {};
+  return fail(Errc::invalid_argument, "block " + std::to_string(block) +
+                                          " has pinned slots: " + what +
+                                          " in a step of an actor of its cache, and name "
+                                          "that actor");
+}
+
+ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots) {
+  if (auto ok = settle(&actor); !ok) return ok;
+  auto block = private_block(index);
+  if (!block) return std::unexpected(block.error());
+  auto found = pins_.find(index);
+  if (found == pins_.end()) {
+    if ((*block)->in_frame && cache_.device() != nullptr) {
+      // Before anything is claimed, since it may take long.
+      auto ok = cache_.wait_pinned_frame((*block)->frame, cache_.client().deadline());
+      if (!ok) return ok;
+    }
+    auto pins = actor.pin(*this, index);
+    if (!pins) return std::unexpected(pins.error());
+    found = pins_.emplace(index, std::move(*pins)).first;
+    if ((*block)->in_frame) {
+      if (auto ok = copy_to_slots(found->second, (*block)->frame, actor); !ok) return ok;
+    }
+  }
+  std::copy(found->second.begin(), found->second.end(), slots);
+  return {};
+}
+
+}  // namespace sluice::client::internal
