@@ -100,6 +100,7 @@ class CrashRun {
   pid_t checker_ = -1;
   std::vector<std::string> last_plans_;
   std::uint64_t since_audit_ = 0;
+  Clock::time_point last_progress_;
   double owed_client_kills_ = 0;
 };
 
