@@ -8,6 +8,7 @@
 option(SLUICE_FUZZ "Build libFuzzer binaries and no tests (clang only)" OFF)
 set(SLUICE_SANITIZE "" CACHE STRING "Sanitizers of our own code: empty, address (with undefined) or thread")
 set_property(CACHE SLUICE_SANITIZE PROPERTY STRINGS "" address thread)
+option(SLUICE_KILL_POINTS "Compile the points at which a crash test ends the process (ipc/kill_point.h)" OFF)
 set(SLUICE_FUZZ_SECONDS 5 CACHE STRING "How long ctest runs each fuzzer in a fuzz build")
 
 set(CMAKE_CXX_STANDARD 23)
@@ -51,6 +52,9 @@ else()
   # clang counts these under the flags above, g++ does not; one code base, one set of rules.
   target_compile_options(sluice_flags INTERFACE
     -Wno-sign-conversion -Wno-missing-designated-field-initializers)
+endif()
+if(SLUICE_KILL_POINTS)
+  target_compile_definitions(sluice_flags INTERFACE SLUICE_KILL_POINTS)
 endif()
 if(NOT CMAKE_BUILD_TYPE STREQUAL "Release")
   target_compile_definitions(sluice_flags INTERFACE _GLIBCXX_ASSERTIONS)

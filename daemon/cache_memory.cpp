@@ -8,6 +8,7 @@
 #include <string>
 
 #include "daemon/logging.h"
+#include "ipc/kill_point.h"
 #include "ipc/memfd.h"
 #include "kernels/steps.h"
 #include "kernels/wanted.h"
@@ -215,7 +216,9 @@ void CacheMemory::set_frame(ipc::BlockId id, ipc::FrameId frame) {
 }
 
 void CacheMemory::log_frame(ipc::BlockId id, std::uint32_t frame) {
+  SLUICE_KILL_POINT("log.appending");
   kernels::append_log(shared_, frame_log_, id.value, frame);
+  SLUICE_KILL_POINT("log.appended");
   state_.note_log_end(frame_log_.end);
 }
 

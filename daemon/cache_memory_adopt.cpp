@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "daemon/cache_memory.h"
+#include "ipc/kill_point.h"
 #include "kernels/atomic.h"
 #include "kernels/steps.h"
 
@@ -53,7 +54,9 @@ ipc::Result<std::unique_ptr<CacheMemory>> CacheMemory::adopt(const residency::Ca
 void CacheMemory::take_over(const std::vector<ipc::FrameId>& frame_of,
                             const std::function<bool(ipc::SessionId)>& sits_on) {
   adopt_frames(frame_of);
+  SLUICE_KILL_POINT("adopt.frames");
   adopt_seats(sits_on);
+  SLUICE_KILL_POINT("adopt.seats");
 }
 
 // The log goes on more than a ring further than anybody can have read it, so that every reader, and

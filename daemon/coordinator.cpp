@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "daemon/logging.h"
+#include "ipc/kill_point.h"
 
 namespace sluice::daemon {
 
@@ -211,6 +212,7 @@ void Coordinator::execute(residency::Retire& action) {
   for_each_arena(caches_[action.cache.value], [&](ipc::DeviceId device, CacheMemory& memory) {
     pending.waits.emplace(device, memory.retire(action.ids));
   });
+  SLUICE_KILL_POINT("retire.ordered");
   retiring_.push_back(std::move(pending));
 }
 
@@ -225,6 +227,21 @@ void Coordinator::execute(const residency::ActorsIdle& action) {
     for_each_arena(
         cache, [&](ipc::DeviceId, CacheMemory& memory) { memory.close_actors_of(action.session); });
   }
+}
+
+void Coordinator::end_grace(const PendingRetire& done, Actions& actions) {
+  if (done.withdrawal) {
+    SLUICE_KILL_POINT("store.withdraw.grace_over");
+    const auto told = manager_.withdrawn(done.cache, done.batch, actions);
+    SLUICE_ASSERT(told.has_value());
+    SLUICE_KILL_POINT("store.withdraw.ended");
+  } else {
+    SLUICE_KILL_POINT("retire.grace_over");
+    const auto told = manager_.retired(done.cache, done.batch, actions);
+    SLUICE_ASSERT(told.has_value());
+    SLUICE_KILL_POINT("retire.ended");
+  }
+  execute(actions);
 }
 
 bool Coordinator::settle() {
@@ -243,10 +260,7 @@ bool Coordinator::settle() {
     }
     const PendingRetire done = std::move(pending);
     retiring_.erase(retiring_.begin() + static_cast<std::ptrdiff_t>(i));
-    const auto told = done.withdrawal ? manager_.withdrawn(done.cache, done.batch, actions)
-                                      : manager_.retired(done.cache, done.batch, actions);
-    SLUICE_ASSERT(told.has_value());
-    execute(actions);
+    end_grace(done, actions);
     some = true;
     i = 0;  // execute may have changed the list
   }
@@ -521,7 +535,9 @@ ipc::Result<residency::Sealed> Coordinator::seal(ipc::SessionId session, ipc::Ha
   const std::lock_guard lock(mutex_);
   Actions actions;
   auto sealed = manager_.seal(session, sequence, index, key, valid_bytes, actions);
+  SLUICE_KILL_POINT("seal.recorded");
   execute(actions);
+  SLUICE_KILL_POINT("seal.published");
   return sealed;
 }
 

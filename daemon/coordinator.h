@@ -318,6 +318,7 @@ class Coordinator {
   void look_after_devices();
   // Ends what waits and can end; whether something did.
   bool settle();
+  void end_grace(const PendingRetire& done, residency::Actions& actions);
   // Runs `attempt`, which may ask for extents of `cache`, and again if memory came back meanwhile.
   template <class Attempt>
   auto with_memory(ipc::CacheId cache, Attempt&& attempt);

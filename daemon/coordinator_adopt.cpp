@@ -4,6 +4,7 @@
 
 #include "daemon/coordinator.h"
 #include "daemon/logging.h"
+#include "ipc/kill_point.h"
 
 namespace sluice::daemon {
 
@@ -32,6 +33,7 @@ std::vector<KeptSession> Coordinator::adopt(KeptState::Found found) {
     numbers.insert(session.id.value);
     ++taken_over_.sessions;
     sessions.push_back(std::move(session));
+    SLUICE_KILL_POINT("adopt.session");
   }
   for (KeptCache& cache : found.caches) adopt_cache(std::move(cache), numbers);
   return sessions;
@@ -71,6 +73,7 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
     adopted.arenas.push_back({arena.device, arena.slot_extents});
     arenas.emplace(arena.device, std::move(*memory));
   }
+  SLUICE_KILL_POINT("adopt.memory");
   const std::lock_guard lock(mutex_);
   residency::Actions actions;
   auto adoption = manager_.adopt_cache(adopted, actions);
@@ -78,12 +81,14 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
     arenas.clear();
     return refuse(adoption.error().text);
   }
+  SLUICE_KILL_POINT("adopt.blocks");
   if (caches_.size() <= id.value) caches_.resize(id.value + 1);
   Cache& cache = caches_[id.value];
   cache.tenant = *tenant;
   cache.shape = kept.shape;
   cache.records = std::move(*records);
   shared.kept->store(true);
+  for (const std::uint32_t extent : adoption->empty_extents) shared.memory->release(extent);
   cache.frames = std::move(shared);
   if (nvme_ != nullptr) {
     if (const auto scope = nvme_->store().intern(scope_of(kept.tenant, kept.spec))) {
@@ -97,6 +102,7 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
     cache.arenas[device].memory = share(id, device, std::move(memory));
   }
   execute(actions);
+  SLUICE_KILL_POINT("adopt.cache");
   ++taken_over_.caches;
   taken_over_.sealed_blocks += adoption->sealed_blocks;
   taken_over_.private_blocks += adoption->private_blocks;
@@ -112,7 +118,9 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
 
 ipc::Status Coordinator::resume_session(ipc::SessionId id, ipc::TenantId tenant) {
   const std::lock_guard lock(mutex_);
-  return manager_.resume_session(id, tenant);
+  auto begun = manager_.resume_session(id, tenant);
+  SLUICE_KILL_POINT("resume.begun");
+  return begun;
 }
 
 ipc::Result<Coordinator::Opened> Coordinator::adopt_sequence(
@@ -123,6 +131,7 @@ ipc::Result<Coordinator::Opened> Coordinator::adopt_sequence(
   auto adopted = manager_.adopt_sequence(session, cache.id, sequence, ids, cache.device, actions);
   if (adopted) blocks.assign(adopted->matched.begin(), adopted->matched.end());
   execute(actions);
+  SLUICE_KILL_POINT("resume.sequence");
   if (!adopted) return std::unexpected(std::move(adopted.error()));
   return Opened{adopted->sequence, static_cast<std::uint32_t>(blocks.size())};
 }
@@ -132,6 +141,7 @@ ipc::Status Coordinator::session_resumed(ipc::SessionId id) {
   residency::Actions actions;
   auto resumed = manager_.session_resumed(id, actions);
   execute(actions);
+  SLUICE_KILL_POINT("resume.ended");
   return resumed;
 }
 

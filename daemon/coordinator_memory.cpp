@@ -6,6 +6,7 @@
 
 #include "daemon/coordinator.h"
 #include "daemon/logging.h"
+#include "ipc/kill_point.h"
 
 namespace sluice::daemon {
 
@@ -68,6 +69,7 @@ void Coordinator::keep_blocks(Cache& cache, Making& making) {
 void Coordinator::keep(Making& making) {
   making.kept = true;
   kept_->keep_arena(making.cache, making.device, *making.memory);
+  SLUICE_KILL_POINT("arena.kept");
   if (!making.whole_cache) return;
   kept_->keep_records(making.cache, making.records);
   kept_->keep_cache(making.cache, *making.whole_cache);
@@ -82,6 +84,7 @@ ipc::Status Coordinator::make_piece(Making& making) {
     auto begun = CacheMemory::create(shape, making.actors, device, making.frames);
     if (!begun) return std::unexpected(std::move(begun.error()));
     making.memory = std::move(*begun);
+    SLUICE_KILL_POINT("arena.begun");
     return {};
   } catch (const std::bad_alloc&) {
     return fail(Errc::no_memory, "the daemon had no memory for what it keeps about a cache");
@@ -151,6 +154,7 @@ MemoryWorker::Step Coordinator::hand_over(Making& making) {
   }
   const auto told = manager_.arena_ready(making.cache, making.device);
   SLUICE_ASSERT(told.has_value());
+  SLUICE_KILL_POINT("arena.handed_over");
   cache_changed_();
   return Step::last;
 }
@@ -199,6 +203,7 @@ void Coordinator::execute(const residency::DestroyArena& action) {
     if (pending.cache == action.cache) pending.waits.erase(action.device);
   }
   kept_->disown_arena(action.cache, action.device);
+  SLUICE_KILL_POINT("arena.disowned");
   Cache& cache = caches_[action.cache.value];
   let_go(cache, cache.arenas.at(action.device));
 }
@@ -207,6 +212,7 @@ void Coordinator::execute(const residency::DestroyCache& action) {
   std::erase_if(retiring_, [&](const auto& pending) { return pending.cache == action.cache; });
   Cache& cache = caches_[action.cache.value];
   kept_->disown_cache(action.cache);
+  SLUICE_KILL_POINT("cache.disowned");
   cache.going = true;
   for (auto& [device, arena] : cache.arenas) let_go(cache, arena);
   cache.frames.memory.reset();
@@ -219,7 +225,9 @@ MemoryWorker::Step Coordinator::free_arena(Freeing& freeing) {
     account_forecasts(freeing.cache, arena, *freeing.memory);
   }
   if (freeing.memory->free_piece(*devices_[freeing.device.value])) return Step::more;
+  SLUICE_KILL_POINT("arena.freed");
   kept_->forget_arena(freeing.cache, freeing.device);
+  SLUICE_KILL_POINT("arena.forgotten");
   {
     const std::lock_guard lock(mutex_);
     Cache& cache = caches_[freeing.cache.value];
@@ -241,7 +249,9 @@ MemoryWorker::Step Coordinator::free_frames(ipc::CacheId id, std::unique_ptr<Fra
   // Which device does not matter: memory of the node is given back in the same way by all.
   if (frames->free_piece(*devices_[0])) return Step::more;
   frames.reset();
+  SLUICE_KILL_POINT("cache.freed");
   kept_->forget_cache(id);
+  SLUICE_KILL_POINT("cache.forgotten");
   const std::lock_guard lock(mutex_);
   caches_[id.value] = {};
   residency::Actions actions;
@@ -269,9 +279,12 @@ MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, FrameMemory& frames)
     return caches_[id.value].granting.front();
   }();
   const bool is_new = grant.extent >= frames.extents();
+  SLUICE_KILL_POINT("extent.granting");
   auto granted = frames.grant(*devices_[grant.device.value], grant.extent);
+  SLUICE_KILL_POINT("extent.granted");
   if (granted && is_new) {
     kept_->keep_frame_extent(id, grant.extent, frames.fds()[grant.extent].get());
+    SLUICE_KILL_POINT("extent.kept");
   }
   if (!granted) {
     log_warn("the node has no memory for a DRAM extent",
@@ -283,6 +296,7 @@ MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, FrameMemory& frames)
     cache.granting.pop_front();
     const auto told = manager_.extent_granted(id, grant.extent);
     SLUICE_ASSERT(told.has_value());
+    SLUICE_KILL_POINT("extent.told");
     return cache.granting.empty() ? Step::last : Step::more;
   }
   // The others fail with it: a hole among the extents would be in the way of clients that map them.
@@ -303,7 +317,9 @@ void Coordinator::execute(const residency::ReleaseExtent& action) {
 
 MemoryWorker::Step Coordinator::release_extent(ipc::CacheId id, std::uint32_t extent,
                                                const std::shared_ptr<FrameMemory>& frames) {
+  SLUICE_KILL_POINT("extent.releasing");
   frames->release(extent);
+  SLUICE_KILL_POINT("extent.released");
   const std::lock_guard lock(mutex_);
   if (caches_[id.value].frames.memory != frames)
     return Step::last;  // the cache goes, with all it has

@@ -8,6 +8,7 @@
 
 #include "daemon/coordinator.h"
 #include "daemon/logging.h"
+#include "ipc/kill_point.h"
 
 namespace sluice::daemon {
 
@@ -43,6 +44,7 @@ void Coordinator::execute(const residency::Withdraw& action) {
   for_each_arena(caches_[action.cache.value], [&](ipc::DeviceId device, CacheMemory& memory) {
     pending.waits.emplace(device, memory.withdraw(action.ids));
   });
+  SLUICE_KILL_POINT("store.withdraw.ordered");
   retiring_.push_back(std::move(pending));
   call_mover();
 }

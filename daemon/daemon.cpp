@@ -18,6 +18,7 @@
 #include "daemon/server.h"
 #include "daemon/systemd.h"
 #include "daemon/version.h"
+#include "ipc/kill_point.h"
 
 namespace sluice::daemon {
 
@@ -121,7 +122,9 @@ ipc::Status Daemon::Impl::start(DaemonParts parts) {
   if (!metrics->address().empty()) {
     log_info("metrics are served", {{"address", metrics->address()}});
   }
-  return server->listen();
+  auto listening = server->listen();
+  SLUICE_KILL_POINT("adopt.serving");
+  return listening;
 }
 
 ipc::Result<Reload> Daemon::Impl::reload() {

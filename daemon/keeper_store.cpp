@@ -20,6 +20,7 @@
 #include "daemon/keeper/protocol.h"
 #include "daemon/keeper/serve.h"
 #include "ipc/deadline.h"
+#include "ipc/kill_point.h"
 #include "ipc/unix_socket.h"
 
 namespace sluice::daemon {
@@ -297,6 +298,7 @@ ipc::Result<DescriptorStorePtr> greet_keeper(ipc::Fd socket, ipc::Deadline deadl
   const auto hello = keeper::make_request(keeper::Kind::hello);
   if (auto sent = send_request(socket.get(), hello); !sent) return std::unexpected(sent.error());
   auto answer = receive_answer(socket.get(), hello.header.kind, deadline);
+  SLUICE_KILL_POINT("keeper.greeted");
   ucred peer{};
   socklen_t size = sizeof(peer);
   if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
@@ -332,7 +334,9 @@ ipc::Result<DescriptorStorePtr> open_keeper(const std::string& socket_path,
     }
     if (socket.error().code != Errc::daemon_away) return std::unexpected(socket.error());
     last = std::move(socket.error());
+    SLUICE_KILL_POINT("keeper.starting");
     auto started = check_started(start_keeper(socket_path, program, options, deadline));
+    SLUICE_KILL_POINT("keeper.started");
     if (!started) return std::unexpected(std::move(started.error()));
   } while (ipc::Clock::now() < deadline);
   return fail(Errc::timed_out, "no sluice-keeper came up at " + socket_path + ": " + last.text);

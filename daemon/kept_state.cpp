@@ -12,6 +12,7 @@
 
 #include "daemon/kept_names.h"
 #include "daemon/logging.h"
+#include "ipc/kill_point.h"
 #include "ipc/memfd.h"
 
 namespace sluice::daemon {
@@ -21,6 +22,7 @@ namespace {
 using kept::Name;
 
 constexpr const char* kTextName = "sluice-kept";
+constexpr const char* kNodeName = "node";
 
 ipc::Result<ipc::Fd> text_memfd(const std::string& text) {
   auto fd = ipc::create_memfd(kTextName, text.size(), ipc::Populate::yes);
@@ -172,15 +174,19 @@ ipc::Result<KeptState::Found> KeptState::take() {
       found.sessions.push_back(std::move(whole));
     }
   }
+  SLUICE_KILL_POINT("adopt.taken");
   // What belongs to nothing goes.
   std::set<std::string> keep;
+  // Without it nothing else would be of use: while there is anything else it is there.
+  if (same) keep.insert(kNodeName);
   for (const KeptCache& cache : found.caches) keep.insert(kept::cache_name(cache.id));
   for (const KeptSession& session : found.sessions) keep.insert(kept::session_name(session.id));
   const std::set<std::string> names = names_;
   for (const std::string& name : names) {
     if (!keep.contains(name.substr(0, name.find('.')))) remove(name);
   }
-  put_text("node", geometry_);
+  if (!same) put_text(kNodeName, geometry_);
+  SLUICE_KILL_POINT("adopt.sorted");
   return found;
 }
 
@@ -201,7 +207,9 @@ void KeptState::put(const std::string& name, int fd) {
   if (store_ == nullptr) return;
   const std::lock_guard lock(mutex_);
   if (!names_.insert(name).second) (void)store_->remove(name);
+  SLUICE_KILL_POINT("kept.putting");
   tell(store_->put(name, fd), name);
+  SLUICE_KILL_POINT("kept.put");
 }
 
 void KeptState::put_text(const std::string& name, const std::string& text) {
@@ -219,14 +227,18 @@ void KeptState::remove(const std::string& name) {
   if (store_ == nullptr) return;
   const std::lock_guard lock(mutex_);
   if (names_.erase(name) == 0) return;
+  SLUICE_KILL_POINT("kept.removing");
   tell(store_->remove(name), name);
+  SLUICE_KILL_POINT("kept.removed");
 }
 
 void KeptState::remove_below(const std::string& prefix) {
   if (store_ == nullptr) return;
   const std::lock_guard lock(mutex_);
   for (auto at = names_.lower_bound(prefix); at != names_.end() && at->starts_with(prefix);) {
+    SLUICE_KILL_POINT("kept.removing");
     tell(store_->remove(*at), *at);
+    SLUICE_KILL_POINT("kept.removed");
     at = names_.erase(at);
   }
 }

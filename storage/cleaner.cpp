@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "ipc/kill_point.h"
 #include "storage/bytes.h"
 
 namespace sluice::storage {
@@ -201,6 +202,7 @@ void Cleaner::start_moves(std::size_t most) {
 }
 
 void Cleaner::read_ended(std::unique_ptr<Job> job, Status status) {
+  SLUICE_KILL_POINT("store.move.read");
   if (status) {
     const IndexEntry& block = *job->moved;
     const auto fields = parse_record_page(
@@ -221,6 +223,7 @@ void Cleaner::read_ended(std::unique_ptr<Job> job, Status status) {
 }
 
 void Cleaner::write_ended(std::unique_ptr<Job> job, Status status) {
+  SLUICE_KILL_POINT("store.move.written");
   --moving_;
   if (status) return;
   if (compaction_ && compaction_->on_victim && status.error().code != Errc::not_found) {
@@ -239,7 +242,9 @@ bool Cleaner::try_release() {
   }
   if (context_.segments.is_pinned(*victim_)) return false;
   if (!context_.shared.commit.sync()) return false;
+  SLUICE_KILL_POINT("store.segment.freeing");
   context_.segments.release(*victim_);
+  SLUICE_KILL_POINT("store.segment.freed");
   ++context_.counters.freed_segments;
   victim_.reset();
   return true;

@@ -1,4 +1,5 @@
 #include "storage/index.h"
+#include "ipc/kill_point.h"
 
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
@@ -326,11 +327,17 @@ Status Index::write(const IndexBatch& batch) {
     add(rows.Put(slice(kWrittenKey), value));
   }
   if (!added.ok()) return failed("batch", added);
+  SLUICE_KILL_POINT("store.index.writing");
   const rocksdb::Status written = impl_->db->Write({}, &rows);
+  SLUICE_KILL_POINT("store.index.written");
   if (!written.ok()) impl_->resume();
   return answer("write", written);
 }
 
-Status Index::sync() { return answer("sync", impl_->db->SyncWAL()); }
+Status Index::sync() {
+  const rocksdb::Status synced = impl_->db->SyncWAL();
+  SLUICE_KILL_POINT("store.index.synced");
+  return answer("sync", synced);
+}
 
 }  // namespace sluice::storage

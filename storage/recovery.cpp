@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "ipc/kill_point.h"
 #include "storage/bytes.h"
 #include "storage/segment_scan.h"
 
@@ -22,6 +23,7 @@ class Recovery {
       : devices_(devices), index_(index), catalog_(catalog) {}
 
   Result<Recovered> run() {
+    SLUICE_KILL_POINT("store.recovery.begun");
     auto loaded = index_.load();
     if (!loaded) return std::unexpected(loaded.error());
     out_.written = loaded->written;
@@ -45,6 +47,7 @@ class Recovery {
       if (Status replayed = replay(*device); !replayed) return std::unexpected(replayed.error());
     }
     if (Status synced = index_.sync(); !synced) return std::unexpected(synced.error());
+    SLUICE_KILL_POINT("store.recovery.ended");
     return out_;
   }
 
@@ -120,10 +123,13 @@ class Recovery {
                                       });
     if (!told) return told;
     if (!scanned) return {};
+    SLUICE_KILL_POINT("store.recovery.replaying");
     device.checkpoint = {sequence, scanned->end, false};
     device.segments.tail = SegmentTail{segment, scanned->end};
     batch.checkpoint = device.checkpoint;
-    return index_.write(batch);
+    auto replayed = index_.write(batch);
+    SLUICE_KILL_POINT("store.recovery.replayed");
+    return replayed;
   }
 
   void take(const ScannedRecord& record, IndexBatch& batch) {

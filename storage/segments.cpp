@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "ipc/kill_point.h"
 #include "storage/device_directory.h"
 
 namespace sluice::storage {
@@ -73,6 +74,7 @@ Status Segments::open_next(bool cleaning) {
   const auto number = static_cast<std::uint32_t>(next - segments_.begin());
 
   const bool is_new = next->state == State::absent;
+  SLUICE_KILL_POINT("store.segment.making");
   if (Status opened = open(number, true); !opened) return opened;
   if (Status space = reserve_segment(next->opened.file.fd(), segment_bytes()); !space) {
     if (space.error().code == Errc::no_memory) full_since_ = std::chrono::steady_clock::now();
@@ -88,6 +90,7 @@ Status Segments::open_next(bool cleaning) {
   next->state = State::in_use;
   next->sequence = next_sequence_++;
   tail_ = SegmentTail{number, 0};
+  SLUICE_KILL_POINT("store.segment.made");
   return {};
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "ipc/kill_point.h"
 #include "storage/bytes.h"
 
 namespace sluice::storage {
@@ -166,6 +167,7 @@ void Writer::push(Op& op, std::byte* piece, std::uint64_t offset, std::uint64_t 
                      staging_.give_back(piece);
                      if (error != 0) op.error = error;
                      --group->unanswered;
+                     SLUICE_KILL_POINT("store.record.written");
                    });
 }
 
@@ -193,6 +195,7 @@ void Writer::begin_sync() {
       end_group(group);
       continue;
     }
+    SLUICE_KILL_POINT("store.record.syncing");
     syncing_ = true;
     ++context_.counters.syncs;
     context_.io.push({IoOp::sync, group.file, 0, nullptr, 0, 0},
@@ -201,6 +204,7 @@ void Writer::begin_sync() {
 }
 
 void Writer::synced(int error) {
+  SLUICE_KILL_POINT("store.record.synced");
   syncing_ = false;
   if (error != 0) groups_.front()->error = error;
   end_group(*groups_.front());

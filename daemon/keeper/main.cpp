@@ -18,6 +18,7 @@
 #include <string_view>
 
 #include "daemon/keeper/serve.h"
+#include "ipc/kill_point.h"
 
 namespace sluice::keeper {
 namespace {
@@ -98,6 +99,7 @@ int keep(const Options& options, int ready) {
     return is_taken ? kExitInUse : kExitFailed;
   }
   (void)dup2(STDIN_FILENO, STDERR_FILENO);
+  SLUICE_KILL_POINT("keeper.listening");
   const char there = 0;
   (void)!write(ready, &there, 1);
   (void)close(ready);

@@ -21,6 +21,18 @@ std::unexpected<Error> unfit(std::string text) {
 
 // ---- one cache
 
+// Extents that a block lies in. The others may have been given back before, and count as such: what
+// they are charged for now would be missing for what is really there.
+std::vector<bool> occupied_extents(const AdoptedCache& adopted) {
+  const CacheShape& shape = adopted.shape;
+  std::vector<bool> occupied(adopted.frame_extents, shape.extents_stay);
+  for (const BlockRecord& record : adopted.records) {
+    const std::uint32_t extent = record.content().frame / shape.frames_per_extent;
+    if (record.state() != BlockRecord::free && extent < occupied.size()) occupied[extent] = true;
+  }
+  return occupied;
+}
+
 Status check_adopted(const State& state, const AdoptedCache& adopted) {
   const CacheShape& shape = adopted.shape;
   const std::string name = "cache " + std::to_string(adopted.id.value) + " of before";
@@ -41,7 +53,9 @@ Status check_adopted(const State& state, const AdoptedCache& adopted) {
   if (shape.extents_stay != state.dram.extents_stay) {
     return unfit(name + " was made for another backend");
   }
-  const std::uint64_t dram = adopted.frame_extents * shape.frame_extent_bytes;
+  const auto occupied =
+      static_cast<std::uint64_t>(std::ranges::count(occupied_extents(adopted), true));
+  const std::uint64_t dram = occupied * shape.frame_extent_bytes;
   if (used_bytes(state.dram) + dram > state.dram.capacity) {
     return ipc::fail(Errc::quota_exceeded, name + " has " + std::to_string(dram) +
                                                " bytes of DRAM, more than tiers.dram.capacity has "
@@ -332,15 +346,15 @@ Result<Adoption> Manager::adopt_cache(const AdoptedCache& adopted, Actions& acti
     arena.idle_since = state.now;
     charge(state.hbm_of(arena), cache.tenant, cache.hbm_bytes(arena));
   }
-  charge(state.dram, cache.tenant, adopted.frame_extents * cache.extent_bytes());
   Adoption report = Adopter(state, cache, adopted.frame_extents).run();
-  // Extents that nothing lies in may have been given back before: their memory is not known to be
-  // there.
   for (std::uint32_t extent = 0; extent < adopted.frame_extents; ++extent) {
-    if (cache.frames.is_empty(extent) && !cache.shape.extents_stay) {
-      release_extent(cache, extent, actions);
-    }
+    if (!cache.frames.is_empty(extent) || cache.shape.extents_stay) continue;
+    cache.frames.begin_release(extent);
+    cache.frames.released(extent);
+    report.empty_extents.push_back(extent);
   }
+  const std::uint64_t left = adopted.frame_extents - report.empty_extents.size();
+  charge(state.dram, cache.tenant, left * cache.extent_bytes());
   if (over_any_limit(state, cache.tenant)) state.shrinking[cache.tenant.value] = true;
   order_batches(cache, state.next_batch, actions);
   return report;

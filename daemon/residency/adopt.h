@@ -40,6 +40,9 @@ struct Adoption {
   // By id, as far as ids were used: where resolvers find it; none for what is private, absent or
   // retiring, kLostFrameId for what is lost.
   std::vector<FrameId> frames;
+  // Nothing lies in them: they do not exist for the manager, and their memory, if it is there, is
+  // to be given back before anything is granted.
+  std::vector<std::uint32_t> empty_extents;
   std::uint64_t sealed_blocks = 0;
   std::uint64_t private_blocks = 0;  // of sessions that are away
   std::uint64_t given_up = 0;        // of nobody, or in the middle of a change

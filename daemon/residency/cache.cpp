@@ -48,7 +48,8 @@ void free_block(Cache& cache, BlockId id, Actions& actions) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::retiring);
   block.state = BlockState::free;
-  if (!cache.records.empty()) cache.records[id.value].write(BlockRecord::free);
+  // Its frame may be another block's soon, and the next change of this record may not end.
+  if (!cache.records.empty()) cache.records[id.value].write(BlockRecord::free, {});
   --cache.counts.retiring;
   cache.free_ids.push_back(id);
   if (block.frame == ipc::kNoFrameId) return;
@@ -80,6 +81,10 @@ void note(Cache& cache, BlockId id, SessionId owner) {
     return;
   }
   SLUICE_ASSERT(block.state == BlockState::sealed);
+  if (record.state() == BlockRecord::sealed && record.content().frame == content.frame) {
+    record.update(block.place, block.stored);
+    return;
+  }
   const KeyCopy key = key_of(cache, id);
   content.valid_bytes_less_one = block.valid_bytes_less_one;
   content.key_bytes = block.key_bytes;

@@ -15,6 +15,7 @@
 
 #include "daemon/residency/limits.h"
 #include "daemon/residency/types.h"
+#include "ipc/kill_point.h"
 
 namespace sluice::residency {
 
@@ -38,13 +39,25 @@ struct BlockRecord {
 
   void write(State state, const Content& content) {
     begin();
+    SLUICE_KILL_POINT("record.changing");
     content_ = content;
+    SLUICE_KILL_POINT("record.written");
     end(state);
+    SLUICE_KILL_POINT("record.changed");
+  }
+  // Of a sealed block whose frame and key stay. One byte each: it is whole at any moment, since it
+  // is not to be lost for being written to the store, or taken over.
+  void update(Place place, bool stored) {
+    content_.place = place;
+    content_.stored = stored;
+    SLUICE_KILL_POINT("record.changed");
   }
   // Everything else stays.
   void write(State state) {
     begin();
+    SLUICE_KILL_POINT("record.changing");
     end(state);
+    SLUICE_KILL_POINT("record.changed");
   }
 
  private:

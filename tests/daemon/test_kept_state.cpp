@@ -83,6 +83,8 @@ class KeptStateTest : public testing::Test {
     put(name, std::move(fd));
   }
 
+  int descriptor_of(const std::string& name) const { return shelf->kept.find(name)->second.get(); }
+
   std::shared_ptr<MemoryShelf> shelf = std::make_shared<MemoryShelf>();
 };
 
@@ -111,6 +113,16 @@ TEST_F(KeptStateTest, FindsWhatWasKept) {
   EXPECT_EQ(found->sessions[0].pid, 4711);
   EXPECT_EQ(found->sessions[0].token[15], 9);
   EXPECT_EQ(found->sessions[0].bells.size(), 1u);
+}
+
+// A daemon that is killed behind the removal of it would leave a cold start.
+TEST_F(KeptStateTest, TheGeometryIsThereAtEachMomentOfATakeover) {
+  fill();
+  const auto was = descriptor_of("node");
+  ASSERT_TRUE(life()->take());
+  EXPECT_EQ(descriptor_of("node"), was) << "it is not put anew";
+  ASSERT_TRUE(life("another")->take());
+  EXPECT_NE(descriptor_of("node"), was);
 }
 
 TEST_F(KeptStateTest, ThrowsAllAwayThatIsOfAnotherGeometry) {

@@ -420,6 +420,47 @@ TEST_P(KilledAtAnyMoment, NothingOfTheLivingIsLostOrMistaken) {
 
 INSTANTIATE_TEST_SUITE_P(Store, KilledAtAnyMoment, testing::Bool());
 
+// What was given back before is still there, as files without memory.
+TEST(Adopt, ExtentsThatNothingLiesInAreNotCharged) {
+  KeptNode node;
+  const SessionId before = node.session();
+  const CacheId cache = node.kept_cache(before);
+  node.release(before, node.sealed_sequence(before, cache, Keys("k", 5)));
+  ManagerConfig small = small_node();
+  small.dram.capacity_bytes = 2 * kExtent;
+  for (TenantSpec& tenant : small.tenants) tenant.dram.limit_bytes = 2 * kExtent;
+  node.frame_extents = 4;
+  const Adoption adoption = node.restart({}, small);
+  EXPECT_EQ(adoption.sealed_blocks, 5u);
+  EXPECT_EQ(adoption.empty_extents, (std::vector<std::uint32_t>{2, 3}));
+  EXPECT_EQ(node.manager.tenants()[0].dram.used_bytes, 2 * kExtent);
+  node.settle();
+  EXPECT_EQ(node.status(cache).blocks.sealed, 5u) << "and nothing had to make room";
+}
+
+// A record between two of its blocks' lives, whose frame is another block's by now.
+TEST(Adopt, ARecordThatIsTakenAnewDoesNotClaimItsOldFrame) {
+  KeptNode node;
+  const SessionId before = node.session();
+  const CacheId cache = node.kept_cache(before);
+  const Handle passing = node.open(before, cache).sequence;
+  const auto old = node.extend(before, passing, 5);
+  node.release(before, passing);
+  node.settle();
+  const Keys keys("k", 1);
+  node.release(before, node.sealed_sequence(before, cache, keys));
+  const BlockRef sealed = node.open(before, cache, keys.view()).matched.at(0);
+  const auto same_frame = std::ranges::find(old, sealed.frame, &BlockRef::frame);
+  ASSERT_NE(same_frame, old.end());
+  ASSERT_NE(same_frame->id, sealed.id) << "the test is about two ids";
+  const std::uint32_t changing = BlockRecord::changing;
+  std::memcpy(&node.records[same_frame->id.value], &changing, sizeof(changing));
+  node.frame_extents = 2;
+  const Adoption adoption = node.restart({});
+  EXPECT_EQ(adoption.damaged, 0u);
+  EXPECT_EQ(adoption.sealed_blocks, 1u);
+}
+
 TEST(Adopt, WhatDoesNotFitIsRefused) {
   KeptNode node;
   const SessionId before = node.session();
@@ -457,6 +498,7 @@ TEST(Adopt, WhatDoesNotFitIsRefused) {
   ManagerConfig small = small_node();
   small.dram.capacity_bytes = kExtent;
   small.tenants[0].dram.limit_bytes = small.tenants[1].dram.limit_bytes = kExtent;
+  node.sealed_sequence(before, kept.id, Keys("k", 5));
   wrong = kept;
   wrong.frame_extents = 2;
   EXPECT_EQ(refused(wrong, small), Errc::quota_exceeded);
