@@ -22,6 +22,7 @@
 
 #include "storage/block_store.h"
 #include "storage/bytes.h"
+#include "storage/file.h"
 #include "storage/testing/faulty_engine.h"
 #include "tests/crash/content.h"
 

@@ -454,7 +454,7 @@ TEST(Adopt, ARecordThatIsTakenAnewDoesNotClaimItsOldFrame) {
   ASSERT_NE(same_frame, old.end());
   ASSERT_NE(same_frame->id, sealed.id) << "the test is about two ids";
   const std::uint32_t changing = BlockRecord::changing;
-  std::memcpy(&node.records[same_frame->id.value], &changing, sizeof(changing));
+  std::memcpy(static_cast<void*>(&node.records[same_frame->id.value]), &changing, sizeof(changing));
   node.frame_extents = 2;
   const Adoption adoption = node.restart({});
   EXPECT_EQ(adoption.damaged, 0u);
