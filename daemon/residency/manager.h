@@ -97,13 +97,13 @@ class Manager {
   // A cache of before, after all sessions. Errors: invalid_argument (the number is taken or out of
   // range, the sizes do not go together), quota_exceeded (the tier is smaller than what it has),
   // not_found (tenant or device).
-  Result<Adoption> adopt_cache(const AdoptedCache& cache, Actions& actions);
+  Result<Adoption> adopt_cache(const AdoptedCache& adopted, Actions& actions);
   // A session that was away is back. Errors: not_found.
   Status resume_session(SessionId id, TenantId tenant);
   // Blocks that the resumed session had in a sequence, in order: of a new one (handle 0), or
   // further ones of one that it adopted. All or none. Errors: stale_handle (of a block that is not
   // the session's, or of the handle), wrong_state (the session is not resuming), list_too_long.
-  Result<SequenceOpened> adopt_sequence(SessionId session, CacheId cache, Handle handle,
+  Result<SequenceOpened> adopt_sequence(SessionId session_id, CacheId cache_id, Handle handle,
                                         std::span<const std::uint32_t> ids, DeviceId device,
                                         Actions& actions);
   // It has adopted all that it goes on with. Errors: wrong_state.

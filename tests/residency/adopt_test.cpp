@@ -334,14 +334,15 @@ class KilledAtAnyMoment : public testing::TestWithParam<bool> {
       life.sequences.erase(life.sequences.begin() + static_cast<std::ptrdiff_t>(at));
     } else {
       std::vector<BlockId> wanted;
+      wanted.reserve(4);
       for (std::uint32_t i = 0; i < 4; ++i) wanted.push_back(BlockId{random() % 24});
       ASSERT_TRUE(node.manager.wanted(cache, wanted, node.actions));
     }
   }
 
-  std::uint32_t random() { return static_cast<std::uint32_t>(engine_()); }
+  std::uint32_t random() { return static_cast<std::uint32_t>(engine()); }
 
-  std::mt19937 engine_;
+  std::mt19937 engine;
   KeptNode node{config()};
   Actions later;
   std::uint32_t grants = 0;
@@ -350,7 +351,7 @@ class KilledAtAnyMoment : public testing::TestWithParam<bool> {
 
 TEST_P(KilledAtAnyMoment, NothingOfTheLivingIsLostOrMistaken) {
   for (unsigned round = 0; round < 1500; ++round) {
-    engine_.seed(round);
+    engine.seed(round);
     node.~KeptNode();
     new (&node) KeptNode(config());
     later.clear();
@@ -401,6 +402,7 @@ TEST_P(KilledAtAnyMoment, NothingOfTheLivingIsLostOrMistaken) {
     ASSERT_TRUE(node.manager.open_cache(session, small_cache(), node.actions));
     for (const Life::Held& held : lives[0].sequences) {
       std::vector<std::uint32_t> ids;
+      ids.reserve(held.blocks.size());
       for (const BlockId id : held.blocks) ids.push_back(id.value);
       const auto adopted =
           node.manager.adopt_sequence(session, cache, Handle{}, ids, DeviceId{}, node.actions);
