@@ -22,7 +22,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kPoll{10};
+constexpr std::chrono::milliseconds kEnginePoll{10};
 constexpr std::chrono::microseconds kKillPoll{200};
 constexpr std::chrono::seconds kStopGrace{15};  // for engines to end after one of them failed
 
@@ -185,7 +185,7 @@ RunResult Run::run() {
     const bool kill_pending = options_.kill_engine_at && !result_.kill && !stopping_since_;
     if (kill_pending) kill_when_due();
     progress.update(total());
-    std::this_thread::sleep_for(kill_pending ? kKillPoll : std::chrono::microseconds(kPoll));
+    std::this_thread::sleep_for(kill_pending ? kKillPoll : std::chrono::microseconds(kEnginePoll));
   }
   result_.wall_s = std::chrono::duration<double>(Clock::now() - begin).count();
   progress.clear();
