@@ -19,7 +19,7 @@
 
 namespace sluice::daemon {
 
-namespace wire = device_worker::wire;
+namespace worker = device_worker::wire;
 using device_worker::make_message;
 using flatbuffers::FlatBufferBuilder;
 using ipc::Errc;
@@ -252,7 +252,7 @@ auto DeviceClient::with_worker(Ask&& ask) {
 
 ipc::Result<DeviceClient::Answer> DeviceClient::exchange(const std::vector<std::byte>& request,
                                                          std::span<const int> fds,
-                                                         wire::Body expected) {
+                                                         worker::Body expected) {
   const ipc::Deadline deadline = ipc::deadline_in(options_.patience);
   if (auto sent = ipc::send_frame(socket_.get(), request, fds, deadline); !sent) {
     return std::unexpected(broken(std::move(sent.error())));
@@ -270,12 +270,12 @@ ipc::Result<DeviceClient::Answer> DeviceClient::exchange(const std::vector<std::
     broken_ = failed->leaving();
     return std::unexpected(ipc::error_from_wire(failed->code(), ipc::text_of(failed->text())));
   }
-  const bool has_memory = expected == wire::Body::Memory;
+  const bool has_memory = expected == worker::Body::Memory;
   if (answer.message->body_type() != expected ||
       answer.frame.fds.size() != (has_memory ? 1U : 0U)) {
     return std::unexpected(broken(
         {Errc::peer_violation, std::string("the device worker answers with ") +
-                                   wire::EnumNameBody(answer.message->body_type()) + " and " +
+                                   worker::EnumNameBody(answer.message->body_type()) + " and " +
                                    std::to_string(answer.frame.fds.size()) + " descriptors"}));
   }
   return answer;
@@ -284,8 +284,8 @@ ipc::Result<DeviceClient::Answer> DeviceClient::exchange(const std::vector<std::
 ipc::Result<device_worker::DeviceFacts> DeviceClient::describe() {
   return with_worker([&]() -> ipc::Result<device_worker::DeviceFacts> {
     auto answer = exchange(
-        make_message(++requests_, [](FlatBufferBuilder& b) { return wire::CreateDescribe(b); }), {},
-        wire::Body::Device);
+        make_message(++requests_, [](FlatBufferBuilder& b) { return worker::CreateDescribe(b); }),
+        {}, worker::Body::Device);
     if (!answer) return std::unexpected(std::move(answer.error()));
     auto facts = device_worker::facts_from(*answer->message->body_as_Device());
     if (facts) {
@@ -298,10 +298,10 @@ ipc::Result<device_worker::DeviceFacts> DeviceClient::describe() {
 
 ipc::Result<ipc::Fd> DeviceClient::allocate(std::uint64_t bytes) {
   return with_worker([&]() -> ipc::Result<ipc::Fd> {
-    auto answer =
-        exchange(make_message(++requests_,
-                              [&](FlatBufferBuilder& b) { return wire::CreateAllocate(b, bytes); }),
-                 {}, wire::Body::Memory);
+    auto answer = exchange(
+        make_message(++requests_,
+                     [&](FlatBufferBuilder& b) { return worker::CreateAllocate(b, bytes); }),
+        {}, worker::Body::Memory);
     if (!answer) return std::unexpected(std::move(answer.error()));
     return std::move(answer->frame.fds[0]);
   });
@@ -311,8 +311,8 @@ ipc::Status DeviceClient::scrub(const ipc::Fd& memory, std::uint64_t bytes) {
   return with_worker([&]() -> ipc::Status {
     auto answer =
         exchange(make_message(++requests_,
-                              [&](FlatBufferBuilder& b) { return wire::CreateScrub(b, bytes); }),
-                 std::array{memory.get()}, wire::Body::Done);
+                              [&](FlatBufferBuilder& b) { return worker::CreateScrub(b, bytes); }),
+                 std::array{memory.get()}, worker::Body::Done);
     if (!answer) return std::unexpected(std::move(answer.error()));
     return {};
   });
@@ -323,10 +323,10 @@ ipc::Result<ipc::Fd> DeviceClient::make_table(const kernels::TableSizes& sizes,
   return with_worker([&]() -> ipc::Result<ipc::Fd> {
     auto answer = exchange(make_message(++requests_,
                                         [&](FlatBufferBuilder& b) {
-                                          return wire::CreateMakeTable(
+                                          return worker::CreateMakeTable(
                                               b, device_worker::write_sizes(b, sizes));
                                         }),
-                           std::array{node.get()}, wire::Body::Memory);
+                           std::array{node.get()}, worker::Body::Memory);
     if (!answer) return std::unexpected(std::move(answer.error()));
     return std::move(answer->frame.fds[0]);
   });
@@ -337,10 +337,10 @@ ipc::Status DeviceClient::open_table(const SplitTableParts& table) {
   auto answer =
       exchange(make_message(++requests_,
                             [&](FlatBufferBuilder& b) {
-                              return wire::CreateOpenTable(
+                              return worker::CreateOpenTable(
                                   b, table.number, device_worker::write_sizes(b, table.sizes));
                             }),
-               std::array{table.device.get(), table.node.get()}, wire::Body::Done);
+               std::array{table.device.get(), table.node.get()}, worker::Body::Done);
   if (!answer) return std::unexpected(std::move(answer.error()));
   open_tables_.insert(table.number);
   return {};
@@ -351,11 +351,11 @@ ipc::Status DeviceClient::work(const SplitTableParts& table, const device_worker
     if (auto open = open_table(table); !open) return open;
     auto answer = exchange(make_message(++requests_,
                                         [&](FlatBufferBuilder& b) {
-                                          return wire::CreateWorkDirect(
+                                          return worker::CreateWorkDirect(
                                               b, table.number, &work.idle_actors, &work.seal_pins,
                                               &work.drop_pins, &work.drop_pages);
                                         }),
-                           {}, wire::Body::Done);
+                           {}, worker::Body::Done);
     if (!answer) return std::unexpected(std::move(answer.error()));
     return {};
   });
@@ -368,9 +368,9 @@ ipc::Status DeviceClient::read_words(const SplitTableParts& table, std::uint32_t
     auto answer =
         exchange(make_message(++requests_,
                               [&](FlatBufferBuilder& b) {
-                                return wire::CreateReadWords(b, table.number, first, count);
+                                return worker::CreateReadWords(b, table.number, first, count);
                               }),
-                 std::array{into.get()}, wire::Body::Done);
+                 std::array{into.get()}, worker::Body::Done);
     if (!answer) return std::unexpected(std::move(answer.error()));
     return {};
   });
@@ -382,8 +382,8 @@ void DeviceClient::forget_table(std::uint64_t number) {
   // Not worth a second try: what a dead worker kept is gone.
   (void)exchange(
       make_message(++requests_,
-                   [&](FlatBufferBuilder& b) { return wire::CreateForgetTable(b, number); }),
-      {}, wire::Body::Done);
+                   [&](FlatBufferBuilder& b) { return worker::CreateForgetTable(b, number); }),
+      {}, worker::Body::Done);
 }
 
 void DeviceClient::look_after() {

@@ -32,7 +32,7 @@ constexpr int kMadviseCollapse = MADV_COLLAPSE;
 #endif
 constexpr std::uint64_t kMostBytes = std::numeric_limits<off_t>::max();
 
-std::string described(const char* name, std::uint64_t bytes) {
+std::string memory_named(const char* name, std::uint64_t bytes) {
   return "memory '" + std::string(name) + "' of " + std::to_string(bytes) + " bytes";
 }
 
@@ -66,12 +66,12 @@ bool take_huge(int fd, std::uint64_t at, std::uint64_t bytes, std::byte* window)
 Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate,
                         HugePages huge_pages) {
   if (bytes == 0)
-    return fail(Errc::invalid_argument, described(name, bytes) + ": nothing to create");
-  if (bytes > kMostBytes) return fail(Errc::no_memory, described(name, bytes) + " is absurd");
+    return fail(Errc::invalid_argument, memory_named(name, bytes) + ": nothing to create");
+  if (bytes > kMostBytes) return fail(Errc::no_memory, memory_named(name, bytes) + " is absurd");
   Fd fd(create_sealable(name));
-  if (!fd) return fail_errno("memfd_create of " + described(name, bytes));
+  if (!fd) return fail_errno("memfd_create of " + memory_named(name, bytes));
   if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
-    return fail_errno("ftruncate of " + described(name, bytes));
+    return fail_errno("ftruncate of " + memory_named(name, bytes));
   }
   if (populate == Populate::yes) {
     if (auto ok = populate_memfd(fd.get(), name, 0, bytes, huge_pages); !ok) {
@@ -79,7 +79,7 @@ Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate
     }
   }
   if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-    return fail_errno("sealing " + described(name, bytes));
+    return fail_errno("sealing " + memory_named(name, bytes));
   }
   return fd;
 }
@@ -87,7 +87,7 @@ Result<Fd> create_memfd(const char* name, std::uint64_t bytes, Populate populate
 Status populate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes,
                       HugePages huge_pages) {
   if (const std::uint64_t left = available_memory_bytes(); left < bytes) {
-    return fail(Errc::no_memory, described(name, bytes) + ": only " + std::to_string(left) +
+    return fail(Errc::no_memory, memory_named(name, bytes) + ": only " + std::to_string(left) +
                                      " bytes are left on the node or in the memory cgroup; lower "
                                      "the size of the tier, or free memory");
   }
@@ -108,7 +108,8 @@ Status populate_memfd(int fd, const char* name, std::uint64_t offset, std::uint6
       }
       const int number = errno;
       if (huge_pages == HugePages::require) {
-        return fail(Errc::no_memory, described(name, bytes) + ": the kernel gave no huge pages (" +
+        return fail(Errc::no_memory, memory_named(name, bytes) +
+                                         ": the kernel gave no huge pages (" +
                                          std::generic_category().message(number) +
                                          "); free memory, or do not require them "
                                          "(tiers.*.huge_pages)");
@@ -116,7 +117,7 @@ Status populate_memfd(int fd, const char* name, std::uint64_t offset, std::uint6
       window = {};
     }
     if (auto ok = take(fd, offset + done, piece); !ok) {
-      return fail(ok.error().code, "taking " + described(name, bytes) + ": " + ok.error().text);
+      return fail(ok.error().code, "taking " + memory_named(name, bytes) + ": " + ok.error().text);
     }
     done += piece;
   }
@@ -126,7 +127,7 @@ Status populate_memfd(int fd, const char* name, std::uint64_t offset, std::uint6
 Status vacate_memfd(int fd, const char* name, std::uint64_t offset, std::uint64_t bytes) {
   if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                 static_cast<off_t>(bytes)) != 0) {
-    return fail_errno("giving back " + described(name, bytes));
+    return fail_errno("giving back " + memory_named(name, bytes));
   }
   return {};
 }

@@ -22,7 +22,7 @@
 namespace sluice::ipc {
 namespace {
 
-std::unexpected<Error> peer_is_gone(pid_t pid) {
+std::unexpected<Error> ended_early(pid_t pid) {
   return fail(Errc::peer_violation,
               "process " + std::to_string(pid) + " ended before its connection was taken up");
 }
@@ -75,7 +75,7 @@ Result<Fd> peer_pidfd(int socket, const ucred& peer) {
   socklen_t size = sizeof(number);
   if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &number, &size) == 0) return Fd(number);
   if (errno == ENOPROTOOPT) return open_peer_pidfd(socket, peer.pid, peer.uid);
-  if (errno == ESRCH || errno == EINVAL) return peer_is_gone(peer.pid);
+  if (errno == ESRCH || errno == EINVAL) return ended_early(peer.pid);
   return fail_errno("SO_PEERPIDFD");
 }
 
@@ -84,7 +84,7 @@ Result<Fd> peer_pidfd(int socket, const ucred& peer) {
 Result<Fd> open_peer_pidfd(int socket, pid_t pid, uid_t uid) {
   Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (!pidfd) {
-    if (errno == ESRCH || errno == EINVAL) return peer_is_gone(pid);
+    if (errno == ESRCH || errno == EINVAL) return ended_early(pid);
     return fail_errno("pidfd_open");
   }
   // The order matters: what is true of the pid, while the pidfd's process lives, is true of that
@@ -92,7 +92,7 @@ Result<Fd> open_peer_pidfd(int socket, pid_t pid, uid_t uid) {
   const bool same_user = process_has_uid(pid, uid);
   const auto dead = process_is_dead(pidfd.get());
   if (!dead) return std::unexpected(dead.error());
-  if (*dead || hung_up(socket)) return peer_is_gone(pid);
+  if (*dead || hung_up(socket)) return ended_early(pid);
   if (!same_user) {
     return fail(Errc::peer_violation, "process " + std::to_string(pid) +
                                           " is not the one that connected: its user differs");

@@ -15,7 +15,7 @@ namespace {
 // Segments, from the last one back, whose parts a replay verifies.
 constexpr std::size_t kVerifiedSegments = 2;
 // Entries of one batch of the index.
-constexpr std::size_t kBatch = 4096;
+constexpr std::size_t kIndexBatch = 4096;
 
 class Recovery {
  public:
@@ -117,7 +117,7 @@ class Recovery {
     const auto scanned = scan_segment(opened->file.fd(), identity, segments.identity.segment_bytes,
                                       from, parts, [&](const ScannedRecord& record) {
                                         take(record, batch);
-                                        if (batch.puts.size() < kBatch || !told) return;
+                                        if (batch.puts.size() < kIndexBatch || !told) return;
                                         told = index_.write(batch);
                                         batch.puts.clear();
                                       });

@@ -18,34 +18,34 @@
 namespace sluice::storage {
 namespace {
 
-struct PoolJob {
+struct Call {
   IoRequest request;
   int fd = -1;
 };
 
-std::int64_t call_once(const PoolJob& job) {
-  const IoRequest& request = job.request;
+std::int64_t call_once(const Call& call) {
+  const IoRequest& request = call.request;
   const auto offset = static_cast<off_t>(request.offset);
   switch (request.op) {
     case IoOp::read:
-      return pread(job.fd, request.memory, request.length, offset);
+      return pread(call.fd, request.memory, request.length, offset);
     case IoOp::write:
-      return pwrite(job.fd, request.memory, request.length, offset);
+      return pwrite(call.fd, request.memory, request.length, offset);
     case IoOp::sync:
-      return fdatasync(job.fd);
+      return fdatasync(call.fd);
     case IoOp::discard:
-      return fallocate(job.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+      return fallocate(call.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
                        static_cast<off_t>(request.length));
   }
   return -1;
 }
 
-IoAnswer perform(const PoolJob& job) {
+IoAnswer perform(const Call& call) {
   for (;;) {
     errno = EINVAL;  // of an op that is none
-    const std::int64_t result = call_once(job);
-    if (result >= 0) return {job.request.tag, result};
-    if (errno != EINTR) return {job.request.tag, -std::int64_t{errno}};
+    const std::int64_t result = call_once(call);
+    if (result >= 0) return {call.request.tag, result};
+    if (errno != EINTR) return {call.request.tag, -std::int64_t{errno}};
   }
 }
 
@@ -123,10 +123,10 @@ class ThreadEngine final : public IoEngine {
     for (;;) {
       work_.wait(lock, [this] { return !queue_.empty() || ending_; });
       if (ending_) return;
-      const PoolJob job = queue_.front();
+      const Call call = queue_.front();
       queue_.pop_front();
       lock.unlock();
-      const IoAnswer answer = perform(job);
+      const IoAnswer answer = perform(call);
       lock.lock();
       answered_.push_back(answer);
       news_.notify_one();
@@ -139,7 +139,7 @@ class ThreadEngine final : public IoEngine {
 
   std::mutex mutex_;
   std::condition_variable work_, news_;
-  std::deque<PoolJob> queue_;  // guarded by mutex_, as what follows
+  std::deque<Call> queue_;  // guarded by mutex_, as what follows
   std::deque<IoAnswer> answered_;
   std::atomic<bool> woken_ = false;  // set without the mutex
   bool ending_ = false;

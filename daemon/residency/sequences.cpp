@@ -15,7 +15,7 @@ namespace {
 // A slot keeps the memory of its list for the next sequence, up to this many blocks.
 constexpr std::size_t kKeptListBlocks = 1024;
 // Blocks whose memory is fetched ahead while a list is given up.
-constexpr std::size_t kLookAhead = 16;
+constexpr std::size_t kPrefetchAhead = 16;
 
 struct Found {
   Session* session;
@@ -138,8 +138,8 @@ void drop_tail(State& state, Cache& cache, Sequence& sequence, std::size_t keep,
     return;
   }
   for (std::size_t i = blocks.size(); i > keep; --i) {
-    if (i > keep + kLookAhead)
-      __builtin_prefetch(&cache.blocks[blocks[i - 1 - kLookAhead].value], 1);
+    if (i > keep + kPrefetchAhead)
+      __builtin_prefetch(&cache.blocks[blocks[i - 1 - kPrefetchAhead].value], 1);
     dereference(cache, state.config.hash_seed, blocks[i - 1], state.now);
   }
   blocks.resize(keep);

@@ -138,14 +138,14 @@ void UnsyncedFile::undo(const Kept& change) const {
 }
 
 void UnsyncedFile::redo_some(const Kept& change, std::mt19937_64& random, PowerLoss& loss) const {
-  enum Fate : std::uint8_t { whole, none, first_sectors, some_sectors };
-  const auto fate = static_cast<Fate>(random() % (some_sectors + 1));
+  enum Fate : std::uint8_t { whole, none, first_sectors, scattered_sectors };
+  const auto fate = static_cast<Fate>(random() % (scattered_sectors + 1));
   const std::span<const std::byte> after = change.after;
   const std::uint64_t sectors = (after.size() + kSectorBytes - 1) / kSectorBytes;
   const std::uint64_t first = sectors == 0 ? 0 : random() % sectors;
   for (std::uint64_t sector = 0; sector < sectors; ++sector) {
     const bool stays = fate == whole || (fate == first_sectors && sector < first) ||
-                       (fate == some_sectors && random() % 2 == 0);
+                       (fate == scattered_sectors && random() % 2 == 0);
     if (!stays) continue;
     const std::uint64_t at = sector * kSectorBytes;
     write(change.offset + at, after.subspan(at, std::min(kSectorBytes, after.size() - at)));

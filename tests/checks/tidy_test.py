@@ -32,6 +32,24 @@ class TidyTest(harness.CheckTest):
         self.write("ipc/a.cpp", '#include "ipc/a.h"\n\nint f(int value) {\n  int* p = 0;\n  return p == nullptr ? value : 0;\n}\n')
         self.assert_fails("modernize-use-nullptr")
 
+    def test_sources_that_are_read_together_are_told_apart(self):
+        self.write("ipc/b.cpp", '#include "ipc/a.h"\n\nnamespace {\nint twice(int value) { return 2 * value; }\n}  // namespace\n\n'
+                                "int g(int value) { return twice(value); }\n")
+        self.write_compile_commands("tidy", "clang++-19", ["ipc/a.cpp", "ipc/b.cpp"])
+        self.make_older()
+        self.assertIn("1 checked (0 unchanged)", self.assert_passes())
+        self.assertIn("1 checked (0 unchanged)", self.assert_passes("ipc/b.cpp"))
+        self.assertIn("1 checked (1 unchanged)", self.assert_passes())
+        self.write("ipc/b.cpp", "int g() {\n  int* p = 0;\n  return p == nullptr ? 1 : 0;\n}\n")
+        self.assert_fails("ipc/b.cpp:2:12: error: use nullptr")
+
+    def test_a_name_in_two_sources_of_a_target_fails(self):
+        one = "namespace {\nint twice(int value) { return 2 * value; }\n}  // namespace\n\nint %s(int value) { return twice(value); }\n"
+        self.write("ipc/a.cpp", one % "g")
+        self.write("ipc/b.cpp", one % "h")
+        self.write_compile_commands("tidy", "clang++-19", ["ipc/a.cpp", "ipc/b.cpp"])
+        self.assert_fails("ipc/b.cpp:2:5: error: redefinition of 'twice'")
+
     def test_a_file_that_the_build_does_not_know_is_an_error(self):
         self.assert_fails("not a source that the build compiles", "ipc/b.cpp")
 

@@ -127,14 +127,16 @@ constexpr double kFresh = 0.15;    // of those that come
 constexpr double kForecastRecall = 0.88;
 constexpr std::uint64_t kMadeUpSeed = 20;
 
-using Random = std::mt19937_64;
+using Generator = std::mt19937_64;
 
-double uniform(Random& random) { return std::uniform_real_distribution<double>(0.0, 1.0)(random); }
+double uniform(Generator& random) {
+  return std::uniform_real_distribution<double>(0.0, 1.0)(random);
+}
 
 // What one layer of one request reads, step by step.
 class Reader {
  public:
-  Reader(std::uint32_t blocks, Random& random) : random_(random), order_(blocks) {
+  Reader(std::uint32_t blocks, Generator& random) : random_(random), order_(blocks) {
     std::iota(order_.begin(), order_.end(), 0U);
     std::ranges::shuffle(order_, random_);
     const double size = std::max(1.0, std::round(kListPart * blocks));
@@ -191,7 +193,7 @@ class Reader {
     return begin >= end ? end : begin + random_() % (end - begin);
   }
 
-  Random& random_;
+  Generator& random_;
   std::vector<std::uint32_t> order_;
   std::size_t staying_ = 0;
   std::size_t coming_ = 0;
@@ -206,7 +208,7 @@ SparseTrace made_up_trace(std::uint32_t blocks) {
   trace.layers = kLayers;
   trace.kv_heads = 1;
   trace.block_tokens = kDecodeBlockTokens;
-  Random random(kMadeUpSeed);
+  Generator random(kMadeUpSeed);
   const auto add = [&](const std::vector<std::uint32_t>& list) {
     auto& open = trace.lists.open_list();
     open.insert(open.end(), list.begin(), list.end());

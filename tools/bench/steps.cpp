@@ -7,7 +7,7 @@
 namespace sluice::tools {
 namespace {
 
-constexpr std::uint32_t kSteps = 20'000;
+constexpr std::uint32_t kMeasuredSteps = 20'000;
 
 // What entering a step must do: say that we may read, fence, take a number, say which.
 struct Minimal {
@@ -16,14 +16,14 @@ struct Minimal {
 
   double round() {
     const Stopwatch watch;
-    for (std::uint32_t i = 0; i < kSteps; ++i) {
+    for (std::uint32_t i = 0; i < kMeasuredSteps; ++i) {
       active.store(clock.load(std::memory_order_relaxed) | 1, std::memory_order_relaxed);
       std::atomic_thread_fence(std::memory_order_seq_cst);
       const std::uint32_t step = clock.fetch_add(2, std::memory_order_acq_rel);
       active.store(step | 1, std::memory_order_release);
       active.store(0, std::memory_order_release);
     }
-    return watch.nanoseconds() / kSteps;
+    return watch.nanoseconds() / kMeasuredSteps;
   }
 };
 
@@ -37,11 +37,11 @@ ipc::Result<Figures> step(const Setting& setting) {
   const std::array<RoundFunction, 2> sides = {
       [&]() -> ipc::Result<double> {
         const Stopwatch watch;
-        for (std::uint32_t i = 0; i < kSteps; ++i) {
+        for (std::uint32_t i = 0; i < kMeasuredSteps; ++i) {
           if (auto ok = (*resident)->begin_step(); !ok) return std::unexpected(ok.error());
           if (auto ok = (*resident)->end_step(); !ok) return std::unexpected(ok.error());
         }
-        return watch.nanoseconds() / kSteps;
+        return watch.nanoseconds() / kMeasuredSteps;
       },
       [&]() -> ipc::Result<double> { return minimal.round(); },
   };

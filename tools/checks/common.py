@@ -56,6 +56,12 @@ def compile_commands(root, preset):
     return entries
 
 
+def target_of(arguments):
+    """The target that a compile command is of, as CMake names the folder of its objects."""
+    output = arguments[arguments.index("-o") + 1] if "-o" in arguments else ""
+    return output.split(".dir/")[0].replace("CMakeFiles/", "") if ".dir/" in output else ""
+
+
 def flags_only(arguments):
     """A compile command without its compiler, its input and its output."""
     flags = []

@@ -23,7 +23,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kPoll{10};
+constexpr std::chrono::milliseconds kEnginePoll{10};
 constexpr std::chrono::microseconds kKillPoll{200};
 constexpr std::chrono::seconds kStopGrace{15};  // for engines to end after one of them failed
 
@@ -225,7 +225,7 @@ RunResult Run::run() {
     if (daemon_kill_pending) kill_daemon_when_due();
     progress.update(total());
     std::this_thread::sleep_for(
-        kill_pending || daemon_kill_pending ? kKillPoll : std::chrono::microseconds(kPoll));
+        kill_pending || daemon_kill_pending ? kKillPoll : std::chrono::microseconds(kEnginePoll));
   }
   result_.wall_s = std::chrono::duration<double>(Clock::now() - begin).count();
   progress.clear();

@@ -15,7 +15,6 @@ namespace {
 
 using doctor::ConfigFacts;
 using doctor::DaemonFacts;
-using doctor::Finding;
 using doctor::FindingList;
 using doctor::Listing;
 using doctor::Machine;
@@ -31,7 +30,7 @@ DaemonFacts daemon_facts(const Request& request, const ipc::Result<Json>& status
     return facts;
   }
   facts.version = text_at(*status, {"daemon", "version"});
-  facts.health = findings_in(*status).value_or(std::vector<tools::Finding>{});
+  facts.health = findings_in(*status).value_or(std::vector<Finding>{});
   return facts;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <system_error>
 #include <utility>
 
 #include "tools/common/size.h"
@@ -31,6 +32,8 @@ void put_worst_first(FindingList& findings) {
   }
   findings = std::move(sorted);
 }
+
+std::string words_of(int error) { return std::generic_category().message(error); }
 
 std::size_t count_of(const FindingList& findings, Severity severity) {
   return static_cast<std::size_t>(std::ranges::count(findings, severity, &Finding::severity));

@@ -35,6 +35,9 @@ void put_worst_first(FindingList& findings);
 // Bytes, for the texts of findings.
 std::string size_text(std::uint64_t bytes);
 
+// What an errno means, for the texts of findings.
+std::string words_of(int error);
+
 std::size_t count_of(const FindingList& findings, Severity severity);
 
 }  // namespace sluice::tools::doctor

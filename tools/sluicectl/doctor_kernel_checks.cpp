@@ -24,8 +24,6 @@ Release release_of(const std::string& text) {
   return release;
 }
 
-std::string words_of(int error) { return std::generic_category().message(error); }
-
 Finding must_work(const char* id, int error, const char* what, const char* without) {
   if (error == 0) return {id, Severity::ok, {}, std::string(what) + " works", {}};
   return {id,

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cerrno>
-#include <system_error>
 
 #include "tools/common/size.h"
 #include "tools/sluicectl/doctor_checks.h"
@@ -14,7 +13,6 @@ constexpr double kFast = 1 * kGiB;     // any NVMe device reads as fast
 // Flash that is nearly full has little room to collect garbage in.
 constexpr std::uint64_t kFlashTenths = 9;
 
-std::string words_of(int error) { return std::generic_category().message(error); }
 std::string rate(double bytes_per_second) { return human_bytes(bytes_per_second) + "/s"; }
 
 Finding about(const char* id, const DirectoryFacts& facts, std::string found) {
