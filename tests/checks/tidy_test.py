@@ -50,6 +50,13 @@ class TidyTest(harness.CheckTest):
         self.write_compile_commands("tidy", "clang++-19", ["ipc/a.cpp", "ipc/b.cpp"])
         self.assert_fails("ipc/b.cpp:2:5: error: redefinition of 'twice'")
 
+    def test_a_namespace_alias_that_nothing_uses_fails(self):
+        alias = "namespace one::two {\nint f(int value);\n}  // namespace one::two\n\nnamespace three = one::two;\n"
+        self.write("ipc/a.cpp", alias + "\nint g(int value) { return three::f(value); }\n")
+        self.assert_passes()
+        self.write("ipc/a.cpp", alias)
+        self.assert_fails("ipc/a.cpp:5: namespace alias 'three' is unused")
+
     def test_a_file_that_the_build_does_not_know_is_an_error(self):
         self.assert_fails("not a source that the build compiles", "ipc/b.cpp")
 
