@@ -14,6 +14,20 @@ using ipc::Errc;
 using ipc::fail;
 using ipc::Handle;
 
+namespace {
+
+// A lane of before published the block and did not come to its pins. Hints find them: nobody else
+// writes those of pinned pages.
+void seal_left_pins(const kernels::HotTable& table, kernels::Block block) {
+  const kernels::Step step = kernels::clock_of(table);
+  for (std::uint32_t i = 0; i < table.sizes.pages_per_block; ++i) {
+    const kernels::Page page = kernels::page_number(table, block, i);
+    kernels::seal_pin(table, kernels::slot_hint(table, page), page, step);
+  }
+}
+
+}  // namespace
+
 ipc::Result<LaneReply> LaneSession::Impl::adopt(const wire::Submission& request,
                                                 std::span<std::byte> reply) {
   auto bytes = copy(request);
@@ -63,7 +77,10 @@ ipc::Result<LaneReply> LaneSession::Impl::adopt(const wire::Submission& request,
 void LaneSession::Impl::find_pins(LaneSequence& target, std::uint32_t first) {
   const kernels::HotTable& table = target.memory->table();
   for (std::uint32_t i = first; i < target.ids.size(); ++i) {
-    if (kernels::frame_of(table, target.ids[i]) != kernels::kNoFrame) continue;
+    if (kernels::frame_of(table, target.ids[i]) != kernels::kNoFrame) {
+      seal_left_pins(table, target.ids[i]);
+      continue;
+    }
     std::vector<kernels::Slot> pinned(table.sizes.pages_per_block);
     bool all = true;
     for (std::uint32_t page = 0; page < pinned.size() && all; ++page) {

@@ -248,6 +248,7 @@ class Adopter {
       if (block.frame != ipc::kNoFrameId) cache_.frames.hold(block.frame);
       if (needs_no_write(block)) ++cache_.tiering.stored_in_use;
       cache_.of_before.push_back(id);
+      cache_.sealers_of_before.push_back(has.owner);
     } else {
       append_newest(cache_, id);
     }
@@ -269,6 +270,7 @@ void let_go_of_before(State& state, TenantId tenant) {
     if (!cache || cache->tenant != tenant || !cache->held) continue;
     cache->held = false;  // the drain goes on with this one's count
     state.drains.push_back(Drain{cache->id, std::exchange(cache->of_before, {})});
+    cache->sealers_of_before = {};
   }
 }
 
@@ -282,6 +284,21 @@ Result<Session*> find_resuming(State& state, SessionId id) {
 }
 
 }  // namespace
+
+void drop_pins_of_before(const State& state, const Session& session,
+                         const std::set<std::pair<std::uint32_t, std::uint32_t>>& named,
+                         Actions& actions) {
+  for (const auto& cache : state.caches) {
+    if (!cache || cache->tenant != session.tenant) continue;
+    std::vector<BlockId> pinned;
+    for (std::size_t i = 0; i < cache->of_before.size(); ++i) {
+      const BlockId id = cache->of_before[i];
+      if (cache->sealers_of_before[i] != session.id.value) continue;
+      if (!named.contains({cache->id.value, id.value})) pinned.push_back(id);
+    }
+    if (!pinned.empty()) actions.push_back(DropPins{cache->id, true, std::move(pinned)});
+  }
+}
 
 void drop_unclaimed(State& state, Session& session, std::uint32_t& budget, Actions& actions) {
   std::vector<BlockId> pinned;
@@ -380,6 +397,14 @@ Status Manager::session_resumed(SessionId id, Actions& actions) {
   // What it did not adopt may be many blocks; it is asked for once in the life of a session.
   std::uint32_t budget = ~std::uint32_t{0};
   drop_unclaimed(state, **session, budget, actions);
+  // What it sealed and does not name any more may still be pinned: it did not hear of the seal.
+  // What it names it unpins itself, and may use the slots of until then.
+  std::set<std::pair<std::uint32_t, std::uint32_t>> named;
+  for (const Sequence& sequence : (*session)->sequences) {
+    if (sequence.generation == 0) continue;
+    for (const BlockId block : sequence.blocks) named.emplace(sequence.cache.value, block.value);
+  }
+  drop_pins_of_before(state, **session, named, actions);
   end_away(state, **session);
   for (const auto& cache : state.caches) {
     if (cache) order_batches(*cache, state.next_batch, actions);

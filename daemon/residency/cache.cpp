@@ -85,6 +85,8 @@ void note(Cache& cache, BlockId id, SessionId owner) {
     record.update(block.place, block.stored);
     return;
   }
+  // Who sealed it may have left pins.
+  content.owner = record.state() == BlockRecord::sealed ? record.content().owner : owner.value;
   const KeyCopy key = key_of(cache, id);
   content.valid_bytes_less_one = block.valid_bytes_less_one;
   content.key_bytes = block.key_bytes;

@@ -132,7 +132,8 @@ struct Cache {
   std::span<BlockRecord> records;  // by id; empty: nobody keeps any
   // Sealed blocks with a reference for sessions that are away (adopt.h).
   std::vector<BlockId> of_before;
-  bool held = false;  // there are such sessions: counts as a drain
+  std::vector<std::uint64_t> sealers_of_before;  // of these, as recorded
+  bool held = false;                             // there are such sessions: counts as a drain
 
   BlockCounts counts;
   std::uint64_t saved_references = 0;  // sum over sealed blocks of max(0, references - 1)
@@ -158,7 +159,7 @@ struct Cache {
 // The arena on a device, or null.
 Arena* find_arena(Cache& cache, DeviceId device);
 
-// Writes the block's record, as it is now. `owner`: of a taken one.
+// Writes the block's record, as it is now. `owner`: of one that was taken, or sealed, now.
 void note(Cache& cache, BlockId id, SessionId owner = {});
 
 // frames.available() and available_ids() > 0. The block has one reference, for `owner`.

@@ -24,7 +24,7 @@ struct BlockRecord {
 
   // What a killed process leaves. All of it is to be checked by who reads it.
   struct Content {
-    std::uint64_t owner = 0;  // of a taken one: its session
+    std::uint64_t owner = 0;  // of a taken one: its session; of a sealed one: who sealed it, or 0
     std::uint32_t frame = 0xFFFFFFFFu;
     std::uint32_t valid_bytes_less_one = 0;
     std::uint8_t key_bytes = 0;

@@ -157,21 +157,6 @@ struct LeftPins {
   }
 };
 
-std::uint8_t sealer_mark(SessionId id);
-
-// Of a session that died before it said what of its own it goes on with.
-void drop_pins_of_before(const State& state, const Session& session, Actions& actions) {
-  for (const auto& cache : state.caches) {
-    if (!cache || cache->tenant != session.tenant) continue;
-    LeftPins pins;
-    pins.cache = cache->id;
-    for (const BlockId id : cache->of_before) {
-      if (cache->blocks[id.value].sealer == sealer_mark(session.id)) pins.sealed.push_back(id);
-    }
-    pins.flush(actions);
-  }
-}
-
 std::uint8_t sealer_mark(SessionId id) { return static_cast<std::uint8_t>(id.value); }
 
 // The part of a fork from the child's length on.
@@ -226,7 +211,7 @@ Result<Forked> fork_part(State& state, Found parent, Handle handle, Sequence* ch
 bool end_session(State& state, Session& session, std::uint32_t& budget, Actions& actions) {
   drop_unclaimed(state, session, budget, actions);
   if (!session.unclaimed.empty()) return false;
-  if (session.away) drop_pins_of_before(state, session, actions);
+  if (session.away) drop_pins_of_before(state, session, {}, actions);
   end_away(state, session);
   LeftPins pins;
   for (; session.next_ending < session.sequences.size(); ++session.next_ending) {
@@ -490,7 +475,7 @@ Result<Sealed> Manager::seal(SessionId session, Handle handle, std::uint32_t ind
   if (known == ipc::kNoBlock) {
     publish(cache, own, hash, key, bytes);
     cache.blocks[own.value].sealer = sealer_mark(session);
-    note(cache, own);
+    note(cache, own, session);
     --sequence.taken;
     actions.push_back(SetFrame{cache.id, own, cache.blocks[own.value].frame});
     return Sealed{false, ref_of(cache, own)};

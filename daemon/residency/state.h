@@ -124,6 +124,11 @@ void destroy_arena(Cache& cache, Arena& arena, Actions& actions);
 // The session gives up an arena that it has open. The entry is gone.
 void leave_cache(State& state, Session& session, std::vector<SessionCache>::iterator open);
 
+// Of blocks that the session sealed before it was away, and that are not among `named` (cache, id):
+// pins that it may have left on them. Nobody else has any.
+void drop_pins_of_before(const State& state, const Session& session,
+                         const std::set<std::pair<std::uint32_t, std::uint32_t>>& named,
+                         Actions& actions);
 // Private blocks of the session that it did not adopt retire.
 void drop_unclaimed(State& state, Session& session, std::uint32_t& budget, Actions& actions);
 // The session is not away any more.

@@ -198,6 +198,33 @@ TEST(Adopt, ASessionThatDiesAwayLeavesNothing) {
   EXPECT_EQ(node.status(cache).blocks.sealed, 0u);
 }
 
+// The daemon died before the session heard of its seal, and it gave the block up meanwhile: nobody
+// else would unpin it. What it goes on with it unpins itself, and uses its slots until then.
+TEST(Adopt, PinsOnWhatASessionSealedAndDoesNotNameAreDropped) {
+  KeptNode node;
+  const SessionId before = node.session();
+  const SessionId other = node.session();
+  const CacheId cache = node.kept_cache(before);
+  ASSERT_EQ(node.cache(other), cache);
+  node.sealed_sequence(before, cache, Keys("k", 3));
+  node.sealed_sequence(other, cache, Keys("o", 2));
+  node.frame_extents = 2;
+  node.restart({before, other});
+  node.settle();
+  ASSERT_TRUE(node.manager.resume_session(before, TenantId{0}));
+  ASSERT_EQ(node.cache(before), cache);
+  const std::vector<std::uint32_t> goes_on{1};
+  ASSERT_TRUE(
+      node.manager.adopt_sequence(before, cache, Handle{}, goes_on, DeviceId{}, node.actions));
+  node.done.clear();
+  ASSERT_TRUE(node.manager.session_resumed(before, node.actions));
+  node.settle();
+  const auto drops = Node::all<DropPins>(node.done);
+  ASSERT_EQ(drops.size(), 1u);
+  EXPECT_TRUE(drops[0].sealed);
+  EXPECT_EQ(drops[0].ids, (std::vector<BlockId>{BlockId{0}, BlockId{2}}));
+}
+
 // Whatever is in the records, nothing but whole blocks of theirs comes of it.
 TEST(Adopt, RecordsAreNotBelieved) {
   std::mt19937 random(7);
