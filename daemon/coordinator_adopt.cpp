@@ -58,7 +58,7 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
   SharedFrames shared = share(id, std::move(*frames));
   std::map<ipc::DeviceId, std::unique_ptr<CacheMemory>> arenas;
   for (KeptArena& arena : kept.arenas) {
-    if (arena.device.value >= devices_.size()) continue;
+    if (arena.device.value >= devices_.size()) return refuse("a device of it is gone");
     residency::CacheShape shape = kept.shape;
     shape.slot_extents = arena.slot_extents;
     auto memory = CacheMemory::adopt(shape, *devices_[arena.device.value], shared.memory,

@@ -278,14 +278,12 @@ MemoryWorker::Step Coordinator::grant_next(ipc::CacheId id, FrameMemory& frames)
     const std::lock_guard lock(mutex_);
     return caches_[id.value].granting.front();
   }();
-  const bool is_new = grant.extent >= frames.extents();
   SLUICE_KILL_POINT("extent.granting");
-  auto granted = frames.grant(*devices_[grant.device.value], grant.extent);
-  SLUICE_KILL_POINT("extent.granted");
-  if (granted && is_new) {
-    kept_->keep_frame_extent(id, grant.extent, frames.fds()[grant.extent].get());
+  auto granted = frames.grant(*devices_[grant.device.value], grant.extent, [&](int fd) {
+    SLUICE_KILL_POINT("extent.granted");
+    kept_->keep_frame_extent(id, grant.extent, fd);
     SLUICE_KILL_POINT("extent.kept");
-  }
+  });
   if (!granted) {
     log_warn("the node has no memory for a DRAM extent",
              {{"bytes", frames.extent_bytes()}, {"reason", granted.error().text}});

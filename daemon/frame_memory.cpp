@@ -48,7 +48,8 @@ ipc::Result<std::unique_ptr<FrameMemory>> FrameMemory::adopt(const residency::Ca
   return frames;
 }
 
-ipc::Status FrameMemory::grant(Device& device, std::uint32_t extent) {
+ipc::Status FrameMemory::grant(Device& device, std::uint32_t extent,
+                               const std::function<void(int fd)>& keep) {
   if (extent < extents()) {
     // Given back before: the same file takes memory anew.
     auto taken = device.refill_extent(ipc::Tier::dram, fds_[extent], extent_bytes_);
@@ -62,6 +63,7 @@ ipc::Status FrameMemory::grant(Device& device, std::uint32_t extent) {
       device.map_extent(ipc::Tier::dram, range_, extent * extent_bytes_, *made, extent_bytes_);
   if (!mapped) return mapped;
   fds_[extent] = std::move(*made);
+  keep(fds_[extent].get());
   std::atomic_ref(ready_).store((extent + 1) * frames_per_extent_, std::memory_order_release);
   extents_.store(extent + 1, std::memory_order_release);
   return {};

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -36,8 +37,11 @@ class FrameMemory {
   // ---- worker
 
   // Makes extent `extent` with memory of `device`'s choice, or takes memory for it again after a
-  // release. Errors: no_memory, limit_reached, io_error.
-  ipc::Status grant(Device& device, std::uint32_t extent);
+  // release. A new one is given to `keep` before anybody can learn of it: another file of the same
+  // index, in a later life of the daemon, would not do for who has mapped this one. Errors:
+  // no_memory, limit_reached, io_error.
+  ipc::Status grant(
+      Device& device, std::uint32_t extent, const std::function<void(int fd)>& keep = [](int) {});
   // Gives the memory back to the node.
   void release(std::uint32_t extent);
   // Frees the last extent, whoever has a descriptor of it. False: there was none left.

@@ -131,9 +131,16 @@ std::optional<KeptCache> whole_cache(std::uint32_t id, CachePieces& pieces) {
   KeptCache cache = std::move(*pieces.what);
   cache.id = ipc::CacheId{id};
   cache.records = std::move(pieces.records);
+  const std::size_t extents = pieces.dram.size();
   cache.frame_extents = take_run(pieces.dram);
+  // One that is missing would be made anew, and who mapped it has the old one.
+  if (cache.frame_extents.size() != extents) return std::nullopt;
   for (auto& [device, arena] : pieces.arenas) {
-    if (auto whole = whole_arena(device, arena)) cache.arenas.push_back(std::move(*whole));
+    if (!arena.what) continue;  // it was being made, or freed: nobody has it open
+    auto whole = whole_arena(device, arena);
+    // Who has it open reads the cache's frames, and nobody would know when.
+    if (!whole) return std::nullopt;
+    cache.arenas.push_back(std::move(*whole));
   }
   if (cache.arenas.empty()) return std::nullopt;
   return cache;
@@ -199,13 +206,17 @@ void KeptState::tell(const ipc::Status& status, std::string_view name) {
   if (status || !trouble_.empty()) return;
   trouble_ =
       std::string(name) + " is not kept by " + store_->describe() + ": " + status.error().text;
-  log_error("what should outlive the daemon cannot be kept; a restart will not find all of it",
+  log_error("what should outlive the daemon cannot be kept; the next start will be cold",
             {{"reason", trouble_}});
+  // A part would not do: what is missing of it would be made anew, and processes of before have the
+  // old one.
+  if (names_.erase(kNodeName) > 0) (void)store_->remove(kNodeName);
 }
 
 void KeptState::put(const std::string& name, int fd) {
   if (store_ == nullptr) return;
   const std::lock_guard lock(mutex_);
+  if (!trouble_.empty()) return;
   if (!names_.insert(name).second) (void)store_->remove(name);
   SLUICE_KILL_POINT("kept.putting");
   tell(store_->put(name, fd), name);
