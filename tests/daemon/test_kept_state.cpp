@@ -85,10 +85,74 @@ class KeptStateTest : public testing::Test {
   }
 
   // Which file is kept under a name.
-  ino_t file_of(const std::string& name) {
+  ino_t file_of(const std::string& name) const {
     struct stat file{};
     EXPECT_EQ(fstat(shelf->kept.find(name)->second.get(), &file), 0);
     return file.st_ino;
+  }
+
+  std::shared_ptr<MemoryShelf> shelf = std::make_shared<MemoryShelf>();
+};
+
+TEST_F(KeptStateTest, FindsWhatWasKept) {
+  fill();
+  const auto found = life()->take();
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->cold_because, "");
+  ASSERT_EQ(found->caches.size(), 1u);
+  const KeptCache& cache = found->caches[0];
+  const KeptCache was = some_cache();
+  EXPECT_EQ(cache.id.value, 3u);
+  EXPECT_EQ(cache.tenant, was.tenant);
+  EXPECT_EQ(cache.spec.model, was.spec.model);
+  EXPECT_EQ(cache.spec.salt, was.spec.salt);
+  EXPECT_EQ(cache.spec.shard_index, 1u);
+  EXPECT_EQ(cache.spec.layout, was.spec.layout);
+  EXPECT_EQ(cache.shape, was.shape);
+  EXPECT_EQ(cache.frame_extents.size(), 2u);
+  ASSERT_EQ(cache.arenas.size(), 1u);
+  EXPECT_EQ(cache.arenas[0].memory.incarnation, 77u);
+  EXPECT_EQ(cache.arenas[0].memory.slot_extents.size(), 2u);
+  ASSERT_EQ(found->sessions.size(), 1u);
+  EXPECT_EQ(found->sessions[0].id.value, 17u);
+  EXPECT_EQ(found->sessions[0].client_name, "engine");
+  EXPECT_EQ(found->sessions[0].pid, 4711);
+  EXPECT_EQ(found->sessions[0].token[15], 9);
+  EXPECT_EQ(found->sessions[0].bells.size(), 1u);
+}
+
+// A daemon that is killed behind the removal of it would leave a cold start.
+TEST_F(KeptStateTest, TheGeometryIsThereAtEachMomentOfATakeover) {
+  fill();
+  const auto was = file_of("node");
+  ASSERT_TRUE(life()->take());
+  EXPECT_EQ(file_of("node"), was) << "it is not put anew";
+  ASSERT_TRUE(life("another")->take());
+  EXPECT_NE(file_of("node"), was);
+}
+
+TEST_F(KeptStateTest, ThrowsAllAwayThatIsOfAnotherGeometry) {
+  fill();
+  const auto found = life("another")->take();
+  ASSERT_TRUE(found);
+  EXPECT_NE(found->cold_because, "");
+  EXPECT_TRUE(found->caches.empty());
+  EXPECT_TRUE(found->sessions.empty());
+  EXPECT_EQ(shelf->kept.size(), 1u) << "the new one's own word";
+  EXPECT_EQ(life("another")->take()->cold_because, "");
+}
+
+// Each of these is what makes the whole.
+TEST_F(KeptStateTest, TakesNothingThatIsIncomplete) {
+  for (const std::string name : {"c3", "c3.records", "c3.d0", "c3.d0.state", "c3.d0.table.0",
+                                 "c3.d0.hbm.0", "c3.d0.hbm.1"}) {
+    shelf->kept.clear();
+    fill();
+    ASSERT_EQ(shelf->kept.erase(name), 1u) << name;
+    const auto found = life()->take();
+    ASSERT_TRUE(found);
+    EXPECT_TRUE(found->caches.empty()) << "without " << name;
+    for (const auto& [left, fd] : shelf->kept) EXPECT_FALSE(left.starts_with("c3")) << left;
   }
   for (const std::string name : {"s17", "s17.pid", "s17.bell.0"}) {
     shelf->kept.clear();
