@@ -63,13 +63,8 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
     shape.slot_extents = arena.slot_extents;
     auto memory = CacheMemory::adopt(shape, *devices_[arena.device.value], shared.memory,
                                      std::move(arena.memory));
-    if (!memory) {
-      log_warn(
-          "an arena of before is not taken over",
-          {{"cache", id.value}, {"device", arena.device.value}, {"reason", memory.error().text}});
-      kept_->forget_arena(id, arena.device);
-      continue;
-    }
+    // Who has that one open reads the cache's frames, and nobody would know when.
+    if (!memory) return refuse(memory.error().text);
     adopted.arenas.push_back({arena.device, arena.slot_extents});
     arenas.emplace(arena.device, std::move(*memory));
   }
