@@ -47,8 +47,7 @@ class DeviceResumeTest : public testing::Test {
     return sequence->pin(block, *actor, slots);
   }
   void wait_until_away() const {
-    ASSERT_TRUE(
-        test::eventually([&] { return client->gate().state() != Gate::State::connected; }));
+    ASSERT_TRUE(test::eventually([&] { return client->gate().state() != Gate::State::connected; }));
   }
   void come_back() {
     daemon.come_back();
