@@ -109,6 +109,7 @@ class ResumeTest : public testing::Test {
 
   std::vector<std::uint32_t> ids(const Sequence& of) const {
     std::vector<std::uint32_t> all;
+    all.reserve(of.blocks());
     for (std::uint32_t i = 0; i < of.blocks(); ++i) all.push_back(of.id(i));
     return all;
   }
@@ -386,6 +387,7 @@ TEST_F(StockTest, AnExtendThatTheDaemonDiesOverIsServed) {
 TEST_F(StockTest, FollowsTheNumberOfSequences) {
   open(Executor::direct);
   std::vector<std::unique_ptr<Sequence>> more;
+  more.reserve(3);
   for (int i = 0; i < 3; ++i) more.push_back(std::move(*open_sequence()));
   EXPECT_EQ(cache->stock()->blocks(), 16u);
   auto child = sequence->fork(nullptr);
@@ -907,6 +909,7 @@ TEST_F(ResumeTest, ThreadsGoOnOverManyDeaths) {
   open(Executor::daemon);
   std::atomic<bool> stop = false;
   std::vector<std::thread> threads;
+  threads.reserve(3);
   for (int i = 0; i < 2; ++i) {
     threads.emplace_back([&] {
       while (!stop) {
