@@ -43,9 +43,12 @@ void Stock::drop(Link& link) {
 
 // If there is no memory for all of it, there may be for a half.
 void Stock::grow(Link& link, std::uint32_t blocks) {
+  const std::uint32_t before = sequence_->blocks();
   for (; blocks > 0; blocks /= 2) {
     const auto grown = sequence_->extend_on(link, blocks, ipc::Clock::now());
     if (grown) return;
+    // What came before the error may lie in extents that are not mapped; the daemon gives it up.
+    sequence_->cut(before);
     grow_again_ = ipc::deadline_in(kStockPause);
     if (!is_for_memory(grown.error().code)) return;
   }
