@@ -85,6 +85,7 @@ struct LaneSession::Impl {
 
   ipc::Result<LaneReply> open(const ipc::wire::Submission& request, std::span<std::byte> reply,
                               bool more);
+  void match_stored(ipc::CacheId cache, ipc::Handle sequence, const residency::KeyView& keys);
   ipc::Result<LaneReply> adopt(const ipc::wire::Submission& request, std::span<std::byte> reply);
   void find_pins(LaneSequence& sequence, std::uint32_t first);
   ipc::Result<LaneReply> extend(const ipc::wire::Submission& request, std::span<std::byte> reply);

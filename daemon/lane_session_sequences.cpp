@@ -53,6 +53,26 @@ ipc::Result<residency::KeyView> LaneSession::Impl::keys_of(ipc::ByteCursor& curs
   return residency::KeyView{bytes->data(), key_bytes, key_bytes, count};
 }
 
+// Goes on with what the block store has, then with what is in DRAM behind that, and so on: a block
+// may be in either, whatever the one before it is in. What is found is a bonus: an error leaves
+// what was found before.
+void LaneSession::Impl::match_stored(ipc::CacheId cache, Handle sequence,
+                                     const residency::KeyView& keys) {
+  const auto rest = [&] {
+    const auto matched = static_cast<std::uint32_t>(blocks.size());
+    return residency::KeyView{keys.data + std::size_t{matched} * keys.stride, keys.key_bytes,
+                              keys.stride, keys.count - matched};
+  };
+  while (blocks.size() < keys.count) {
+    const std::size_t before = blocks.size();
+    if (!coordinator.append_stored(session->id, cache, sequence, rest(), blocks)) return;
+    if (blocks.size() == before || blocks.size() == keys.count) return;
+    std::vector<residency::BlockRef> known;
+    if (!coordinator.append_known(session->id, sequence, rest(), known)) return;
+    blocks.insert(blocks.end(), known.begin(), known.end());
+  }
+}
+
 ipc::Result<LaneReply> LaneSession::Impl::open(const wire::Submission& request,
                                                std::span<std::byte> reply, bool more) {
   auto bytes = copy(request);
@@ -78,13 +98,7 @@ ipc::Result<LaneReply> LaneSession::Impl::open(const wire::Submission& request,
                                       blocks)
            : coordinator.open_sequence(session->id, cache->id, *keys, blocks, cache->device);
   if (!opened) return std::unexpected(std::move(opened.error()));
-  if (blocks.size() < keys->count) {
-    const auto matched = static_cast<std::uint32_t>(blocks.size());
-    const residency::KeyView rest{(*keys)[matched].data(), keys->key_bytes, keys->stride,
-                                  keys->count - matched};
-    // What it finds is a bonus: an error leaves what was found in DRAM.
-    (void)coordinator.append_stored(session->id, cache->id, opened->sequence, rest, blocks);
-  }
+  match_stored(cache->id, opened->sequence, *keys);
   if (!more) {
     target = &add_sequence(opened->sequence);
     target->memory = cache->memory;
