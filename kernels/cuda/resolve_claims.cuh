@@ -163,10 +163,13 @@ static __device__ __noinline__ Frame frame_since(const Launch& launch, const Sha
 }
 
 // Lanes whose words of the first window are tried at first: warps that share it take a part each.
+// Who has it alone looks at all: words of a part that nobody comes to would stay however old they
+// are, and younger ones of the other part would go.
 __device__ inline unsigned part_of_warp(std::uint32_t me, std::uint32_t warps,
                                         std::uint32_t windows) {
-  if (warps <= windows) return kWholeWarp;
-  return me / max(windows, 1u) % 2 == 0 ? 0x55555555u : 0xAAAAAAAAu;
+  const std::uint32_t before = me / max(windows, 1u);  // warps that begin there
+  if (before == 0 && me + windows >= warps) return kWholeWarp;
+  return before % 2 == 0 ? 0x55555555u : 0xAAAAAAAAu;
 }
 
 // From one window to the next that a warp visits. Pages that came together lie together: neighbours

@@ -165,6 +165,35 @@ TEST(Resolve, RecencyIsCloseToThatOfTheCpu) {
   EXPECT_NEAR(static_cast<double>(ours) / kAll, static_cast<double>(theirs) / kAll, 0.01);
 }
 
+TEST(Recency, OldPagesGoFirstWhereverTheyLie) {
+  // Every page comes back when everything in a pool of two steps could have been replaced twice.
+  // With 8 copying blocks of threads 128 warps claim from 96 windows: some share one, most do not.
+  constexpr std::uint32_t kItems = 6144;
+  constexpr std::uint32_t kFresh = 128;
+  constexpr std::uint32_t kCycle = 240;
+  constexpr std::uint32_t kPages = kCycle * kFresh;
+  World world({.slots = 2 * kItems, .blocks = kPages / 16, .page_bytes = 256});
+  ASSERT_EQ(world.table_.pages, kPages);
+  std::mt19937 random(9);
+  const auto order = random_pages(random, kPages, kPages);
+  for (const std::uint32_t copiers : {0u, 8u}) {
+    User user(world, 0, 1, kItems);
+    user.arrangement.copying_ctas = copiers;
+    std::uint64_t before = 0;
+    for (std::uint32_t step = 0; step < 3 * kCycle; ++step) {
+      if (step == 2 * kCycle) before = world.counters(0).fills;
+      std::vector<std::int32_t> pages;
+      for (std::uint32_t i = 0; i < kItems; ++i) {
+        pages.push_back(order[(step * kFresh + i) % kPages]);
+      }
+      std::ranges::sort(pages);
+      user.step(pages);
+    }
+    EXPECT_GE(world.counters(0).fills - before, kPages * 97 / 100) << copiers;
+    EXPECT_EQ(user.none.get()[0], 0u);
+  }
+}
+
 TEST(Resolve, DuplicatesGetSlotsWithTheRightBytes) {
   World world({.slots = 400});
   constexpr std::uint32_t kItems = 256;
