@@ -72,7 +72,7 @@ std::optional<std::string> wait_for_none(Look&& look) {
 
 Level level_of(const Victim& victim) {
   const auto keeper = victim.keeper();
-  return {descriptors_of(victim.pid()), keeper ? descriptors_of(*keeper) : 0};
+  return {descriptors_of(victim.pid(), victim.store()), keeper ? descriptors_of(*keeper) : 0};
 }
 
 std::optional<std::string> audit_idle(const Victim& victim, bool has_store) {

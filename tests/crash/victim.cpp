@@ -30,13 +30,20 @@ std::string program_beside_this(const char* name) {
 
 }  // namespace
 
-std::size_t descriptors_of(pid_t pid) {
+std::size_t descriptors_of(pid_t pid, const std::string& store) {
   std::error_code error;
   std::filesystem::directory_iterator entries("/proc/" + std::to_string(pid) + "/fd", error);
-  return error ? 0 : static_cast<std::size_t>(std::distance(begin(entries), end(entries)));
+  if (error) return 0;
+  std::size_t count = 0;
+  for (const auto& entry : entries) {
+    // A store has as many files open as it has made.
+    const auto file = std::filesystem::read_symlink(entry.path(), error);
+    if (store.empty() || !file.string().starts_with(store)) ++count;
+  }
+  return count;
 }
 
-Victim::Victim(const VictimOptions& options) {
+Victim::Victim(const VictimOptions& options) : store_(options.store) {
   std::string folder = std::filesystem::temp_directory_path() / "sluice-crash.XXXXXX";
   if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
   folder_ = folder;

@@ -27,6 +27,7 @@ class Victim {
   Victim& operator=(const Victim&) = delete;
 
   const std::string& folder() const { return folder_; }
+  const std::string& store() const { return store_; }  // its directory; empty: none
   void keep_folder() { kept_ = true; }
   std::string log() const;  // the end of what daemons said
   pid_t pid() const { return pid_; }
@@ -55,12 +56,14 @@ class Victim {
   void run_program(const std::string& armed) const;
 
   std::string folder_;
+  std::string store_;
   pid_t pid_ = -1;
   int status_ = 0;
   bool kept_ = false;
 };
 
 // Entries of /proc/PID/fd; 0 if there is no such process.
-std::size_t descriptors_of(pid_t pid);
+// Of them all but those of files in `store`; empty: all.
+std::size_t descriptors_of(pid_t pid, const std::string& store = {});
 
 }  // namespace sluice::crash
