@@ -98,6 +98,8 @@ std::vector<std::string> fio_arguments(const FioJob& job) {
 }
 
 ipc::Result<StorageRound> parse_fio(std::string_view report, StoragePattern pattern) {
+  const auto wrong = ipc::fail(
+      Errc::internal, "fio's report is not understood: " + std::string(report.substr(0, 200)));
   // Warnings may come first.
   const std::size_t begin = std::min(report.find('{'), report.size());
   const auto json = nlohmann::json::parse(report.substr(begin), nullptr, false);
@@ -110,12 +112,11 @@ ipc::Result<StorageRound> parse_fio(std::string_view report, StoragePattern patt
     // Of all threads together, as the job's time is.
     round.cpu_seconds = (job.at("usr_cpu").get<double>() + job.at("sys_cpu").get<double>()) / 100 *
                         job.at("job_runtime").get<double>() / 1e3;
-    if (round.bytes > 0 && round.seconds > 0) return round;
+    if (round.bytes == 0 || round.seconds == 0) return wrong;
+    return round;
   } catch (const nlohmann::json::exception&) {
-    // Told below.
+    return wrong;
   }
-  return ipc::fail(Errc::internal,
-                   "fio's report is not understood: " + std::string(report.substr(0, 200)));
 }
 
 ipc::Result<StorageRound> run_fio(const std::string& program, const FioJob& job) {

@@ -163,6 +163,7 @@ ipc::Result<StorageRound> StorageLoad::run(StoragePattern pattern) {
   if (pattern != StoragePattern::write_blocks) return round;
 
   std::vector<std::span<const std::byte>> keys;
+  keys.reserve(keys_.size());
   for (const std::string& key : keys_) keys.push_back(bytes_of(key));
   const auto found = store_->find(scope_, keys);
   if (!found) return std::unexpected(found.error());
