@@ -95,22 +95,35 @@ struct Pieces {
 
  private:
   static void add_to(SessionPieces& session, const Name& name, ipc::Fd fd) {
-    if (name.part.empty()) session.what = kept::parse_session(text_of(fd.get()));
-    if (name.part == "pid") session.pid = std::move(fd);
-    if (name.part == "bell" && name.index) session.bells.emplace(*name.index, std::move(fd));
+    if (name.part.empty()) {
+      session.what = kept::parse_session(text_of(fd.get()));
+    } else if (name.part == "pid") {
+      session.pid = std::move(fd);
+    } else if (name.part == "bell" && name.index) {
+      session.bells.emplace(*name.index, std::move(fd));
+    }
   }
   static void add_to(CachePieces& cache, const Name& name, ipc::Fd fd) {
     if (name.device) {
-      ArenaPieces& arena = cache.arenas[*name.device];
-      if (name.part.empty()) arena.what = kept::parse_arena(text_of(fd.get()));
-      if (name.part == "state") arena.state = std::move(fd);
-      if (name.part == "table" && name.index) arena.table.emplace(*name.index, std::move(fd));
-      if (name.part == "hbm" && name.index) arena.hbm.emplace(*name.index, std::move(fd));
-      return;
+      add_to(cache.arenas[*name.device], name, std::move(fd));
+    } else if (name.part.empty()) {
+      cache.what = kept::parse_cache(text_of(fd.get()));
+    } else if (name.part == "records") {
+      cache.records = std::move(fd);
+    } else if (name.part == "dram" && name.index) {
+      cache.dram.emplace(*name.index, std::move(fd));
     }
-    if (name.part.empty()) cache.what = kept::parse_cache(text_of(fd.get()));
-    if (name.part == "records") cache.records = std::move(fd);
-    if (name.part == "dram" && name.index) cache.dram.emplace(*name.index, std::move(fd));
+  }
+  static void add_to(ArenaPieces& arena, const Name& name, ipc::Fd fd) {
+    if (name.part.empty()) {
+      arena.what = kept::parse_arena(text_of(fd.get()));
+    } else if (name.part == "state") {
+      arena.state = std::move(fd);
+    } else if (name.part == "table" && name.index) {
+      arena.table.emplace(*name.index, std::move(fd));
+    } else if (name.part == "hbm" && name.index) {
+      arena.hbm.emplace(*name.index, std::move(fd));
+    }
   }
 };
 

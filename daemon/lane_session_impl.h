@@ -87,7 +87,7 @@ struct LaneSession::Impl {
                               bool more);
   void match_stored(ipc::CacheId cache, ipc::Handle sequence, const residency::KeyView& keys);
   ipc::Result<LaneReply> adopt(const ipc::wire::Submission& request, std::span<std::byte> reply);
-  void find_pins(LaneSequence& sequence, std::uint32_t first);
+  void find_pins(LaneSequence& target, std::uint32_t first);
   ipc::Result<LaneReply> extend(const ipc::wire::Submission& request, std::span<std::byte> reply);
   ipc::Result<LaneReply> fork(const ipc::wire::Submission& request, std::span<std::byte> reply);
   ipc::Result<LaneReply> truncate(const ipc::wire::Submission& request);

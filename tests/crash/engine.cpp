@@ -27,7 +27,7 @@ class Worker {
       try {
         work();
       } catch (const Refused&) {
-        // There is room again when others have ended.
+        ++refusals_;  // there is room again when others have ended
       }
       note_resumes();
     }
@@ -268,6 +268,7 @@ class Worker {
   Engine engine_;
   EngineOptions options_;
   std::mt19937_64 random_;
+  std::uint64_t refusals_ = 0;
   client::Client client_;
   std::uint32_t resumes_ = 0;
   std::map<std::uint32_t, std::unique_ptr<OpenCache>> caches_;
@@ -305,7 +306,9 @@ void run_engine(Board& board, const Engine& engine, const EngineOptions& options
   try {
     Worker(board, engine, options, seed).run();
   } catch (const Over&) {
+    return;
   } catch (const Refused&) {
+    return;
   } catch (const Broken& broken) {
     board.fail("engine " + std::to_string(engine.number) + ", pid " + std::to_string(getpid()) +
                ", executor " + (engine.executor == SLUICE_EXECUTOR_DIRECT ? "direct" : "daemon") +
@@ -332,7 +335,9 @@ bool check_acknowledged(Board& board, const std::string& socket_folder,
     ++board.counts.checks;
     return true;
   } catch (const Over&) {
+    return false;
   } catch (const Refused&) {
+    return false;
   } catch (const Broken& broken) {
     board.fail("the check after a restart: " + broken.what);
   }

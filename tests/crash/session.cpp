@@ -78,6 +78,7 @@ Looked look_at(OpenCache& cache, const client::Sequence& sequence, BlockName cha
   std::vector<std::int32_t> slots(std::size_t{blocks} * pages, -1);
   std::vector<std::uint8_t> outcomes(slots.size(), 0);
   std::vector<sluice_page_list> lists;
+  lists.reserve(pages);
   for (std::uint32_t page = 0; page < pages; ++page) {
     lists.push_back({sequence.get(), page, blocks, indices.data(), slots.data() + page * blocks,
                      outcomes.data() + page * blocks});
