@@ -69,6 +69,7 @@ nlohmann::json document_of(const sluice::crash::CrashRun& run) {
           {"cold_starts", report.cold_starts},
           {"audits", report.audits},
           {"kills_at", report.kills_at},
+          {"points_not_met", report.points_not_met},
           {"blocks_sealed", counts.blocks_sealed.load()},
           {"blocks_compared", counts.blocks_compared.load()},
           {"keys_checked", counts.keys_checked.load()},
@@ -89,6 +90,9 @@ void print(const nlohmann::json& report) {
       count("daemon_kills"), report["kills_at"].size(), count("client_kills"),
       count("blocks_sealed"), count("blocks_compared"), count("checks"), count("keys_checked"),
       count("sessions_resumed"), count("audits"));
+  for (const auto& point : report["points_not_met"]) {
+    std::printf("kill point %s was not met\n", point.get_ref<const std::string&>().c_str());
+  }
 }
 
 }  // namespace

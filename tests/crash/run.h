@@ -14,6 +14,7 @@
 #include <deque>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,7 @@ struct RunReport {
   std::uint64_t cold_starts = 0;
   std::uint64_t audits = 0;
   std::map<std::string, std::uint64_t> kills_at;  // by kill point
+  std::set<std::string> points_not_met;           // in as many daemons as are tried for one
 };
 
 // Kill points that a run with or without a store has to pass.
