@@ -61,7 +61,9 @@ ipc::Status Sequence::adopt_part(Link& link, Adoption& adoption, std::size_t fir
   std::byte* const at = memory->bytes().data();
   const wire::AdoptSpec spec(cache_.handle(), bytes_u32(count), 0);
   std::memcpy(at, &spec, spec_bytes);
-  std::memcpy(at + spec_bytes, adoption.ids.data() + first, count * sizeof(std::uint32_t));
+  if (count > 0) {
+    std::memcpy(at + spec_bytes, adoption.ids.data() + first, count * sizeof(std::uint32_t));
+  }
   Channel::Request request;
   request.op = wire::Op::sequence_adopt;
   request.handle = adoption.handle;

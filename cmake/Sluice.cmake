@@ -241,7 +241,7 @@ function(sluice_register_test name)
   endif()
   add_test(NAME ${name} COMMAND ${SLUICE_TEST_LAUNCHER} ${arg_COMMAND} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}" ENVIRONMENT
-    "ASAN_OPTIONS=abort_on_error=1;UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1;TSAN_OPTIONS=halt_on_error=1")
+    "ASAN_OPTIONS=abort_on_error=1;UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1;TSAN_OPTIONS=halt_on_error=1:suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp")
   if(arg_TARGETS)
     foreach(label IN LISTS arg_LABELS)
       if(label MATCHES "^(asan|tsan)$")

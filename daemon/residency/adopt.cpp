@@ -83,7 +83,7 @@ bool is_sound(const BlockRecord& record, const CacheShape& shape, std::uint32_t 
   if (record.state() == BlockRecord::taken) return framed;
   if (record.state() != BlockRecord::sealed) return true;
   if (has.key_bytes == 0 || has.key_bytes > kMaxKeyBytes || has.place > Place::arriving ||
-      std::uint64_t{has.valid_bytes_less_one} + 1 > shape.geometry.block_bytes) {
+      has.stored > 1 || std::uint64_t{has.valid_bytes_less_one} + 1 > shape.geometry.block_bytes) {
     return false;
   }
   return framed != (has.place == Place::absent);
@@ -162,7 +162,7 @@ class Adopter {
     if (!there && !held_) return Fate::retires;
     const std::span key(has.key.data(), has.key_bytes);
     const std::uint32_t hash = hash_key(state_.config.hash_seed, key);
-    const bool lost = !there && !has.stored;
+    const bool lost = !there && has.stored == 0;
     if (!lost && find_block(cache_, hash, key) != ipc::kNoBlock) return damaged();
     cache_.blocks[id.value] = Block{};
     make_known(cache_, id, hash, key, std::uint64_t{has.valid_bytes_less_one} + 1);
@@ -228,14 +228,14 @@ class Adopter {
   void place_sealed(BlockId id, Block& block, const Content& has, Fate fate) {
     ++report_.sealed_blocks;
     block.sealer = has.sealer;
-    block.stored = has.stored && cache_.tiering.store;
+    block.stored = has.stored != 0 && cache_.tiering.store;
     block.place = fate == Fate::resident ? Place::resident : Place::absent;
     if (fate == Fate::resident) {
       report_.frames[id.value] = block.frame;
     } else {
       ++cache_.tiering.counts.absent;
       if (is_lost(block)) {
-        if (has.stored) {  // in a store that there is none of any more
+        if (has.stored != 0) {  // in a store that there is none of any more
           cache_.directory.erase(hash_key(state_.config.hash_seed, key_of(cache_, id)), id);
         }
         ++cache_.tiering.counts.lost;

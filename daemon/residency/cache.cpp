@@ -92,7 +92,7 @@ void note(Cache& cache, BlockId id, SessionId owner) {
   content.key_bytes = block.key_bytes;
   content.sealer = block.sealer;
   content.place = block.place;
-  content.stored = block.stored;
+  content.stored = block.stored ? 1 : 0;
   std::memcpy(content.key.data(), key.bytes.data(), key.size);
   record.write(BlockRecord::sealed, content);
 }

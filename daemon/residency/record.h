@@ -30,7 +30,7 @@ struct BlockRecord {
     std::uint8_t key_bytes = 0;
     std::uint8_t sealer = 0;
     Place place = Place::resident;
-    bool stored = false;
+    std::uint8_t stored = 0;  // 0 or 1; no bool, since what is found may be garbage
     std::array<std::byte, kMaxKeyBytes> key{};
   };
 
@@ -49,7 +49,7 @@ struct BlockRecord {
   // is not to be lost for being written to the store, or taken over.
   void update(Place place, bool stored) {
     content_.place = place;
-    content_.stored = stored;
+    content_.stored = stored ? 1 : 0;
     SLUICE_KILL_POINT("record.changed");
   }
   // Everything else stays.

@@ -351,11 +351,12 @@ TEST_F(PowerLossTest, ASyncIsForTheWritesThatWereAnsweredBeforeIt) {
     const IoRequest requests[] = {write_request(file, 0, memory.piece(0, kPiece), 1),
                                   sync_request(file, 2)};
     ASSERT_EQ(engine->submit(requests), 2u);
-    ASSERT_TRUE(reap_all(*engine, 1).contains(1));
-    ASSERT_TRUE(reap_all(*engine, 1).contains(2));
+    // A machine may be so slow that it is not, which shows nothing.
+    const bool in_order = reap_all(*engine, 1).contains(1);
+    ASSERT_EQ(reap_all(*engine, 1).size(), 1u);
     faults->clear();
     lose_power(seed);
-    lost = disk.content() != pattern(kPiece, 2);
+    lost = in_order && disk.content() != pattern(kPiece, 2);
   }
   EXPECT_TRUE(lost);
 }
