@@ -304,6 +304,11 @@ ipc::Result<DescriptorStorePtr> greet_keeper(ipc::Fd socket, ipc::Deadline deadl
   if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
     return ipc::fail_errno("SO_PEERCRED of sluice-keeper");
   }
+  if (peer.uid != geteuid()) {
+    return fail(Errc::permission_denied, "the socket of sluice-keeper is another user's: uid " +
+                                             std::to_string(peer.uid) + ", pid " +
+                                             std::to_string(peer.pid));
+  }
   if (answer) return std::make_unique<KeeperStore>(std::move(socket), peer.pid);
   if (answer.error().code == Errc::timed_out) {
     return fail(Errc::timed_out, "sluice-keeper, pid " + std::to_string(peer.pid) +

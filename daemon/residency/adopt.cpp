@@ -115,6 +115,7 @@ class Adopter {
     for (std::uint32_t i = 0; i < cache_.fresh_id; ++i) place(BlockId{i});
     cache_.held = held_;
     if (held_) ++cache_.drains;
+    if (held_) cache_.given_up = std::exchange(cache_.waiting, {});
     return std::move(report_);
   }
 
@@ -264,13 +265,15 @@ class Adopter {
   Adoption report_;
 };
 
-// References for sessions that are away are given up, in turns.
+// References for sessions that are away are given up, in turns. The caller orders the batches.
 void let_go_of_before(State& state, TenantId tenant) {
   for (const auto& cache : state.caches) {
     if (!cache || cache->tenant != tenant || !cache->held) continue;
     cache->held = false;  // the drain goes on with this one's count
     state.drains.push_back(Drain{cache->id, std::exchange(cache->of_before, {})});
     cache->sealers_of_before = {};
+    cache->waiting.insert(cache->waiting.end(), cache->given_up.begin(), cache->given_up.end());
+    cache->given_up.clear();
   }
 }
 

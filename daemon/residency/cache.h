@@ -133,7 +133,10 @@ struct Cache {
   // Sealed blocks with a reference for sessions that are away (adopt.h).
   std::vector<BlockId> of_before;
   std::vector<std::uint64_t> sealers_of_before;  // of these, as recorded
-  bool held = false;                             // there are such sessions: counts as a drain
+  // Blocks given up at the adoption, which a session that is away may not have heard of: it may
+  // use their ids, and their pins, until it is back. Only then they wait.
+  std::deque<BlockId> given_up;
+  bool held = false;  // there are such sessions: counts as a drain
 
   BlockCounts counts;
   std::uint64_t saved_references = 0;  // sum over sealed blocks of max(0, references - 1)

@@ -362,6 +362,7 @@ void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& acti
   cache.key_tails = {};
   cache.free_ids = {};
   cache.waiting.clear();
+  cache.given_up.clear();
   cache.batches.clear();
   cache.vacate_scans.clear();
   std::erase(state.cache_work, cache.id);

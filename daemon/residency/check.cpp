@@ -120,7 +120,8 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
   // What was taken over may be without the frame that its record named.
   SLUICE_ASSERT(cache.tiering.store || !cache.records.empty() || framed == cache.fresh_id - free);
 
-  std::uint64_t retiring = cache.waiting.size();
+  SLUICE_ASSERT(cache.held || cache.given_up.empty());
+  std::uint64_t retiring = cache.waiting.size() + cache.given_up.size();
   for (const RetireBatch& batch : cache.batches) retiring += batch.ids.size();
   SLUICE_ASSERT(retiring == counts.retiring);
   SLUICE_ASSERT(cache.waiting.empty() || cache.batches.size() == kMaxRetireBatches);

@@ -172,6 +172,33 @@ TEST(Adopt, ASessionAdoptsOnlyWhatIsItsOwn) {
   node.settle();
 }
 
+// Its last block turned out to be another's copy, and the daemon died before it could say so.
+TEST(Adopt, AnIdThatASessionMayStillUseIsNotGivenToAnotherWhileItIsAway) {
+  KeptNode node;
+  const SessionId before = node.session();
+  const CacheId cache = node.kept_cache(before);
+  const Keys keys("k", 1);
+  node.sealed_sequence(before, cache, keys);
+  const Handle tail = node.open(before, cache).sequence;
+  const BlockId copy = node.extend(before, tail, 1)[0].id;
+  const auto sealed = node.manager.seal(before, tail, 0, keys[0], kBlock, node.actions);
+  ASSERT_TRUE(sealed && sealed->deduplicated);
+  node.frame_extents = 1;
+  EXPECT_EQ(node.restart({before}).given_up, 1U);
+  EXPECT_TRUE(Node::all<Retire>(node.actions).empty());
+  node.settle();
+  EXPECT_EQ(node.status(cache).blocks.retiring, 1U);
+  const SessionId other = node.session();
+  const Handle its = node.open(other, node.cache(other)).sequence;
+  EXPECT_NE(node.extend(other, its, 1)[0].id.value, copy.value);
+
+  ASSERT_TRUE(node.manager.resume_session(before, TenantId{0}));
+  ASSERT_EQ(node.cache(before), cache);
+  ASSERT_TRUE(node.manager.session_resumed(before, node.actions));
+  node.settle();
+  EXPECT_EQ(node.status(cache).blocks.retiring, 0U);
+}
+
 TEST(Adopt, ASessionThatDiesAwayLeavesNothing) {
   KeptNode node;
   const SessionId before = node.session();
