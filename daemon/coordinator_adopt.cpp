@@ -18,12 +18,14 @@ std::optional<ipc::TenantId> tenant_named(const Config& config, const std::strin
 
 }  // namespace
 
+// Under one lock: the mover runs, and what a cache's users of before wanted must not take the room
+// of a cache that comes later.
 std::vector<KeptSession> Coordinator::adopt(KeptState::Found found) {
+  const std::lock_guard lock(mutex_);
   std::vector<KeptSession> sessions;
   std::set<std::uint64_t> numbers;
   for (KeptSession& session : found.sessions) {
     const auto tenant = tenant_named(config_, session.tenant);
-    const std::lock_guard lock(mutex_);
     if (!tenant || !manager_.adopt_session(session.id, *tenant)) {
       log_warn("a session of before is not taken over: its tenant is gone",
                {{"session", session.id.value}, {"tenant", session.tenant}});
@@ -39,6 +41,7 @@ std::vector<KeptSession> Coordinator::adopt(KeptState::Found found) {
   return sessions;
 }
 
+// Under mutex_.
 void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& sessions) {
   const ipc::CacheId id = kept.id;
   const auto refuse = [&](const std::string& why) {
@@ -69,7 +72,6 @@ void Coordinator::adopt_cache(KeptCache kept, const std::set<std::uint64_t>& ses
     arenas.emplace(arena.device, std::move(*memory));
   }
   SLUICE_KILL_POINT("adopt.memory");
-  const std::lock_guard lock(mutex_);
   residency::Actions actions;
   auto adoption = manager_.adopt_cache(adopted, actions);
   if (!adoption) {
