@@ -51,7 +51,7 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open_on(Link& link, Client& client,
                   "SLUICE_EXECUTOR_DIRECT");
     }
   }
-  auto reply = cache->request_open(link);
+  auto reply = cache->request_open(link, client.deadline());
   if (!reply) return std::unexpected(reply.error());
   auto opened = reply->as<wire::CacheOpened>();
   if (!opened) return std::unexpected(opened.error());
@@ -70,7 +70,7 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open_on(Link& link, Client& client,
   return cache;
 }
 
-ipc::Result<Reply> Cache::request_open(Link& link) const {
+ipc::Result<Reply> Cache::request_open(Link& link, ipc::Deadline deadline) const {
   return link.control().call(
       [&](flatbuffers::FlatBufferBuilder& builder) {
         const auto model = builder.CreateString(options_.model);
@@ -100,7 +100,7 @@ ipc::Result<Reply> Cache::request_open(Link& link) const {
         }
         return open.Finish();
       },
-      client_.deadline());
+      deadline);
 }
 
 Cache::~Cache() {

@@ -137,7 +137,7 @@ class Cache {
   explicit Cache(Client& client) : client_(client) {}
   static ipc::Result<std::unique_ptr<Cache>> open_on(Link& link, Client& client,
                                                      const CacheOptions& options);
-  ipc::Result<Reply> request_open(Link& link) const;
+  ipc::Result<Reply> request_open(Link& link, ipc::Deadline deadline) const;
   ipc::Status close_on(Link& link) const;
   // Whether it is the memory that is mapped here.
   bool is_same(const ipc::wire::CacheOpened& opened) const;

@@ -52,7 +52,7 @@ bool Cache::is_same(const wire::CacheOpened& opened) const {
 // What was mapped stays so; the descriptors that come with the answer are of the same memory, and
 // closed.
 ipc::Status Cache::reopen(Link& link) {
-  auto reply = request_open(link);
+  auto reply = request_open(link, ipc::deadline_in(kResumeTimeout));
   if (!reply) return std::unexpected(reply.error());
   auto body = reply->as<wire::CacheOpened>();
   if (!body) return std::unexpected(body.error());

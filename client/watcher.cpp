@@ -61,7 +61,7 @@ ipc::Result<std::unique_ptr<Watcher>> Watcher::start(Client& client, std::string
       new Watcher(client, std::move(socket_path), std::move(client_name)));
   watcher->stop_ = ipc::Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!watcher->stop_) return ipc::fail_errno("making an eventfd");
-  watcher->tokens_ = {client.gate().link()->welcome().token};
+  watcher->token_ = client.gate().link()->welcome().token;
   const WithoutSignals none;
   try {
     watcher->thread_ = std::thread([self = watcher.get()] { self->run(); });
@@ -128,7 +128,7 @@ bool Watcher::reconnect(std::chrono::milliseconds& backoff) {
   return false;
 }
 
-Link* Watcher::greet(const ResumeToken& token, Error& why) {
+Link* Watcher::greet(Error& why) {
   auto socket = ipc::connect_unix(socket_path_, ipc::deadline_in(kConnectTimeout));
   if (!socket) {
     why = {Errc::daemon_away, socket.error().text};
@@ -139,7 +139,7 @@ Link* Watcher::greet(const ResumeToken& token, Error& why) {
     next_ = std::make_shared<Link>(std::move(*socket));
   }
   if (stopping_) return nullptr;
-  const Greeting greeting{client_name_, false, client_.session(), token};
+  const Greeting greeting{client_name_, false, client_.session(), token_};
   if (auto ok = next_->greet(greeting, ipc::deadline_in(kResumeTimeout)); !ok) {
     why = ok.error();
     return nullptr;
@@ -147,37 +147,25 @@ Link* Watcher::greet(const ResumeToken& token, Error& why) {
   return next_.get();
 }
 
-Watcher::Attempt Watcher::refused(const ResumeToken& token, Error& why) {
-  std::erase(tokens_, token);
-  if (!tokens_.empty()) {  // the other one, then
-    why = {Errc::daemon_away, "the daemon did not know the newer of two resume tokens"};
-    return Attempt::again;
-  }
-  client_.end(cold("the daemon that came back does not know session " +
-                   std::to_string(client_.session()) +
-                   ": it was started cold, or by another version or configuration"));
-  return Attempt::over;
-}
-
 Watcher::Attempt Watcher::attempt(Error& why) {
-  const ResumeToken token = tokens_.front();
-  Link* const link = greet(token, why);
+  Link* const link = greet(why);
   if (link == nullptr) {
+    if (why.code == Errc::not_found) {
+      client_.end(
+          cold("the daemon that came back was started cold, or by another version or "
+               "configuration: " +
+               why.text));
+      return Attempt::over;
+    }
     if (!is_final(why.code)) return Attempt::again;
     client_.end(cold("the daemon that came back refused this client (" + why.text + ")"));
     return Attempt::over;
   }
   const Link::Welcome& welcome = link->welcome();
-  if (!welcome.resumed) return refused(token, why);
-  if (welcome.session != client_.session()) {
-    client_.end(cold("the daemon that came back resumed session " +
-                     std::to_string(welcome.session) + " in place of " +
-                     std::to_string(client_.session())));
+  if (!welcome.resumed || welcome.session != client_.session()) {
+    client_.end(cold("the daemon that came back gave session " + std::to_string(welcome.session) +
+                     " in place of " + std::to_string(client_.session())));
     return Attempt::over;
-  }
-  if (!welcome.token.empty() && welcome.token != token) {
-    tokens_.insert(tokens_.begin(), welcome.token);
-    tokens_.resize(std::min<std::size_t>(tokens_.size(), 2));
   }
   client_.gate().begin_resume();
   if (auto ok = resume_all(client_, *link); !ok) {
@@ -185,7 +173,6 @@ Watcher::Attempt Watcher::attempt(Error& why) {
     link->cut();
     return Attempt::again;
   }
-  tokens_.resize(1);
   std::shared_ptr<Link> resumed;
   {
     const std::lock_guard lock(mutex_);

@@ -16,7 +16,6 @@
 #include <mutex>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "client/link.h"
 #include "ipc/error.h"
@@ -51,8 +50,7 @@ class Watcher {
   enum class Attempt : std::uint8_t { resumed, over, again };
   Attempt attempt(ipc::Error& why);
   // Makes next_, which said hello and was answered. Null: not now.
-  Link* greet(const ResumeToken& token, ipc::Error& why);
-  Attempt refused(const ResumeToken& token, ipc::Error& why);
+  Link* greet(ipc::Error& why);
   // False: stop.
   bool pause(std::chrono::milliseconds time) const;
 
@@ -63,9 +61,7 @@ class Watcher {
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;            // of next_
   std::shared_ptr<Link> next_;  // on which it resumes; cut by the destructor
-  // The first is tried first: of the last Welcome, and then, if that one was followed by no
-  // ResumeDone, of the one before. A daemon that died in between may know either.
-  std::vector<ResumeToken> tokens_;
+  ResumeToken token_;           // the session's for life
   std::thread thread_;
 };
 

@@ -107,7 +107,7 @@ std::optional<KeptSession> Connection::claim_session(const wire::Hello& hello,
     SLUICE_ASSERT(resumed.has_value());
     return back;
   }
-  log_info("a session of before is not known here, and begins anew",
+  log_info("a session that was asked for is none that may come back",
            {{"session", id.value}, {"pid", std::int64_t{peer.pid}}});
   return std::nullopt;
 }
@@ -172,6 +172,11 @@ asio::awaitable<ipc::Status> Connection::welcome_session(std::uint64_t request,
   const ipc::TenantId tenant_id{static_cast<std::uint32_t>(*tenant)};
   auto back = claim_session(hello, tenant_id);
   const bool resumed = back.has_value();
+  if (!resumed && hello.resume_session() != 0) {
+    co_return ipc::fail(ipc::Errc::not_found,
+                        "session " + std::to_string(hello.resume_session()) +
+                            " is none of this client's that may come back; connect without it");
+  }
   auto id =
       resumed ? ipc::Result<ipc::SessionId>(back->id) : server->coordinator.open_session(tenant_id);
   if (!id) co_return std::unexpected(std::move(id.error()));

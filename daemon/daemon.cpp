@@ -79,6 +79,7 @@ ipc::Status Daemon::Impl::start(DaemonParts parts) {
              {{"reason", found->cold_because}});
   }
   if (auto ended = end_workers(found->workers); !ended) return ended;
+  left->forget_workers();
   for (std::uint32_t i = 0; i < devices.size(); ++i) {
     devices[i]->on_worker(
         [kept = left.get(), i](pid_t pid) { kept->keep_worker(ipc::DeviceId{i}, pid); });

@@ -42,7 +42,8 @@ class DescriptorStore {
   // returns ok, the descriptor survives a SIGKILL of this process. Errors also: invalid_argument
   // (name or descriptor), wrong_state (the name is in use), limit_reached (the store is full).
   virtual ipc::Status put(std::string_view name, int fd) = 0;
-  // Fine if there is none. What nobody else holds is freed when it returns, or soon after.
+  // Fine if there is none. What nobody else holds is freed when it returns, or soon after. Of a
+  // keeper that does not answer any more it is asked nevertheless, and not waited for.
   virtual ipc::Status remove(std::string_view name) = 0;
   // Removes everything: a stop after which nothing is to be found again. The last call.
   virtual ipc::Status clear() = 0;
@@ -62,6 +63,9 @@ struct KeeperOptions {
   std::chrono::seconds idle{600};
   // For a keeper to start, and for the daemon before this one to be gone from it.
   std::chrono::milliseconds patience{30'000};
+  // For each answer. A keeper takes microseconds; one that takes so long was stopped, and nothing
+  // more is asked of it.
+  std::chrono::milliseconds answer_patience{5'000};
 };
 
 // The keeper that listens at `socket_path` (absolute, such as "<daemon.socket>.keeper"), which

@@ -30,8 +30,6 @@ using ipc::fail;
 
 namespace {
 
-// A keeper takes microseconds; one that takes so long was stopped.
-constexpr std::chrono::seconds kAnswerPatience{5};
 // Between two looks for a keeper that another process is starting, or that is ending.
 constexpr std::chrono::milliseconds kLookAgain{1};
 // Of what a keeper that cannot start says.
@@ -104,7 +102,8 @@ ipc::Result<KeeperAnswer> receive_answer(int socket, std::uint32_t kind, ipc::De
 
 class KeeperStore final : public DescriptorStore {
  public:
-  KeeperStore(ipc::Fd socket, pid_t pid) : socket_(std::move(socket)), pid_(pid) {}
+  KeeperStore(ipc::Fd socket, pid_t pid, std::chrono::milliseconds answer_patience)
+      : socket_(std::move(socket)), pid_(pid), answer_patience_(answer_patience) {}
 
   ipc::Result<std::vector<KeptDescriptor>> take() override {
     const std::lock_guard lock(mutex_);
@@ -133,6 +132,8 @@ class KeeperStore final : public DescriptorStore {
     if (!keeper::is_valid_name(name)) return {};
     const std::lock_guard lock(mutex_);
     is_in_use_ = true;
+    // A keeper that was only slow reads it before it sees that this daemon is gone.
+    if (lost_) (void)send_request(socket_.get(), keeper::make_request(keeper::Kind::remove, name));
     return done(ask(keeper::Kind::remove, name), name);
   }
 
@@ -147,8 +148,8 @@ class KeeperStore final : public DescriptorStore {
   std::string describe() const override { return "sluice-keeper, pid " + std::to_string(pid_); }
 
  private:
+  // From here on nothing is asked. The connection stays, for what a slow keeper should still hear.
   ipc::Error give_up(ipc::Error reason) {
-    socket_.reset();
     lost_ = {Errc::daemon_away, reason.text};
     return reason;
   }
@@ -164,7 +165,7 @@ class KeeperStore final : public DescriptorStore {
       return std::unexpected(give_up(std::move(sent.error())));
     }
     auto answer =
-        receive_answer(socket_.get(), request.header.kind, ipc::deadline_in(kAnswerPatience));
+        receive_answer(socket_.get(), request.header.kind, ipc::deadline_in(answer_patience_));
     if (!answer) return std::unexpected(give_up(std::move(answer.error())));
     return answer;
   }
@@ -210,6 +211,7 @@ class KeeperStore final : public DescriptorStore {
   std::optional<ipc::Error> lost_;
   bool is_in_use_ = false;
   const pid_t pid_;
+  const std::chrono::milliseconds answer_patience_;
 };
 
 // ---- starting one
@@ -294,7 +296,8 @@ ipc::Status check_started(const ipc::Result<StartedKeeper>& started) {
           (text.empty() ? "it ended with status " + std::to_string(started->exit_status) : text));
 }
 
-ipc::Result<DescriptorStorePtr> greet_keeper(ipc::Fd socket, ipc::Deadline deadline) {
+ipc::Result<DescriptorStorePtr> greet_keeper(ipc::Fd socket, const KeeperOptions& options,
+                                             ipc::Deadline deadline) {
   const auto hello = keeper::make_request(keeper::Kind::hello);
   if (auto sent = send_request(socket.get(), hello); !sent) return std::unexpected(sent.error());
   auto answer = receive_answer(socket.get(), hello.header.kind, deadline);
@@ -309,7 +312,9 @@ ipc::Result<DescriptorStorePtr> greet_keeper(ipc::Fd socket, ipc::Deadline deadl
                                              std::to_string(peer.uid) + ", pid " +
                                              std::to_string(peer.pid));
   }
-  if (answer) return std::make_unique<KeeperStore>(std::move(socket), peer.pid);
+  if (answer) {
+    return std::make_unique<KeeperStore>(std::move(socket), peer.pid, options.answer_patience);
+  }
   if (answer.error().code == Errc::timed_out) {
     return fail(Errc::timed_out, "sluice-keeper, pid " + std::to_string(peer.pid) +
                                      ", serves another daemon, or does not answer");
@@ -331,7 +336,7 @@ ipc::Result<DescriptorStorePtr> open_keeper(const std::string& socket_path,
   do {
     auto socket = ipc::connect_unix(socket_path, deadline, ipc::SocketKind::messages);
     if (socket) {
-      auto store = greet_keeper(std::move(*socket), deadline);
+      auto store = greet_keeper(std::move(*socket), options, deadline);
       // One that ended while we waited for our turn makes room for another.
       if (store || store.error().code != Errc::daemon_away) return store;
       last = std::move(store.error());

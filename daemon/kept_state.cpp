@@ -203,7 +203,8 @@ ipc::Result<KeptState::Found> KeptState::take() {
   for (const KeptSession& session : found.sessions) keep.insert(kept::session_name(session.id));
   const std::set<std::string> names = names_;
   for (const std::string& name : names) {
-    if (!keep.contains(name.substr(0, name.find('.')))) remove(name);
+    const bool is_worker = name.starts_with('w');
+    if (!is_worker && !keep.contains(name.substr(0, name.find('.')))) remove(name);
   }
   if (!same) put_text(kNodeName, geometry_);
   SLUICE_KILL_POINT("adopt.sorted");
@@ -325,6 +326,8 @@ void KeptState::keep_worker(ipc::DeviceId device, pid_t pid) {
   put(name + std::to_string(number), pidfd.get());
   remove(name + std::to_string(number - 1));
 }
+
+void KeptState::forget_workers() { remove_below("w"); }
 
 void KeptState::keep_session(const KeptSession& what, int pidfd, int bell) {
   const std::string name = kept::session_name(what.id);

@@ -1,15 +1,16 @@
 // What of the daemon outlives it: memory, and who may still use it, as descriptors under names in a
 // DescriptorStore (sluice-keeper, or systemd).
 //
-//   node                          the daemon's version and geometry: another one starts cold
+//   node                          versions and geometry: another one starts cold
 //   c3                            what cache 3 is: written last, removed first
 //   c3.records                    its blocks (residency/record.h)
 //   c3.dram.0 ...                 its DRAM extents
 //   c3.d0                         its arena on device 0: written last, removed first
 //   c3.d0.state, c3.d0.table.0 ..., c3.d0.hbm.0 ...
 //   w0.1                          who works on device 0 for the daemon; the latest has the highest
-//   number s17                           session 17: written last, removed first s17.pid,
-//   s17.bell.0 ...       its process, and its doorbells: a new one each time it comes back
+//                                 number
+//   s17                           session 17: written last, removed first
+//   s17.pid, s17.bell.0 ...       its process, and its doorbells: a new one each time it comes back
 //
 // Descriptions are JSON in memfds: small, bounded, and read as bytes of a stranger. Something that
 // is incomplete is as if it had never been there. What cannot be kept is told in the log once, and
@@ -107,10 +108,12 @@ class KeptState {
   void disown_arena(ipc::CacheId id, ipc::DeviceId device);
   void forget_arena(ipc::CacheId id, ipc::DeviceId device);
 
-  // `bell`: its first doorbell.
   // A process that works on the device for the daemon; earlier ones do no more.
   void keep_worker(ipc::DeviceId device, pid_t pid);
+  // Those of before are dead: until then whoever comes next has to see to it. Before keep_worker.
+  void forget_workers();
 
+  // `bell`: its first doorbell.
   void keep_session(const KeptSession& what, int pidfd, int bell);
   void keep_bell(ipc::SessionId id, std::uint32_t number, int fd);
   void forget_bell(ipc::SessionId id, std::uint32_t number);

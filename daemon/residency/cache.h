@@ -130,7 +130,7 @@ struct Cache {
   std::deque<VacateScan> vacate_scans;
 
   std::span<BlockRecord> records;  // by id; empty: nobody keeps any
-  // Sealed blocks with a reference for sessions that are away (adopt.h).
+  // Sealed blocks with a reference for sessions that are away (adopt.h); ids ascend.
   std::vector<BlockId> of_before;
   std::vector<std::uint64_t> sealers_of_before;  // of these, as recorded
   // Blocks given up at the adoption, which a session that is away may not have heard of: it may

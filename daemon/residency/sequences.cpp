@@ -352,7 +352,10 @@ Result<SequenceOpened> Manager::adopt_sequence(SessionId session_id, CacheId cac
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const bool known = ids[i] < cache.fresh_id;
     const BlockState has = known ? cache.blocks[ids[i]].state : BlockState::free;
-    if (has == BlockState::sealed) continue;
+    // What others sealed since is not what it had.
+    if (has == BlockState::sealed && std::ranges::binary_search(cache.of_before, BlockId{ids[i]})) {
+      continue;
+    }
     const bool own = has == BlockState::taken && unclaimed.contains({cache_id.value, ids[i]}) &&
                      taken.insert(ids[i]).second;
     if (own) continue;

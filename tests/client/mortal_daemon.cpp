@@ -139,7 +139,6 @@ void MortalDaemon::come_back_to_die_at(const std::string& request, When when) {
     deadly_ = request;
     when_ = when;
     resuming_ = false;
-    if (!knows_newest_token) token_ = older_token_;
     last_words_.reset();
   }
   listener_.emplace(std::move(*ipc::UnixListener::bind({.path = socket_, .mode = 0600})));
@@ -220,34 +219,22 @@ std::vector<std::byte> MortalDaemon::welcome(Connection& connection, const wire:
   ++hellos_;
   const std::lock_guard lock(mutex_);
   const auto given = ipc::bytes_of(hello.resume_token());
-  const auto is_given = [&](const std::vector<std::uint8_t>& token) {
-    return !token.empty() && std::ranges::equal(std::as_bytes(std::span(token)), given);
-  };
-  resuming_ = hello.resume_session() == kMortalSession && knows_sessions &&
-              (is_given(token_) || is_given(older_token_));
-  if (!resuming_) {
-    if (hello.resume_session() == 0) {
-      blocks_.clear();
-      directory_.clear();
-    }
-  } else {
-    older_token_.assign(reinterpret_cast<const std::uint8_t*>(given.data()),
-                        reinterpret_cast<const std::uint8_t*>(given.data()) + given.size());
+  resuming_ = hello.resume_session() == kMortalSession && knows_sessions && !token_.empty() &&
+              std::ranges::equal(std::as_bytes(std::span(token_)), given);
+  if (!resuming_ && hello.resume_session() != 0) {
+    return ipc::make_failed(envelope.request(), ipc::Error{Errc::not_found, "a cold start"});
   }
-  std::vector<std::uint8_t> token(kResumeTokenBytes, next_token_);
-  if (!resumable) token.clear();
-  if (resuming_ || hello.resume_session() == 0) {
-    ++next_token_;
-    token_ = token;
+  if (!resuming_) {
+    blocks_.clear();
+    directory_.clear();
+    token_.assign(resumable ? kResumeTokenBytes : 0, 1);
   }
   fds = {connection.memory.fd().get(), connection.bells.client_end.fd()};
-  const std::uint64_t session =
-      resuming_ || hello.resume_session() == 0 ? kMortalSession : kMortalSession + 1;
   return ipc::make_message(envelope.request(), [&](auto& builder) {
-    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures, session,
-                                     "tenant", kMortalRing, kMortalRequestBytes,
+    return wire::CreateWelcomeDirect(builder, ipc::kProtocolMinor, ipc::kProtocolFeatures,
+                                     kMortalSession, "tenant", kMortalRing, kMortalRequestBytes,
                                      connection.memory.layout().memory_bytes, "mortal", 3,
-                                     resuming_, &token, outage_ms);
+                                     resuming_, &token_, outage_ms);
   });
 }
 
@@ -296,7 +283,6 @@ void MortalDaemon::resume_done() {
     return !block.second.sealed && !held.contains(block.first);
   });
   resuming_ = false;
-  older_token_.clear();
 }
 
 std::vector<std::byte> MortalDaemon::reply_to(Connection& connection,

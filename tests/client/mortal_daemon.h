@@ -50,9 +50,8 @@ class MortalDaemon {
 
   // ---- what a test sets, before it comes back or while nothing is asked
 
-  std::atomic<bool> resumable{true};           // gives tokens
-  std::atomic<bool> knows_sessions{true};      // or is a cold start
-  std::atomic<bool> knows_newest_token{true};  // of a resume that was not done
+  std::atomic<bool> resumable{true};       // gives tokens
+  std::atomic<bool> knows_sessions{true};  // or is a cold start
   std::atomic<std::uint64_t> incarnation{7};
   std::atomic<std::uint32_t> outage_ms{0};
   std::atomic<std::uint32_t> seal_error{0};    // an Errc that seals end with
@@ -113,8 +112,7 @@ class MortalDaemon {
   std::set<std::uint32_t> actors_;
   mutable std::vector<std::string> requests_;
   std::uint64_t next_handle_ = 1;
-  std::uint8_t next_token_ = 1;
-  std::vector<std::uint8_t> token_, older_token_;
+  std::vector<std::uint8_t> token_;
   bool resuming_ = false;
   std::optional<ipc::Error> last_words_;
 

@@ -770,19 +770,6 @@ INSTANTIATE_TEST_SUITE_P(Points, SecondDeathTest,
                                                           "ResumeDone"),
                                           testing::Values(When::before, When::after)));
 
-TEST_F(ResumeTest, ADaemonThatKnowsOnlyTheTokenBeforeIsToldThatOne) {
-  open(Executor::direct);
-  daemon.die();
-  wait_until_away();
-  daemon.come_back_to_die_at("OpenCache", When::before);
-  daemon.wait_until_dead();
-  daemon.knows_newest_token = false;
-  daemon.come_back();
-  wait_until_back();
-  ASSERT_OK(sequence->extend(1));
-  expect_same_blocks();
-}
-
 // ---- what is lost
 
 TEST_F(ResumeTest, AColdStartEndsEverythingAndSaysSo) {

@@ -367,6 +367,34 @@ TEST_F(Keeper, KeepsWhatWasSentByADaemonThatWasKilledAtOnce) {
       << open_files_of_keeper() << " files are open, " << idle_files << " were";
 }
 
+void stop_keeper(pid_t keeper) {
+  ASSERT_EQ(kill(keeper, SIGSTOP), 0);
+  ASSERT_TRUE(test::eventually([&] {
+    std::ifstream stat("/proc/" + std::to_string(keeper) + "/stat");
+    std::string pid;
+    std::string name;
+    std::string state;
+    return stat >> pid >> name >> state && state == "T";
+  }));
+}
+
+// Else the next daemon would believe what this one could not complete.
+TEST_F(Keeper, ThatWasSlowHearsWhatIsToGoNevertheless) {
+  auto store =
+      open_keeper(socket_path(), program(), {.answer_patience = std::chrono::milliseconds(100)});
+  ASSERT_TRUE(store);
+  ASSERT_TRUE((*store)->put("node", memory_of("x").get()));
+  const pid_t keeper = keeper_pid();
+  stop_keeper(keeper);
+  const auto put = (*store)->put("late", memory_of("x").get());
+  ASSERT_FALSE(put);
+  EXPECT_EQ(put.error().code, Errc::timed_out);
+  EXPECT_FALSE((*store)->remove("node"));
+  store->reset();
+  ASSERT_EQ(kill(keeper, SIGCONT), 0);
+  EXPECT_THAT(kept_names(), ElementsAre("late"));
+}
+
 // The kernel tells of unread answers before it gives what the dead had sent.
 TEST_F(Keeper, KeepsWhatIsInTheQueueOfADaemonThatLeftAnAnswerUnread) {
   ASSERT_TRUE(open());
@@ -375,14 +403,7 @@ TEST_F(Keeper, KeepsWhatIsInTheQueueOfADaemonThatLeftAnAnswerUnread) {
     RawDaemon daemon(socket_path());
     ASSERT_TRUE(daemon.send(Kind::hello));
     ASSERT_TRUE(test::eventually([&] { return daemon.has_an_answer(); }));
-    ASSERT_EQ(kill(keeper, SIGSTOP), 0);
-    ASSERT_TRUE(test::eventually([&] {
-      std::ifstream stat("/proc/" + std::to_string(keeper) + "/stat");
-      std::string pid;
-      std::string name;
-      std::string state;
-      return stat >> pid >> name >> state && state == "T";
-    }));
+    stop_keeper(keeper);
     for (const char* name : {"a", "b", "c"}) {
       ASSERT_TRUE(daemon.send(Kind::put, name, {memory_of(name).get()}));
     }

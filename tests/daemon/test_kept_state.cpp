@@ -186,6 +186,23 @@ TEST_F(KeptStateTest, ForgetsWhatGoes) {
 }
 
 // "c1" is no part of "c12".
+TEST_F(KeptStateTest, WorkersAreKnownUntilTheyAreDead) {
+  {
+    auto state = life();
+    ASSERT_TRUE(state->take());
+    state->keep_worker(ipc::DeviceId{0}, getpid());
+  }
+  for (int deaths = 0; deaths < 2; ++deaths) {  // of daemons that wait for it
+    auto found = life()->take();
+    ASSERT_TRUE(found);
+    EXPECT_EQ(found->workers.size(), 1u);
+  }
+  auto state = life("of another machine");
+  ASSERT_TRUE(state->take());
+  state->forget_workers();
+  EXPECT_EQ(life()->take()->workers.size(), 0u);
+}
+
 TEST_F(KeptStateTest, TellsNumbersApart) {
   auto state = life();
   ASSERT_TRUE(state->take());

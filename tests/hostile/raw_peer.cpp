@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <stdexcept>
+#include <vector>
 
 #include "ipc/deadline.h"
 #include "ipc/message.h"
@@ -28,6 +29,18 @@ bool RawPeer::send(std::span<const std::byte> bytes) {
 bool RawPeer::hello(bool admin) {
   return send(ipc::make_message(1, [&](auto& builder) {
     return wire::CreateHello(builder, ipc::kProtocolMajor, ipc::kProtocolMinor, 0, 0, 0, admin);
+  }));
+}
+
+bool RawPeer::resume(std::uint64_t session) {
+  return send(ipc::make_message(1, [&](auto& builder) {
+    const auto token = builder.CreateVector(std::vector<std::uint8_t>(16, 0));
+    wire::HelloBuilder hello(builder);
+    hello.add_protocol_major(ipc::kProtocolMajor);
+    hello.add_protocol_minor(ipc::kProtocolMinor);
+    hello.add_resume_session(session);
+    hello.add_resume_token(token);
+    return hello.Finish();
   }));
 }
 

@@ -28,7 +28,8 @@ class RawPeer {
   // One frame; false when the daemon closed its end.
   bool send(std::span<const std::byte> bytes);
   bool hello(bool admin);
-  bool ask(const char* verb);  // an admin request
+  bool resume(std::uint64_t session);  // with a token of zeros
+  bool ask(const char* verb);          // an admin request
   // Bytes that need not be a frame; false when the daemon closed its end.
   bool send_raw(std::span<const std::byte> bytes);
 

@@ -404,6 +404,22 @@ TEST(Faults, RefusedGreetingsCostNobodyAnything) {
   must(two.ping());
 }
 
+// Neither a session that somebody has, nor one that nobody has, drained or not.
+TEST(Faults, AMadeUpResumeGivesNoSession) {
+  const DaemonProcess daemon;
+  Client honest = daemon.connect('a');
+  for (const bool drained : {false, true}) {
+    if (drained) daemon.admin("drain");
+    for (const std::uint64_t session : {std::uint64_t{1}, std::uint64_t{4711}}) {
+      RawPeer peer(daemon.socket('a'));
+      ASSERT_TRUE(peer.resume(session));
+      EXPECT_EQ(peer.end().code, ipc::Errc::not_found);
+    }
+  }
+  must(honest.ping());
+  EXPECT_EQ(sessions_of(daemon), 1U);
+}
+
 TEST(Faults, AnUnansweredExtendLeavesASequenceThatCanOnlyBeReleased) {
   const DaemonProcess daemon;
   Client client = daemon.connect('a', 200'000);

@@ -150,8 +150,12 @@ TEST(Adopt, ASessionAdoptsOnlyWhatIsItsOwn) {
   ASSERT_EQ(node.cache(other), cache);
   const auto own = node.extend(before, node.open(before, cache).sequence, 1);
   const auto others = node.extend(other, node.open(other, cache).sequence, 1);
-  node.frame_extents = 1;
+  node.frame_extents = 2;
   node.restart({before, other});
+  const SessionId later = node.session();
+  node.sealed_sequence(later, node.cache(later), Keys("later", 1));
+  node.settle();
+  const BlockId since = node.open(later, cache, Keys("later", 1).view()).matched[0].id;
   const auto adopt = [&](std::vector<std::uint32_t> ids) {
     auto done = node.manager.adopt_sequence(before, cache, Handle{}, ids, DeviceId{}, node.actions);
     node.manager.check();
@@ -162,6 +166,7 @@ TEST(Adopt, ASessionAdoptsOnlyWhatIsItsOwn) {
   EXPECT_EQ(adopt({own[0].id.value}), Errc::stale_handle) << "the cache is not open";
   ASSERT_EQ(node.cache(before), cache);
   EXPECT_EQ(adopt({others[0].id.value}), Errc::stale_handle);
+  EXPECT_EQ(adopt({since.value}), Errc::stale_handle) << "sealed since";
   EXPECT_EQ(adopt({7}), Errc::stale_handle);
   EXPECT_EQ(adopt({0xFFFFFFFFu}), Errc::stale_handle);
   EXPECT_EQ(adopt({own[0].id.value, own[0].id.value}), Errc::stale_handle) << "twice";
