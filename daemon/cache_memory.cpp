@@ -251,14 +251,16 @@ Retirement CacheMemory::withdraw(std::vector<ipc::BlockId> ids) {
   return withdrawal;
 }
 
-void CacheMemory::take_wanted(std::vector<ipc::BlockId>& blocks, std::size_t most) {
+void CacheMemory::take_wanted(WantedBlocks& blocks, std::size_t most) {
   const std::uint32_t bell = kernels::wanted_bell(table_);
   if (bell == wanted_bell_) return;
-  kernels::Block marks[256];
+  kernels::WantedBlock marks[256];
   std::size_t taken = 0;
   for (std::uint32_t some = 1; some > 0 && taken < most; taken += some) {
     some = kernels::collect_wanted(table_, marks, static_cast<std::uint32_t>(std::size(marks)));
-    for (std::uint32_t i = 0; i < some; ++i) blocks.push_back(ipc::BlockId{marks[i]});
+    for (std::uint32_t i = 0; i < some; ++i) {
+      (marks[i].now ? blocks.now : blocks.soon).push_back(ipc::BlockId{marks[i].block});
+    }
   }
   if (taken < most) wanted_bell_ = bell;
 }

@@ -57,6 +57,12 @@ struct ResolveTotals {
   friend bool operator==(const ResolveTotals&, const ResolveTotals&) = default;
 };
 
+// Blocks that resolvers in other processes ask for.
+struct WantedBlocks {
+  std::vector<ipc::BlockId> now;
+  std::vector<ipc::BlockId> soon;  // of forecasts
+};
+
 // Ids on their way out: withdrawn, and waiting for their grace period, then for the scan that drops
 // their pages.
 struct Retirement {
@@ -142,7 +148,7 @@ class CacheMemory {
   Retirement withdraw(std::vector<ipc::BlockId> ids);
   // Adds up to `most` of the blocks that resolvers marked as wanted, if any did since the last
   // time.
-  void take_wanted(std::vector<ipc::BlockId>& blocks, std::size_t most);
+  void take_wanted(WantedBlocks& blocks, std::size_t most);
   // Whether the grace period is over; if so, no word holds a page of these ids any more.
   bool try_finish(Retirement& retirement);
 

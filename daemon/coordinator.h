@@ -344,6 +344,8 @@ class Coordinator {
   void run_mover(const std::stop_token& stop);
   void tell(const MoveAnswer& answer, residency::Actions& actions);
   bool collect_wanted(residency::Actions& actions);
+  void tell_wanted(ipc::CacheId cache, std::span<const ipc::BlockId> blocks,
+                   residency::Urgency urgency, residency::Actions& actions);
 
   // ---- jobs of the memory workers, which take the lock to tell (coordinator_memory.cpp)
 
@@ -388,7 +390,7 @@ class Coordinator {
   std::vector<MoveAnswer> answers_;
   bool mover_called_ = false;
   std::chrono::steady_clock::time_point quiet_until_{};  // under the lock: of log lines
-  std::vector<ipc::BlockId> marks_;                      // scratch, under the lock
+  WantedBlocks marks_;                                   // scratch, under the lock
   std::unique_ptr<NvmeTier> nvme_;
   std::jthread mover_;
 };

@@ -13,6 +13,7 @@
 namespace sluice::daemon {
 
 using ipc::Errc;
+using residency::Urgency;
 
 namespace {
 
@@ -61,8 +62,10 @@ void Coordinator::execute(const residency::WriteBlock& action) {
 void Coordinator::execute(const residency::ReadBlock& action) {
   const Cache& cache = caches_[action.cache.value];
   const auto frame = frame_bytes(*cache.frames.memory, action.frame, cache.shape);
+  const auto io_class =
+      action.urgency == Urgency::now ? storage::IoClass::must_have : storage::IoClass::forecast;
   nvme_->read(
-      *cache.scope, action.key, frame,
+      *cache.scope, action.key, frame, io_class,
       [this, id = action.cache, block = action.id, frames = cache.frames.memory](
           ipc::Status status) { answer_move({id, frames, block, false, std::move(status)}); });
 }
@@ -133,16 +136,23 @@ void Coordinator::tell(const MoveAnswer& answer, residency::Actions& actions) {
            {{"cache", answer.cache.value}, {"reason", answer.status.error().text}});
 }
 
+void Coordinator::tell_wanted(ipc::CacheId cache, std::span<const ipc::BlockId> blocks,
+                              residency::Urgency urgency, residency::Actions& actions) {
+  if (blocks.empty()) return;
+  const auto told = manager_.wanted(cache, blocks, actions, urgency);
+  SLUICE_ASSERT(told.has_value());
+}
+
 bool Coordinator::collect_wanted(residency::Actions& actions) {
   bool some = false;
   for (std::uint32_t i = 0; i < caches_.size(); ++i) {
     for_each_arena(caches_[i], [&](ipc::DeviceId, CacheMemory& memory) {
-      marks_.clear();
+      marks_.now.clear();
+      marks_.soon.clear();
       memory.take_wanted(marks_, kMarksPerLook);
-      if (marks_.empty()) return;
-      some = true;
-      const auto told = manager_.wanted(ipc::CacheId{i}, marks_, actions);
-      SLUICE_ASSERT(told.has_value());
+      tell_wanted(ipc::CacheId{i}, marks_.now, Urgency::now, actions);
+      tell_wanted(ipc::CacheId{i}, marks_.soon, Urgency::soon, actions);
+      some = some || !marks_.now.empty() || !marks_.soon.empty();
     });
     execute(actions);
   }

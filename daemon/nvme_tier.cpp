@@ -100,7 +100,7 @@ void NvmeTier::write(storage::NamespaceId scope, std::span<const std::byte> key,
 }
 
 void NvmeTier::read(storage::NamespaceId scope, std::span<const std::byte> key,
-                    std::span<std::byte> frame, Done done) {
+                    std::span<std::byte> frame, storage::IoClass io_class, Done done) {
   const std::span<const std::byte> one[] = {key};
   const auto found = store_->find(scope, one);
   if (!found) return done(std::unexpected(found.error()));
@@ -108,8 +108,7 @@ void NvmeTier::read(storage::NamespaceId scope, std::span<const std::byte> key,
   if (!block || block->block_bytes > frame.size()) {
     return done(ipc::fail(Errc::not_found, "the block store has no such block any more"));
   }
-  store_->read(scope, key, *block, 0, frame.first(block->block_bytes), storage::IoClass::must_have,
-               std::move(done));
+  store_->read(scope, key, *block, 0, frame.first(block->block_bytes), io_class, std::move(done));
 }
 
 }  // namespace sluice::daemon

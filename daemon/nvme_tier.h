@@ -45,7 +45,7 @@ class NvmeTier {
              std::span<const std::byte> frame, std::uint64_t valid_bytes, Done done);
   // The whole block, into its frame. not_found and data_lost: it is gone.
   void read(storage::NamespaceId scope, std::span<const std::byte> key, std::span<std::byte> frame,
-            Done done);
+            storage::IoClass io_class, Done done);
 
  private:
   explicit NvmeTier(std::unique_ptr<storage::BlockStore> store);

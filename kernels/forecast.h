@@ -52,7 +52,7 @@ SLUICE_HD inline Forecasted forecast_page(const HotTable& table, const PageStore
   }
   const std::byte* from = source_of(table, store, page);
   if (from == nullptr) {
-    mark_wanted(table, block_of(table, page), claimer.step);
+    mark_wanted(table, block_of(table, page), kWantedSoon);
     return Forecasted::absent;
   }
   const Slot slot = claim_slot(table, claimer, page);

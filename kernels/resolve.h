@@ -290,7 +290,7 @@ SLUICE_HD inline void place(const HotTable& table, const PageStore& store, const
   if (from == nullptr) {
     finish(list, i, kNoSlot, Outcome::absent);
     ++counts.absent;
-    mark_wanted(table, block_of(table, page), claimer.step);
+    mark_wanted(table, block_of(table, page), kWantedNow);
     return;
   }
   const Slot slot = met == Met::filling ? hint : claim_slot(table, claimer, page);

@@ -46,7 +46,8 @@ struct Writer {
   }
   std::string operator()(const ReadBlock& a) const {
     return "read_block" + field("cache", a.cache.value) + field("id", a.id.value) +
-           field("frame", a.frame.value) + field("valid_bytes", a.valid_bytes);
+           field("frame", a.frame.value) + field("valid_bytes", a.valid_bytes) +
+           field("urgent", a.urgency == Urgency::now ? 1 : 0);
   }
   std::string operator()(const DropPins& a) const {
     return "drop_pins" + field("cache", a.cache.value) + field("sealed", a.sealed ? 1 : 0) +

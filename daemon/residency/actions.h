@@ -22,6 +22,7 @@
 #include <variant>
 #include <vector>
 
+#include "daemon/residency/types.h"
 #include "ipc/ids.h"
 
 namespace sluice::residency {
@@ -108,6 +109,7 @@ struct ReadBlock {
   ipc::FrameId frame;
   std::uint64_t valid_bytes = 0;
   std::vector<std::byte> key;
+  Urgency urgency = Urgency::now;
   friend bool operator==(const ReadBlock&, const ReadBlock&) = default;
 };
 

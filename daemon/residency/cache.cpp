@@ -306,15 +306,27 @@ void dereference(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId
   }
   if (!in_use_order(block)) return;  // goes when it has arrived, left or been written
   append_newest(cache, id);
-  if (cache.frames.is_vacating(block.frame)) evict_vacating(cache, seed, id, now);
+  if (cache.frames.is_vacating(block.frame)) evict_vacating_soon(cache, seed, id, now);
 }
 
-void evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
+bool evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
                     std::uint64_t now) {
   const bool forced = cache.frames.is_forced(cache.blocks[id.value].frame);
-  const EvictReason reason = forced ? EvictReason::quota : EvictReason::pressure;
-  // Nobody comes back to a block of a scan that is over.
-  if (!give_up(cache, seed, id, reason, now)) evict(cache, seed, id, reason);
+  return give_up(cache, seed, id, forced ? EvictReason::quota : EvictReason::pressure, now);
+}
+
+void evict_vacating_soon(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
+                         std::uint64_t now) {
+  if (evict_vacating(cache, seed, id, now)) return;
+  const FrameId frame = cache.blocks[id.value].frame;
+  const std::uint32_t extent = cache.frames.extent_of(frame);
+  const std::uint32_t place = frame.value % cache.shape.frames_per_extent;
+  const auto scan = std::ranges::find(cache.vacate_scans, extent, &VacateScan::extent);
+  if (scan == cache.vacate_scans.end()) {
+    cache.vacate_scans.push_back({extent, place});
+  } else {
+    scan->next = std::min(scan->next, place);
+  }
 }
 
 void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason) {
@@ -351,7 +363,7 @@ void give_back_frame(Cache& cache, Block& block, Actions& actions) {
   if (!cache.frames.give_back(frame) || cache.shape.extents_stay) return;
   const std::uint32_t spare = cache.keep_spare ? kSpareEmptyExtents : 0;
   // What promotions wait for was displaced for them.
-  const bool needed = !cache.tiering.promotions.empty();
+  const bool needed = cache.tiering.has_promotions();
   if (cache.frames.vacating(extent) || (!needed && cache.frames.empty() > spare)) {
     release_extent(cache, extent, actions);
   }

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -46,7 +47,9 @@ struct alignas(64) Block {
   bool stored : 1 = false;   // the block store has it, as far as is known
   bool writing : 1 = false;  // place is resident
   bool leaves : 1 = false;   // writing, and to leave DRAM then though it is referred to
+  bool stays : 1 = false;    // writing, and to stay though nobody refers to it
   bool wanted : 1 = false;   // not resident, and to be read as soon as it can be
+  bool urgent : 1 = false;   // wanted, or arriving, with Urgency::now
   std::array<std::byte, kKeyHeadBytes> key_head{};  // zero behind the key's end
 };
 static_assert(sizeof(Block) == 64);
@@ -72,13 +75,17 @@ struct Tiering {
   std::deque<BlockId> to_write;       // writing, and not ordered yet
   std::deque<BlockId> to_withdraw;    // leaving, and not in a batch yet
   std::vector<RetireBatch> batches;   // of leaving ones
-  std::deque<BlockId> promotions;     // wanted ones, in order
+  std::deque<BlockId> wanted_now;     // absent ones, in order; also some that are so no more
+  std::deque<BlockId> wanted_soon;    // the same
   std::uint32_t hand = 0;             // the id that displacing goes on with
   std::uint64_t refused_until = 0;    // event until which nothing is written
   std::uint64_t no_growth_until = 0;  // event until which promotions ask for no extents
   std::uint64_t stored_in_use = 0;    // blocks for which needs_no_write holds
+  std::uint64_t arriving_soon = 0;    // arriving ones that are not urgent
   TieringCounts counts;
   TieringTotals totals;
+
+  bool has_promotions() const { return !wanted_now.empty() || !wanted_soon.empty(); }
 };
 
 // An extent that is vacating and whose frames from `next` on were not looked at yet.
@@ -111,8 +118,10 @@ struct Cache {
   std::uint32_t sequences = 0;  // live handles
   std::uint32_t drains = 0;     // lists of references still being given up (state.h)
   std::uint64_t idle_since = 0;
-  bool queued = false;     // in State::cache_work
   bool keep_spare = true;  // of empty extents; false after an operator's evict
+  // Idle, and to be destroyed when what only DRAM has is written, unless somebody opens it.
+  std::optional<EvictReason> parting;
+  std::uint32_t next_parting = 0;  // ids before it were looked at for that
 
   Directory directory;
   ChunkedArray<Block> blocks;
@@ -144,6 +153,7 @@ struct Cache {
   ForecastLedger forecasts;
   EvictedCounts evicted_blocks{};
 
+  bool is_going() const { return state == CacheState::destroying || parting.has_value(); }
   // Ids that take_block can give.
   std::uint64_t available_ids() const { return free_ids.size() + shape.max_blocks - fresh_id; }
   // Ids that come back without anybody giving up a reference: of retiring blocks, and of those that
@@ -226,9 +236,13 @@ std::uint32_t evict_oldest(Cache& cache, const std::array<std::uint64_t, 2>& see
                            std::uint32_t most, EvictReason reason, std::uint64_t now);
 // Evicts a sealed block without references that is neither written, read nor leaving.
 void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason);
-// Evicts, or writes first, one in the order of use because its extent is vacating.
-void evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
+// Evicts, or writes first, one in the order of use because its extent is vacating. False: as many
+// as may be are being written, and nothing was done.
+bool evict_vacating(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
                     std::uint64_t now);
+// The same, for later if it cannot be done now.
+void evict_vacating_soon(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
+                         std::uint64_t now);
 
 // What the cache evicted, added in bytes.
 void add_evicted_bytes(EvictedCounts& to, const Cache& cache);

@@ -8,6 +8,7 @@
 #include "daemon/residency/pressure.h"
 #include "daemon/residency/seeded.h"
 #include "daemon/residency/state.h"
+#include "daemon/residency/tiering.h"
 
 namespace sluice::residency {
 namespace {
@@ -222,11 +223,10 @@ Result<CacheId> free_number(State& state, TenantId tenant, Actions& actions) {
     const auto free = std::ranges::find_if(state.caches, [](const auto& cache) { return !cache; });
     return CacheId{static_cast<std::uint32_t>(free - state.caches.begin())};
   }
-  const bool going = std::ranges::any_of(state.caches, [](const auto& cache) {
-    return cache && cache->state == CacheState::destroying;
-  });
+  const bool going = std::ranges::any_of(
+      state.caches, [](const auto& cache) { return cache && cache->is_going(); });
   Cache* idle = idle_for(state, tenant, numbers);
-  if (!going && idle != nullptr) destroy_cache(state, *idle, EvictReason::pressure, actions);
+  if (!going && idle != nullptr) part_with(state, *idle, EvictReason::pressure, actions);
   if (going || idle != nullptr) {
     return ipc::fail(Errc::busy, "an idle cache is being destroyed to make room; try again");
   }
@@ -242,6 +242,7 @@ Result<CacheId> free_number(State& state, TenantId tenant, Actions& actions) {
 void enter_cache(Session& session, Cache& cache, Arena& arena) {
   ++cache.opens;
   ++arena.opens;
+  cache.parting.reset();
   if (cache.state == CacheState::idle) cache.state = CacheState::open;
   if (arena.state == CacheState::idle) arena.state = CacheState::open;
   bool known = false;
@@ -343,10 +344,13 @@ void destroy_arena(Cache& cache, Arena& arena, Actions& actions) {
   actions.push_back(DestroyArena{cache.id, arena.device});
 }
 
+namespace {
+
 // Its blocks go at once: their memory is not given to anyone before cache_destroyed.
-void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& actions) {
+void destroy_cache(Cache& cache, EvictReason reason, Actions& actions) {
   SLUICE_ASSERT(may_destroy(cache) && cache.counts.taken == 0 && cache.sequences == 0);
   cache.state = CacheState::destroying;
+  cache.parting.reset();
   cache.records = {};
   for (Arena& arena : cache.arenas) arena.state = CacheState::destroying;
   cache.evicted_blocks[static_cast<std::size_t>(reason)] += cache.counts.sealed;
@@ -365,8 +369,38 @@ void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& acti
   cache.given_up.clear();
   cache.batches.clear();
   cache.vacate_scans.clear();
-  std::erase(state.cache_work, cache.id);
   actions.push_back(DestroyCache{cache.id});
+}
+
+}  // namespace
+
+void part_with(State& state, Cache& cache, EvictReason reason, Actions& actions) {
+  SLUICE_ASSERT(may_part(cache));
+  cache.parting = reason;
+  cache.next_parting = 0;
+  (void)go_on_parting(state, cache, kMaxBlocksPerTurn, actions);
+}
+
+bool can_go_on_parting(const State& state, const Cache& cache) {
+  if (!cache.parting || !may_destroy(cache)) return false;
+  if (!may_write(cache, state.now)) return true;
+  return cache.next_parting < cache.fresh_id ? may_write_more(cache)
+                                             : cache.tiering.counts.writing == 0;
+}
+
+std::uint32_t go_on_parting(State& state, Cache& cache, std::uint32_t most, Actions& actions) {
+  if (!can_go_on_parting(state, cache)) return 0;
+  const std::uint32_t first = cache.next_parting;
+  if (may_write(cache, state.now)) {
+    const std::uint32_t end = first + std::min(most, cache.fresh_id - first);
+    (void)write_some(cache, cache.next_parting, end);
+    order_moves(cache, state.next_batch, actions);
+    if (cache.next_parting < cache.fresh_id || cache.tiering.counts.writing > 0) {
+      return cache.next_parting - first;
+    }
+  }
+  destroy_cache(cache, *cache.parting, actions);
+  return cache.next_parting - first;
 }
 
 void leave_cache(State& state, Session& session, std::vector<SessionCache>::iterator open) {
@@ -417,7 +451,11 @@ Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& s
     }
     if (!may_destroy(*cache)) return layout_differs(cache->spec.layout, spec.layout);
     // Nobody has it open: an engine that changed its layout.
-    destroy_cache(state, *cache, EvictReason::pressure, actions);
+    if (!cache->parting) part_with(state, *cache, EvictReason::pressure, actions);
+    if (cache->state != CacheState::destroying) {
+      return ipc::fail(Errc::busy,
+                       "what this cache has in another layout is being written; try again");
+    }
     cache = nullptr;
     arena = nullptr;
   }

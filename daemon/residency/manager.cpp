@@ -94,13 +94,11 @@ void work(State& state, Actions& actions) {
     state.ending.pop_front();
   }
   while (budget > 0 && !state.drains.empty()) drain_some(state, budget);
-  while (budget > 0 && !state.cache_work.empty()) {
-    const CacheId id = state.cache_work.front();
-    Cache* cache = state.caches[id.value].get();
-    if (cache != nullptr) budget -= scan_vacating(state, *cache, budget, actions);
-    if (cache != nullptr && !cache->vacate_scans.empty()) break;
-    if (cache != nullptr) cache->queued = false;
-    state.cache_work.pop_front();
+  for (const auto& cache : state.caches) {
+    if (cache && !cache->vacate_scans.empty()) {
+      budget -= scan_vacating(state, *cache, budget, actions);
+    }
+    if (cache && cache->parting) budget -= go_on_parting(state, *cache, budget, actions);
   }
   while (budget > 0 && !state.evictions.empty()) {
     const std::uint32_t evicted = evict_some(state, state.evictions.front(), budget);
@@ -159,7 +157,7 @@ std::uint64_t returning_bytes(const State& state, const TierBook& book, TenantId
   for (const auto& cache : state.caches) {
     if (!cache || cache->tenant != tenant) continue;
     sum += leaving_bytes(book, *cache);
-    if (book.tier == Tier::dram && cache->state != CacheState::destroying) {
+    if (book.tier == Tier::dram && !cache->is_going()) {
       sum += cache->frames.returning() * cache->extent_bytes();
     }
   }
@@ -168,11 +166,11 @@ std::uint64_t returning_bytes(const State& state, const TierBook& book, TenantId
 
 std::uint64_t leaving_bytes(const TierBook& book, const Cache& cache) {
   if (book.tier == Tier::dram) {
-    return cache.state == CacheState::destroying ? cache.dram_bytes() : 0;
+    return cache.is_going() ? cache.dram_bytes() : 0;
   }
   const auto arena = std::ranges::find(cache.arenas, book.device, &Arena::device);
-  if (arena == cache.arenas.end() || arena->state != CacheState::destroying) return 0;
-  return cache.hbm_bytes(*arena);
+  if (arena == cache.arenas.end()) return 0;
+  return cache.is_going() || arena->state == CacheState::destroying ? cache.hbm_bytes(*arena) : 0;
 }
 
 bool over_any_limit(const State& state, TenantId tenant) {
@@ -296,11 +294,11 @@ Status Manager::retired(CacheId id, std::uint64_t batch, Actions& actions) {
 
 bool Manager::pending_work() const {
   const State& state = *state_;
-  return !state.ending.empty() || !state.drains.empty() || !state.cache_work.empty() ||
-         !state.evictions.empty() ||
+  return !state.ending.empty() || !state.drains.empty() || !state.evictions.empty() ||
          std::ranges::find(state.shrinking, true) != state.shrinking.end() ||
-         std::ranges::any_of(state.caches, [](const auto& cache) {
-           return cache && !cache->tiering.promotions.empty();
+         std::ranges::any_of(state.caches, [&](const auto& cache) {
+           return cache && (!cache->vacate_scans.empty() || cache->tiering.has_promotions() ||
+                            can_go_on_parting(state, *cache));
          });
 }
 
@@ -326,7 +324,7 @@ Result<EvictOrdered> Manager::evict(const EvictRequest& request, Actions& action
   for (const EvictPlan::Row& row : plan->caches) {
     Cache& cache = *state.caches[row.cache.value];
     if (row.dropped) {
-      destroy_cache(state, cache, EvictReason::admin, actions);
+      part_with(state, cache, EvictReason::admin, actions);
       continue;
     }
     if (request.bytes == EvictRequest::kAll) release_empty_extents(cache, actions);

@@ -183,7 +183,8 @@ class Manager {
   Status loaded(CacheId id, BlockId block, bool whole, Actions& actions);
   // Somebody wants pages of these blocks and they are not in DRAM. Ids may be anybody's or
   // nobody's.
-  Status wanted(CacheId id, std::span<const BlockId> ids, Actions& actions);
+  Status wanted(CacheId id, std::span<const BlockId> ids, Actions& actions,
+                Urgency urgency = Urgency::now);
 
   // ---- memory coming back
 

@@ -22,16 +22,13 @@ std::uint64_t oldest_use(const Cache& cache) {
   return cache.blocks[cache.unreferenced.oldest.value].last_use;
 }
 
-void begin_vacating(State& state, Cache& cache, std::uint32_t extent, bool forced,
-                    Actions& actions) {
+void begin_vacating(Cache& cache, std::uint32_t extent, bool forced, Actions& actions) {
   if (cache.frames.is_empty(extent)) {
     release_extent(cache, extent, actions);
     return;
   }
   cache.frames.begin_vacating(extent, forced);
   cache.vacate_scans.push_back({extent, 0});
-  if (!cache.queued) state.cache_work.push_back(cache.id);
-  cache.queued = true;
 }
 
 bool can_give_extents(const Cache& cache) {
@@ -62,7 +59,7 @@ std::uint64_t take_extents(State& state, TenantId donor, const Cache* asking, st
     }
     if (from == nullptr) break;
     begun += from->extent_bytes();
-    begin_vacating(state, *from, extent, false, actions);
+    begin_vacating(*from, extent, false, actions);
   }
   return begun;
 }
@@ -76,7 +73,7 @@ std::uint64_t take_idle_caches(State& state, TenantId donor, const Cache* asking
     Cache* const idle = longest_idle(state, donor.value);
     if (idle == nullptr || idle == asking || !idle->shape.extents_stay) break;
     begun += idle->dram_bytes();
-    destroy_cache(state, *idle, EvictReason::pressure, actions);
+    part_with(state, *idle, EvictReason::pressure, actions);
   }
   return begun;
 }
@@ -141,14 +138,6 @@ void want(State& state, TierBook& book, TenantId tenant, Bound bound) {
 
 std::unexpected<Error> busy(std::string what) {
   return ipc::fail(Errc::busy, std::move(what) + "; try again after running steps have ended");
-}
-
-std::uint32_t stock_target(const Cache& cache) {
-  if (cache.tiering.store) {
-    return std::clamp(cache.frames.lasting() / kStoreStockFraction, kMinFreeStock,
-                      kStoreMaxFreeStock);
-  }
-  return std::clamp(cache.frames.lasting() / kFreeStockFraction, kMinFreeStock, kMaxFreeStock);
 }
 
 void grant_extents(State& state, Cache& cache, std::uint32_t count, DeviceId asking,
@@ -225,6 +214,14 @@ Result<bool> make_ids_room(State& state, Cache& cache, std::uint32_t count, Acti
 
 }  // namespace
 
+std::uint32_t stock_target(const Cache& cache) {
+  if (cache.tiering.store) {
+    return std::clamp(cache.frames.lasting() / kStoreStockFraction, kMinFreeStock,
+                      kStoreMaxFreeStock);
+  }
+  return std::clamp(cache.frames.lasting() / kFreeStockFraction, kMinFreeStock, kMaxFreeStock);
+}
+
 std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now) {
   return std::uint64_t{cache.frames.granting()} * cache.shape.frames_per_extent +
          coming_frames(cache) + cache.unreferenced.count + displaceable(cache, now);
@@ -294,7 +291,7 @@ void keep_stock(State& state, Cache& cache) {
 Cache* longest_idle(State& state, std::uint32_t tenant) {
   Cache* found = nullptr;
   for (const auto& cache : state.caches) {
-    if (!cache || !may_destroy(*cache)) continue;
+    if (!cache || !may_part(*cache)) continue;
     if (tenant != EvictRequest::kAny && cache->tenant.value != tenant) continue;
     if (found == nullptr || cache->idle_since < found->idle_since) found = cache.get();
   }
@@ -309,7 +306,7 @@ bool destroy_longest_idle(State& state, const TierBook& hbm, std::uint32_t tenan
     if (!cache || cache->tenant.value != tenant) continue;
     Arena* const arena = find_arena(*cache, hbm.device);
     if (arena == nullptr) continue;
-    if (!may_destroy_arena(*cache, *arena) && !may_destroy(*cache)) continue;
+    if (!may_destroy_arena(*cache, *arena) && !may_part(*cache)) continue;
     if (found != nullptr && arena->idle_since >= found->idle_since) continue;
     from = cache.get();
     found = arena;
@@ -318,7 +315,7 @@ bool destroy_longest_idle(State& state, const TierBook& hbm, std::uint32_t tenan
   if (may_destroy_arena(*from, *found)) {
     destroy_arena(*from, *found, actions);
   } else {
-    destroy_cache(state, *from, reason, actions);
+    part_with(state, *from, reason, actions);
   }
   return true;
 }
@@ -351,7 +348,7 @@ void shrink_tenant(State& state, TenantId tenant, Actions& actions) {
     for (const auto& cache : state.caches) {
       if (!cache || cache->tenant != tenant) continue;
       coming += leaving_bytes(book, *cache);
-      if (book.tier == Tier::dram && cache->state != CacheState::destroying) {
+      if (book.tier == Tier::dram && !cache->is_going()) {
         coming += cache->frames.leaving() * cache->extent_bytes();
       }
     }
@@ -363,7 +360,7 @@ void shrink_tenant(State& state, TenantId tenant, Actions& actions) {
     if (!over_dram && !over_hbm) break;
     Cache* const idle = over_dram ? longest_idle(state, tenant.value) : nullptr;
     if (idle != nullptr) {
-      destroy_cache(state, *idle, EvictReason::quota, actions);
+      part_with(state, *idle, EvictReason::quota, actions);
       continue;
     }
     const bool begun = std::ranges::any_of(state.hbm, [&](const TierBook& book) {
@@ -383,7 +380,7 @@ void shrink_tenant(State& state, TenantId tenant, Actions& actions) {
       }
     }
     if (from == nullptr) break;
-    begin_vacating(state, *from, extent, true, actions);
+    begin_vacating(*from, extent, true, actions);
     if (choices + 1 == kMaxChoicesPerTurn) return;  // goes on in the next turn
   }
   state.shrinking[tenant.value] = false;
@@ -412,14 +409,14 @@ std::uint32_t scan_vacating(State& state, Cache& cache, std::uint32_t most, Acti
       cache.vacate_scans.pop_front();
       continue;
     }
+    const BlockId id = cache.frames.owner(frame);
+    if (id != ipc::kNoBlock && cache.blocks[id.value].state == BlockState::sealed &&
+        in_use_order(cache.blocks[id.value]) &&
+        !evict_vacating(cache, state.config.hash_seed, id, state.now)) {
+      break;  // the store has to write what it was given first
+    }
     ++scan.next;
     ++looked;
-    const BlockId id = cache.frames.owner(frame);
-    if (id == ipc::kNoBlock) continue;
-    const Block& block = cache.blocks[id.value];
-    if (block.state == BlockState::sealed && in_use_order(block)) {
-      evict_vacating(cache, state.config.hash_seed, id, state.now);
-    }
   }
   order_batches(cache, state.next_batch, actions);
   return looked;

@@ -5,6 +5,8 @@
 
 namespace sluice::residency {
 
+// Free frames that the cache should have ahead of need.
+std::uint32_t stock_target(const Cache& cache);
 // Frames of the cache that are on their way, or that it could make free, without new extents.
 std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now);
 

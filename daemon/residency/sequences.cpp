@@ -117,7 +117,7 @@ void match_into(State& state, Cache& cache, Sequence& sequence, const KeyView& k
   sequence.blocks.reserve(sequence.blocks.size() + state.matched.size());
   for (const BlockId id : state.matched) {
     reference(cache, id);
-    want(cache, id);
+    want(cache, id, Urgency::soon);
     sequence.blocks.push_back(id);
     state.reply_blocks.push_back(ref_of(cache, id));
   }
@@ -311,7 +311,7 @@ Result<SequenceOpened> Manager::append_stored(SessionId session, Handle handle,
     } else {
       break;
     }
-    want(cache, id);
+    want(cache, id, Urgency::soon);
     sequence.blocks.push_back(id);
     state.reply_blocks.push_back(ref_of(cache, id));
   }
@@ -389,7 +389,7 @@ Result<SequenceOpened> Manager::adopt_sequence(SessionId session_id, CacheId cac
       ++sequence->taken;
     } else {
       reference(cache, id);
-      want(cache, id);
+      want(cache, id, Urgency::soon);
     }
     sequence->blocks.push_back(id);
     state.reply_blocks.push_back(ref_of(cache, id));

@@ -88,7 +88,6 @@ struct State {
 
   std::deque<Drain> drains;
   std::deque<SessionId> ending;
-  std::deque<CacheId> cache_work;  // caches with vacate_scans
   std::deque<Eviction> evictions;
 
   std::vector<BlockId> matched;        // scratch of the calls below
@@ -107,7 +106,7 @@ Result<Cache*> find_cache(State& state, CacheId id);
 void charge(TierBook& book, TenantId tenant, std::uint64_t bytes);
 void uncharge(TierBook& book, TenantId tenant, std::uint64_t bytes);
 
-// What a cache has of the tier, and how much of that is being destroyed.
+// What a cache has of the tier, and how much of that is being destroyed, or will be.
 std::uint64_t bytes_in(const TierBook& book, const Cache& cache);
 std::uint64_t leaving_bytes(const TierBook& book, const Cache& cache);
 // Bytes of the tenant's that come back to the tier without anybody giving up a reference.
@@ -117,7 +116,14 @@ bool over_any_limit(const State& state, TenantId tenant);
 
 // No session has it open and nothing of it is under way: it may be destroyed whole.
 bool may_destroy(const Cache& cache);
-void destroy_cache(State& state, Cache& cache, EvictReason reason, Actions& actions);
+// The same, and that has not begun.
+inline bool may_part(const Cache& cache) { return may_destroy(cache) && !cache.parting; }
+// Has it destroyed: at once, unless there is a block store that has to be given blocks first.
+void part_with(State& state, Cache& cache, EvictReason reason, Actions& actions);
+// Goes on with a cache that is parting; looks at up to `most` ids, and returns at how many it did.
+std::uint32_t go_on_parting(State& state, Cache& cache, std::uint32_t most, Actions& actions);
+// Whether that would do something now.
+bool can_go_on_parting(const State& state, const Cache& cache);
 // No session has the arena open, and the cache has another one that is made. Its blocks stay.
 bool may_destroy_arena(const Cache& cache, const Arena& arena);
 void destroy_arena(Cache& cache, Arena& arena, Actions& actions);

@@ -18,10 +18,6 @@ bool writes_refused(const Tiering& tiering, std::uint64_t now) {
   return now < tiering.refused_until;
 }
 
-bool may_write_more(const Cache& cache) {
-  return cache.tiering.counts.writing < most_moving(cache, kMaxWritingBytes);
-}
-
 void begin_writing(Cache& cache, BlockId id) {
   cache.blocks[id.value].writing = true;
   ++cache.tiering.counts.writing;
@@ -33,6 +29,12 @@ void begin_leaving(Cache& cache, BlockId id) {
   cache.blocks[id.value].place = Place::leaving;
   ++cache.tiering.counts.leaving;
   cache.tiering.to_withdraw.push_back(id);
+}
+
+std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
+
+std::deque<BlockId>& queue_of(Tiering& tiering, Urgency urgency) {
+  return urgency == Urgency::now ? tiering.wanted_now : tiering.wanted_soon;
 }
 
 // The block has no frame any more.
@@ -51,7 +53,7 @@ void become_absent(Cache& cache, const std::array<std::uint64_t, 2>& seed, Block
   if (block.references == 0) {
     evict(cache, seed, id, EvictReason::pressure);
   } else if (block.wanted) {
-    cache.tiering.promotions.push_back(id);
+    queue_of(cache.tiering, block.urgent ? Urgency::now : Urgency::soon).push_back(id);
   }
 }
 
@@ -75,10 +77,74 @@ std::vector<std::byte> copy_of_key(const Cache& cache, BlockId id) {
   return {key.bytes.begin(), key.bytes.begin() + static_cast<std::ptrdiff_t>(key.size)};
 }
 
-void forget_promotions(Cache& cache) {
-  for (const BlockId id : std::exchange(cache.tiering.promotions, {})) {
-    cache.blocks[id.value].wanted = false;
+// Whether an entry of that queue stands for a block that is to be read. Ids stay in a queue when
+// their block is gone, and may be another's then, and when what was wanted soon is wanted now.
+bool is_waiting(const Block& block, Urgency urgency) {
+  return block.state == BlockState::sealed && block.wanted && block.place == Place::absent &&
+         block.urgent == (urgency == Urgency::now);
+}
+
+void forget_promotions(Cache& cache, Urgency urgency) {
+  for (const BlockId id : std::exchange(queue_of(cache.tiering, urgency), {})) {
+    Block& block = cache.blocks[id.value];
+    if (is_waiting(block, urgency)) block.wanted = false;
   }
+}
+
+bool may_read_more(const Cache& cache, Urgency urgency) {
+  const Tiering& tiering = cache.tiering;
+  if (tiering.counts.arriving >= most_moving(cache, kMaxArrivingBytes)) return false;
+  return urgency == Urgency::now ||
+         tiering.arriving_soon < most_moving(cache, kMaxArrivingSoonBytes);
+}
+
+void begin_reading(Cache& cache, BlockId id, Actions& actions) {
+  Tiering& tiering = cache.tiering;
+  Block& block = cache.blocks[id.value];
+  block.wanted = false;
+  block.frame = cache.frames.take(id);
+  if (block.references > 0) cache.frames.hold(block.frame);
+  block.place = Place::arriving;
+  --tiering.counts.absent;
+  ++tiering.counts.arriving;
+  if (!block.urgent) ++tiering.arriving_soon;
+  note(cache, id);
+  actions.push_back(ReadBlock{cache.id, id, block.frame, valid_bytes(block), copy_of_key(cache, id),
+                              block.urgent ? Urgency::now : Urgency::soon});
+  if (SLUICE_SEEDED(publish_before_loaded)) {
+    actions.push_back(SetFrame{cache.id, id, block.frame});
+  }
+}
+
+// Begins to read what is wanted so, and sees to frames for the rest. True: nothing is left.
+bool promote(State& state, Cache& cache, Urgency urgency, Actions& actions) {
+  const std::uint32_t reserve =
+      urgency == Urgency::now ? 0 : divide_up(stock_target(cache), kUrgentStockFraction);
+  auto& queue = queue_of(cache.tiering, urgency);
+  while (!queue.empty()) {
+    const BlockId id = queue.front();
+    if (!is_waiting(cache.blocks[id.value], urgency)) {
+      queue.pop_front();
+      continue;
+    }
+    if (!may_read_more(cache, urgency)) return false;
+    const std::uint32_t available = cache.frames.available();
+    if (available <= reserve) {
+      // No more than there can be: a part of them is better than none.
+      const std::uint64_t most =
+          std::clamp<std::uint64_t>(frames_within_reach(cache, state.now), 1, kMaxBlocksPerTurn);
+      const auto asked = available + std::min<std::uint64_t>(queue.size(), most);
+      const Growth growth =
+          state.now < cache.tiering.no_growth_until ? Growth::refused : Growth::allowed;
+      const auto room = acquire_frames(state, cache, static_cast<std::uint32_t>(asked), growth,
+                                       cache.arenas.front().device, actions);
+      if (!room && room.error().code != Errc::busy) forget_promotions(cache, urgency);
+      return queue.empty();
+    }
+    queue.pop_front();
+    begin_reading(cache, id, actions);
+  }
+  return true;
 }
 
 // The cache of a move. One that is being destroyed has no blocks any more, and its moves are void.
@@ -106,8 +172,8 @@ std::uint64_t most_moving(const Cache& cache, std::uint64_t bytes) {
 
 bool give_up(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason,
              std::uint64_t now) {
-  const bool write = !SLUICE_SEEDED(drop_unwritten) && cache.tiering.store &&
-                     !cache.blocks[id.value].stored && !writes_refused(cache.tiering, now);
+  const bool write =
+      !SLUICE_SEEDED(drop_unwritten) && !cache.blocks[id.value].stored && may_write(cache, now);
   if (!write) {
     evict(cache, seed, id, reason);
     return true;
@@ -119,6 +185,27 @@ bool give_up(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
     cache.blocks[id.value].writing = false;
     append_newest(cache, id);
     evict(cache, seed, id, reason);
+  }
+  return true;
+}
+
+bool may_write(const Cache& cache, std::uint64_t now) {
+  return cache.tiering.store && !writes_refused(cache.tiering, now);
+}
+
+bool may_write_more(const Cache& cache) {
+  return cache.tiering.counts.writing < most_moving(cache, kMaxWritingBytes);
+}
+
+bool write_some(Cache& cache, std::uint32_t& next, std::uint32_t end) {
+  for (; next < end; ++next) {
+    const BlockId id{next};
+    const Block& block = cache.blocks[next];
+    if (block.state != BlockState::sealed || !in_use_order(block) || block.stored) continue;
+    if (!may_write_more(cache)) return false;
+    leave_use_order(cache, id);
+    begin_writing(cache, id);
+    cache.blocks[next].stays = true;
   }
   return true;
 }
@@ -152,49 +239,22 @@ std::uint64_t displace(Cache& cache, std::uint64_t most, std::uint64_t now) {
   return begun;
 }
 
-void want(Cache& cache, BlockId id) {
+void want(Cache& cache, BlockId id, Urgency urgency) {
   Block& block = cache.blocks[id.value];
-  if (block.state != BlockState::sealed || block.wanted || is_lost(block)) return;
+  if (block.state != BlockState::sealed || is_lost(block)) return;
   if (block.place != Place::absent && block.place != Place::leaving) return;
-  if (cache.tiering.promotions.size() >= kMaxPromotionsQueued) return;
+  const bool now = urgency == Urgency::now;
+  if (block.wanted && (block.urgent || !now)) return;
+  auto& queue = queue_of(cache.tiering, urgency);
+  if (queue.size() >= kMaxPromotionsQueued) return;
   block.wanted = true;
-  if (block.place == Place::absent) cache.tiering.promotions.push_back(id);
+  block.urgent = now;
+  if (block.place == Place::absent) queue.push_back(id);
 }
 
 void promote(State& state, Cache& cache, Actions& actions) {
-  Tiering& tiering = cache.tiering;
-  while (!tiering.promotions.empty()) {
-    const BlockId id = tiering.promotions.front();
-    Block& block = cache.blocks[id.value];
-    if (block.state != BlockState::sealed || !block.wanted || block.place != Place::absent) {
-      tiering.promotions.pop_front();  // of a block that is gone; the id may be another one's
-      continue;
-    }
-    if (tiering.counts.arriving >= most_moving(cache, kMaxArrivingBytes)) return;
-    if (cache.frames.available() == 0) {
-      // No more than there can be: a part of them is better than none.
-      const std::uint64_t most =
-          std::clamp<std::uint64_t>(frames_within_reach(cache, state.now), 1, kMaxBlocksPerTurn);
-      const auto asked = std::min<std::uint64_t>(tiering.promotions.size(), most);
-      const Growth growth = state.now < tiering.no_growth_until ? Growth::refused : Growth::allowed;
-      const auto room = acquire_frames(state, cache, static_cast<std::uint32_t>(asked), growth,
-                                       cache.arenas.front().device, actions);
-      if (!room && room.error().code != Errc::busy) forget_promotions(cache);
-      return;
-    }
-    tiering.promotions.pop_front();
-    block.wanted = false;
-    block.frame = cache.frames.take(id);
-    if (block.references > 0) cache.frames.hold(block.frame);
-    block.place = Place::arriving;
-    --tiering.counts.absent;
-    ++tiering.counts.arriving;
-    note(cache, id);
-    actions.push_back(
-        ReadBlock{cache.id, id, block.frame, valid_bytes(block), copy_of_key(cache, id)});
-    if (SLUICE_SEEDED(publish_before_loaded)) {
-      actions.push_back(SetFrame{cache.id, id, block.frame});
-    }
+  if (promote(state, cache, Urgency::now, actions)) {
+    (void)promote(state, cache, Urgency::soon, actions);
   }
 }
 
@@ -231,6 +291,8 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
   --tiering.counts.writing;
   const bool leaves = (*block)->leaves;
   (*block)->leaves = false;
+  const bool stays = (*block)->stays;
+  (*block)->stays = false;
   if (outcome == WriteOutcome::stored || SLUICE_SEEDED(believe_refused)) {
     (*block)->stored = true;
     if (needs_no_write(**block)) ++tiering.stored_in_use;
@@ -241,12 +303,18 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
     ++tiering.totals.write_refused;
   }
   if ((*block)->references == 0) {
+    if (stays) (*block)->last_use = state.now;
     append_newest(**cache, block_id);
-    residency::evict(**cache, state.config.hash_seed, block_id, EvictReason::pressure);
+    if (!stays) {
+      residency::evict(**cache, state.config.hash_seed, block_id, EvictReason::pressure);
+    } else if ((*cache)->frames.is_vacating((*block)->frame)) {
+      evict_vacating_soon(**cache, state.config.hash_seed, block_id, state.now);
+    }
   } else if (leaves && (*block)->stored) {
     begin_leaving(**cache, block_id);
   }
   promote(state, **cache, actions);
+  if ((*cache)->parting) go_on_parting(state, **cache, kMaxBlocksPerTurn, actions);
   order_batches(**cache, state.next_batch, actions);
   return {};
 }
@@ -285,6 +353,8 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
   Tiering& tiering = (*cache)->tiering;
   const auto& seed = state.config.hash_seed;
   --tiering.counts.arriving;
+  if (!(*block)->urgent) --tiering.arriving_soon;
+  (*block)->urgent = false;
   if (whole) {
     (*block)->place = Place::resident;
     note(**cache, block_id);
@@ -295,7 +365,7 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
       (*block)->last_use = state.now;
       append_newest(**cache, block_id);
       if ((*cache)->frames.is_vacating((*block)->frame)) {
-        evict_vacating(**cache, seed, block_id, state.now);
+        evict_vacating_soon(**cache, seed, block_id, state.now);
       }
     }
   } else {
@@ -313,13 +383,14 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
   return {};
 }
 
-Status Manager::wanted(CacheId id, std::span<const BlockId> ids, Actions& actions) {
+Status Manager::wanted(CacheId id, std::span<const BlockId> ids, Actions& actions,
+                       Urgency urgency) {
   State& state = *state_;
   ++state.now;
   auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   for (const BlockId one : ids) {
-    if (one.value < (*cache)->fresh_id) want(**cache, one);
+    if (one.value < (*cache)->fresh_id) want(**cache, one, urgency);
   }
   promote(state, **cache, actions);
   keep_stock(state, **cache);

@@ -26,14 +26,20 @@ std::uint64_t most_moving(const Cache& cache, std::uint64_t bytes);
 bool give_up(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason,
              std::uint64_t now);
 
+// Begins to write blocks in the order of use that the store has not, with ids from `next` to
+// `end`, which it moves on. False: as many as may be are being written.
+bool write_some(Cache& cache, std::uint32_t& next, std::uint32_t end);
+bool may_write(const Cache& cache, std::uint64_t now);  // the store was not refusing lately
+bool may_write_more(const Cache& cache);
+
 // Blocks in DRAM that sequences refer to and that could be displaced.
 std::uint64_t displaceable(const Cache& cache, std::uint64_t now);
 // Begins to displace up to `most` of these; how many it were.
 std::uint64_t displace(Cache& cache, std::uint64_t most, std::uint64_t now);
 
 // The block is to be read as soon as it can be, unless it is there, on its way or lost.
-void want(Cache& cache, BlockId id);
-// Begins to read what is wanted, and sees to frames for the rest.
+void want(Cache& cache, BlockId id, Urgency urgency);
+// Begins to read what is wanted, first what is wanted now, and sees to frames for the rest.
 void promote(State& state, Cache& cache, Actions& actions);
 
 // WriteBlock for what is to be written, and Withdraw for what is leaving, as far as

@@ -146,6 +146,12 @@ enum class Place : std::uint8_t {
 };
 std::string_view to_string(Place place);
 
+// How soon a block that only the store has is to be in DRAM.
+enum class Urgency : std::uint8_t {
+  soon = 0,  // a forecast names it, or a sequence was opened with it
+  now = 1,   // a step cannot go on without it
+};
+
 struct BlockRef {
   BlockId id = ipc::kNoBlock;
   FrameId frame = ipc::kNoFrameId;

@@ -76,12 +76,24 @@ __device__ inline void store_release_device(std::uint32_t* at, std::uint32_t val
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
 }
 
-// Plain stores to the node's memory, which the CPU reads.
+// Plain loads and stores of the node's memory, which the CPU reads and writes.
+__device__ inline std::uint32_t load_system(const std::uint32_t* at) {
+  std::uint32_t value;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
+  return value;
+}
 __device__ inline void store_system(std::uint32_t* at, std::uint32_t value) {
   asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
 }
 __device__ inline void store_system(std::uint64_t* at, std::uint64_t value) {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(value) : "memory");
+}
+
+// Nanoseconds, as far as the device's clock tells them apart.
+__device__ inline std::uint32_t time_now() {
+  std::uint32_t value;
+  asm volatile("mov.u32 %0, %%globaltimer_lo;" : "=r"(value));
+  return value;
 }
 
 // Relaxed: what a word promises is ordered by the fences of those who make and use the promise.

@@ -86,7 +86,7 @@ __device__ void gather(const Launch& launch, Shared& shared, std::uint32_t begin
       missing = frame < shared.frames_ready;
       absent = !missing;
       if (absent) {
-        mark_wanted_by(table, block, shared.step);
+        mark_wanted_by(table, block, kWantedSoon);
         tell(launch, index, kNoSlot, Outcome::absent);
       }
     }

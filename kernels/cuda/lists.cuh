@@ -200,12 +200,16 @@ __device__ inline void finish(const Launch& launch, std::uint32_t index, Slot sl
   if (launch.batch.outcomes != nullptr) launch.batch.outcomes[index] = outcome;
 }
 
-__device__ inline void mark_wanted_by(const HotTable& table, Block block, Step step) {
-  store_system(&table.wanted[block], (step << 1) | 1);
+// As mark_wanted and ring_wanted_bell. The bell cannot be counted up over PCIe, so it tells the
+// time: another value also for a launch of the same step that asks again.
+__device__ inline void mark_wanted_by(const HotTable& table, Block block, std::uint32_t mark) {
+  if (mark != kWantedSoon || load_system(&table.wanted[block]) == kNotWanted) {
+    store_system(&table.wanted[block], mark);
+  }
   asm volatile(
       "st.relaxed.sys.global.u8 [%0], %1;" ::"l"(&table.wanted_groups[block / kWantedGroup]), "r"(1)
       : "memory");
-  store_system(&table.host_header->wanted_bell, step);
+  store_system(&table.host_header->wanted_bell, time_now());
 }
 
 // While there are slots that were never claimed, they go first: windows fill unevenly, and a full

@@ -216,7 +216,7 @@ __device__ inline void claim_slots(const Launch& launch, Shared& shared, std::ui
       if (frame == kNoFrame) {
         claim.slot = kNoSlot;
         claim.outcome = Outcome::absent;
-        mark_wanted_by(table, block_of(table, claim.page), shared.step);
+        mark_wanted_by(table, block_of(table, claim.page), kWantedNow);
       } else if (claim.slot != kNoSlot) {
         take_over(table, shared, claim);
       }

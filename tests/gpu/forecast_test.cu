@@ -170,10 +170,11 @@ TEST(Forecast, MarksBlocksOfAbsentPagesAsWanted) {
       forecaster.forecast({page, static_cast<std::int32_t>(world.page(6, 3))}, Outcome::absent), 1);
   EXPECT_EQ(forecaster.count(Outcome::filled), 1);
   EXPECT_EQ(forecaster.none.get()[0], 1u);
-  Block wanted = 0;
+  WantedBlock wanted;
   EXPECT_NE(wanted_bell(world.daemons_), 0u);
   ASSERT_EQ(collect_wanted(world.daemons_, &wanted, 1), 1u);
-  EXPECT_EQ(wanted, 5u);
+  EXPECT_EQ(wanted.block, 5u);
+  EXPECT_FALSE(wanted.now);
 }
 
 TEST(Forecast, TakesNoSlotOfAPageThatWasUsedLately) {

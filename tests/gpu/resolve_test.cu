@@ -345,16 +345,29 @@ TEST(FrameLog, WhatTheDaemonLoggedHoldsInTheNextStep) {
   auto slots = user.step({static_cast<std::int32_t>(page)});
   EXPECT_EQ(slots[0], kNoSlot);
   EXPECT_EQ(user.outcomes.get()[0], Outcome::absent);
-  Block wanted = 0;
+  WantedBlock wanted;
   EXPECT_NE(wanted_bell(world.daemons_), 0u);
   ASSERT_EQ(collect_wanted(world.daemons_, &wanted, 1), 1u);
-  EXPECT_EQ(wanted, 5u);
+  EXPECT_EQ(wanted.block, 5u);
+  EXPECT_TRUE(wanted.now);
 
   world.fill_frame(63, 5);  // the block's bytes in another frame
   world.set_frame(5, 63);
   slots = user.step({static_cast<std::int32_t>(page)});
   ASSERT_GE(slots[0], 0);
   EXPECT_TRUE(world.holds(slots[0], 5, 3));
+}
+
+TEST(FrameLog, WhoAsksAgainInTheSameStepIsHeardAgain) {
+  World world({});
+  User user(world, 0, 1, 1);
+  const std::vector<std::int32_t> pages{static_cast<std::int32_t>(world.page(5, 3))};
+  world.set_frame(5, kNoFrame);
+  user.enter();
+  user.resolve(pages);
+  const std::uint32_t bell = wanted_bell(world.daemons_);
+  user.resolve(pages);
+  EXPECT_NE(wanted_bell(world.daemons_), bell);
 }
 
 TEST(FrameLog, WhoIsFarBehindTakesTheOriginalAndKeepsUpAfterwards) {

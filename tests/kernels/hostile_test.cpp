@@ -54,7 +54,7 @@ void use_everything(Pool& pool, std::mt19937_64& random) {
   Grace grace;
   grace.start(pool.table, pool.log.end);
   grace.poll(pool.table);
-  Block wanted[4];
+  WantedBlock wanted[4];
   collect_wanted(pool.table, wanted, 4);
   read_counters(pool.table);
 }

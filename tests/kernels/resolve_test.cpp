@@ -83,11 +83,12 @@ TEST(Resolve, MarksTheBlockOfAnAbsentPageAsWanted) {
       resolve_pages(pool, 0, step, {pool.page(3, 1), pool.page(3, 2), pool.page(7, 0)});
   EXPECT_EQ(got.counts.absent, 3u);
   EXPECT_NE(wanted_bell(pool.table), bell);
-  Block blocks[8];
+  WantedBlock blocks[8];
   ASSERT_EQ(collect_wanted(pool.table, blocks, 1), 1u);
-  EXPECT_EQ(blocks[0], 3u);
+  EXPECT_EQ(blocks[0].block, 3u);
+  EXPECT_TRUE(blocks[0].now);
   ASSERT_EQ(collect_wanted(pool.table, blocks, 8), 1u);
-  EXPECT_EQ(blocks[0], 7u);
+  EXPECT_EQ(blocks[0].block, 7u);
   EXPECT_EQ(collect_wanted(pool.table, blocks, 8), 0u);
 }
 
@@ -325,6 +326,28 @@ TEST(Forecast, BringsInPagesThatTheNextResolveCountsAsUsed) {
   EXPECT_EQ(got.counts.hits, 2u);
   EXPECT_EQ(got.counts.forecast_used, 2u);
   EXPECT_FALSE(any_forecasts(pool.table));
+}
+
+TEST(Forecast, AsksForAbsentBlocksLessUrgentlyThanAResolve) {
+  Pool pool({});
+  const Page pages[] = {pool.page(3, 1), pool.page(7, 0)};
+  const auto forecast_both = [&] {
+    forecast(pool.table, pool.store, 1, enter_step(pool.table, 1),
+             {.pages = pages, .count = 2, .budget_bytes = 1024});
+    leave_step(pool.table, 1);
+  };
+  WantedBlock blocks[8];
+  forecast_both();
+  ASSERT_EQ(collect_wanted(pool.table, blocks, 8), 2u);
+  EXPECT_FALSE(blocks[0].now);
+  EXPECT_FALSE(blocks[1].now);
+  forecast_both();
+  resolve_pages(pool, 0, enter_step(pool.table, 0), {pool.page(3, 1)});
+  forecast_both();
+  ASSERT_EQ(collect_wanted(pool.table, blocks, 8), 2u);
+  EXPECT_EQ(blocks[0].block, 3u);
+  EXPECT_TRUE(blocks[0].now) << "a resolve needs it, whoever named it before or after";
+  EXPECT_FALSE(blocks[1].now);
 }
 
 TEST(Forecast, CountsWhatIsDroppedUnusedAsWasted) {

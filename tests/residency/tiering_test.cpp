@@ -26,20 +26,29 @@ std::string name_of(std::span<const std::byte> key) {
   return {reinterpret_cast<const char*>(key.data()), key.size()};
 }
 
+const EvictRequest drop_all{EvictRequest::kAny, EvictRequest::kAny, EvictRequest::kAll, true};
+
 // A node whose store answers when it is told to, and keeps which block is in which frame.
 class TieringTest : public testing::Test {
  protected:
-  explicit TieringTest(const ManagerConfig& config = node_with_store()) : node(config) {}
+  explicit TieringTest(const ManagerConfig& config = node_with_store(),
+                       const CacheSpec& spec = small_cache())
+      : node(config), cache(node.cache(session, spec)) {}
 
   // Answers one action of each kind that the node itself does not.
   void answer(const Action& action) {
     if (const auto* write = std::get_if<WriteBlock>(&action)) {
+      if (holds_writes) {
+        writes.push_back(*write);
+        return;
+      }
       const std::string key = name_of(write->key);
       if (!refuses) stored[key] = write->valid_bytes;
       EXPECT_EQ(frames.at(write->frame.value), key) << "what is written is what is in the frame";
-      EXPECT_TRUE(node.manager.written(write->cache, write->id,
-                                       refuses ? WriteOutcome::refused : WriteOutcome::stored,
-                                       node.actions));
+      const auto told = node.manager.written(write->cache, write->id,
+                                             refuses ? WriteOutcome::refused : WriteOutcome::stored,
+                                             node.actions);
+      EXPECT_TRUE(told || node.status(cache).state == CacheState::destroying);
     } else if (const auto* withdraw = std::get_if<Withdraw>(&action)) {
       for (const BlockId id : withdraw->ids) known.erase(id.value);
       if (holds_graces) {
@@ -92,7 +101,8 @@ class TieringTest : public testing::Test {
       }
       if (node.manager.pending_work()) node.manager.turn(node.actions);
     }
-    EXPECT_TRUE(turns < 1000 || !graces.empty() || !reads.empty()) << "the work does not end";
+    EXPECT_TRUE(turns < 1000 || !graces.empty() || !reads.empty() || !writes.empty())
+        << "the work does not end";
     node.manager.check();
   }
 
@@ -136,6 +146,11 @@ class TieringTest : public testing::Test {
     return node.manager.sequence_blocks(session, sequence, 0, 1024)->rows;
   }
 
+  void want_soon(std::span<const BlockId> ids) {
+    EXPECT_TRUE(node.manager.wanted(cache, ids, node.actions, Urgency::soon));
+    settle();
+  }
+
   void want(Handle sequence) {
     EXPECT_TRUE(node.manager.wanted(cache, ids_of(sequence), node.actions));
     settle();
@@ -161,14 +176,16 @@ class TieringTest : public testing::Test {
   bool refuses = false;
   bool holds_graces = false;
   bool holds_reads = false;
+  bool holds_writes = false;
   bool grants_fail = false;
   std::vector<ReadBlock> reads;
+  std::vector<WriteBlock> writes;
   std::vector<Withdraw> graces;
   std::set<std::uint32_t> in_grace;              // the frames of these
   std::map<std::uint32_t, std::string> frames;   // what is in them
   std::map<std::uint32_t, std::uint32_t> known;  // what resolvers know: id to frame
   SessionId session = node.session();
-  CacheId cache = node.cache(session);
+  CacheId cache;
 };
 
 TEST_F(TieringTest, BlocksThatNobodyRefersToAreWrittenBeforeTheyLeave) {
@@ -237,6 +254,45 @@ TEST_F(TieringTest, WhatIsWantedComesBackWithItsBytes) {
     }
   }
   EXPECT_GE(node.status(cache).tiering_totals.promoted, 4 * kFrames);
+}
+
+TEST_F(TieringTest, ForecastsComeBackToo) {
+  const Handle all = make("a", 5 * kFrames);
+  const BlockId first = absent_of(all).front();
+  want_soon(std::vector{first});
+  EXPECT_TRUE(known.contains(first.value));
+  const auto ordered = Node::all<ReadBlock>(node.done);
+  ASSERT_EQ(ordered.size(), 1U);
+  EXPECT_EQ(ordered[0].urgency, Urgency::soon);
+}
+
+TEST_F(TieringTest, WhatAStepWaitsForOvertakesForecasts) {
+  const Handle all = make("a", 5 * kFrames);
+  const std::vector<BlockId> absent = absent_of(all);
+  holds_graces = true;
+  holds_reads = true;
+  want_soon(absent);
+  EXPECT_FALSE(graces.empty()) << "room is made for forecasts";
+  EXPECT_TRUE(reads.empty());
+  EXPECT_GT(node.status(cache).free_frames, 0U) << "forecasts take all frames";
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{absent.back()}, node.actions));
+  settle();
+  ASSERT_EQ(reads.size(), 1U);
+  EXPECT_EQ(reads[0].id, absent.back());
+  EXPECT_EQ(reads[0].urgency, Urgency::now);
+  holds_graces = false;
+  in_grace.clear();
+  for (const Withdraw& grace : std::exchange(graces, {})) {
+    EXPECT_TRUE(node.manager.withdrawn(grace.cache, grace.batch, node.actions));
+  }
+  settle();
+  ASSERT_GT(reads.size(), 1U) << "forecasts wait for nothing";
+  EXPECT_EQ(reads[1].id, absent.front());
+  EXPECT_EQ(reads[1].urgency, Urgency::soon);
+  std::set<std::uint32_t> once;
+  for (const ReadBlock& read : reads) {
+    EXPECT_TRUE(once.insert(read.id.value).second) << read.id.value << " is read twice";
+  }
 }
 
 TEST_F(TieringTest, AFrameIsNobodysUntilItsGraceIsOver) {
@@ -397,6 +453,104 @@ TEST_F(TieringTest, AnExtentThatWasEmptiedForPromotionsIsNotReleased) {
   EXPECT_TRUE(Node::all<ReleaseExtent>(node.done).empty());
 }
 
+TEST_F(TieringTest, ACacheThatGoesIsWrittenFirst) {
+  make("a", kFrames - 1);
+  ASSERT_TRUE(node.manager.session_dead(session, node.actions));
+  settle();
+  ASSERT_TRUE(stored.empty());
+  node.done.clear();
+  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  settle();
+  EXPECT_EQ(stored.size(), kFrames - 1);
+  ASSERT_EQ(Node::all<DestroyCache>(node.done).size(), 1U);
+  EXPECT_TRUE(node.manager.caches().empty());
+}
+
+TEST_F(TieringTest, ACacheThatGoesGoesAtOnceWhileTheStoreRefuses) {
+  make("a", kFrames - 1);
+  ASSERT_TRUE(node.manager.session_dead(session, node.actions));
+  settle();
+  refuses = true;
+  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  settle();
+  EXPECT_TRUE(node.manager.caches().empty());
+}
+
+TEST_F(TieringTest, ACacheThatIsOpenedWhileItGoesStaysAsItIs) {
+  make("a", kFrames - 1);
+  ASSERT_TRUE(node.manager.session_dead(session, node.actions));
+  settle();
+  holds_writes = true;
+  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  settle();
+  ASSERT_FALSE(writes.empty());
+  EXPECT_FALSE(node.manager.pending_work()) << "it turns while it has to wait";
+  session = node.session();
+  ASSERT_EQ(node.cache(session), cache);
+  holds_writes = false;
+  for (const WriteBlock& write : std::exchange(writes, {})) answer(write);
+  settle();
+  const Keys keys("a", kFrames - 1);
+  const Node::Opened again = node.open(session, cache, keys.view());
+  EXPECT_EQ(again.matched.size(), kFrames - 1);
+  for (const BlockRef& block : again.matched) EXPECT_TRUE(known.contains(block.id.value));
+}
+
+// Of which few may be written at a time.
+class LargeBlocksTest : public TieringTest {
+ protected:
+  static constexpr std::uint64_t kLarge = kMaxWritingBytes / 4;
+  static constexpr std::uint64_t kLargeExtent = kExtentFrames * kLarge;
+
+  LargeBlocksTest() : TieringTest(large_node(), large_cache()) {}
+
+  static ManagerConfig large_node() {
+    ManagerConfig config = node_with_store();
+    config.nvme_bytes = 1024 * kLarge;
+    config.hbm = {16 * kLargeExtent, kLargeExtent};
+    config.dram = {4 * kLargeExtent, kLargeExtent};
+    for (TenantSpec& tenant : config.tenants) {
+      tenant.hbm.limit_bytes = 16 * kLargeExtent;
+      tenant.dram.limit_bytes = 4 * kLargeExtent;
+    }
+    return config;
+  }
+
+  static CacheSpec large_cache() {
+    CacheSpec spec = small_cache();
+    spec.layout.layers = kLarge / kBlock / 64;
+    spec.layout.kv_heads = 64;
+    spec.layout.page_kind = ipc::PageKind::layer;
+    spec.hbm_bytes = kLargeExtent;
+    return spec;
+  }
+};
+
+TEST_F(LargeBlocksTest, WhatIsVacatedIsWrittenThoughTheStoreIsBusy) {
+  const Handle all = make("a", kFrames - 1);
+  std::set<std::string> left;
+  for (const BlockStatus& block : blocks_of(all)) left.insert(name_of(block.key));
+  ASSERT_EQ(left.size(), kFrames - 1);
+  node.release(session, all);
+  settle();
+  holds_writes = true;
+  limit_dram(kLargeExtent);
+  EXPECT_EQ(writes.size(), 4U) << "as many as may be at a time";
+  while (!writes.empty()) {
+    holds_writes = false;
+    for (const WriteBlock& write : std::exchange(writes, {})) answer(write);
+    holds_writes = true;
+    settle();
+  }
+  EXPECT_LE(node.status(cache).dram_bytes, kLargeExtent);
+  const auto listing = node.manager.blocks(cache, 0, 1024);
+  for (const BlockStatus& block : listing->rows) {
+    if (block.state == BlockState::sealed) left.erase(name_of(block.key));
+  }
+  for (const auto& [key, bytes] : stored) left.erase(key);
+  EXPECT_TRUE(left.empty()) << left.size() << " blocks are nowhere";
+}
+
 TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {
   const Handle all = make("a", 2 * kFrames);
   const std::vector<BlockId> absent = absent_of(all);
@@ -405,9 +559,10 @@ TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {
   want(all);
   ASSERT_FALSE(reads.empty());
   ASSERT_TRUE(node.manager.session_dead(session, node.actions));
-  const EvictRequest drop{EvictRequest::kAny, EvictRequest::kAny, EvictRequest::kAll, true};
-  ASSERT_TRUE(node.manager.evict(drop, node.actions));
-  ASSERT_EQ(Node::all<DestroyCache>(node.actions).size(), 1U);
+  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  refuses = true;
+  settle();
+  ASSERT_EQ(Node::all<DestroyCache>(node.done).size(), 1U);
   const auto is_void = [](const Status& status) {
     return !status && status.error().code == Errc::not_found;
   };

@@ -276,6 +276,8 @@ void World::follow_destroy(CacheId id) {
   }
   for (const auto& [number, block] : cache.blocks) {
     hold(block.life != Life::taken && block.references == 0, "a cache in use was destroyed");
+    hold(!store_ || block.life != Life::sealed || block.stored || block.lost || cache.may_drop,
+         "a cache was destroyed with blocks that the store has not, and was not asked to take");
   }
   cache.destroying = true;
   cache.blocks.clear();

@@ -127,7 +127,7 @@ class World {
     std::map<std::uint64_t, std::vector<BlockId>> withdrawals;  // of Withdraw
     std::uint32_t writes = 0;                                   // unanswered
     std::uint32_t reads = 0;
-    bool may_drop = false;  // the store refused, or was as busy as may be: blocks go unwritten
+    bool may_drop = false;  // the store refused: blocks go unwritten
 
     std::uint32_t opens() const;
     std::uint64_t most_moving() const;

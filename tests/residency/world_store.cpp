@@ -117,7 +117,6 @@ void World::follow_write(const WriteBlock& write) {
   block.writing = true;
   ++cache.writes;
   hold(cache.writes <= cache.most_moving(), "more writes at a time than may be");
-  if (cache.writes == cache.most_moving()) cache.may_drop = true;
   unanswered_.push_back({Unanswered::write, write.cache.value, write.id.value});
   count("block written");
 }
@@ -310,7 +309,8 @@ void World::wanted(const Event& event) {
   }
   const auto named = caches_.find(cache.value);
   const bool there = named != caches_.end() && !named->second.destroying;
-  hold(manager_.wanted(cache, ids, actions_).has_value() == there,
+  const Urgency urgency = event.b / 64 % 2 == 0 ? Urgency::now : Urgency::soon;
+  hold(manager_.wanted(cache, ids, actions_, urgency).has_value() == there,
        "wanted() of a cache that is (not) there");
 }
 
