@@ -50,6 +50,9 @@ class Channel {
     std::uint64_t user_data = 0;
   };
 
+  // The daemon is away, and the session not to be gone on with.
+  void say_goodbye() const { bell_.say_goodbye(); }
+
   // Room in request memory. Waits while requests in flight hold it. Errors: list_too_long,
   // timed_out.
   ipc::Result<ipc::RequestPiece> allocate(std::size_t bytes, ipc::Deadline deadline);

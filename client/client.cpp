@@ -68,7 +68,10 @@ Client::~Client() {
   watcher_.reset();
   if (session() == 0) return;
   const std::shared_ptr<Link> link = gate_->link();
-  if (gate_->state() != Gate::State::connected || link->broken()) return;
+  if (gate_->state() != Gate::State::connected || link->broken()) {
+    link->channel().say_goodbye();  // to the next daemon, which takes the bell over
+    return;
+  }
   // Best effort: the daemon also notices the end of the connection.
   (void)link->control().call([](auto& builder) { return wire::CreateBye(builder); }, deadline());
 }

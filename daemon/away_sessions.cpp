@@ -24,6 +24,7 @@ struct AwaySessions::Impl : std::enable_shared_from_this<Impl> {
     std::unique_ptr<asio::posix::stream_descriptor> pidfd;
     std::map<std::uint32_t, std::unique_ptr<asio::posix::stream_descriptor>> bells;
     bool process_gone = false;
+    bool said_goodbye = false;
     std::size_t bells_open = 0;
     bool claimed = false;
   };
@@ -41,20 +42,24 @@ struct AwaySessions::Impl : std::enable_shared_from_this<Impl> {
 
   static asio::awaitable<void> watch_bell(std::shared_ptr<Impl> self, std::shared_ptr<Away> away,
                                           asio::posix::stream_descriptor* bell) {
-    const bool closed = co_await hung_up(*bell);
-    if (!closed || away->claimed) co_return;
+    const HangUp how = co_await hang_up_of(*bell);
+    if (how == HangUp::cancelled || away->claimed) co_return;
     --away->bells_open;
+    away->said_goodbye = away->said_goodbye || how == HangUp::goodbye;
     self->look(away);
   }
 
   void look(const std::shared_ptr<Away>& away) {
-    if (!away->process_gone || away->bells_open > 0 || away->claimed) return;
+    const bool over_for_it = away->process_gone || away->said_goodbye;
+    if (!over_for_it || away->bells_open > 0 || away->claimed) return;
     away->claimed = true;
     const ipc::SessionId id = away->session.id;
-    log_info("session closed",
-             {{"session", id.value},
-              {"tenant", away->session.tenant},
-              {"reason", std::string_view("its process died while it was away")}});
+    log_info(
+        "session closed",
+        {{"session", id.value},
+         {"tenant", away->session.tenant},
+         {"reason", std::string_view(away->said_goodbye ? "it was closed while the daemon was away"
+                                                        : "its process died while it was away")}});
     sessions.erase(id.value);
     over(id, away->tenant);
   }

@@ -1,8 +1,8 @@
 // Sessions of a daemon of before whose processes have not come back yet.
 //
-// Each is watched as a connected one would be: it is over when its process is dead and every copy
-// of its doorbells is closed (DESIGN rule 8). Until it comes back or is over, nothing that it could
-// touch is reused (residency/adopt.h).
+// Each is watched as a connected one would be: it is over when its process is dead, or said
+// good-bye on a doorbell, and every copy of its doorbells is closed (DESIGN rule 8). Until it comes
+// back or is over, nothing that it could touch is reused (residency/adopt.h).
 //
 // Thread-safety: the io thread.
 #pragma once

@@ -1,4 +1,5 @@
-// Waiting for the other ends of a doorbell to be closed, all copies of them.
+// Waiting for the other ends of a doorbell to be closed, all copies of them, and whether the client
+// said good-bye before (ipc/doorbell.h).
 //
 // Thread-safety: the io thread of the descriptor.
 #pragma once
@@ -11,21 +12,33 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 
 #include <cerrno>
+#include <cstdint>
+#include <cstring>
 
 #include "daemon/readiness.h"
+#include "ipc/doorbell.h"
 
 namespace sluice::daemon {
 
-// True when it hung up; false when the wait was cancelled. What was rung is swallowed. The caller
-// keeps the descriptor alive until this ends.
-inline boost::asio::awaitable<bool> hung_up(boost::asio::posix::stream_descriptor& bell) {
-  char scratch[256];
+enum class HangUp : std::uint8_t {
+  cancelled,  // it did not: the wait was cancelled
+  silent,
+  goodbye,
+};
+
+// What was rung is swallowed. The caller keeps the descriptor alive until this ends.
+inline boost::asio::awaitable<HangUp> hang_up_of(boost::asio::posix::stream_descriptor& bell) {
+  char heard[256];
+  HangUp how = HangUp::silent;
   while (true) {
     if (!co_await wait_for(bell, boost::asio::posix::stream_descriptor::wait_read)) {
-      co_return false;
+      co_return HangUp::cancelled;
     }
-    const ssize_t got = recv(bell.native_handle(), scratch, sizeof(scratch), MSG_DONTWAIT);
-    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) co_return true;
+    const ssize_t got = recv(bell.native_handle(), heard, sizeof(heard), MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) co_return how;
+    if (got > 0 && std::memchr(heard, ipc::Doorbell::kGoodbye, static_cast<std::size_t>(got))) {
+      how = HangUp::goodbye;
+    }
   }
 }
 

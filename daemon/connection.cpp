@@ -204,10 +204,12 @@ void Connection::stop(const std::string& why) {
 
 // The lane lets go of the session once the process cannot touch it any more.
 void Connection::finish_if_dead() {
-  const bool dead = said_bye || (process_gone && socket_closed && older_bells.empty());
+  const bool lets_go = process_gone || said_goodbye;
+  const bool dead = said_bye || (lets_go && socket_closed && older_bells.empty());
   if (!dead || left_lane) return;
   left_lane = true;
   const bool died = !said_bye;
+  if (said_goodbye && !process_gone) end_reason = "it was closed while the daemon was away";
   if (death == std::chrono::steady_clock::time_point{}) death = std::chrono::steady_clock::now();
   // The lane keeps no reference: a connection is destroyed on the io thread, as its descriptors
   // demand.

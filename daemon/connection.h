@@ -137,6 +137,7 @@ struct Connection : std::enable_shared_from_this<Connection> {
   // still has. While one does, that process can use what the session held.
   std::map<std::uint32_t, std::unique_ptr<boost::asio::posix::stream_descriptor>> older_bells;
   std::uint32_t last_bell = 0;
+  bool said_goodbye = false;  // on one of these: its client was closed
   AdminScope scope;
   bool admin = false;
   bool said_bye = false;

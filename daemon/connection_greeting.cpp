@@ -147,7 +147,9 @@ std::vector<std::uint8_t> Connection::keep_session(std::optional<KeptSession> ba
 
 asio::awaitable<void> Connection::watch_older_bell(std::uint32_t number) {
   const auto self = shared_from_this();
-  if (!co_await hung_up(*older_bells.at(number)) || left_lane) co_return;
+  const HangUp how = co_await hang_up_of(*older_bells.at(number));
+  if (how == HangUp::cancelled || left_lane) co_return;
+  said_goodbye = said_goodbye || how == HangUp::goodbye;
   older_bells.erase(number);
   server->coordinator.kept().forget_bell(session->id, number);
   finish_if_dead();

@@ -13,6 +13,13 @@ void Doorbell::ring() const {
   (void)send(end_.get(), &one, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+void Doorbell::say_goodbye() const {
+  // Beside what was rung and not heard.
+  const int enough = 1 << 16;
+  (void)setsockopt(end_.get(), SOL_SOCKET, SO_SNDBUF, &enough, sizeof(enough));
+  (void)send(end_.get(), &kGoodbye, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 Doorbell::Drained Doorbell::drain() const {
   std::array<char, kDrainBytes> rings;
   const ssize_t bytes = recv(end_.get(), rings.data(), rings.size(), MSG_DONTWAIT);

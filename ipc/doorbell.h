@@ -25,6 +25,12 @@ class Doorbell {
   // is gone, is left as it is.
   void ring() const;
 
+  // A last word, for a daemon that cannot be asked: whoever has the other end once all copies of
+  // this one are closed may read it, later and in another process. By it the client says what Bye
+  // says, that it touches nothing of the session any more.
+  void say_goodbye() const;
+  static constexpr char kGoodbye = 2;
+
   enum class Drained : bool { peer_gone, ok };
   // Silences the bell, by one call that takes at most kDrainBytes. Look at the ring after it, not
   // before.

@@ -263,6 +263,48 @@ TEST_P(Restart, WhatASessionOfBeforeMayTouchStaysUntilItIsDead) {
   EXPECT_TRUE(eventually([&] { return blocks_of(daemon, "sealed") == 0; }));
 }
 
+TEST_P(Restart, AClientThatIsClosedMeanwhileIsNotWaitedFor) {
+  DaemonProcess daemon(warm());
+  {
+    client::Client client = daemon.connect('a');
+    client::Cache cache = must(client.open_cache(cache_desc()));
+    client::Sequence sealed = written_sequence(cache, "k");
+    client::Sequence tail = must(cache.open_sequence({})).sequence;
+    must(tail.extend(3));
+    daemon.signal(SIGKILL);
+    daemon.wait();
+  }
+  daemon.start();
+  EXPECT_TRUE(eventually([&] { return only_session(daemon).is_null(); })) << only_session(daemon);
+  EXPECT_TRUE(eventually([&] { return blocks_of(daemon, "private") == 0; }));
+  EXPECT_EQ(blocks_of(daemon, "sealed"), kBlocks);
+  daemon.admin("evict", "{}");
+  EXPECT_TRUE(eventually([&] { return blocks_of(daemon, "sealed") == 0; }));
+}
+
+// A copy of the client's memory is in a child that was forked before.
+TEST_P(Restart, AClientThatIsClosedMeanwhileIsWaitedForWhileAChildHasItsMemory) {
+  DaemonProcess daemon(warm());
+  pid_t child = -1;
+  {
+    client::Client client = daemon.connect('a');
+    client::Cache cache = must(client.open_cache(cache_desc()));
+    client::Sequence sealed = written_sequence(cache, "k");
+    child = fork();
+    if (child == 0) {
+      pause();
+      _exit(0);
+    }
+    daemon.signal(SIGKILL);
+    daemon.wait();
+  }
+  daemon.start();
+  EXPECT_EQ(only_session(daemon)["state"], "away");
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  EXPECT_TRUE(eventually([&] { return only_session(daemon).is_null(); })) << only_session(daemon);
+}
+
 TEST_P(Restart, ASessionThatDiedWithTheDaemonLeavesNothing) {
   DaemonProcess daemon(warm());
   {
