@@ -91,8 +91,7 @@ sluice_status sluice_resolve_wait(sluice_actor* actor, const sluice_page_list* l
     auto wanted = lists_from(lists, list_count);
     if (!wanted) return std::unexpected(wanted.error());
     sluice_resolve_counts found{};
-    const auto until = ipc::deadline_in(std::chrono::microseconds(
-        std::min<std::uint64_t>(wait_us, std::numeric_limits<std::int64_t>::max() / 1000)));
+    const auto until = deadline_after(wait_us);
     if (auto ok = actor->impl->resolve_wait(*wanted, until, found); !ok) return ok;
     if (counts != nullptr) *counts = found;
     return {};

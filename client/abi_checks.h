@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -12,12 +13,17 @@
 #include <string>
 
 #include "client/sluice.h"
+#include "ipc/deadline.h"
 #include "ipc/error.h"
 
 namespace sluice::client::internal {
 
 // So that a deadline fits into the clock.
 inline constexpr std::uint64_t kMostTimeoutUs = std::uint64_t{1} << 50;
+
+inline ipc::Deadline deadline_after(std::uint64_t timeout_us) {
+  return ipc::deadline_in(std::chrono::microseconds(std::min(timeout_us, kMostTimeoutUs)));
+}
 
 // The status of an error, which is also written to `out` unless that is NULL.
 sluice_status report(const ipc::Error& error, sluice_error* out);

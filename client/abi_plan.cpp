@@ -132,6 +132,20 @@ sluice_status sluice_plan_launch(sluice_plan* plan, const sluice_stream* stream,
   });
 }
 
+sluice_status sluice_plan_launch_wait(sluice_plan* plan, const sluice_stream* stream,
+                                      std::uint64_t wait_us, std::uint64_t* absent,
+                                      sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (plan == nullptr) return null_argument("plan");
+    auto ref = stream_from(stream);
+    if (!ref) return std::unexpected(ref.error());
+    std::uint64_t left = 0;
+    auto ok = plan->impl->launch_wait(*ref, deadline_after(wait_us), left);
+    if (absent != nullptr) *absent = left;
+    return ok;
+  });
+}
+
 void sluice_plan_destroy(sluice_plan* plan) { delete plan; }
 
 }  // extern "C"

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "ipc/deadline.h"
 #include "ipc/error.h"
 
 namespace sluice::client::internal {
@@ -47,6 +48,10 @@ class Plan {
 
   // Only enqueues. Errors: forked, wrong_state (the actor is in no step), io_error.
   virtual ipc::Status launch(const StreamRef& stream) = 0;
+  // Launches until all items have come, or the deadline has. Sets how many are absent then. Errors
+  // also: invalid_argument (no outcomes, or a forecast), wrong_state (a capture).
+  virtual ipc::Status launch_wait(const StreamRef& stream, ipc::Deadline until,
+                                  std::uint64_t& absent) = 0;
 };
 
 }  // namespace sluice::client::internal

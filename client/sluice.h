@@ -464,7 +464,8 @@ SLUICE_API sluice_status sluice_resolve(sluice_actor* actor, const sluice_page_l
  * their way to DRAM since they were first asked for. Those that did not come are ABSENT, which is
  * no error. While the actor stays in its step, DRAM that the step may still read is not used for
  * what comes: a step that wants many more blocks than DRAM holds is better ended and begun anew.
- * wait_us 0: as sluice_resolve. On a GPU, where sluice_resolve only enqueues, NOT_SUPPORTED. */
+ * wait_us 0: as sluice_resolve. On a GPU, where sluice_resolve only enqueues, NOT_SUPPORTED: there
+ * plans can wait (sluice_plan_launch_wait). */
 SLUICE_API sluice_status sluice_resolve_wait(sluice_actor* actor, const sluice_page_list* lists,
                                              size_t list_count, uint64_t wait_us,
                                              sluice_resolve_counts* counts, sluice_error* error);
@@ -578,6 +579,18 @@ SLUICE_API sluice_status sluice_plan_create(sluice_actor* actor, const sluice_pl
  * not counted in the cache's stats; see `outcomes`. */
 SLUICE_API sluice_status sluice_plan_launch(sluice_plan* plan, const sluice_stream* stream,
                                             sluice_error* error);
+
+/* The same, and waits: until all items have their slots, or `wait_us` have gone by. While blocks of
+ * some are on their way from NVMe, or extents of DRAM on theirs into the device's sight, the plan
+ * is launched again and again, at growing intervals; each launch adds to `without_slot`, and with
+ * ADVANCE is a step of its own. Returns when the last launch has passed. `absent`, unless NULL, is
+ * set to the items that are ABSENT yet, which is no error. What sluice_resolve_wait says of DRAM
+ * that the step may still read holds here, but for ADVANCE. Outcomes of items beyond counts are set
+ * to 0. INVALID_ARGUMENT: the plan has no outcomes, or is a forecast. WRONG_STATE: also while the
+ * stream is captured. */
+SLUICE_API sluice_status sluice_plan_launch_wait(sluice_plan* plan, const sluice_stream* stream,
+                                                 uint64_t wait_us, uint64_t* absent,
+                                                 sluice_error* error);
 
 /* Its launches must have passed, and graphs with them must not run again. NULL is allowed. */
 SLUICE_API void sluice_plan_destroy(sluice_plan* plan);

@@ -154,6 +154,12 @@ class Plan {
   Status launch(const sluice_stream* stream = nullptr) {
     return detail::checked([&](sluice_error* e) { return sluice_plan_launch(get(), stream, e); });
   }
+  // Returns how many items are ABSENT at the end.
+  Result<std::uint64_t> launch_wait(std::uint64_t wait_us, const sluice_stream* stream = nullptr) {
+    return detail::made<std::uint64_t>([&](std::uint64_t* absent, sluice_error* e) {
+      return sluice_plan_launch_wait(get(), stream, wait_us, absent, e);
+    });
+  }
 
  private:
   struct Destroy {

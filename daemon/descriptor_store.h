@@ -45,8 +45,10 @@ class DescriptorStore {
   // Fine if there is none. What nobody else holds is freed when it returns, or soon after. Of a
   // keeper that does not answer any more it is asked nevertheless, and not waited for.
   virtual ipc::Status remove(std::string_view name) = 0;
-  // Removes everything: a stop after which nothing is to be found again. The last call.
+  // Removes everything: nothing is to be found again. The last call.
   virtual ipc::Status clear() = 0;
+  // Whether the holder is there, as far as can be seen without asking it. Errors: daemon_away.
+  virtual ipc::Status look() = 0;
   // For people: "sluice-keeper, pid 123", "systemd".
   virtual std::string describe() const = 0;
 };
@@ -69,7 +71,8 @@ struct KeeperOptions {
 };
 
 // The keeper that listens at `socket_path` (absolute, such as "<daemon.socket>.keeper"), which
-// starts from `program` (sluice-keeper) if there is none. Errors: invalid_argument (path),
+// starts from `program` (sluice-keeper) if there is none; with an empty `program` none is started,
+// and daemon_away says that there is none. Errors: invalid_argument (path),
 // not_supported (the program cannot be started), version_mismatch (a keeper of another version
 // holds descriptors for another version of the daemon), permission_denied, timed_out (it serves
 // another process, or does not start), or as the started program said.

@@ -145,6 +145,14 @@ class KeeperStore final : public DescriptorStore {
     return status;
   }
 
+  ipc::Status look() override {
+    const std::lock_guard lock(mutex_);
+    if (lost_) return std::unexpected(*lost_);
+    pollfd hung_up{socket_.get(), POLLRDHUP, 0};
+    if (poll(&hung_up, 1, 0) > 0) return std::unexpected(give_up(keeper_gone().error()));
+    return {};
+  }
+
   std::string describe() const override { return "sluice-keeper, pid " + std::to_string(pid_); }
 
  private:
@@ -342,7 +350,9 @@ ipc::Result<DescriptorStorePtr> open_keeper(const std::string& socket_path,
       last = std::move(store.error());
       continue;
     }
-    if (socket.error().code != Errc::daemon_away) return std::unexpected(socket.error());
+    if (socket.error().code != Errc::daemon_away || program.empty()) {
+      return std::unexpected(std::move(socket.error()));
+    }
     last = std::move(socket.error());
     SLUICE_KILL_POINT("keeper.starting");
     auto started = check_started(start_keeper(socket_path, program, options, deadline));

@@ -71,14 +71,40 @@ ipc::Status make_socket_folder(const Config& config) {
   return {};
 }
 
+namespace {
+
+std::string keeper_socket(const Config& config) { return config.daemon.socket + ".keeper"; }
+
+// What a daemon with a warm restart left takes memory for nothing if this one has a cold start.
+void free_what_is_kept(const Config& config) {
+  // One that does not answer is another daemon's.
+  constexpr std::chrono::milliseconds kPatience{200};
+  KeeperOptions options;
+  options.patience = kPatience;
+  auto store = open_descriptor_store(keeper_socket(config), std::string(), options);
+  if (!store && store.error().code == ipc::Errc::daemon_away) return;
+  const ipc::Status freed = store ? (*store)->clear() : std::unexpected(store.error());
+  if (freed) {
+    log_info("what a daemon of before left is freed, as restart.warm is off",
+             {{"by", (*store)->describe()}});
+  } else {
+    log_warn("what a daemon of before left is not freed", {{"reason", freed.error().text}});
+  }
+}
+
+}  // namespace
+
 ipc::Result<DescriptorStorePtr> open_store(const Config& config) {
-  if (!config.restart.warm) return DescriptorStorePtr();
+  if (!config.restart.warm) {
+    free_what_is_kept(config);
+    return DescriptorStorePtr();
+  }
   if (auto ok = make_socket_folder(config); !ok) return std::unexpected(std::move(ok.error()));
   const std::string program =
       config.restart.keeper.empty() ? program_beside("sluice-keeper") : config.restart.keeper;
   KeeperOptions options;
   options.idle = std::chrono::duration_cast<std::chrono::seconds>(config.restart.keeper_idle);
-  auto store = open_descriptor_store(config.daemon.socket + ".keeper", program, options);
+  auto store = open_descriptor_store(keeper_socket(config), program, options);
   if (!store) return std::unexpected(std::move(store.error()));
   log_info("what outlives the daemon is held", {{"by", (*store)->describe()}});
   return store;

@@ -211,8 +211,9 @@ ipc::Result<KeptState::Found> KeptState::take() {
   return found;
 }
 
-std::string KeptState::trouble() const {
+std::string KeptState::trouble() {
   const std::lock_guard lock(mutex_);
+  if (store_ != nullptr) tell(store_->look(), "what there is");
   return trouble_;
 }
 

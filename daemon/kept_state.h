@@ -83,8 +83,8 @@ class KeptState {
   bool active() const { return store_ != nullptr; }
   // Who holds it, for people; empty: nobody.
   std::string held_by() const { return store_ == nullptr ? std::string() : store_->describe(); }
-  // Why not all is kept that should be; empty: all is. Any thread.
-  std::string trouble() const;
+  // Why not all is kept that should be; empty: all is. Looks after who holds it. Any thread.
+  std::string trouble();
 
   struct Found {
     std::vector<KeptCache> caches;

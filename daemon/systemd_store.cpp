@@ -144,6 +144,8 @@ class SystemdStore final : public DescriptorStore {
     return {};
   }
 
+  ipc::Status look() override { return {}; }
+
   std::string describe() const override { return "systemd"; }
 
  private:

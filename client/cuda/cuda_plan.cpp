@@ -1,6 +1,10 @@
 #include "client/cuda/cuda_plan.h"
 
+#include <algorithm>
+#include <chrono>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "kernels/forecast.h"
 
@@ -10,6 +14,10 @@ using ipc::Errc;
 using ipc::fail;
 
 namespace {
+
+// Between two launches of a plan that waits. A read of NVMe takes some 100 us.
+constexpr std::chrono::microseconds kFirstPause{50};
+constexpr std::chrono::microseconds kLongestPause{2000};
 
 ipc::Status check_pages(const PlanOptions& options, const Cache& cache) {
   const std::uint32_t pages = cache.geometry().pages_per_block;
@@ -105,10 +113,12 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
 CudaPlan::~CudaPlan() {
   if (!actor_.cache().client().in_owner()) {
     (void)scratch_.release();  // see CudaCache
+    (void)heard_.release();
     return;
   }
   const CurrentBesideCaptures current(actor_.device().context());
   scratch_.reset();
+  heard_.reset();
 }
 
 // What is captured now runs later, in steps that begin later.
@@ -120,12 +130,15 @@ ipc::Status CudaPlan::check_step(cudaStream_t stream) const {
   return fail(Errc::wrong_state, "the plan's actor is in no step; begin one first");
 }
 
+cudaStream_t CudaPlan::stream_of(const StreamRef& stream) const {
+  return stream.is_cuda ? static_cast<cudaStream_t>(stream.handle) : actor_.stream();
+}
+
 ipc::Status CudaPlan::launch(const StreamRef& stream) {
   Cache& cache = actor_.cache();
   if (auto ok = cache.client().check(); !ok) return ok;
   const Current current(actor_.device().context());
-  const cudaStream_t in =
-      stream.is_cuda ? static_cast<cudaStream_t>(stream.handle) : actor_.stream();
+  const cudaStream_t in = stream_of(stream);
   if (auto ok = check_step(in); !ok) return ok;
   const kernels::cuda::Status launched =
       forecast_ ? kernels::cuda::forecast(cache.table(), cache.store(), actor_.number(), batch_,
@@ -133,6 +146,65 @@ ipc::Status CudaPlan::launch(const StreamRef& stream) {
                 : kernels::cuda::resolve(cache.table(), cache.store(), actor_.number(), batch_,
                                          arrangement_, scratch_->data(), in);
   return check(static_cast<cudaError_t>(launched), "launching a plan");
+}
+
+ipc::Status CudaPlan::check_wait(cudaStream_t stream) const {
+  if (forecast_) return fail(Errc::invalid_argument, "nobody waits for a forecast");
+  if (batch_.outcomes == nullptr) {
+    return fail(Errc::invalid_argument,
+                "a plan tells by plan_desc.outcomes what is to be waited for, and has none");
+  }
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  if (auto ok = check(cudaStreamIsCapturing(stream, &capture), "waiting for a plan"); !ok) {
+    return ok;
+  }
+  if (capture == cudaStreamCaptureStatusNone) return {};
+  return fail(Errc::wrong_state, "a stream that is captured cannot be waited for");
+}
+
+ipc::Result<std::uint64_t> CudaPlan::count_absent(const StreamRef& stream) {
+  const cudaStream_t in = stream_of(stream);
+  const std::size_t items = std::size_t{batch_.lists} * batch_.item_stride;
+  {
+    const Current current(actor_.device().context());
+    // What the launch does not write to is not absent.
+    if (auto ok = check(cudaMemsetAsync(batch_.outcomes, 0, items, in), "waiting for a plan");
+        !ok) {
+      return std::unexpected(ok.error());
+    }
+  }
+  if (auto ok = launch(stream); !ok) return std::unexpected(ok.error());
+  const Current current(actor_.device().context());
+  auto* const heard = heard_->at<kernels::Outcome>();
+  const cudaError_t copied = cudaMemcpyAsync(heard, batch_.outcomes, items, cudaMemcpyDefault, in);
+  if (auto ok = check(copied, "waiting for a plan"); !ok) return std::unexpected(ok.error());
+  if (auto ok = check(cudaStreamSynchronize(in), "waiting for a plan"); !ok) {
+    return std::unexpected(ok.error());
+  }
+  return static_cast<std::uint64_t>(std::count(heard, heard + items, kernels::Outcome::absent));
+}
+
+ipc::Status CudaPlan::launch_wait(const StreamRef& stream, ipc::Deadline until,
+                                  std::uint64_t& absent) {
+  if (auto ok = actor_.cache().client().check(); !ok) return ok;
+  {
+    const CurrentBesideCaptures current(actor_.device().context());
+    if (auto ok = check_wait(stream_of(stream)); !ok) return ok;
+    if (heard_ == nullptr) {
+      auto made = StagingBuffer::make(std::size_t{batch_.lists} * batch_.item_stride);
+      if (!made) return std::unexpected(made.error());
+      heard_ = std::make_unique<StagingBuffer>(std::move(*made));
+    }
+  }
+  auto pause = kFirstPause;
+  while (true) {
+    const auto left = count_absent(stream);
+    if (!left) return std::unexpected(left.error());
+    absent = *left;
+    if (absent == 0 || ipc::Clock::now() >= until) return {};
+    std::this_thread::sleep_until(std::min(ipc::Clock::now() + pause, until));
+    pause = std::min(pause * 3 / 2, kLongestPause);
+  }
 }
 
 }  // namespace sluice::client::internal::cuda

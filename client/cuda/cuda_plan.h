@@ -20,10 +20,16 @@ class CudaPlan final : public Plan {
   ~CudaPlan() override;
 
   ipc::Status launch(const StreamRef& stream) override;
+  ipc::Status launch_wait(const StreamRef& stream, ipc::Deadline until,
+                          std::uint64_t& absent) override;
 
  private:
   explicit CudaPlan(CudaActor& actor) : actor_(actor) {}
   ipc::Status check_step(cudaStream_t stream) const;
+  cudaStream_t stream_of(const StreamRef& stream) const;
+  ipc::Status check_wait(cudaStream_t stream) const;
+  // Launches once and waits; how many items are absent.
+  ipc::Result<std::uint64_t> count_absent(const StreamRef& stream);
 
   CudaActor& actor_;
   kernels::cuda::ResolveBatch batch_;
@@ -31,6 +37,7 @@ class CudaPlan final : public Plan {
   kernels::cuda::Arrangement arrangement_;  // of a resolve
   kernels::cuda::ForecastGoal goal_;        // of a forecast
   std::unique_ptr<DeviceBuffer> scratch_ = std::make_unique<DeviceBuffer>();
+  std::unique_ptr<StagingBuffer> heard_;  // outcomes; once one has waited
 };
 
 }  // namespace sluice::client::internal::cuda

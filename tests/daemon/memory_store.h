@@ -68,6 +68,11 @@ class MemoryStore final : public daemon::DescriptorStore {
     return {};
   }
 
+  ipc::Status look() override {
+    const std::lock_guard lock(shelf_->mutex);
+    return shelf_->refusal ? ipc::Status(std::unexpected(*shelf_->refusal)) : ipc::Status();
+  }
+
   std::string describe() const override { return "this process"; }
 
  private:

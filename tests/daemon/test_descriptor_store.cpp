@@ -255,6 +255,21 @@ TEST_F(Keeper, OutlivesItsDaemonAndKeepsACopyOfWhatWasTaken) {
   }
 }
 
+TEST_F(Keeper, IsSeenToBeGone) {
+  auto store = open();
+  ASSERT_TRUE(store);
+  EXPECT_TRUE(store->look());
+  ASSERT_EQ(kill(keeper_pid(), SIGKILL), 0);
+  EXPECT_TRUE(test::eventually([&] { return !store->look(); }));
+  EXPECT_EQ(store->look().error().code, Errc::daemon_away);
+}
+
+TEST_F(Keeper, IsNotStartedWithoutAProgram) {
+  const auto none = open_keeper(socket_path(), "");
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, Errc::daemon_away);
+}
+
 TEST_F(Keeper, RefusesNamesThatAreNoneOrInUse) {
   const auto store = open();
   ASSERT_TRUE(store);

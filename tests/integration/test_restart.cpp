@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -108,6 +110,19 @@ std::uint64_t blocks_of(const DaemonProcess& daemon, const char* state) {
     blocks += tenant["blocks"][state].get<std::uint64_t>();
   }
   return blocks;
+}
+
+// 0: it does not run.
+pid_t keeper_of(const DaemonProcess& daemon) {
+  std::ifstream lock(daemon.admin_socket() + ".keeper.lock");
+  pid_t pid = 0;
+  if (!(lock >> pid)) return 0;
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  const std::string text(std::istreambuf_iterator<char>(stat), {});
+  const auto name_end = text.rfind(')');
+  const bool runs = name_end != std::string::npos && name_end + 2 < text.size() &&
+                    text[name_end + 2] != 'Z' && text[name_end + 2] != 'X';
+  return runs ? pid : 0;
 }
 
 class Restart : public testing::TestWithParam<sluice_executor> {
@@ -261,6 +276,29 @@ TEST_P(Restart, WhatASessionOfBeforeMayTouchStaysUntilItIsDead) {
   EXPECT_TRUE(eventually([&] { return only_session(daemon).is_null(); }));
   daemon.admin("evict", "{}");
   EXPECT_TRUE(eventually([&] { return blocks_of(daemon, "sealed") == 0; }));
+}
+
+TEST_P(Restart, AColdDaemonFreesWhatAWarmOneLeft) {
+  DaemonProcess daemon(warm());
+  fill(daemon, cache_desc());
+  const pid_t keeper = keeper_of(daemon);
+  ASSERT_GT(keeper, 0);
+  daemon.signal(SIGKILL);
+  daemon.wait();
+  daemon.write_config({});
+  daemon.start();
+  EXPECT_TRUE(eventually([&] { return keeper_of(daemon) == 0; })) << "keeper " << keeper;
+  EXPECT_EQ(blocks_of(daemon, "sealed"), 0u);
+}
+
+TEST_P(Restart, ADeadKeeperIsNoticedWithoutAnythingToKeep) {
+  const DaemonProcess daemon(warm());
+  const auto trouble = [&] {
+    return json::parse(daemon.admin("status"))["restart"]["trouble"].get<std::string>();
+  };
+  EXPECT_EQ(trouble(), "");
+  kill(keeper_of(daemon), SIGKILL);
+  EXPECT_TRUE(eventually([&] { return !trouble().empty(); }));
 }
 
 TEST_P(Restart, AClientThatIsClosedMeanwhileIsNotWaitedFor) {

@@ -391,6 +391,10 @@ sluice_status sluice_plan_create(sluice_actor*, const sluice_plan_desc*, sluice_
                                  sluice_error* error) {
   return fail_with(error, SLUICE_NOT_SUPPORTED, "there is no GPU");
 }
+sluice_status sluice_plan_launch_wait(sluice_plan*, const sluice_stream*, uint64_t, uint64_t*,
+                                      sluice_error* error) {
+  return fail_with(error, SLUICE_NOT_SUPPORTED, "there is no GPU");
+}
 sluice_status sluice_plan_launch(sluice_plan*, const sluice_stream*, sluice_error* error) {
   return fail_with(error, SLUICE_NOT_SUPPORTED, "there is no GPU");
 }

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -489,6 +491,67 @@ TEST(GpuClient, APlanThatAdvancesKeepsItsActorInAStep) {
   }
   EXPECT_EQ(lists.without_slot.get()[0], 0u);
   must(engine.actor.end_step());
+}
+
+// More than DRAM holds, over a store.
+class OverAStore : public testing::Test {
+ protected:
+  static constexpr int kBlocks = 200;
+
+  OverAStore() {
+    DaemonProcess::Options options = on_gpu();
+    options.dram = "1MiB";
+    options.extra += "\n[tiers.nvme]\ndirectories = [\"" + store + ":1GiB\"]\n";
+    daemon.emplace(options);
+    engine.emplace(*daemon);
+  }
+  ~OverAStore() override {
+    engine.reset();
+    daemon.reset();
+    std::filesystem::remove_all(store);
+  }
+
+  // Few at a time: what is not sealed needs DRAM.
+  Sequence long_sequence() {
+    Sequence sequence = prefilled(*engine, 4);
+    for (int blocks = 8; blocks <= kBlocks; blocks += 4) prefill(*engine, sequence, blocks);
+    return sequence;
+  }
+
+  std::string store = testing::TempDir() + "sluice-store-" + std::to_string(getpid());
+  std::optional<DaemonProcess> daemon;
+  std::optional<Engine> engine;
+  PlanLists lists;
+};
+
+TEST_F(OverAStore, APlanWaitsForWhatIsOnNvme) {
+  const Sequence sequence = long_sequence();
+  Plan plan = must(Plan::create(engine->actor, lists.desc(SLUICE_ITEM_BLOCK, 2)));
+  const std::uint32_t row = must(sequence.row());
+  std::uint64_t absent_at_first = 0;
+  for (int first = 0; first < kBlocks; first += 4) {
+    lists.put({{first, first + 1, first + 2, first + 3}}, {row});
+    must(engine->actor.begin_step());
+    absent_at_first += must(plan.launch_wait(0));
+    EXPECT_EQ(must(plan.launch_wait(20'000'000)), 0u);
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_TRUE(engine->filled(lists.slot(0, static_cast<std::uint32_t>(i)), first + i + 1))
+          << "block " << first + i;
+    }
+    must(engine->actor.end_step());
+  }
+  EXPECT_GT(absent_at_first, 0u) << "DRAM holds all of it";
+}
+
+TEST_F(OverAStore, APlanThatTellsNoOutcomesCannotWait) {
+  const Sequence sequence = prefilled(*engine, 4);
+  sluice_plan_desc desc = lists.desc(SLUICE_ITEM_BLOCK, 2);
+  desc.outcomes = nullptr;
+  Plan plan = must(Plan::create(engine->actor, desc));
+  lists.put({{0}}, {must(sequence.row())});
+  must(engine->actor.begin_step());
+  EXPECT_EQ(status_of(plan.launch_wait(1000)), SLUICE_INVALID_ARGUMENT);
+  must(engine->actor.end_step());
 }
 
 TEST(GpuClient, PlansThatDoNotFitTheCacheAreRefused) {
