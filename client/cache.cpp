@@ -4,6 +4,7 @@
 #include <string>
 
 #include "ipc/memfd.h"
+#include "kernels/frame_log.h"
 
 namespace sluice::client::internal {
 
@@ -303,6 +304,12 @@ ipc::Status Cache::check_pinning() {
   ipc::Status status = device_->pin_status();
   if (!status) device_->retry_pinning();
   return status;
+}
+
+ipc::Status Cache::expose_frame(std::uint32_t block, std::uint32_t frame) {
+  if (device_ != nullptr) return device_->expose_frame(block, frame);
+  kernels::expose_frame(table(), block, frame);
+  return {};
 }
 
 ipc::Status Cache::wait_pinned_frame(std::uint32_t frame, ipc::Deadline deadline) {

@@ -101,6 +101,8 @@ class Cache {
   std::byte* frames() const { return frames_.data(); }
   // The frame's bytes; nullptr when its extent is not mapped or the number is impossible.
   std::byte* frame(std::uint32_t frame) const;
+  // kernels::expose_frame. Executor direct. Errors: io_error (of a device).
+  ipc::Status expose_frame(std::uint32_t block, std::uint32_t frame);
   // Host backend only.
   std::byte* slot(std::int32_t slot) const {
     return arena_.data() + static_cast<std::size_t>(slot) * geometry_.page_bytes;

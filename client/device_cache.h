@@ -78,6 +78,9 @@ class DeviceCache {
   // Waits until the first `extents` are. Errors: timed_out, those of pin_status().
   virtual ipc::Status wait_pinned(std::uint32_t extents, ipc::Deadline deadline) = 0;
 
+  // kernels::expose_frame, of a block below the table's. Errors: io_error.
+  virtual ipc::Status expose_frame(std::uint32_t block, std::uint32_t frame) = 0;
+
   // ---- rows of sequences, for plans
 
   // A row with these ids. Errors: limit_reached (kMaxSequenceRows), no_memory, io_error.

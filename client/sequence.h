@@ -103,6 +103,7 @@ class Sequence {
     std::uint32_t frame = 0;
     bool sealed = false;
     bool in_frame = false;  // private: the engine has had its frame, so that bytes may be there
+    bool exposed = false;   // private: resolves find it, so its bytes are what they are
   };
 
   // A block that the resume put in the place of one.
@@ -138,6 +139,9 @@ class Sequence {
   ipc::Result<bool> seal_on(Link& link, const Seal& seal, Actor* actor);
   ipc::Result<bool> try_seal(const Seal& wanted, Actor* actor);
   ipc::Status settle_seals(Actor* actor);
+  // Has resolves, and plans, find a block whose seal is put off. Errors: io_error.
+  ipc::Status expose(const Seal& seal, Actor* actor);
+  ipc::Status expose_promised();
   void append(std::uint32_t id, const Block& block);
   void cut(std::uint32_t count);
   void be_registered();

@@ -2,10 +2,10 @@
 //
 // A seal whose bytes are in the frame needs nothing more but that the key becomes known. With
 // executor direct the engine does not wait for that while nobody is there who could tell others of
-// it: the seal is promised, the block keeps its id and its pins, and the sequence's own thread does
-// it when it next uses the sequence and there is a daemon. Nobody else could: what the block is
-// afterwards (another id, slots that are no longer pinned) has to be known to whoever resolves it
-// before it does so.
+// it: the seal is promised, the block keeps its id, and the sequence's own thread does it when it
+// next uses the sequence and there is a daemon. Nobody else could: what the block is afterwards
+// (another id, slots that are no longer pinned) has to be known to whoever resolves it before it
+// does so. Until then the block is exposed: resolves and plans find it, as if it were sealed.
 #include <cstring>
 #include <string>
 
@@ -55,6 +55,7 @@ ipc::Result<bool> Sequence::seal_on(Link& link, const Seal& seal, Actor* actor) 
   if (!block.sealed) ++sealed_;
   block.sealed = true;
   block.in_frame = false;
+  block.exposed = false;
   seals_.drop(seal.index);
   // The existing block may lie in an extent that another session made the cache grow by.
   if (auto ok = cache_.map_frame_extents(link, answer->completion.frame_extents()); !ok) {
@@ -68,20 +69,52 @@ ipc::Result<bool> Sequence::seal_on(Link& link, const Seal& seal, Actor* actor) 
   return deduplicated;
 }
 
+// Nobody else names the block, so that its frame may be known before its key is, and its pins may
+// be pages like others. On the host pins stay: the library resolves them itself. Inside the gate,
+// while nobody resumes.
+ipc::Status Sequence::expose(const Seal& seal, Actor* actor) {
+  Block& block = blocks_[seal.index];
+  const auto pins = pins_.find(seal.index);
+  const bool is_pinned = pins != pins_.end();
+  if (is_pinned && cache_.device() == nullptr) return {};
+  block.in_frame = block.in_frame || is_pinned;
+  block.exposed = true;
+  if (auto ok = cache_.expose_frame(ids_[seal.index], block.frame); !ok) return ok;
+  if (!is_pinned) return {};
+  auto unpinned = actor->unpin(ids_[seal.index], pins->second);
+  pins_.erase(pins);
+  return unpinned;
+}
+
+// A daemon that came back has the table as it knows it.
+ipc::Status Sequence::expose_promised() {
+  if (cache_.device() != nullptr) return {};  // whose own copy only takes what is newer
+  for (const Seal& seal : seals_.all()) {
+    if (!seal.promised || seal.uncertain) continue;
+    if (auto ok = expose(seal, nullptr); !ok) return ok;
+  }
+  return {};
+}
+
 // The bytes are in the frame. Made again when the daemon dies over it: where it was done, it
 // changes nothing.
 ipc::Result<bool> Sequence::try_seal(const Seal& wanted, Actor* actor) {
   Seal seal = wanted;
   Client& client = cache_.client();
-  const auto needs =
-      cache_.executor() == wire::Executor::direct ? Gate::Needs::nothing : Gate::Needs::daemon;
   const ipc::Deadline deadline = client.deadline();
   while (true) {
-    auto stay = enter(deadline, needs);
+    // A daemon that died over the seal may have given the id up, if the key was known. It is
+    // nobody else's yet if an actor of ours has been in its step since we asked: then, and if we
+    // did not ask, we go on without one.
+    const bool is_ours = !seal.uncertain || (!wanted.uncertain &&
+                                             check_actor(seal.index, actor, "seal it").has_value());
+    const bool goes_on = cache_.executor() == wire::Executor::direct && is_ours;
+    auto stay = enter(deadline, goes_on ? Gate::Needs::nothing : Gate::Needs::daemon);
     if (!stay) return std::unexpected(stay.error());
     // The daemon had done it, and the resume found the block that was known by this key.
     if (seal.uncertain && seals_.find(seal.index) == nullptr) return true;
     if (stay->link() == nullptr) {
+      if (auto ok = expose(seal, actor); !ok) return std::unexpected(ok.error());
       seal.promised = true;
       seals_.put(seal);
       return false;
@@ -126,12 +159,12 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
 ipc::Status Sequence::settle_seals(Actor* actor) {
   Client& client = cache_.client();
   while (const Seal* const next = seals_.next()) {
-    if (client.gate().state() != Gate::State::connected) return {};
     const Seal seal = *next;
+    auto stay = enter(ipc::Clock::now(), Gate::Needs::nothing);
+    if (!stay) return check();
+    if (stay->link() == nullptr) return expose_promised();
     const bool is_pinned = pinned(seal.index) != nullptr;
     if (is_pinned && !check_actor(seal.index, actor, "seal it")) return {};
-    auto stay = enter(ipc::Clock::now(), Gate::Needs::nothing);
-    if (!stay || stay->link() == nullptr) return check();
     if (seals_.find(seal.index) == nullptr) continue;  // the resume found that it was done
     auto sealed = seal_on(*stay->link(), seal, actor);
     if (sealed) continue;

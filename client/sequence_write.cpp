@@ -27,6 +27,12 @@ ipc::Result<Sequence::Block*> Sequence::private_block(std::uint32_t block) {
                                        " is under way until the daemon answers, so its bytes can "
                                        "no longer change");
   }
+  if (blocks_[block].exposed) {
+    return fail(Errc::wrong_state,
+                "block " + std::to_string(block) +
+                    " was resolved since its seal was put off, which failed then; its bytes can no "
+                    "longer change: seal it with another key, or truncate the sequence");
+  }
   return &blocks_[block];
 }
 

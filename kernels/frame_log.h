@@ -98,6 +98,18 @@ SLUICE_HD inline std::uint64_t apply_log(const HotTable& table) {
   return end;
 }
 
+// By a client while there is no daemon to log it: the frame of a block that is private to it, and
+// whose bytes are complete. From now on whoever may name the block finds it. The entry keeps its
+// version, so whatever the writer logs of the block later holds; a writer that is started anew does
+// not know of it, and may put what was there before back.
+inline void expose_frame(const HotTable& table, Block block, Frame frame) {
+  constexpr int kMaxTries = 64;  // against one who changes it all the time
+  std::uint64_t seen = load_relaxed(&table.frame_of[block]);
+  for (int i = 0; i < kMaxTries && frame_in(seen) != frame; ++i) {
+    if (cas(&table.frame_of[block], seen, make_frame_entry(frame, version_in(seen)))) return;
+  }
+}
+
 // The writer's end. `current` is the daemon's own frame_of, in private memory: the truth that
 // clients cannot touch. A view whose frame_of is `current` and whose log_end is `&end` is always up
 // to date; see use_private_frames().

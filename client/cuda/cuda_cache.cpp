@@ -7,6 +7,7 @@
 #include "client/client.h"
 #include "client/cuda/cuda_actor.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/frame_log.h"
 
 namespace sluice::client::internal {
 
@@ -137,6 +138,29 @@ std::uint64_t CudaCache::device_bytes() const {
   const std::uint64_t pinned = node_table_bytes_ + state_->pinner->pinned() * extent_bytes_;
   return device_table_bytes_ + state_->rows->device_bytes() + state_->pinner->device_bytes() +
          pinned / kPinnedPerHbmByte;
+}
+
+// The device's own copy of the entry may be older than the original, or newer.
+ipc::Status CudaCache::expose_frame(std::uint32_t block, std::uint32_t frame) {
+  constexpr const char* kWhat = "making a frame known to the device";
+  const CurrentBesideCaptures current(context());
+  auto stream = OwnStream::make();
+  if (!stream) return std::unexpected(stream.error());
+  std::uint64_t* const at = &table_.frame_of[block];
+  const auto copy = [&](void* to, const void* from) {
+    const cudaError_t copied =
+        cudaMemcpyAsync(to, from, sizeof(std::uint64_t), cudaMemcpyDefault, stream->get());
+    if (auto ok = check(copied, kWhat); !ok) return ok;
+    return check(cudaStreamSynchronize(stream->get()), kWhat);
+  };
+  std::uint64_t entry = 0;
+  if (auto ok = copy(&entry, at); !ok) return ok;
+  const std::uint32_t version = kernels::version_in(entry);
+  const std::uint32_t original =
+      kernels::version_in(kernels::load_acquire(&table_.frame_original[block]));
+  const bool is_behind = static_cast<std::int32_t>(original - version) > 0;
+  entry = kernels::make_frame_entry(frame, is_behind ? original : version);
+  return copy(at, &entry);
 }
 
 ipc::Result<std::uint32_t> CudaCache::add_row(std::span<const std::uint32_t> ids) {

@@ -46,6 +46,8 @@ class CudaCache final : public DeviceCache {
     return state_->pinner->wait(extents, deadline);
   }
 
+  ipc::Status expose_frame(std::uint32_t block, std::uint32_t frame) override;
+
   ipc::Result<std::uint32_t> add_row(std::span<const std::uint32_t> ids) override;
   ipc::Status update_row(std::uint32_t row, std::span<const std::uint32_t> ids,
                          std::size_t first_changed) override;

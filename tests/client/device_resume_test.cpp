@@ -79,18 +79,22 @@ TEST_F(DeviceResumeTest, WhatIsMappedStaysAndRowsDoToo) {
   EXPECT_EQ(device.rows.at(row).size(), 3u);
 }
 
-TEST_F(DeviceResumeTest, APutOffSealUnpinsInAStep) {
+// Plans name pages by id and know no pins: for them, too, it is as if it were sealed.
+TEST_F(DeviceResumeTest, ABlockWhoseSealIsPutOffIsExposedAndUnpinned) {
   const std::string id = std::to_string(sequence->id(0));
+  const std::string frame = std::to_string(sequence->id(0));
   ASSERT_OK(actor->begin_step());
   ASSERT_OK(pin(0));
   daemon.die();
   wait_until_away();
   ASSERT_OK(sequence->seal(0, sealing_key(), 0, actor.get()));
+  EXPECT_THAT(device.calls, ElementsAre("pin " + id, "copy to frame " + id,
+                                        "expose " + id + " in " + frame, "unpin " + id));
+  EXPECT_ERROR(pin(0), Errc::wrong_state);
   come_back();
-  EXPECT_THAT(device.calls, ElementsAre("pin " + id, "copy to frame " + id));
-  ASSERT_OK(pin(1));
-  EXPECT_EQ(device.calls[2], "unpin " + id);
-  EXPECT_EQ(sequence->sealed(), 1u);
+  ASSERT_OK(sequence->row());
+  EXPECT_EQ(sequence->sealed(), 1u) << "whoever has a plan asks for the row";
+  EXPECT_EQ(device.calls.size(), 4u);
 }
 
 // Plans read the row without asking the library: it is right before the daemon gives the old block

@@ -99,6 +99,11 @@ class FakeDeviceCache final : public DeviceCache {
     return fail(Errc::timed_out, "not pinned yet");
   }
 
+  ipc::Status expose_frame(std::uint32_t block, std::uint32_t frame) override {
+    note("expose " + std::to_string(block) + " in " + std::to_string(frame));
+    return {};
+  }
+
   ipc::Result<std::uint32_t> add_row(std::span<const std::uint32_t> ids) override {
     const auto row = static_cast<std::uint32_t>(the_device.rows.size());
     the_device.rows[row].assign(ids.begin(), ids.end());
