@@ -8,9 +8,6 @@
 
 namespace sluice::client::internal {
 
-using ipc::Errc;
-using ipc::fail;
-
 namespace {
 
 // A read of NVMe takes some 100 us.
@@ -91,11 +88,6 @@ class WholeLists {
 
 ipc::Status Actor::resolve_wait(std::span<const PageList> lists, ipc::Deadline until,
                                 Counts& counts) {
-  if (cache_.device() != nullptr) {
-    return fail(Errc::not_supported,
-                "on a GPU a resolve only enqueues, so nothing can be waited for; resolve again in "
-                "a later step");
-  }
   const WholeLists whole(lists);
   if (auto ok = resolve(whole.lists(), counts); !ok) return ok;
   auto pause = kFirstPause;

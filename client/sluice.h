@@ -464,8 +464,7 @@ SLUICE_API sluice_status sluice_resolve(sluice_actor* actor, const sluice_page_l
  * their way to DRAM since they were first asked for. Those that did not come are ABSENT, which is
  * no error. While the actor stays in its step, DRAM that the step may still read is not used for
  * what comes: a step that wants many more blocks than DRAM holds is better ended and begun anew.
- * wait_us 0: as sluice_resolve. On a GPU, where sluice_resolve only enqueues, NOT_SUPPORTED: there
- * plans can wait (sluice_plan_launch_wait). */
+ * wait_us 0: as sluice_resolve. Plans wait by sluice_plan_launch_wait. */
 SLUICE_API sluice_status sluice_resolve_wait(sluice_actor* actor, const sluice_page_list* lists,
                                              size_t list_count, uint64_t wait_us,
                                              sluice_resolve_counts* counts, sluice_error* error);

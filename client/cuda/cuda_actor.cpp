@@ -179,22 +179,29 @@ ipc::Status CudaActor::look_up(std::size_t items) {
 }
 
 void CudaActor::scatter(Operation& operation, const std::int32_t* slots,
-                        const std::uint8_t* outcomes, std::uint64_t page_bytes) {
+                        const std::uint8_t* outcomes) const {
+  const auto is_lost = [&](std::uint32_t id) {
+    const std::uint64_t* const frames = cache().table().frame_original;
+    return kernels::frame_in(kernels::load_relaxed(&frames[id])) == kernels::kLostFrame;
+  };
   Counts& counts = operation.counts;
   for (const PageList& list : operation.lists) {
     for (std::uint32_t i = 0; i < list.count; ++i) {
       // What an engine need not tell apart from absent is absent.
-      const std::uint8_t outcome = std::min(*outcomes++, static_cast<std::uint8_t>(SLUICE_ABSENT));
+      std::uint8_t outcome = std::min(*outcomes++, static_cast<std::uint8_t>(SLUICE_ABSENT));
       if (list.slots != nullptr) list.slots[i] = *slots;
-      if (list.outcomes != nullptr) list.outcomes[i] = outcome;
       ++slots;
       counts.hits += outcome == SLUICE_HIT ? 1 : 0;
       counts.misses += outcome == SLUICE_MISS ? 1 : 0;
       counts.no_slot += outcome == SLUICE_NO_ROOM ? 1 : 0;
       counts.absent += outcome == SLUICE_ABSENT ? 1 : 0;
+      if (outcome == SLUICE_ABSENT && is_lost(list.sequence->id(list.blocks[i]))) {
+        outcome = SLUICE_LOST;
+      }
+      if (list.outcomes != nullptr) list.outcomes[i] = outcome;
     }
   }
-  counts.bytes_filled = counts.misses * page_bytes;
+  counts.bytes_filled = counts.misses * cache().geometry().page_bytes;
 }
 
 std::size_t CudaActor::stage_pages(std::span<const PageList> lists, std::int32_t* to,
@@ -219,8 +226,25 @@ ipc::Status CudaActor::do_start(Operation& operation) {
   stage_pages(operation.lists, state_->list_staging.at<std::int32_t>(places.items), items);
   if (auto ok = look_up(items); !ok) return ok;
   scatter(operation, state_->list_staging.at<std::int32_t>(places.slots),
-          state_->list_staging.at<std::uint8_t>(places.outcomes), cache().geometry().page_bytes);
+          state_->list_staging.at<std::uint8_t>(places.outcomes));
   return {};
+}
+
+std::uint32_t extents_up_to(const Cache& cache, kernels::Block block) {
+  const std::uint64_t* const frames = cache.table().frame_original;
+  const kernels::Frame frame = kernels::frame_in(kernels::load_relaxed(&frames[block]));
+  return frame >= kernels::kLostFrame ? 0 : cache.extent_of(frame) + 1;
+}
+
+ipc::Status CudaActor::map_what_came(std::span<const PageList> lists) {
+  std::uint32_t extents = 0;
+  for (const PageList& list : lists) {
+    for (std::uint32_t i = 0; i < list.count; ++i) {
+      const std::uint32_t id = list.sequence->id(list.blocks[i]);
+      extents = std::max(extents, extents_up_to(cache(), id));
+    }
+  }
+  return cache().map_if_connected(extents);
 }
 
 // ---- forecast

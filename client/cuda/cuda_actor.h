@@ -18,6 +18,10 @@
 
 namespace sluice::client::internal::cuda {
 
+// How many extents of DRAM there are at least, as the original of frame_of has the block in the
+// last of them; 0: it is in none.
+std::uint32_t extents_up_to(const Cache& cache, kernels::Block block);
+
 class CudaActor final : public Actor {
  public:
   // Errors: no_memory, io_error.
@@ -71,6 +75,7 @@ class CudaActor final : public Actor {
   ipc::Status do_end_step() override;
   ipc::Status do_start(Operation& operation) override;
   ipc::Status do_finish(Operation&, ipc::Deadline) override { return {}; }
+  ipc::Status map_what_came(std::span<const PageList> lists) override;
   ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
                           std::uint32_t confidence) override;
   ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
@@ -86,8 +91,7 @@ class CudaActor final : public Actor {
   // Writes the page numbers of the lists, `most` at most; returns how many.
   std::size_t stage_pages(std::span<const PageList> lists, std::int32_t* to, std::size_t most);
   ipc::Status look_up(std::size_t items);
-  static void scatter(Operation& operation, const std::int32_t* slots, const std::uint8_t* outcomes,
-                      std::uint64_t page_bytes);
+  void scatter(Operation& operation, const std::int32_t* slots, const std::uint8_t* outcomes) const;
   // Puts a block's id, frame and slots where kernels read them.
   ipc::Status stage_block(std::uint32_t id, std::uint32_t frame,
                           const std::vector<std::int32_t>& slots);

@@ -18,6 +18,8 @@ namespace {
 // Between two launches of a plan that waits. A read of NVMe takes some 100 us.
 constexpr std::chrono::microseconds kFirstPause{50};
 constexpr std::chrono::microseconds kLongestPause{2000};
+// Between two looks at all blocks for extents that are new.
+constexpr std::uint32_t kLaunchesPerLook = 8;
 
 ipc::Status check_pages(const PlanOptions& options, const Cache& cache) {
   const std::uint32_t pages = cache.geometry().pages_per_block;
@@ -184,6 +186,17 @@ ipc::Result<std::uint64_t> CudaPlan::count_absent(const StreamRef& stream) {
   return static_cast<std::uint64_t>(std::count(heard, heard + items, kernels::Outcome::absent));
 }
 
+// As CudaActor::map_what_came, of whatever the items may name.
+ipc::Status CudaPlan::map_what_came() {
+  Cache& cache = actor_.cache();
+  const kernels::HotTable& table = cache.table();
+  std::uint32_t extents = 0;
+  for (kernels::Block block = 0; block < table.sizes.blocks; ++block) {
+    extents = std::max(extents, extents_up_to(cache, block));
+  }
+  return cache.map_if_connected(extents);
+}
+
 ipc::Status CudaPlan::launch_wait(const StreamRef& stream, ipc::Deadline until,
                                   std::uint64_t& absent) {
   if (auto ok = actor_.cache().client().check(); !ok) return ok;
@@ -197,7 +210,10 @@ ipc::Status CudaPlan::launch_wait(const StreamRef& stream, ipc::Deadline until,
     }
   }
   auto pause = kFirstPause;
-  while (true) {
+  for (std::uint32_t launches = 0;; ++launches) {
+    if (launches % kLaunchesPerLook == 1) {
+      if (auto ok = map_what_came(); !ok) return ok;
+    }
     const auto left = count_absent(stream);
     if (!left) return std::unexpected(left.error());
     absent = *left;

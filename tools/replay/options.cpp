@@ -54,9 +54,6 @@ std::string contradiction(const Options& options) {
   if (!options.socket.empty() && !options.nvme.empty()) {
     return "--nvme needs --spawn: an existing daemon has its own";
   }
-  if (!options.nvme.empty() && options.backend == Backend::cuda) {
-    return "--nvme needs --backend host: engines on a GPU do not wait for blocks yet";
-  }
   const bool per_tenant = options.socket.find("{tenant}") != std::string::npos;
   if (!options.socket.empty() && options.tenants > 1 && !per_tenant) {
     return "--tenants with --socket needs {tenant} in the path, replaced by t0, t1, ...";

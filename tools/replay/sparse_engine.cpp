@@ -62,7 +62,8 @@ class SparseEngine {
   Status forecast_layer(std::uint32_t layer);
   bool waits_for_store() const { return !job_.options->nvme.empty(); }
   client::Result<client::ResolveCounts> resolve(std::uint32_t layer, const PageBatch& batch);
-  Status resolve_absent(std::uint32_t layer);
+  client::Result<client::ResolveCounts> resolve_wait(const PageBatch& batch);
+  Status resolve_absent();
   Status check_answers(const PageBatch& batch, std::span<Active* const> owners,
                        const client::ResolveCounts& counts);
   Status check_page(Active& a, const sluice_page_list& list, std::uint32_t position);
@@ -420,7 +421,7 @@ Status SparseEngine::resolve_layer(std::uint32_t layer) {
   counters_.pages_requested += batch_.pages();
   absent_.clear();
   if (auto s = check_answers(batch_, owner_, *counts); !s) return s;
-  return resolve_absent(layer);
+  return resolve_absent();
 }
 
 client::Result<client::ResolveCounts> SparseEngine::resolve(std::uint32_t layer,
@@ -429,12 +430,16 @@ client::Result<client::ResolveCounts> SparseEngine::resolve(std::uint32_t layer,
     return in_call("the graph of a layer", graphs_->resolve(layer, batch.lists()));
   }
   if (!waits_for_store()) return in_call("sluice_resolve", link_.actor.resolve(batch.lists()));
+  return resolve_wait(batch);
+}
+
+client::Result<client::ResolveCounts> SparseEngine::resolve_wait(const PageBatch& batch) {
   return in_call("sluice_resolve_wait", link_.actor.resolve_wait(batch.lists(), kStoreWaitUs));
 }
 
 // What did not come within a wait comes when the step is over: blocks that it may still read keep
 // their place in DRAM until then.
-Status SparseEngine::resolve_absent(std::uint32_t layer) {
+Status SparseEngine::resolve_absent() {
   for (int steps = 0; !absent_.empty(); ++steps) {
     if (steps == kMaxStepsForStore) {
       return std::unexpected(Error{SLUICE_TIMED_OUT, std::to_string(absent_.size()) +
@@ -463,7 +468,7 @@ Status SparseEngine::resolve_absent(std::uint32_t layer) {
       at = end;
     }
     again_.place_answers();
-    const auto counts = resolve(layer, again_);
+    const auto counts = resolve_wait(again_);
     if (!counts) return std::unexpected(counts.error());
     if (auto s = check_answers(again_, owners, *counts); !s) return s;
   }
