@@ -227,7 +227,7 @@ class FaultyEngine final : public IoEngine {
     IoRequest pass = request;
     pass.tag = index;
     if (request.op == IoOp::write) replace_written(slot, pass);
-    if (changes_file(request.op)) {
+    if (changes_file(request.op) && disk_->power_ == Power::may_be_lost) {
       slot.change = changes_of(request.file).begin(request.offset, request.length);
     }
     passed.push_back(pass);

@@ -19,10 +19,15 @@
 
 namespace sluice::storage {
 
+// What a power loss may take is remembered: after a sync that failed for as long as the disk lives
+// (unsynced_file.h). One that loses no power, and is to live for long, remembers nothing.
+enum class Power : bool { may_be_lost, stays };
+
 // Thread-safety: any thread.
 class FaultyDisk {
  public:
-  explicit FaultyDisk(std::uint64_t seed) : plan_(seed) {}
+  explicit FaultyDisk(std::uint64_t seed, Power power = Power::may_be_lost)
+      : power_(power), plan_(seed) {}
 
   void add(const FaultRule& rule);
   // Forgets the rules.
@@ -33,7 +38,7 @@ class FaultyDisk {
   std::uint64_t injected(Fault fault) const;
 
   // Undoes some of what no sync made durable, by the seed, and brings a vanished disk back. No
-  // engine of the disk is there.
+  // engine of the disk is there. Of one whose power stays, nothing is undone.
   PowerLoss lose_power(std::uint64_t seed);
 
  private:
@@ -48,6 +53,7 @@ class FaultyDisk {
   Result<FileId> register_file(int fd);
   void unregister_file(FileId id);
 
+  const Power power_;
   mutable std::mutex mutex_;
   FaultPlan plan_;
   std::map<FileId, File> files_;

@@ -43,6 +43,10 @@ class Board {
   struct Counts {
     std::atomic<std::uint64_t> blocks_compared{0}, blocks_sealed{0}, keys_checked{0};
     std::atomic<std::uint64_t> checks{0}, steps_held{0}, resumed{0}, seals_put_off{0};
+    std::atomic<std::uint64_t> wrong_blocks{0};
+    // Of a store that may lose blocks: what was acknowledged and is not found, what is found and
+    // cannot be given back.
+    std::atomic<std::uint64_t> keys_missing{0}, pages_lost{0};
   };
   Counts counts;
 

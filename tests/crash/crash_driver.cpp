@@ -11,29 +11,68 @@
 
 namespace {
 
+using sluice::crash::Emptied;
 using sluice::crash::RunOptions;
+using sluice::crash::Soak;
 
 constexpr const char* kUsage =
     "usage: crash_driver [--daemon-kills N] [--client-kills N] [--seed S] [--store DIR|none]\n"
-    "                    [--engines N] [--json] | --points\n"
+    "                    [--store-mib N] [--engines N] [--daemon FILE] [--may-lose]\n"
+    "                    [--minutes M [--cycle-s S] [--emptying-s S]] [--json] | --points\n"
     "\n"
     "Starts a sluiced with a warm restart, engines that use it, and kills both: the daemon first\n"
     "at each kill point, then at random ones and at random moments.\n"
     "\n"
-    "  --points   prints the names of all kill points\n"
+    "  --daemon FILE   is started in sluiced's place\n"
+    "  --may-lose      blocks of the store may be lost: they are counted, and no failure; wrong\n"
+    "                  bytes are one\n"
+    "  --minutes M     goes on for so long instead of for a number of kills. One daemon lives in\n"
+    "                  the last 8/15 of each S seconds of --cycle-s. Every S seconds of\n"
+    "                  --emptying-s everything is given up; then a line of JSON tells who is\n"
+    "                  there, and a line on stdin is waited for\n"
+    "  --points        prints the names of all kill points\n"
     "\n"
     "Exit status: 0 nothing is wrong, lost or left over, 1 something is, 2 usage.\n";
 
-bool number(std::string_view text, std::uint64_t& out) {
-  return std::from_chars(text.data(), text.data() + text.size(), out).ptr ==
-         text.data() + text.size();
+// Who listens looks at what is there, and answers.
+void report_emptied(const Emptied& now) {
+  const nlohmann::json line = {{"emptied",
+                                {{"life", now.life},
+                                 {"daemon", now.daemon},
+                                 {"keeper", now.keeper},
+                                 {"daemon_kills", now.daemon_kills},
+                                 {"client_kills", now.client_kills},
+                                 {"blocks_compared", now.blocks_compared}}}};
+  std::printf("%s\n", line.dump().c_str());
+  std::fflush(stdout);
+  for (int c = std::getchar(); c != '\n' && c != EOF;) c = std::getchar();
+}
+
+template <class Number>
+bool number(std::string_view text, Number& out) {
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), out);
+  return parsed.ec == std::errc{} && parsed.ptr == text.data() + text.size();
+}
+
+constexpr double kMostMinutes = 100'000;
+
+bool duration(std::string_view text, double unit_ms, std::chrono::milliseconds& out) {
+  double value = 0;
+  if (!number(text, value) || !(value > 0) || value > kMostMinutes) return false;
+  out = std::chrono::milliseconds(static_cast<std::int64_t>(value * unit_ms));
+  return out.count() > 0;
 }
 
 bool parse(int count, char** words, RunOptions& options, bool& json) {
+  Soak soak{{}, std::chrono::minutes(15), std::chrono::seconds(20), report_emptied};
   for (int i = 1; i < count; ++i) {
     const std::string_view word = words[i];
     if (word == "--json") {
       json = true;
+      continue;
+    }
+    if (word == "--may-lose") {
+      options.may_lose = true;
       continue;
     }
     if (i + 1 == count) return false;
@@ -49,6 +88,16 @@ bool parse(int count, char** words, RunOptions& options, bool& json) {
     } else if (word == "--engines") {
       known = number(value, engines) && engines > 0 && engines <= 64;
       options.engines = static_cast<std::uint32_t>(engines);
+    } else if (word == "--daemon") {
+      options.daemon = value;
+    } else if (word == "--minutes") {
+      known = duration(value, 60'000, soak.lasts);
+    } else if (word == "--cycle-s") {
+      known = duration(value, 1000, soak.cycle);
+    } else if (word == "--emptying-s") {
+      known = duration(value, 1000, soak.emptying);
+    } else if (word == "--store-mib") {
+      known = number(value, options.store_mib) && options.store_mib > 0;
     } else if (word == "--store") {
       options.store = value == "none" ? "" : value;
     } else {
@@ -56,6 +105,7 @@ bool parse(int count, char** words, RunOptions& options, bool& json) {
     }
     if (!known) return false;
   }
+  if (soak.lasts.count() > 0) options.soak = std::move(soak);
   return true;
 }
 
@@ -67,12 +117,18 @@ nlohmann::json document_of(const sluice::crash::CrashRun& run) {
           {"daemon_kills", report.daemon_kills},
           {"client_kills", report.client_kills},
           {"cold_starts", report.cold_starts},
+          {"daemon_starts", report.daemon_starts},
+          {"daemon_stops", report.daemon_stops},
+          {"operator_requests", report.operator_requests},
           {"audits", report.audits},
           {"kills_at", report.kills_at},
           {"points_not_met", report.points_not_met},
           {"blocks_sealed", counts.blocks_sealed.load()},
           {"blocks_compared", counts.blocks_compared.load()},
+          {"wrong_blocks", counts.wrong_blocks.load()},
           {"keys_checked", counts.keys_checked.load()},
+          {"keys_missing", counts.keys_missing.load()},
+          {"pages_lost", counts.pages_lost.load()},
           {"checks", counts.checks.load()},
           {"steps_held", counts.steps_held.load()},
           {"sessions_resumed", counts.resumed.load()},
@@ -114,7 +170,7 @@ int main(int argc, char** argv) {
   const bool good = run.run();
   const nlohmann::json report = document_of(run);
   if (json) {
-    std::printf("%s\n", report.dump(2).c_str());
+    std::printf("%s\n", report.dump(options.soak ? -1 : 2).c_str());
   } else {
     print(report);
   }

@@ -17,6 +17,17 @@ using Clock = std::chrono::steady_clock;
 constexpr std::uint64_t kTimeoutUs = 5'000'000;
 constexpr int kMostHeldMs = 120;
 
+void note_broken(Board& board, const std::string& who, const Broken& broken) {
+  if (broken.wrong_bytes) ++board.counts.wrong_blocks;
+  board.fail(who + ": " + broken.what);
+}
+
+void note_lost(Board& board, const EngineOptions& options, const Looked& looked) {
+  if (looked.lost == 0) return;
+  if (!options.may_lose) throw Broken{std::to_string(looked.lost) + " pages are lost"};
+  board.counts.pages_lost += looked.lost;
+}
+
 class Worker {
  public:
   Worker(Board& board, const Engine& engine, const EngineOptions& options, std::uint64_t seed)
@@ -104,7 +115,7 @@ class Worker {
     const Looked looked =
         look_at(cache, sequence, chain, blocks, options_.wait_us, sometimes_held());
     board_.counts.blocks_compared += looked.pages / cache.info().pages_per_block;
-    if (looked.lost > 0) throw Broken{std::to_string(looked.lost) + " pages are lost"};
+    note_lost(board_, options_, looked);
   }
 
   void read(OpenCache& cache) {
@@ -141,7 +152,7 @@ class Worker {
   static void expect_own(std::span<const std::byte> bytes, std::uint64_t seed,
                          std::size_t first_byte, const char* what) {
     if (wrong_words(bytes, seed, first_byte) == 0) return;
-    throw Broken{std::string("somebody else wrote to ") + what + " of this engine"};
+    throw Broken{std::string("somebody else wrote to ") + what + " of this engine", true};
   }
 
   void write(OpenCache& cache) {
@@ -285,7 +296,9 @@ void check_model(Board& board, const Engine& engine, client::Client& client,
     const std::uint32_t least = board.acknowledged(name);
     auto opened = cache.open_chain(name, kBlocksPerChain);
     board.counts.keys_checked += least;
-    if (opened.matched < least) {
+    if (opened.matched < least && options.may_lose) {
+      board.counts.keys_missing += least - opened.matched;
+    } else if (opened.matched < least) {
       name.block = opened.matched;
       throw Broken{std::string("key ") + key_of(name).data() +
                    " was acknowledged and is not found; of its chain " +
@@ -295,7 +308,7 @@ void check_model(Board& board, const Engine& engine, client::Client& client,
     const Looked looked =
         look_at(cache, opened.sequence, name, opened.matched, options.wait_us, {});
     board.counts.blocks_compared += looked.pages / cache.info().pages_per_block;
-    if (looked.lost > 0) throw Broken{"pages of an acknowledged chain are lost"};
+    note_lost(board, options, looked);
   }
 }
 
@@ -310,9 +323,11 @@ void run_engine(Board& board, const Engine& engine, const EngineOptions& options
   } catch (const Refused&) {
     return;
   } catch (const Broken& broken) {
-    board.fail("engine " + std::to_string(engine.number) + ", pid " + std::to_string(getpid()) +
-               ", executor " + (engine.executor == SLUICE_EXECUTOR_DIRECT ? "direct" : "daemon") +
-               ": " + broken.what);
+    note_broken(board,
+                "engine " + std::to_string(engine.number) + ", pid " + std::to_string(getpid()) +
+                    ", executor " +
+                    (engine.executor == SLUICE_EXECUTOR_DIRECT ? "direct" : "daemon"),
+                broken);
   }
 }
 
@@ -339,7 +354,7 @@ bool check_acknowledged(Board& board, const std::string& socket_folder,
   } catch (const Refused&) {
     return false;
   } catch (const Broken& broken) {
-    board.fail("the check after a restart: " + broken.what);
+    note_broken(board, "the check after a restart", broken);
   }
   return false;
 }

@@ -14,6 +14,7 @@ namespace sluice::crash {
 struct EngineOptions {
   std::uint64_t wait_us = 0;
   std::uint32_t large_blocks = 0;  // that one engine at a time takes without need; 0: none does
+  bool may_lose = false;           // what the store does not give back is counted, and no failure
 };
 
 // Never returns an error: what must not be is on the board. For a child process, which ends then.

@@ -1,16 +1,25 @@
 // sluiced as it is, but for the disks of its block store, which fail: faulty_sluiced --config FILE.
 //
 // $SLUICE_FAULTS is SEED:PER_THOUSAND: of a thousand requests so many have a fault, of each kind as
-// often as of the others. At the end it says how many there were of each.
+// often as of the others. At the end it says how many there were of each. Since one that is killed
+// does not come to its end, they are also added to what is in the file that $SLUICE_FAULTS_TALLY
+// names, as they happen.
 #include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stop_token>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -41,7 +50,7 @@ constexpr std::array<KindOfFault, 8> kKinds = {{{Fault::io_error, "io_error"},
 constexpr std::chrono::milliseconds kStall{5};
 
 std::shared_ptr<storage::FaultyDisk> make_disk(std::uint64_t seed, double probability) {
-  auto disk = std::make_shared<storage::FaultyDisk>(seed);
+  auto disk = std::make_shared<storage::FaultyDisk>(seed, storage::Power::stays);
   for (const KindOfFault& kind : kKinds) {
     storage::FaultRule rule;
     rule.fault = kind.fault;
@@ -52,6 +61,51 @@ std::shared_ptr<storage::FaultyDisk> make_disk(std::uint64_t seed, double probab
   }
   return disk;
 }
+
+nlohmann::json counts_of(const storage::FaultyDisk& disk) {
+  nlohmann::json counts = nlohmann::json::object();
+  for (const KindOfFault& kind : kKinds) counts[kind.name] = disk.injected(kind.fault);
+  return counts;
+}
+
+// Keeps the sum of all daemons' faults in a file. A kill loses what the last interval had.
+class Tally {
+ public:
+  Tally(std::string file, std::shared_ptr<storage::FaultyDisk> disk)
+      : file_(std::move(file)), disk_(std::move(disk)) {
+    before_ = nlohmann::json::parse(std::ifstream(file_), nullptr, false);
+    thread_ = std::jthread([this](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        std::this_thread::sleep_for(kInterval);
+        write();
+      }
+    });
+  }
+
+ private:
+  static constexpr std::chrono::milliseconds kInterval{10};
+
+  void write() {
+    nlohmann::json counts = counts_of(*disk_);
+    if (counts == written_) return;
+    written_ = counts;
+    if (before_.is_object()) {
+      for (auto& [name, count] : counts.items()) {
+        count = count.get<std::uint64_t>() + before_.value(name, std::uint64_t{0});
+      }
+    }
+    const std::string next = file_ + ".next";
+    std::ofstream(next) << counts << '\n';
+    std::error_code ignored;
+    std::filesystem::rename(next, file_, ignored);
+  }
+
+  const std::string file_;
+  const std::shared_ptr<storage::FaultyDisk> disk_;
+  nlohmann::json before_;
+  nlohmann::json written_;
+  std::jthread thread_;  // last: it uses the others
+};
 
 }  // namespace
 
@@ -93,13 +147,11 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "faulty_sluiced: %s\n", daemon.error().text.c_str());
     return 1;
   }
+  std::optional<Tally> tally;
+  if (const char* const file = std::getenv("SLUICE_FAULTS_TALLY")) tally.emplace(file, disk);
   (*daemon)->run();
   daemon->reset();
-  std::string counts;
-  for (const KindOfFault& kind : kKinds) {
-    counts += (counts.empty() ? "\"" : ", \"") + std::string(kind.name) +
-              "\": " + std::to_string(disk->injected(kind.fault));
-  }
-  std::fprintf(stderr, "faults: {%s}\n", counts.c_str());
+  tally.reset();
+  std::fprintf(stderr, "faults: %s\n", counts_of(*disk).dump().c_str());
   return 0;
 }

@@ -20,6 +20,7 @@ constexpr int kMostAttempts = 10;
 constexpr std::uint64_t kKillsPerAudit = 50;
 constexpr std::uint64_t kAuditsPerEmptying = 3;
 constexpr std::uint64_t kColdStartsIn = 40;  // of so many, one
+constexpr std::uint64_t kMostLifeInSoakMs = 2000;
 constexpr useconds_t kNapUs = 1000;
 constexpr std::chrono::seconds kProgressInterval{2};
 
@@ -54,14 +55,17 @@ std::string CrashRun::Plan::text() const {
 CrashRun::CrashRun(const RunOptions& options)
     : options_(options),
       board_(*Board::make()),
-      victim_({options.store, options.store.empty() ? "64MiB" : "12MiB"}),
+      victim_({options.store, options.store_mib, options.store.empty() ? "64MiB" : "12MiB",
+               options.daemon}),
       random_(options.seed),
+      points_(options.soak ? points_of_soak() : points_of(!options.store.empty())),
       engines_(options.engines, -1) {
   // Keepers are nobody's children; somebody must reap them.
   (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
   engine_options_.wait_us = options.store.empty() ? 0 : 200'000;
   engine_options_.large_blocks = options.store.empty() ? 1000 : 0;
-  for (const std::string& point : points_of(!options.store.empty())) not_met_.push_back(point);
+  engine_options_.may_lose = options.may_lose;
+  if (!options.soak) not_met_.assign(points_.begin(), points_.end());
 }
 
 CrashRun::~CrashRun() {
@@ -79,12 +83,13 @@ std::string CrashRun::failure() const {
 }
 
 bool CrashRun::run() {
-  if (!victim_.start({})) {
+  if (!start_daemon({})) {
     board_.fail("the daemon does not start: it ended " + victim_.how_text());
     return false;
   }
   if (!audit(true)) return false;  // the level of an empty one
   victim_.kill();
+  if (options_.soak) return soak();
   while (!board_.failed() && (report_.daemon_kills < options_.daemon_kills ||
                               report_.client_kills < options_.client_kills || !not_met_.empty())) {
     live(next_plan());
@@ -109,16 +114,25 @@ CrashRun::Plan CrashRun::next_plan() {
     } else {
       report_.points_not_met.insert(plan.point);
     }
+  } else if (options_.soak) {
+    if (below(2) == 0) plan.point = points_[below(points_.size())];
+    plan.passage = 1 + below(std::uint64_t{1} << below(6));
+    plan.most = std::chrono::milliseconds(below(kMostLifeInSoakMs));
   } else if (below(2) == 0) {
     plan.most = std::chrono::milliseconds(2 + below(80));
   } else {
-    const auto points = points_of(!options_.store.empty());
-    plan.point = points[below(points.size())];
+    plan.point = points_[below(points_.size())];
     plan.passage = 1 + below(std::uint64_t{1} << below(8));
     plan.most = std::chrono::milliseconds(30 + below(70));
   }
-  plan.cold = is_of_keeper(plan.point) || (!plan.thorough && below(kColdStartsIn) == 0);
+  plan.cold =
+      is_of_keeper(plan.point) || (!plan.thorough && !options_.soak && below(kColdStartsIn) == 0);
   return plan;
+}
+
+bool CrashRun::start_daemon(const std::string& armed) {
+  ++report_.daemon_starts;
+  return victim_.start(armed);
 }
 
 void CrashRun::cold_start() {
@@ -133,7 +147,7 @@ void CrashRun::live(const Plan& plan) {
   if (plan.cold) cold_start();
   owed_client_kills_ +=
       static_cast<double>(options_.client_kills) / static_cast<double>(options_.daemon_kills);
-  const bool serving = victim_.start(plan.point.empty() ? "" : plan.text());
+  const bool serving = start_daemon(plan.point.empty() ? "" : plan.text());
   if (serving && !served(plan)) {
     victim_.kill();
     ++report_.daemon_kills;
@@ -179,7 +193,7 @@ void CrashRun::judge_end(const Plan& plan, bool serving) {
 bool CrashRun::audit(bool empties) {
   since_audit_ = 0;
   end_engines();
-  if (!victim_.runs() && !victim_.start({})) {
+  if (!victim_.runs() && !start_daemon({})) {
     board_.fail("the daemon does not start: it ended " + victim_.how_text());
     return false;
   }
@@ -194,12 +208,17 @@ bool CrashRun::audit(bool empties) {
   }
   if (wrong) board_.fail("with all engines ended, " + *wrong);
   ++report_.audits;
+  if (!wrong && empties && options_.soak) {
+    options_.soak->emptied({report_.daemon_starts, victim_.pid(), victim_.keeper().value_or(-1),
+                            report_.daemon_kills, report_.client_kills,
+                            board_.counts.blocks_compared});
+  }
   return !wrong;
 }
 
 void CrashRun::progress() {
   const auto now = Clock::now();
-  if (now - last_progress_ < kProgressInterval) return;
+  if (options_.soak || now - last_progress_ < kProgressInterval) return;
   last_progress_ = now;
   std::fprintf(stderr,
                "%llu kills of daemons, %llu of clients, %zu points to meet, the last one at %s\n",

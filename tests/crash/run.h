@@ -2,7 +2,8 @@
 // anything is wrong, lost or left over.
 //
 // Each daemon is started for the kill that ends it: at a kill point, or at a random moment. First
-// comes each point once, then random ones, as many as wanted.
+// comes each point once, then random ones, as many as wanted. A soak goes on for a time instead,
+// and lets a daemon live now and then.
 //
 // Thread-safety: one thread, in a process without others, since it forks.
 #pragma once
@@ -12,7 +13,9 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -25,18 +28,41 @@
 
 namespace sluice::crash {
 
+// A moment in which there are no engines, no caches and no sessions.
+struct Emptied {
+  std::uint64_t life = 0;  // daemons that were started until then
+  pid_t daemon = -1;
+  pid_t keeper = -1;
+  std::uint64_t daemon_kills = 0, client_kills = 0, blocks_compared = 0;  // until then
+};
+
+// A run for a time. In a cycle's last part one daemon lives on, and only engines are killed.
+struct Soak {
+  std::chrono::milliseconds lasts{0};
+  std::chrono::milliseconds cycle{0};
+  std::chrono::milliseconds emptying{0};  // between two emptyings
+  std::function<void(const Emptied&)> emptied;
+};
+
 struct RunOptions {
   std::uint64_t daemon_kills = 100;
   std::uint64_t client_kills = 250;
   std::uint64_t seed = 1;
   std::string store;  // a folder; empty: without a block store
+  std::uint32_t store_mib = 256;
+  std::string daemon;     // its program; empty: the sluiced beside this one
+  bool may_lose = false;  // the store, of what is in it: its disks fail, or it is full
   std::uint32_t engines = 4;
+  std::optional<Soak> soak;  // instead of a number of kills
 };
 
 struct RunReport {
   std::uint64_t daemon_kills = 0;
   std::uint64_t client_kills = 0;
   std::uint64_t cold_starts = 0;
+  std::uint64_t daemon_starts = 0;
+  std::uint64_t daemon_stops = 0;  // of a soak, as its other requests to a daemon
+  std::uint64_t operator_requests = 0;
   std::uint64_t audits = 0;
   std::map<std::string, std::uint64_t> kills_at;  // by kill point
   std::set<std::string> points_not_met;           // in as many daemons as are tried for one
@@ -44,6 +70,8 @@ struct RunReport {
 
 // Kill points that a run with or without a store has to pass.
 std::vector<std::string> points_of(bool has_store);
+// Those at which a soak kills.
+std::vector<std::string> points_of_soak();
 
 class CrashRun {
  public:
@@ -71,7 +99,14 @@ class CrashRun {
     std::string text() const;
   };
 
+  bool soak();
+  void kill_daemons_until(Clock::time_point end);
+  void keep_daemon_until(Clock::time_point end);
+  void serve_until(Clock::time_point end);
+  void operate();
+
   Plan next_plan();
+  bool start_daemon(const std::string& armed);
   void live(const Plan& plan);
   bool served(const Plan& plan);
   void judge_end(const Plan& plan, bool serving);
@@ -96,6 +131,7 @@ class CrashRun {
   std::mt19937_64 random_;
   RunReport report_;
   Level level_;
+  const std::vector<std::string> points_;
   std::deque<std::string> not_met_;
   std::map<std::string, int> attempts_;
   std::vector<pid_t> engines_;

@@ -100,7 +100,8 @@ Looked look_at(OpenCache& cache, const client::Sequence& sequence, BlockName cha
       if (first) ++looked.pages;
       if (wrong_words(cache.slot(slots[i]), seed_of(chain), page * page_bytes) == 0) continue;
       throw Broken{"wrong bytes in page " + std::to_string(page) + " of key " +
-                   key_of(chain).data() + (first ? ", as resolved" : ", later in the step")};
+                       key_of(chain).data() + (first ? ", as resolved" : ", later in the step"),
+                   true};
     }
     first = false;
   } while (hold && hold());

@@ -29,6 +29,7 @@ struct Refused {
 // Anything else: nothing that a death explains.
 struct Broken {
   std::string what;
+  bool wrong_bytes = false;
 };
 
 // The value, or what its absence means.

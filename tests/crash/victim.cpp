@@ -43,7 +43,9 @@ std::size_t descriptors_of(pid_t pid, const std::string& store) {
   return count;
 }
 
-Victim::Victim(const VictimOptions& options) : store_(options.store) {
+Victim::Victim(const VictimOptions& options)
+    : store_(options.store),
+      program_(options.program.empty() ? program_beside_this("sluiced") : options.program) {
   std::string folder = std::filesystem::temp_directory_path() / "sluice-crash.XXXXXX";
   if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
   folder_ = folder;
@@ -58,7 +60,8 @@ void Victim::write_config(const VictimOptions& options) const {
        << "[tiers.hbm]\ncapacity = \"64MiB\"\nextent = \"1MiB\"\n"
        << "[tiers.dram]\ncapacity = \"" << options.dram << "\"\nextent = \"1MiB\"\n";
   if (!options.store.empty()) {
-    file << "[tiers.nvme]\ndirectories = [\"" << options.store << ":256MiB\"]\n"
+    file << "[tiers.nvme]\ndirectories = [\"" << options.store << ":" << options.store_mib
+         << "MiB\"]\n"
          << "segment = \"2MiB\"\n";
   }
   for (const char tenant : {'a', 'b'}) {
@@ -89,9 +92,8 @@ void Victim::run_program(const std::string& armed) const {
   dup2(out, STDERR_FILENO);
   dup2(out, STDOUT_FILENO);
   if (!armed.empty()) setenv(ipc::kill_points::kVariable, armed.c_str(), 1);
-  const std::string program = program_beside_this("sluiced");
   const std::string config = folder_ + "/sluiced.toml";
-  execl(program.c_str(), "sluiced", "--config", config.c_str(), nullptr);
+  execl(program_.c_str(), "sluiced", "--config", config.c_str(), nullptr);
   _exit(127);
 }
 
@@ -121,6 +123,16 @@ void Victim::kill() {
   ::kill(pid_, SIGKILL);
   waitpid(pid_, &status_, 0);
   pid_ = -1;
+}
+
+bool Victim::stop() {
+  if (pid_ <= 0) return false;
+  ::kill(pid_, SIGTERM);
+  if (!test::eventually([&] { return !runs(); })) {
+    kill();
+    return false;
+  }
+  return WIFEXITED(status_) && WEXITSTATUS(status_) == 0;
 }
 
 bool Victim::was_killed() const { return WIFSIGNALED(status_) && WTERMSIG(status_) == SIGKILL; }

@@ -15,7 +15,9 @@ namespace sluice::crash {
 
 struct VictimOptions {
   std::string store;  // a folder for the block store; empty: none
+  std::uint32_t store_mib = 256;
   std::string dram = "64MiB";
+  std::string program;  // empty: the sluiced beside this one
 };
 
 class Victim {
@@ -38,6 +40,8 @@ class Victim {
   // Whether it runs; if not, how() tells how it ended.
   bool runs();
   void kill();
+  // SIGTERM. False: it did not end well, or not in time; how() tells how.
+  bool stop();
   // What waitpid gave of the last one.
   int how() const { return status_; }
   bool was_killed() const;
@@ -57,6 +61,7 @@ class Victim {
 
   std::string folder_;
   std::string store_;
+  std::string program_;
   pid_t pid_ = -1;
   int status_ = 0;
   bool kept_ = false;

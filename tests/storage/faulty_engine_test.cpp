@@ -280,6 +280,16 @@ TEST_F(PowerLossTest, TakesNothingThatASyncMadeDurable) {
   }
 }
 
+TEST_F(PowerLossTest, HasNothingToTakeFromADiskThatWasToLoseNone) {
+  engine.reset();
+  faults = std::make_shared<FaultyDisk>(7, Power::stays);
+  start();
+  ASSERT_EQ(write(0, 2), kWhole);
+  const PowerLoss loss = lose_power(1);
+  EXPECT_EQ(loss.kept + loss.dropped + loss.torn, 0u);
+  EXPECT_EQ(disk.content(), pattern(kPiece, 2));
+}
+
 TEST_F(PowerLossTest, KeepsDropsOrTearsWhatNoSyncMadeDurable) {
   const auto old = pattern(kPiece, 1);
   const auto young = pattern(kPiece, 2);
