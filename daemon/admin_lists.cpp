@@ -34,6 +34,19 @@ json quota_json(const residency::TenantTierStatus& tier) {
           {"wanting", tier.wanting}};
 }
 
+// Null if there is no block store.
+json stored_json(const storage::StoreStats& store, const std::string& tenant) {
+  const auto found = std::ranges::find(store.tenants, tenant, &storage::TenantStats::name);
+  if (found == store.tenants.end()) return nullptr;
+  return {{"used_bytes", found->live_bytes},
+          {"limit_bytes", found->limit_bytes},
+          {"weight", found->weight},
+          {"blocks", found->blocks},
+          {"dropped_blocks", found->dropped_blocks},
+          {"refused_writes", found->refused_writes},
+          {"lost_blocks", found->lost_blocks}};
+}
+
 json violations_json(const ViolationCounts& counts) {
   json by_reason = json::object();
   for (std::size_t i = 0; i < kViolations; ++i) {
@@ -98,6 +111,8 @@ ipc::Result<json> tenants_of(const AdminRequest& request,
                              const std::vector<ResolveTotals>& resolved) {
   const auto rows = request.coordinator().with_manager([](auto& m) { return m.tenants(); });
   const auto counters = request.coordinator().tenant_counters();
+  const NvmeTier* const nvme = request.coordinator().nvme();
+  const storage::StoreStats store = nvme != nullptr ? nvme->store().stats() : storage::StoreStats{};
   json list = json::array();
   for (const auto& row : rows) {
     if (!request.sees(row.tenant)) continue;
@@ -108,6 +123,7 @@ ipc::Result<json> tenants_of(const AdminRequest& request,
                     {"sequences", row.sequences},
                     {"hbm", quota_json(row.hbm)},
                     {"dram", quota_json(row.dram)},
+                    {"nvme", stored_json(store, row.name)},
                     {"blocks", blocks_json(row.blocks)},
                     {"sharing", sharing_json(row.sharing)},
                     {"forecasts", forecasts_json(row.forecasts)},

@@ -27,6 +27,7 @@ using ipc::Errc;
 constexpr std::uint64_t kPage = 4 * kKiB;
 constexpr std::uint64_t kMinSegment = 1024 * kKiB;
 constexpr std::uint64_t kMaxSegment = 64 * kGiB;
+constexpr std::uint64_t kAnySize = std::numeric_limits<std::uint64_t>::max();
 
 // ---- the keys
 
@@ -42,8 +43,7 @@ void read_nvme(Reader& reader, NvmeConfig& nvme) {
   reader.read("segment", nvme.segment_bytes, bytes(kMinSegment, kMaxSegment, kPage));
   reader.read("part", nvme.part_bytes, bytes(kPage, 1 * kGiB, kPage));
   reader.read("depth", nvme.depth, integer<std::uint32_t>(1, 4096));
-  reader.read("write_per_day", nvme.write_per_day_bytes,
-              bytes(0, std::numeric_limits<std::uint64_t>::max(), 1));
+  reader.read("write_per_day", nvme.write_per_day_bytes, bytes(0, kAnySize, 1));
 }
 
 void read_tiers(Reader& root, Config& config) {
@@ -110,10 +110,20 @@ void read_limits(Reader& reader, LimitsConfig& limits) {
 }
 
 void read_quota(Reader& reader, QuotaConfig& quota) {
-  constexpr std::uint64_t kAny = std::numeric_limits<std::uint64_t>::max();
-  reader.read("guaranteed", quota.guaranteed_bytes, bytes(0, kAny, 1));
-  reader.read("limit", quota.limit_bytes, bytes(1, kAny, 1));
+  reader.read("guaranteed", quota.guaranteed_bytes, bytes(0, kAnySize, 1));
+  reader.read("limit", quota.limit_bytes, bytes(1, kAnySize, 1));
   reader.read("weight", quota.weight, weight);
+}
+
+void read_nvme_quota(Reader& tenant, const NvmeConfig& store, NvmeQuotaConfig& quota) {
+  quota.limit_bytes = store.capacity_bytes();
+  if (!store.has_store()) {
+    return tenant.refuse("nvme", "tiers.nvme.directories beside it: there is no block store");
+  }
+  auto nvme = tenant.table("nvme");
+  if (!nvme) return;
+  nvme->read("limit", quota.limit_bytes, bytes(1, kAnySize, 1));
+  nvme->read("weight", quota.weight, weight);
 }
 
 TenantConfig read_tenant(const toml::table& table, std::size_t number, const Config& config,
@@ -134,6 +144,7 @@ TenantConfig read_tenant(const toml::table& table, std::size_t number, const Con
   reader.read("socket_mode", tenant.socket_mode, socket_mode);
   if (auto hbm = reader.table("hbm")) read_quota(*hbm, tenant.hbm);
   if (auto dram = reader.table("dram")) read_quota(*dram, tenant.dram);
+  read_nvme_quota(reader, config.nvme, tenant.nvme);
 
   if (!table.contains("name")) {
     findings.add_at(tenant_path(tenant), "a [[tenant]] without a name: expected name = \"...\"");

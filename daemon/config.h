@@ -94,6 +94,7 @@ struct NvmeConfig {
   std::uint32_t depth = 64;               // requests in flight on a device
   std::uint64_t write_per_day_bytes = 0;  // 0: no bound
   bool operator==(const NvmeConfig&) const = default;
+  bool has_store() const { return !directories.empty(); }
   std::uint64_t capacity_bytes() const;
 };
 
@@ -143,6 +144,14 @@ struct QuotaConfig {
   bool operator==(const QuotaConfig&) const = default;
 };
 
+// Of the block store; limit <= its capacity. It has no guarantees: beyond a limit, and where
+// devices are full, the store drops what is coldest.
+struct NvmeQuotaConfig {
+  std::uint64_t limit_bytes = 0;  // as above; without a block store 0
+  double weight = 1.0;            // of what a device serves while other tenants want it, too
+  bool operator==(const NvmeQuotaConfig&) const = default;
+};
+
 // At least one of uids, gids and socket is set; no two tenants share any of them.
 struct TenantConfig {
   std::string name;
@@ -152,6 +161,7 @@ struct TenantConfig {
   mode_t socket_mode = 0660;
   QuotaConfig hbm;
   QuotaConfig dram;
+  NvmeQuotaConfig nvme;
   bool operator==(const TenantConfig&) const = default;
 };
 
@@ -217,7 +227,8 @@ ConfigReport check_config(const std::string& path,
 ipc::Result<Config> load_config(const std::string& path);
 
 // Every value under the key that a file would use ("tenant.prod.hbm.limit", "rings.spin_us"), as it
-// would be written there, in a fixed order.
+// would be written there, in a fixed order. Tenants have quotas of a block store only if there is
+// one.
 struct ConfigValue {
   std::string key;
   std::string value;

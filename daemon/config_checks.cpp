@@ -33,10 +33,28 @@ void check_nvme(const NvmeConfig& nvme, const Report& report) {
   }
 }
 
+std::string capacity_text(const std::string& tier, std::uint64_t capacity_bytes) {
+  return "the capacity of tiers." + tier + ", " + format_bytes(capacity_bytes);
+}
+
+void check_limit(const std::string& prefix, std::uint64_t limit_bytes, std::uint64_t capacity_bytes,
+                 const std::string& capacity, const Report& report) {
+  if (limit_bytes <= capacity_bytes) return;
+  const std::string key = prefix + ".limit";
+  report(key, key + ": found " + format_bytes(limit_bytes) + ", expected at most " + capacity);
+}
+
+void check_nvme_quotas(const Config& config, const Report& report) {
+  const std::uint64_t capacity_bytes = config.nvme.capacity_bytes();
+  for (const TenantConfig& tenant : config.tenants) {
+    check_limit(tenant_path(tenant) + ".nvme", tenant.nvme.limit_bytes, capacity_bytes,
+                capacity_text("nvme", capacity_bytes), report);
+  }
+}
+
 void check_quotas(const Config& config, const std::string& tier, std::uint64_t capacity_bytes,
                   QuotaConfig TenantConfig::* quota_of, const Report& report) {
-  const std::string capacity =
-      "the capacity of tiers." + tier + ", " + format_bytes(capacity_bytes);
+  const std::string capacity = capacity_text(tier, capacity_bytes);
   const auto wrong = [&](const std::string& key, std::uint64_t found, const std::string& rest) {
     report(key, key + ": found " + format_bytes(found) + rest);
   };
@@ -44,11 +62,8 @@ void check_quotas(const Config& config, const std::string& tier, std::uint64_t c
   for (const TenantConfig& tenant : config.tenants) {
     const QuotaConfig& quota = tenant.*quota_of;
     const std::string prefix = tenant_path(tenant) + "." + tier;
-    const std::string limit_key = prefix + ".limit";
     const std::string guaranteed_key = prefix + ".guaranteed";
-    if (quota.limit_bytes > capacity_bytes) {
-      wrong(limit_key, quota.limit_bytes, ", expected at most " + capacity);
-    }
+    check_limit(prefix, quota.limit_bytes, capacity_bytes, capacity, report);
     if (quota.guaranteed_bytes > quota.limit_bytes) {
       wrong(guaranteed_key, quota.guaranteed_bytes,
             ", expected at most its limit, " + format_bytes(quota.limit_bytes));
@@ -86,6 +101,7 @@ void check_sizes(const Config& config, const Report& report) {
   check_nvme(config.nvme, report);
   check_quotas(config, "hbm", config.hbm.capacity_bytes, &TenantConfig::hbm, report);
   check_quotas(config, "dram", config.dram.capacity_bytes, &TenantConfig::dram, report);
+  check_nvme_quotas(config, report);
 }
 
 void check_owners(const Config& config, const Report& report) {

@@ -56,9 +56,16 @@ class Listing {
   void add_quota(const std::string& key, const QuotaConfig& quota) {
     add_bytes(key + ".guaranteed", quota.guaranteed_bytes);
     add_bytes(key + ".limit", quota.limit_bytes);
-    std::ostringstream weight_text;
-    weight_text << std::showpoint << quota.weight;
-    add(key + ".weight", weight_text.str());
+    add_weight(key + ".weight", quota.weight);
+  }
+  void add_quota(const std::string& key, const NvmeQuotaConfig& quota) {
+    add_bytes(key + ".limit", quota.limit_bytes);
+    add_weight(key + ".weight", quota.weight);
+  }
+  void add_weight(const std::string& key, double weight) {
+    std::ostringstream text;
+    text << std::showpoint << weight;
+    add(key, text.str());
   }
   std::vector<ConfigValue> take() { return std::move(values_); }
 
@@ -115,6 +122,7 @@ std::vector<ConfigValue> list_config(const Config& config) {
     list.add(key + ".socket_mode", format_mode(tenant.socket_mode));
     list.add_quota(key + ".hbm", tenant.hbm);
     list.add_quota(key + ".dram", tenant.dram);
+    if (config.nvme.has_store()) list.add_quota(key + ".nvme", tenant.nvme);
   }
   return list.take();
 }

@@ -102,6 +102,7 @@ TenantConfig default_tenant(const Config& config, uid_t uid) {
   tenant.uids = {uid};
   tenant.hbm.limit_bytes = config.hbm.capacity_bytes;
   tenant.dram.limit_bytes = config.dram.capacity_bytes;
+  tenant.nvme.limit_bytes = config.nvme.capacity_bytes();
   return tenant;
 }
 

@@ -33,7 +33,8 @@ std::vector<ConfigChange> changes(const Config& now, const Config& wanted) {
   return found;
 }
 
-QuotaConfig within(QuotaConfig quota, std::uint64_t capacity_bytes) {
+template <class Quota>
+Quota within(Quota quota, std::uint64_t capacity_bytes) {
   quota.limit_bytes = std::min(quota.limit_bytes, capacity_bytes);
   return quota;
 }
@@ -50,6 +51,10 @@ ipc::Result<Reload> plan_reload(const Config& running, const Config& wanted) {
     if (other == wanted.tenants.end()) continue;
     tenant.hbm = within(other->hbm, running.hbm.capacity_bytes);
     tenant.dram = within(other->dram, running.dram.capacity_bytes);
+    // A file without a block store says nothing of the one that runs.
+    if (wanted.nvme.has_store()) {
+      tenant.nvme = within(other->nvme, running.nvme.capacity_bytes());
+    }
   }
   std::vector<std::string> problems;
   check_sizes(reload.config,

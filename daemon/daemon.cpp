@@ -40,6 +40,7 @@ struct Daemon::Impl {
 
   ipc::Status start(DaemonParts parts);
   ipc::Result<Reload> reload();
+  void apply_nvme_quotas(const Config& then) const;
   void on_hangup();
   void on_stop(int number);
   void await_signal();
@@ -149,6 +150,7 @@ ipc::Result<Reload> Daemon::Impl::reload() {
       apply(ipc::Tier::dram, config.tenants[i].dram, plan->config.tenants[i].dram);
     }
   }
+  apply_nvme_quotas(plan->config);
   config = plan->config;
   set_log_level(config.daemon.log_level);
   for (const auto& change : plan->applied) {
@@ -160,6 +162,17 @@ ipc::Result<Reload> Daemon::Impl::reload() {
              {{"key", change.key}, {"is", change.now}, {"wanted", change.wanted}});
   }
   return plan;
+}
+
+void Daemon::Impl::apply_nvme_quotas(const Config& then) const {
+  NvmeTier* const nvme = coordinator->nvme();
+  if (nvme == nullptr) return;
+  for (std::size_t i = 0; i < config.tenants.size(); ++i) {
+    if (config.tenants[i].nvme == then.tenants[i].nvme) continue;
+    if (auto done = nvme->set_quota(then.tenants[i]); !done) {
+      log_error("a quota was not applied", {{"reason", done.error().text}});
+    }
+  }
 }
 
 void Daemon::Impl::on_hangup() {

@@ -156,6 +156,8 @@ void add_tiers(std::vector<MetricFamily>& out, const std::vector<TenantMetrics>&
     add(tenant.name, "host", tenant.dram);
     if (tenant.store) {
       used.add({{"tenant", tenant.name}, {"tier", "disk"}}, tenant.store->used_bytes);
+      quota.add({{"tenant", tenant.name}, {"tier", "disk"}, {"kind", "limit"}},
+                tenant.store->limit_bytes);
     }
   }
 }
@@ -177,12 +179,17 @@ void add_disks(std::vector<MetricFamily>& out, const MetricsSnapshot& snapshot) 
   }
   Family refused(out, "sluice_store_refused_writes_total",
                  "Blocks that the block store did not take.", MetricType::Counter);
+  Family dropped(out, "sluice_store_dropped_blocks_total",
+                 "Blocks that the block store gave up for others of the tenant's limit, or where "
+                 "devices were full.",
+                 MetricType::Counter);
   Family lost(out, "sluice_store_lost_blocks_total",
               "Blocks of the block store that could not be read, or failed their checksum.",
               MetricType::Counter);
   for (const TenantMetrics& tenant : snapshot.tenants) {
     if (!tenant.store) continue;
     refused.add({{"tenant", tenant.name}}, tenant.store->refused_writes);
+    dropped.add({{"tenant", tenant.name}}, tenant.store->dropped_blocks);
     lost.add({{"tenant", tenant.name}}, tenant.store->lost_blocks);
   }
 }

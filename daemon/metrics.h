@@ -84,6 +84,8 @@ struct MovedBytes {
 // What a tenant has in the block store, and moved there and back.
 struct StoreMetrics {
   std::uint64_t used_bytes = 0;
+  std::uint64_t limit_bytes = 0;
+  std::uint64_t dropped_blocks = 0;  // by its limit, or where devices were full
   std::uint64_t written_bytes = 0;
   std::uint64_t read_bytes = 0;
   std::uint64_t refused_writes = 0;

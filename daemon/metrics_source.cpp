@@ -60,8 +60,8 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
 StoreMetrics store_metrics(const storage::StoreStats& stats, const std::string& tenant) {
   const auto found = std::ranges::find(stats.tenants, tenant, &storage::TenantStats::name);
   if (found == stats.tenants.end()) return {};
-  return {found->live_bytes, found->written_bytes, found->read_bytes, found->refused_writes,
-          found->lost_blocks};
+  return {found->live_bytes, found->limit_bytes,    found->dropped_blocks, found->written_bytes,
+          found->read_bytes, found->refused_writes, found->lost_blocks};
 }
 
 // The worst of each code.

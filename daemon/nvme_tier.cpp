@@ -32,6 +32,10 @@ std::string text_of(const ipc::Layout& layout) {
          " page_kind=" + std::to_string(static_cast<int>(layout.page_kind));
 }
 
+storage::TenantConfig quota_of(const TenantConfig& tenant) {
+  return {tenant.name, tenant.nvme.limit_bytes, tenant.nvme.weight};
+}
+
 }  // namespace
 
 storage::Namespace scope_of(const std::string& tenant, const residency::CacheSpec& spec) {
@@ -50,7 +54,7 @@ ipc::Result<std::unique_ptr<NvmeTier>> NvmeTier::open(const Config& config,
   for (const NvmeDirectory& directory : config.nvme.directories) {
     wanted.devices.push_back({directory.path, directory.capacity_bytes});
   }
-  for (const TenantConfig& tenant : config.tenants) wanted.tenants.push_back({tenant.name});
+  for (const TenantConfig& tenant : config.tenants) wanted.tenants.push_back(quota_of(tenant));
   wanted.segment_bytes = config.nvme.segment_bytes;
   wanted.part_bytes = config.nvme.part_bytes;
   wanted.io = kind_of(config.nvme.io);
@@ -74,6 +78,10 @@ ipc::Result<std::unique_ptr<NvmeTier>> NvmeTier::open(const Config& config,
                                        {"dropped_records", stats.dropped_records},
                                        {"seconds", stats.open_seconds}});
   return std::unique_ptr<NvmeTier>(new NvmeTier(std::move(*store)));
+}
+
+ipc::Status NvmeTier::set_quota(const TenantConfig& tenant) {
+  return store_->set_tenant(quota_of(tenant));
 }
 
 std::vector<std::uint64_t> NvmeTier::find_prefix(storage::NamespaceId scope,

@@ -35,6 +35,9 @@ class NvmeTier {
   storage::BlockStore& store() { return *store_; }
   const storage::BlockStore& store() const { return *store_; }
 
+  // What the tenant may have from now on; see BlockStore::set_tenant, also for its errors.
+  ipc::Status set_quota(const TenantConfig& tenant);
+
   // How many of `keys`, from the first on, the store has one after the other, and their valid
   // bytes. An index that cannot be read has nothing.
   std::vector<std::uint64_t> find_prefix(storage::NamespaceId scope,

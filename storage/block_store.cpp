@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "storage/bytes.h"
@@ -16,10 +17,12 @@
 namespace sluice::storage {
 namespace {
 
+constexpr std::chrono::microseconds kPauseOfDrops{100};
+
 struct Scope {
   std::string encoded;
   std::uint32_t tenant = 0;
-  std::uint32_t weight = 1;
+  std::atomic<double> weight = 1;  // the tenant's; nothing else changes
 };
 
 StoredBlock stored(const IndexEntry& entry) {
@@ -63,13 +66,15 @@ struct BlockStore::Impl {
   std::deque<Scope> scopes;  // in place for good: jobs point to them
   std::map<std::string, NamespaceId> scope_numbers;
 
-  explicit Impl(StoreConfig what)
-      : config(std::move(what)), catalog(config.tenants), written(config.write_bytes_per_day) {}
+  explicit Impl(StoreConfig what) : config(std::move(what)), written(config.write_bytes_per_day) {}
 
   Status open();
   Result<Recovered> recover_with(const std::filesystem::path& index_directory,
                                  std::vector<OpenedDevice>& opened_devices);
   Status start(OpenedDevice& opened_device, std::size_t slot);
+  std::uint64_t capacity_bytes() const;
+  std::uint32_t tenant_number(const std::string& name);
+  void set_quota(const TenantConfig& tenant);
   const Scope* scope(NamespaceId number) const;
   Done tracked(Done done, std::uint64_t bytes);
   void answer(Done done, Status status);
@@ -108,6 +113,7 @@ Status BlockStore::Impl::open() {
     recovered = recover_with(where, *opened_devices);
   }
   if (!recovered) return std::unexpected(recovered.error());
+  for (const TenantConfig& tenant : config.tenants) set_quota(tenant);
   next_sequence = recovered->next_sequence;
   written.restore(recovered->written);
   commit = std::make_unique<Commit>(*index, catalog, written);
@@ -146,6 +152,38 @@ Status BlockStore::Impl::start(OpenedDevice& opened_device, std::size_t slot) {
   by_number[device->number()] = device.get();
   slots.push_back({opened_device.config, std::move(opened_device.lock), {}, std::move(device)});
   return {};
+}
+
+std::uint64_t BlockStore::Impl::capacity_bytes() const {
+  std::uint64_t sum = 0;
+  for (const DeviceConfig& device : config.devices) sum += device.capacity_bytes;
+  return sum;
+}
+
+// With scopes_mutex.
+std::uint32_t BlockStore::Impl::tenant_number(const std::string& name) {
+  const Catalog::TenantNumber tenant = catalog.tenant(name);
+  if (tenant.is_new) {
+    // Refused: after a restart its blocks belong to a tenant without a name.
+    static_cast<void>(index->put_tenant(tenant.number, name));
+  }
+  return tenant.number;
+}
+
+void BlockStore::Impl::set_quota(const TenantConfig& tenant) {
+  // A limit counts what waits to be written, too; what is not divided goes by its devices alone.
+  const bool all = tenant.limit_bytes >= capacity_bytes();
+  std::uint32_t number = 0;
+  {
+    const std::lock_guard lock(scopes_mutex);
+    number = tenant_number(tenant.name);
+    catalog.set_quota(number, all ? 0 : tenant.limit_bytes, tenant.weight);
+    for (Scope& scope : scopes) {
+      if (scope.tenant == number) scope.weight = tenant.weight;
+    }
+  }
+  // Without a pause nobody else would get the catalog in between.
+  while (catalog.drop_excess(number)) std::this_thread::sleep_for(kPauseOfDrops);
 }
 
 const Scope* BlockStore::Impl::scope(NamespaceId number) const {
@@ -255,13 +293,9 @@ Result<NamespaceId> BlockStore::intern(const Namespace& scope) {
   if (impl_->scopes.size() >= kMaxNamespaces) {
     return ipc::fail(Errc::limit_reached, "the store knows 65536 namespaces, and no more");
   }
-  const Catalog::TenantNumber tenant = impl_->catalog.tenant(scope.tenant);
-  if (tenant.is_new) {
-    // Refused: after a restart its blocks belong to a tenant without a name.
-    static_cast<void>(impl_->index->put_tenant(tenant.number, scope.tenant));
-  }
+  const std::uint32_t tenant = impl_->tenant_number(scope.tenant);
   const NamespaceId number{static_cast<std::uint32_t>(impl_->scopes.size())};
-  impl_->scopes.push_back({encoded, tenant.number, impl_->catalog.weight(tenant.number)});
+  impl_->scopes.emplace_back(encoded, tenant, impl_->catalog.weight(tenant));
   impl_->scope_numbers.emplace(std::move(encoded), number);
   return number;
 }
@@ -371,6 +405,12 @@ Status BlockStore::forget(NamespaceId scope, std::span<const std::byte> key) {
   return {};
 }
 
+Status BlockStore::set_tenant(const TenantConfig& tenant) {
+  if (Status checked = check_tenant(tenant); !checked) return checked;
+  impl_->set_quota(tenant);
+  return {};
+}
+
 void BlockStore::compact(double least_live, Done done) {
   Done tracked = impl_->tracked(std::move(done), 0);
   if (!(least_live >= 0 && least_live <= 1)) {
@@ -422,6 +462,9 @@ StoreStats BlockStore::stats() const {
     gone.capacity_bytes = slot.config.capacity_bytes;
     gone.taken_out = true;
     gone.taken_out_why = slot.why_not;
+  }
+  for (TenantStats& tenant : stats.tenants) {
+    if (tenant.limit_bytes == 0) tenant.limit_bytes = impl_->capacity_bytes();
   }
   return stats;
 }

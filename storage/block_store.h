@@ -72,7 +72,7 @@ struct DeviceConfig {
 struct TenantConfig {
   std::string name;
   std::uint64_t limit_bytes = 0;  // of records on all devices; 0: the whole store
-  std::uint32_t weight = 1;
+  double weight = 1;              // above 0; of what a device serves while others want it, too
 };
 
 // What cleaning may do on its own.
@@ -141,6 +141,8 @@ struct DeviceStats {
 
 struct TenantStats {
   std::string name;
+  std::uint64_t limit_bytes = 0;  // the capacity of all devices, if it has none of its own
+  double weight = 1;
   std::uint64_t blocks = 0, live_bytes = 0;
   std::uint64_t written_bytes = 0, read_bytes = 0;
   std::uint64_t dropped_blocks = 0;  // to make room
@@ -194,6 +196,12 @@ class BlockStore {
 
   // The block does not exist from now on; reads of it that began may still end well.
   Status forget(NamespaceId scope, std::span<const std::byte> key);
+
+  // What a tenant may have from now on, also one that nobody knows yet. Beyond a lower limit its
+  // coldest blocks are dropped before this returns, a few at a time: others are served meanwhile,
+  // and writes of this tenant refused (quota_exceeded). What is being written cannot be dropped
+  // before it ends. The weight is of requests that come later. Errors: bad_config (the weight).
+  Status set_tenant(const TenantConfig& tenant);
 
   // Moves the blocks out of segments of which less than `least_live` (0 to 1) is alive, and gives
   // these segments back; one that was begun before is taken once at most. Drops nothing. `done`

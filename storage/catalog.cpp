@@ -17,8 +17,6 @@ std::uint64_t record_bytes(const IndexEntry& entry) {
   return record_bytes_of(std::uint64_t{entry.block_pages} * kIoAlign);
 }
 
-Catalog::Catalog(std::vector<TenantConfig> tenants) : configured_(std::move(tenants)) {}
-
 std::optional<std::uint32_t> Catalog::place_of(const Digest& digest) const {
   return table_.find(digest,
                      [&](std::uint32_t place) { return entries_[place].block.digest == digest; });
@@ -161,13 +159,28 @@ void Catalog::drop_device(std::uint32_t device) {
 }
 
 bool Catalog::make_room(Tenant& tenant, std::uint64_t bytes) {
-  if (tenant.limit_bytes == 0) return true;
-  // What is being written cannot be dropped.
-  if (tenant.reserved_bytes + bytes > tenant.limit_bytes) return false;
-  while (tenant.stats.live_bytes + tenant.reserved_bytes + bytes > tenant.limit_bytes) {
+  const std::uint64_t limit = tenant.stats.limit_bytes;
+  if (limit == 0) return true;
+  // What is being written cannot be dropped, and what is beyond a limit that became lower is not
+  // one write's to drop.
+  if (tenant.reserved_bytes + bytes > limit || tenant.is_over_limit()) return false;
+  while (tenant.stats.live_bytes + tenant.reserved_bytes + bytes > limit) {
     drop_at(tenant.by_use.last, Drop::to_make_room);
   }
   return true;
+}
+
+bool Catalog::drop_excess(Tenant& tenant) {
+  for (std::size_t dropped = 0; tenant.is_over_limit() && tenant.by_use.last != kNone; ++dropped) {
+    if (dropped == kDropsPerTurn) return true;
+    drop_at(tenant.by_use.last, Drop::to_make_room);
+  }
+  return false;
+}
+
+bool Catalog::drop_excess(std::uint32_t tenant) {
+  const std::lock_guard lock(mutex_);
+  return drop_excess(tenants_[tenant]);
 }
 
 Catalog::Begun Catalog::begin_write(const Digest& digest, std::uint32_t tenant_number,
@@ -246,8 +259,12 @@ void Catalog::apply(const IndexEntry& entry, std::optional<std::uint64_t> moved_
     return;
   }
   if (place) remove(*place);
-  tenants_[entry.tenant].stats.written_bytes += record_bytes(entry);
+  Tenant& tenant = tenants_[entry.tenant];
+  tenant.reserved_bytes -= std::exchange(pending->second.bytes, 0);
+  tenant.stats.written_bytes += record_bytes(entry);
   insert(entry);
+  // The limit became lower while it was written.
+  drop_excess(tenant);
 }
 
 Catalog::News Catalog::take_news(std::size_t uses) {

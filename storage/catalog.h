@@ -30,6 +30,9 @@ std::uint64_t record_bytes(const IndexEntry& entry);
 // Uses that wait to be told to the index; more are forgotten.
 inline constexpr std::size_t kMaxUses = 65536;
 
+// Blocks beyond a limit that are dropped before others have their turn.
+inline constexpr std::size_t kDropsPerTurn = 1024;
+
 // A segment as far as the catalog knows: of its blocks that exist.
 struct SegmentUse {
   std::uint64_t live_bytes = 0;
@@ -44,8 +47,6 @@ enum class Drop : std::uint8_t {
 
 class Catalog {
  public:
-  explicit Catalog(std::vector<TenantConfig> tenants);
-
   // The tenant's number: the same in every run, if it is told the ones of before first.
   struct TenantNumber {
     std::uint32_t number = 0;
@@ -54,7 +55,12 @@ class Catalog {
   TenantNumber tenant(const std::string& name);
   void restore_tenant(std::uint32_t number, const std::string& name);
   bool has_tenant(std::uint32_t number) const;
-  std::uint32_t weight(std::uint32_t tenant) const;
+  double weight(std::uint32_t tenant) const;
+  // What it may have from now on, 0: all; drop_excess() makes it so.
+  void set_quota(std::uint32_t tenant, std::uint64_t limit_bytes, double weight);
+  // Drops the coldest of the tenant that are beyond its limit, at most kDropsPerTurn. Whether there
+  // are more.
+  bool drop_excess(std::uint32_t tenant);
 
   void add_device(std::uint32_t device, std::uint32_t segments);
   // While the store opens, in ascending order of use. A newer record of a block wins.
@@ -70,7 +76,7 @@ class Catalog {
     started,  // the caller writes it, and ends it with end_write
     exists,
     joined,  // another write of it has begun; `done` waits for its end
-    refused  // the tenant's limit; there is nothing more of its to drop
+    refused  // the tenant's limit: what it drops would not do, or is being dropped already
   };
   // Takes `done` if started or joined. Drops the coldest of the tenant as far as its limit asks.
   Begun begin_write(const Digest& digest, std::uint32_t tenant, std::uint64_t block_bytes,
@@ -128,11 +134,12 @@ class Catalog {
     std::uint32_t last = kNone;
   };
   struct Tenant {
-    TenantStats stats;
-    std::uint64_t limit_bytes = 0;
-    std::uint32_t weight = 1;
-    std::uint64_t reserved_bytes = 0;  // of writes under way
+    TenantStats stats;                 // limit_bytes is 0 if it has none
+    std::uint64_t reserved_bytes = 0;  // of writes under way that the index does not know yet
     List by_use;
+    bool is_over_limit() const {
+      return stats.limit_bytes != 0 && stats.live_bytes + reserved_bytes > stats.limit_bytes;
+    }
   };
   struct Segment {
     SegmentUse use;
@@ -145,7 +152,7 @@ class Catalog {
   struct Pending {
     std::vector<Done> waiters;
     std::uint32_t tenant = 0;
-    std::uint64_t bytes = 0;
+    std::uint64_t bytes = 0;  // of the tenant's reserved ones
     bool forgotten = false;
   };
 
@@ -155,10 +162,10 @@ class Catalog {
   void use(std::uint32_t place, std::uint32_t now_s);
   void drop_at(std::uint32_t place, Drop why);
   bool make_room(Tenant& tenant, std::uint64_t bytes);
+  bool drop_excess(Tenant& tenant);
   void link(List& list, Links Entry::* links, std::uint32_t place);
   void unlink(List& list, Links Entry::* links, std::uint32_t place);
 
-  const std::vector<TenantConfig> configured_;
   mutable std::mutex mutex_;
   std::deque<Entry> entries_;
   std::vector<std::uint32_t> free_places_;

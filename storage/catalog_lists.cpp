@@ -1,6 +1,4 @@
 // The catalog's tenants and devices, and what it tells of them.
-#include <algorithm>
-
 #include "storage/catalog.h"
 
 namespace sluice::storage {
@@ -13,11 +11,6 @@ Catalog::TenantNumber Catalog::tenant(const std::string& name) {
   const auto number = static_cast<std::uint32_t>(tenants_.size());
   Tenant& tenant = tenants_.emplace_back();
   tenant.stats.name = name;
-  const auto own = std::ranges::find(configured_, name, &TenantConfig::name);
-  if (own != configured_.end()) {
-    tenant.limit_bytes = own->limit_bytes;
-    tenant.weight = std::max(own->weight, 1U);
-  }
   tenant_numbers_.emplace(name, number);
   return {number, true};
 }
@@ -35,9 +28,15 @@ bool Catalog::has_tenant(std::uint32_t number) const {
   return number < tenants_.size();
 }
 
-std::uint32_t Catalog::weight(std::uint32_t tenant) const {
+double Catalog::weight(std::uint32_t tenant) const {
   const std::lock_guard lock(mutex_);
-  return tenants_[tenant].weight;
+  return tenants_[tenant].stats.weight;
+}
+
+void Catalog::set_quota(std::uint32_t tenant, std::uint64_t limit_bytes, double weight) {
+  const std::lock_guard lock(mutex_);
+  tenants_[tenant].stats.limit_bytes = limit_bytes;
+  tenants_[tenant].stats.weight = weight;
 }
 
 void Catalog::add_device(std::uint32_t device, std::uint32_t segments) {

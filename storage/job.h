@@ -35,7 +35,7 @@ struct Job {
   Kind kind = Kind::answer;
   IoClass io_class = IoClass::must_have;
   std::uint32_t tenant = 0;
-  std::uint32_t weight = 1;
+  double weight = 1;
   Digest digest;
   // Whose the block is; points to what outlives the job. Empty in a read that moves a block.
   std::string_view encoded_namespace;

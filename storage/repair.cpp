@@ -98,7 +98,7 @@ Result<Recovered> recover_all(StoreImage& image, Index& index) {
   const std::uint64_t segment_bytes = devices.front().identity->segment_bytes;
   const auto store = identify(devices, index, segment_bytes);
   if (!store) return std::unexpected(store.error());
-  Catalog catalog({});
+  Catalog catalog;
   auto recovered = recover(devices, index, catalog);
   if (!recovered) return recovered;
   for (const OpenedDevice& device : devices) {

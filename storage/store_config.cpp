@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -50,7 +51,15 @@ Status check_config(const StoreConfig& config) {
   for (const DeviceConfig& device : config.devices) {
     if (Status checked = check_device(device, config.segment_bytes); !checked) return checked;
   }
+  for (const TenantConfig& tenant : config.tenants) {
+    if (Status checked = check_tenant(tenant); !checked) return checked;
+  }
   return {};
+}
+
+Status check_tenant(const TenantConfig& tenant) {
+  if (std::isfinite(tenant.weight) && tenant.weight > 0) return {};
+  return bad("tenant " + tenant.name + ": the weight must be a number above 0");
 }
 
 Status allow_open_files(const StoreConfig& config) {

@@ -30,6 +30,7 @@ enum class SeededBug : std::uint8_t {
   stay_lost_in_directory,  // a lost block can still be matched
   keep_lost_frame,         // the frame of a lost block stays taken
   strand_displaced,        // a displaced block stays when its last reference goes
+  recall_in_batch,         // a block that stays loses its frame with those that left
 };
 inline SeededBug seeded_bug = SeededBug::none;
 

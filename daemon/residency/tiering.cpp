@@ -37,6 +37,27 @@ std::deque<BlockId>& queue_of(Tiering& tiering, Urgency urgency) {
   return urgency == Urgency::now ? tiering.wanted_now : tiering.wanted_soon;
 }
 
+bool may_be_recalled(const Block& block) {
+  return block.state == BlockState::sealed && block.place == Place::leaving && block.references > 0;
+}
+
+// A block that was to leave stays: its frame is as it was. Whoever wants it may be in a step, for
+// whose end the frame would wait.
+void recall(Cache& cache, BlockId id, Actions& actions) {
+  Tiering& tiering = cache.tiering;
+  Block& block = cache.blocks[id.value];
+  block.place = Place::resident;
+  block.wanted = false;
+  --tiering.counts.leaving;
+  if (needs_no_write(block)) ++tiering.stored_in_use;
+  // Resolvers were told nothing yet, or that it is gone.
+  if (std::erase(tiering.to_withdraw, id) > 0) return;
+  if (!SLUICE_SEEDED(recall_in_batch)) {
+    for (RetireBatch& batch : tiering.batches) std::erase(batch.ids, id);
+  }
+  actions.push_back(SetFrame{cache.id, id, block.frame});
+}
+
 // The block has no frame any more.
 void become_absent(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id,
                    Actions& actions) {
@@ -390,7 +411,12 @@ Status Manager::wanted(CacheId id, std::span<const BlockId> ids, Actions& action
   auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
   for (const BlockId one : ids) {
-    if (one.value < (*cache)->fresh_id) want(**cache, one, urgency);
+    if (one.value >= (*cache)->fresh_id) continue;
+    if (urgency == Urgency::now && may_be_recalled((*cache)->blocks[one.value])) {
+      recall(**cache, one, actions);
+    } else {
+      want(**cache, one, urgency);
+    }
   }
   promote(state, **cache, actions);
   keep_stock(state, **cache);

@@ -21,6 +21,9 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::MatchesRegex;
 
+#define TENANT "[[tenant]]\nname = 'a'\nuids = [1]\n"
+#define STORE "[tiers.nvme]\ndirectories = ['/a:10GiB']\n"
+
 constexpr const char* kPackaged = "packaging/sluiced.toml";  // tests run in the repository root
 
 const Environment kServer = {
@@ -106,13 +109,19 @@ TEST(Defaults, AreCompletedByThePackagedExampleOfATenant) {
       ++i;
     }
   }
-  const Config config = read(text.substr(0, at) + example);
+  // A tenant has quotas of a block store if there is one.
+  const std::string none = "directories = []";
+  ASSERT_NE(text.find(none), text.npos);
+  const std::string packaged = text.substr(0, at).replace(
+      text.find(none), none.size(), "directories = ['/mnt/nvme0/sluice:800GiB']");
+  const Config config = read(packaged + example);
   ASSERT_EQ(config.tenants.size(), 1u);
   EXPECT_EQ(config.tenants[0].socket, "/run/sluice/prod.sock");
   EXPECT_EQ(config.tenants[0].hbm,
             QuotaConfig({.guaranteed_bytes = 0, .limit_bytes = kGiB, .weight = 1.0}));
   EXPECT_EQ(config.tenants[0].dram,
             QuotaConfig({.guaranteed_bytes = 0, .limit_bytes = 4 * kGiB, .weight = 1.0}));
+  EXPECT_EQ(config.tenants[0].nvme, NvmeQuotaConfig({.limit_bytes = 800 * kGiB, .weight = 1.0}));
 }
 
 TEST(Defaults, PutTheSocketWhereTheUserMay) {
@@ -199,7 +208,8 @@ dram.limit = "3GiB"
                        "/tmp/prod.sock",
                        0600,
                        {kGiB, 3 * kGiB / 2, 2.0},
-                       {0, 3 * kGiB, 1.0}}};
+                       {0, 3 * kGiB, 1.0},
+                       {}}};
   EXPECT_EQ(config, expected);
 }
 
@@ -207,6 +217,31 @@ TEST(AConfigFile, GivesATenantTheCapacityAsLimit) {
   const Config config =
       read("[[tenant]]\nname = 'a'\nuids = [1]\n[tiers.hbm]\ncapacity = '2GiB'\n");
   EXPECT_EQ(config.tenants[0].hbm.limit_bytes, 2 * kGiB);
+}
+
+TEST(AConfigFile, GivesTenantsTheirPartOfTheBlockStore) {
+  const Config config =
+      read("[tiers.nvme]\ndirectories = ['/a:10GiB', '/b:20GiB']\n" TENANT
+           "nvme = {limit = '12GiB', weight = 0.5}\n[[tenant]]\nname = 'b'\nuids = [2]\n");
+  EXPECT_EQ(config.tenants[0].nvme, NvmeQuotaConfig({12 * kGiB, 0.5}));
+  EXPECT_EQ(config.tenants[1].nvme, NvmeQuotaConfig({30 * kGiB, 1.0}));
+  EXPECT_THAT(list_config(config),
+              ::testing::IsSupersetOf({ConfigValue{"tenant.a.nvme.limit", "\"12GiB\""},
+                                       ConfigValue{"tenant.a.nvme.weight", "0.500000"},
+                                       ConfigValue{"tenant.b.nvme.limit", "\"30GiB\""},
+                                       ConfigValue{"tenant.b.nvme.weight", "1.00000"}}));
+  EXPECT_EQ(read("[tiers.nvme]\ndirectories = ['/a:10GiB']\n").tenants[0].nvme.limit_bytes,
+            10 * kGiB);
+}
+
+TEST(AConfigFile, WithoutABlockStoreHasNoQuotasOfIt) {
+  EXPECT_EQ(errors(TENANT "nvme.limit = '1GiB'\n"),
+            "f.toml:4:1: tenant.a.nvme: found a table, expected tiers.nvme.directories beside it: "
+            "there is no block store");
+  EXPECT_THAT(errors(TENANT "nvme = {weight = 1.0}\n"), HasSubstr("f.toml:4:"));
+  for (const ConfigValue& value : list_config(read(TENANT))) {
+    EXPECT_THAT(value.key, ::testing::Not(HasSubstr("tenant.a.nvme")));
+  }
 }
 
 TEST(AConfigFile, MayBeEmptyOrPartial) {
@@ -333,8 +368,6 @@ TEST_P(ABadValue, IsTheOneError) {
   EXPECT_THAT(report.errors[0].text, HasSubstr(GetParam().error));
 }
 
-#define TENANT "[[tenant]]\nname = 'a'\nuids = [1]\n"
-
 INSTANTIATE_TEST_SUITE_P(
     Values, ABadValue,
     ::testing::Values(
@@ -408,6 +441,16 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{TENANT "hbm.weight = nan", "a number from 0.001 to 1000"},
         BadValue{TENANT "hbm.weight = '1'", "a number from 0.001 to 1000"},
         BadValue{TENANT "hbm.guarantee = '1GiB'", "did you mean \"guaranteed\"?"},
+        BadValue{STORE TENANT "nvme.limit = '11GiB'",
+                 "tenant.a.nvme.limit: found 11GiB, expected at most the capacity of tiers.nvme, "
+                 "10GiB"},
+        BadValue{STORE TENANT "nvme.limit = '0'", "tenant.a.nvme.limit: found \"0\""},
+        BadValue{STORE TENANT "nvme.limit = '50%'", "expected a size of at least 1B"},
+        BadValue{STORE TENANT "nvme.weight = 0", "a number from 0.001 to 1000"},
+        BadValue{STORE TENANT "nvme.guaranteed = '1GiB'",
+                 "unknown key \"guaranteed\" in tenant.a.nvme: expected one of limit, weight"},
+        BadValue{STORE TENANT "nvme = 3", "tenant.a.nvme: found 3, expected a table"},
+        BadValue{TENANT "nvme.limit = '1GiB'", "there is no block store"},
         BadValue{TENANT "dram.guaranteed = '3GiB'\n[[tenant]]\nname = 'b'\nuids = "
                         "[2]\ndram.guaranteed = '2GiB'",
                  "tenant.b.dram.guaranteed: found 2GiB, but only 1GiB is left"},
@@ -532,6 +575,39 @@ TEST(AReload, AppliesALimitAsFarAsTheRunningCapacityGoes) {
   EXPECT_THAT(reload->deferred, ::testing::IsSupersetOf(
                                     {ConfigChange{"tiers.dram.capacity", "\"4GiB\"", "\"8GiB\""},
                                      ConfigChange{"tenant.a.dram.limit", "\"4GiB\"", "\"6GiB\""}}));
+}
+
+TEST(AReload, AppliesQuotasOfTheBlockStoreThatRuns) {
+  const Config running = read(STORE TENANT "nvme.limit = '6GiB'\n");
+  const auto lower = plan_reload(running, read(STORE TENANT "nvme = {limit = '2GiB', weight = 3}"));
+  ASSERT_TRUE(lower);
+  EXPECT_THAT(lower->deferred, IsEmpty());
+  EXPECT_THAT(lower->applied,
+              ElementsAre(ConfigChange{"tenant.a.nvme.limit", "\"6GiB\"", "\"2GiB\""},
+                          ConfigChange{"tenant.a.nvme.weight", "1.00000", "3.00000"}));
+  EXPECT_EQ(lower->config.tenants[0].nvme, NvmeQuotaConfig({2 * kGiB, 3.0}));
+
+  const auto larger = plan_reload(
+      running, read("[tiers.nvme]\ndirectories = ['/a:40GiB']\n" TENANT "nvme.limit = '30GiB'"));
+  ASSERT_TRUE(larger);
+  EXPECT_EQ(larger->config.tenants[0].nvme.limit_bytes, 10 * kGiB);
+  EXPECT_THAT(larger->deferred,
+              ::testing::Contains(ConfigChange{"tenant.a.nvme.limit", "\"10GiB\"", "\"30GiB\""}));
+}
+
+TEST(AReload, LeavesQuotasAloneWhereABlockStoreComesOrGoes) {
+  const Config with = read(STORE TENANT "nvme.limit = '6GiB'\n");
+  const Config without = read(TENANT);
+  const auto goes = plan_reload(with, without);
+  ASSERT_TRUE(goes);
+  EXPECT_EQ(goes->config, with);
+  EXPECT_THAT(goes->deferred,
+              ::testing::Contains(ConfigChange{"tenant.a.nvme.limit", "\"6GiB\"", ""}));
+  const auto comes = plan_reload(without, with);
+  ASSERT_TRUE(comes) << comes.error().text;
+  EXPECT_THAT(comes->applied, IsEmpty());
+  EXPECT_THAT(comes->deferred,
+              ::testing::Contains(ConfigChange{"tenant.a.nvme.limit", "", "\"6GiB\""}));
 }
 
 TEST(AReload, ThatCannotRunWithTheRunningCapacityChangesNothing) {

@@ -137,6 +137,32 @@ TEST(AScrape, HasEveryNumberUnderItsNameAndLabels) {
   EXPECT_THAT(answer, HasSubstr("# TYPE sluice_resolve_duration_seconds histogram\n"));
 }
 
+TEST(AScrape, HasWhatTenantsHaveOfABlockStoreThatIsThere) {
+  EXPECT_THAT(scrape(*Metrics::start(kAnyPort, one_of_each)), Not(HasSubstr("disk")));
+  const auto metrics = Metrics::start(kAnyPort, [] {
+    MetricsSnapshot snapshot = one_of_each();
+    snapshot.disks.resize(1);
+    snapshot.tenants[0].store = StoreMetrics{.used_bytes = 50,
+                                             .limit_bytes = 51,
+                                             .dropped_blocks = 52,
+                                             .written_bytes = 53,
+                                             .read_bytes = 54,
+                                             .refused_writes = 55,
+                                             .lost_blocks = 56};
+    return snapshot;
+  });
+  ASSERT_TRUE(metrics) << metrics.error().text;
+  const std::string answer = scrape(*metrics);
+  for (const std::string line :
+       {"sluice_tier_used_bytes{tenant=\"prod\",tier=\"disk\"} 50",
+        "sluice_tier_quota_bytes{tenant=\"prod\",tier=\"disk\",kind=\"limit\"} 51",
+        "sluice_store_dropped_blocks_total{tenant=\"prod\"} 52",
+        "sluice_store_refused_writes_total{tenant=\"prod\"} 55",
+        "sluice_store_lost_blocks_total{tenant=\"prod\"} 56"}) {
+    EXPECT_THAT(answer, HasSubstr("\n" + line + "\n"));
+  }
+}
+
 TEST(AScrape, HasHistogramsWithTheFixedBuckets) {
   Histogram resolves;
   resolves.observe(1e-6);  // a bound belongs to its bucket

@@ -261,6 +261,7 @@ constexpr struct {
     {"stay_lost_in_directory", SeededBug::stay_lost_in_directory},
     {"keep_lost_frame", SeededBug::keep_lost_frame},
     {"strand_displaced", SeededBug::strand_displaced},
+    {"recall_in_batch", SeededBug::recall_in_batch},
 };
 
 bool seed_bug(std::string_view name) {

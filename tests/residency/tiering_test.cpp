@@ -266,6 +266,29 @@ TEST_F(TieringTest, ForecastsComeBackToo) {
   EXPECT_EQ(ordered[0].urgency, Urgency::soon);
 }
 
+// Who wants it may be in a step, whose end the grace waits for.
+TEST_F(TieringTest, ABlockThatIsLeavingStaysIfAStepWaitsForIt) {
+  const Handle all = make("a", 2 * kFrames);
+  holds_graces = true;
+  want(all);
+  ASSERT_FALSE(graces.empty());
+  const BlockId leaves = graces.front().ids.front();
+  ASSERT_FALSE(known.contains(leaves.value));
+  const std::size_t written = stored.size();
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{leaves}, node.actions));
+  settle();
+  ASSERT_TRUE(known.contains(leaves.value));
+  in_grace.erase(known[leaves.value]);
+  holds_graces = false;
+  for (const Withdraw& grace : std::exchange(graces, {})) {
+    EXPECT_TRUE(node.manager.withdrawn(grace.cache, grace.batch, node.actions));
+  }
+  in_grace.clear();
+  settle();
+  ASSERT_TRUE(known.contains(leaves.value)) << "it left with the others";
+  EXPECT_EQ(stored.size(), written);
+}
+
 TEST_F(TieringTest, WhatAStepWaitsForOvertakesForecasts) {
   const Handle all = make("a", 5 * kFrames);
   const std::vector<BlockId> absent = absent_of(all);

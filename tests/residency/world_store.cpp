@@ -77,6 +77,12 @@ void World::follow_set_frame(const SetFrame& set) {
   hold(!frame->second.key.empty(), "a SetFrame before the bytes are complete");
   hold(frame->second.key == block->second.key && frame->second.bytes == block->second.bytes,
        "a SetFrame of another block's bytes");
+  if (block->second.place == Place::leaving) {  // it stays
+    for (auto& [number, ids] : cache.withdrawals) std::erase(ids, set.id);
+    block->second.place = Place::resident;
+    count("block recalled");
+    return;
+  }
   const auto expected = std::ranges::find(new_frames_, BlockRef{set.id, set.frame});
   hold(expected != new_frames_.end(), "a SetFrame that no seal and no read explains");
   new_frames_.erase(expected);

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <string>
+#include <vector>
 
+#include "storage/catalog.h"
 #include "storage/job.h"
 #include "tests/storage/support.h"
 
@@ -72,6 +75,150 @@ TEST_F(SpaceTest, ABlockThatNeverFitsItsQuotaIsRefused) {
   open();
   EXPECT_ERROR(write("key", payload(0)), Errc::quota_exceeded);
   EXPECT_EQ(tenant().refused_writes, 1U);
+}
+
+TEST_F(SpaceTest, ALowerQuotaDropsTheColdestOfTheTenantAtOnce) {
+  open();
+  const NamespaceId other = intern("other");
+  ASSERT_OK(write(other, "others", payload(0)));
+  write_blocks(0, 20);
+  EXPECT_EQ(tenant().limit_bytes, 16 * kMiB);
+  EXPECT_EQ(count(0, 3), 3);  // a use
+  ASSERT_OK(store->set_tenant({"t", 10 * kRecord, 1}));
+  EXPECT_EQ(tenant().limit_bytes, 10 * kRecord);
+  EXPECT_EQ(tenant().live_bytes, 10 * kRecord);
+  EXPECT_EQ(tenant().dropped_blocks, 10U);
+  EXPECT_EQ(count(0, 3), 3);
+  EXPECT_EQ(count(3, 13), 0);
+  EXPECT_EQ(count(13, 20), 7);
+  EXPECT_TRUE(find(other, "others"));
+  open();
+  EXPECT_EQ(tenant().blocks, 10U);
+}
+
+TEST_F(SpaceTest, AQuotaThatIsRaisedHoldsForWhatComes) {
+  config.tenants = {{"t", 5 * kRecord, 1}};
+  open();
+  write_blocks(0, 8);
+  ASSERT_OK(store->set_tenant({"t", 8 * kRecord, 1}));
+  write_blocks(8, 18);
+  EXPECT_EQ(tenant().blocks, 8U);
+  ASSERT_OK(store->set_tenant({"t", 0, 1}));
+  write_blocks(18, 40);
+  EXPECT_EQ(tenant().blocks, 30U);
+}
+
+TEST_F(SpaceTest, AQuotaOfATenantThatNobodyKnowsYetHoldsWhenItComes) {
+  open();
+  ASSERT_OK(store->set_tenant({"later", 2 * kRecord, 1}));
+  EXPECT_EQ(tenant("later").limit_bytes, 2 * kRecord);
+  const NamespaceId later = intern("later");
+  for (int i = 0; i < 5; ++i) ASSERT_OK(write(later, name(i), payload(i)));
+  EXPECT_EQ(tenant("later").blocks, 2U);
+}
+
+TEST_F(SpaceTest, AQuotaThatWasLoweredBetweenRunsHoldsFromTheStart) {
+  open();
+  write_blocks(0, 10);
+  config.tenants = {{"t", 4 * kRecord, 1}};
+  open();
+  EXPECT_EQ(tenant().blocks, 4U);
+  EXPECT_EQ(count(6, 10), 4);
+  config.tenants.clear();
+  open();
+  EXPECT_EQ(tenant().blocks, 4U);
+}
+
+TEST_F(SpaceTest, ALowerQuotaHoldsAgainstWhatIsBeingWritten) {
+  std::atomic<bool> held = true;
+  break_device([&](const IoRequest& request, const Perform& perform) {
+    return held && request.op == IoOp::sync ? kNoAnswer : perform(request);
+  });
+  open();
+  const Payload one = payload(1);
+  std::atomic<int> written = 0;
+  for (int i = 0; i < 8; ++i) {
+    store->write(own_scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+                 [&](const Status& status) { written += status ? 1 : 0; });
+  }
+  ASSERT_OK(store->set_tenant({"t", 3 * kRecord, 1}));
+  EXPECT_ERROR(write(name(8), one), Errc::quota_exceeded);
+  held = false;
+  ASSERT_OK(store->drain(kPatience));
+  EXPECT_EQ(written, 8);
+  EXPECT_EQ(tenant().blocks, 3U);
+  EXPECT_EQ(tenant().dropped_blocks, 5U);
+  EXPECT_OK(write(name(8), one));
+}
+
+TEST_F(SpaceTest, AQuotaOfTheWholeStoreDoesNotCountWhatWaitsToBeWritten) {
+  config.tenants = {{"t", 16 * kMiB, 1}};
+  std::atomic<bool> held = true;
+  break_device([&](const IoRequest& request, const Perform& perform) {
+    return held && request.op == IoOp::sync ? kNoAnswer : perform(request);
+  });
+  open();
+  const Payload one = payload(1);
+  std::atomic<int> over_quota = 0;
+  for (int i = 0; i < 300; ++i) {  // of 256 that would fit
+    store->write(own_scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+                 [&](const Status& status) {
+                   over_quota += !status && status.error().code == Errc::quota_exceeded ? 1 : 0;
+                 });
+  }
+  held = false;
+  ASSERT_OK(store->drain(kPatience));
+  EXPECT_EQ(over_quota, 0);
+}
+
+TEST_F(SpaceTest, AQuotaMayBeLoweredByMoreThanATurn) {
+  open();
+  constexpr std::uint64_t kSmall = 4 * kKiB;
+  constexpr std::size_t kMany = kDropsPerTurn * 5 / 4;
+  const Payload one(kSmall, 1);
+  for (std::size_t i = 0; i < kMany; ++i) {
+    store->write(own_scope, key_of(name(static_cast<int>(i))), one.bytes(), kSmall,
+                 IoClass::write_back, [](const Status&) {});
+  }
+  ASSERT_OK(store->drain(kPatience));
+  ASSERT_EQ(tenant().blocks, kMany);
+  ASSERT_OK(store->set_tenant({"t", 10 * 2 * kSmall, 1}));
+  EXPECT_EQ(tenant().blocks, 10U);
+}
+
+TEST_F(SpaceTest, AWeightThatChangesIsThatOfTheNextRequests) {
+  std::atomic<bool> held = false;
+  break_device([&](const IoRequest& request, const Perform& perform) {
+    return held && request.op == IoOp::read ? kNoAnswer : perform(request);
+  });
+  open();
+  const NamespaceId other = intern("other");
+  ASSERT_OK(write(own_scope, "key", payload(0)));
+  ASSERT_OK(write(other, "key", payload(0)));
+  const auto block = find(own_scope, "key");
+  const auto others = find(other, "key");
+  ASSERT_TRUE(block && others);
+  ASSERT_OK(store->set_tenant({"t", 0, 3}));
+  held = true;
+  constexpr int kEach = 100;
+  std::vector<Payload> memory;
+  std::atomic<int> heavy = 0;
+  std::atomic<int> all = 0;
+  for (int i = 0; i < kEach; ++i) {
+    for (const bool is_heavy : {true, false}) {
+      Payload& to = memory.emplace_back(kBlock, 99);
+      store->read(is_heavy ? own_scope : other, key_of("key"), is_heavy ? *block : *others, 0,
+                  to.memory(), IoClass::must_have, [&, is_heavy](const Status& status) {
+                    EXPECT_OK(status);
+                    if (++all <= kEach && is_heavy) ++heavy;
+                  });
+    }
+  }
+  // All of them wait in the device's queue, but those that its engine has taken.
+  wait_until([&] { return device().queued >= 2 * kEach - config.depth; });
+  held = false;
+  ASSERT_OK(store->drain(kPatience));
+  EXPECT_NEAR(heavy, kEach * 3 / 4, 5);
 }
 
 TEST_F(SpaceTest, AFullDeviceGoesOnWithTheNewest) {
@@ -236,8 +383,21 @@ TEST_F(SpaceTest, ABadConfigurationIsNamed) {
   config.part_bytes = 1000;
   EXPECT_ERROR(BlockStore::open(config), Errc::bad_config);
   config.part_bytes = 4 * kKiB;
+  config.tenants = {{"t", 0, 0}};
+  EXPECT_ERROR(BlockStore::open(config), Errc::bad_config);
+  config.tenants.clear();
   config.devices.clear();
   EXPECT_ERROR(BlockStore::open(config), Errc::bad_config);
+}
+
+TEST_F(SpaceTest, ABadWeightChangesNothing) {
+  open();
+  for (const double weight : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(),
+                              std::numeric_limits<double>::infinity()}) {
+    EXPECT_ERROR(store->set_tenant({"t", kRecord, weight}), Errc::bad_config);
+  }
+  EXPECT_EQ(tenant().weight, 1);
+  EXPECT_EQ(tenant().limit_bytes, 16 * kMiB);
 }
 
 TEST_F(SpaceTest, ACloseAnswersEverything) {
@@ -252,7 +412,7 @@ TEST_F(SpaceTest, ACloseAnswersEverything) {
   EXPECT_EQ(answered, 64);
 }
 
-std::unique_ptr<Job> job(std::uint32_t tenant, std::uint32_t weight, std::span<std::byte> to,
+std::unique_ptr<Job> job(std::uint32_t tenant, double weight, std::span<std::byte> to,
                          IoClass io_class = IoClass::must_have) {
   auto made = std::make_unique<Job>();
   made->kind = Job::Kind::read;

@@ -8,6 +8,7 @@
 namespace sluice::tools {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -173,6 +174,19 @@ TEST(SluicectlViews, TenantsShowTheirHitRate) {
       "prod           2       1          3  256.0 MiB / 1.0 GiB         0 B  2.0 GiB / 4.0 GiB "
       "    1.0 GiB        8   1,200      96  192.0 MiB  90.0%      0 B              -       1 "
       "          0\n");
+}
+
+TEST(SluicectlViews, TenantsShowWhatTheyHaveOfABlockStoreThatIsThere) {
+  Json status = Json::parse(kSampleStatus);
+  status["tenants"][0]["nvme"] = {{"used_bytes", 3U << 20}, {"limit_bytes", 8U << 20}};
+  EXPECT_THAT(tenants_view(status, {}),
+              AllOf(HasSubstr("  guaranteed  NVME used / limit  PRIVATE  "),
+                    HasSubstr("  1.0 GiB  3.0 MiB / 8.0 MiB        8  ")));
+  EXPECT_THAT(status_view(status, {}),
+              AllOf(HasSubstr("  DRAM used / limit  NVME used / limit  BLOCKS  "),
+                    HasSubstr("  2.0 GiB / 4.0 GiB  3.0 MiB / 8.0 MiB   1,208  ")));
+  status["tenants"][0]["nvme"] = nullptr;
+  EXPECT_THAT(tenants_view(status, {}), Not(HasSubstr("NVME")));
 }
 
 Json finding(const char* code, const char* level) {

@@ -1,6 +1,7 @@
 #include "tools/sluicectl/views.h"
 
 #include <cstdio>
+#include <vector>
 
 #include "tools/common/size.h"
 #include "tools/sluicectl/document.h"
@@ -14,6 +15,21 @@ namespace {
 // "used / limit".
 std::string quota_text(const Json& row, const char* tier) {
   return bytes_text(row, {tier, "used_bytes"}) + " / " + bytes_text(row, {tier, "limit_bytes"});
+}
+
+// Whether the daemon tells what tenants have in a block store.
+bool has_store(const Json& tenants) {
+  for (const Json& row : tenants) {
+    if (value_at(row, {"nvme", "limit_bytes"}) != nullptr) return true;
+  }
+  return false;
+}
+
+// A row of a table of tenants, without what stands at `place` if there is no block store.
+template <class Cell>
+std::vector<Cell> row_with(bool store, std::size_t place, std::vector<Cell> row) {
+  if (!store) row.erase(row.begin() + static_cast<std::ptrdiff_t>(place));
+  return row;
 }
 
 // Of all pages that were asked for, as the daemon counts.
@@ -150,24 +166,31 @@ std::string devices_of(const Json& document, const View& view) {
 }
 
 std::string short_tenants_of(const Json& status, const View& view) {
-  Table table({{"TENANT", Align::left},
-               {"SESSIONS"},
-               {"SEQUENCES"},
-               {"HBM used / limit"},
-               {"DRAM used / limit"},
-               {"BLOCKS"},
-               {"SHARED"},
-               {"SAVED"},
-               {"HIT"},
-               {"DEATHS"}});
-  for (const Json& row : rows_at(status, {"tenants"})) {
+  constexpr std::size_t kNvme = 5;
+  const Json& rows = rows_at(status, {"tenants"});
+  const bool store = has_store(rows);
+  Table table(row_with<Column>(store, kNvme,
+                               {{"TENANT", Align::left},
+                                {"SESSIONS"},
+                                {"SEQUENCES"},
+                                {"HBM used / limit"},
+                                {"DRAM used / limit"},
+                                {"NVME used / limit"},
+                                {"BLOCKS"},
+                                {"SHARED"},
+                                {"SAVED"},
+                                {"HIT"},
+                                {"DEATHS"}}));
+  for (const Json& row : rows) {
     const std::uint64_t blocks = number_at(row, {"blocks", "private"}).value_or(0) +
                                  number_at(row, {"blocks", "sealed"}).value_or(0);
-    table.add({text_at(row, {"tenant"}), count_text(row, {"sessions"}),
-               count_text(row, {"sequences"}), quota_text(row, "hbm"), quota_text(row, "dram"),
-               human_count(blocks), count_text(row, {"blocks", "shared"}),
-               bytes_text(row, {"sharing", "saved_bytes"}), hit_text(row),
-               count_text(row, {"session_deaths"})});
+    table.add(row_with<std::string>(
+        store, kNvme,
+        {text_at(row, {"tenant"}), count_text(row, {"sessions"}), count_text(row, {"sequences"}),
+         quota_text(row, "hbm"), quota_text(row, "dram"), quota_text(row, "nvme"),
+         human_count(blocks), count_text(row, {"blocks", "shared"}),
+         bytes_text(row, {"sharing", "saved_bytes"}), hit_text(row),
+         count_text(row, {"session_deaths"})}));
   }
   return table.empty() ? "No tenants that you may see.\n" : table.text(view.colour);
 }
@@ -213,34 +236,41 @@ std::string devices_view(const Json& document, const View& view) {
 }
 
 std::string tenants_view(const Json& document, const View& view) {
-  Table table({{"TENANT", Align::left},
-               {"SESSIONS"},
-               {"CACHES"},
-               {"SEQUENCES"},
-               {"HBM used / limit"},
-               {"guaranteed"},
-               {"DRAM used / limit"},
-               {"guaranteed"},
-               {"PRIVATE"},
-               {"SEALED"},
-               {"SHARED"},
-               {"SAVED"},
-               {"HIT"},
-               {"EVICTED"},
-               {"FORECAST used"},
-               {"DEATHS"},
-               {"VIOLATIONS"}});
-  for (const Json& row : rows_at(document, {"tenants"})) {
-    table.add({text_at(row, {"tenant"}), count_text(row, {"sessions"}), count_text(row, {"caches"}),
-               count_text(row, {"sequences"}), quota_text(row, "hbm"),
-               bytes_text(row, {"hbm", "guaranteed_bytes"}), quota_text(row, "dram"),
-               bytes_text(row, {"dram", "guaranteed_bytes"}),
-               count_text(row, {"blocks", "private"}), count_text(row, {"blocks", "sealed"}),
-               count_text(row, {"blocks", "shared"}), bytes_text(row, {"sharing", "saved_bytes"}),
-               hit_text(row), bytes_text(row, {"evicted_bytes"}),
-               percent_text(real_at(row, {"forecasts", "used_pages"}).value_or(0),
-                            real_at(row, {"forecasts", "issued_pages"}).value_or(0)),
-               count_text(row, {"session_deaths"}), count_text(row, {"violations"})});
+  constexpr std::size_t kNvme = 8;
+  const Json& rows = rows_at(document, {"tenants"});
+  const bool store = has_store(rows);
+  Table table(row_with<Column>(store, kNvme,
+                               {{"TENANT", Align::left},
+                                {"SESSIONS"},
+                                {"CACHES"},
+                                {"SEQUENCES"},
+                                {"HBM used / limit"},
+                                {"guaranteed"},
+                                {"DRAM used / limit"},
+                                {"guaranteed"},
+                                {"NVME used / limit"},
+                                {"PRIVATE"},
+                                {"SEALED"},
+                                {"SHARED"},
+                                {"SAVED"},
+                                {"HIT"},
+                                {"EVICTED"},
+                                {"FORECAST used"},
+                                {"DEATHS"},
+                                {"VIOLATIONS"}}));
+  for (const Json& row : rows) {
+    table.add(row_with<std::string>(
+        store, kNvme,
+        {text_at(row, {"tenant"}), count_text(row, {"sessions"}), count_text(row, {"caches"}),
+         count_text(row, {"sequences"}), quota_text(row, "hbm"),
+         bytes_text(row, {"hbm", "guaranteed_bytes"}), quota_text(row, "dram"),
+         bytes_text(row, {"dram", "guaranteed_bytes"}), quota_text(row, "nvme"),
+         count_text(row, {"blocks", "private"}), count_text(row, {"blocks", "sealed"}),
+         count_text(row, {"blocks", "shared"}), bytes_text(row, {"sharing", "saved_bytes"}),
+         hit_text(row), bytes_text(row, {"evicted_bytes"}),
+         percent_text(real_at(row, {"forecasts", "used_pages"}).value_or(0),
+                      real_at(row, {"forecasts", "issued_pages"}).value_or(0)),
+         count_text(row, {"session_deaths"}), count_text(row, {"violations"})}));
   }
   return table.empty() ? "No tenants that you may see.\n" : table.text(view.colour);
 }
