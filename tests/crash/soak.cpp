@@ -16,7 +16,7 @@ namespace {
 constexpr int kKillingParts = 7, kParts = 15;
 // One in so many naps.
 constexpr std::uint64_t kEngineKillIn = 200, kOperatorIn = 32, kCheckIn = 500;
-constexpr useconds_t kNapUs = 1000;
+constexpr useconds_t kSoakNapUs = 1000;
 constexpr std::array<const char*, 7> kLooks = {"status", "devices",   "tenants",   "sessions",
                                                "caches", "residency", "evict_plan"};
 
@@ -78,7 +78,7 @@ void CrashRun::serve_until(Clock::time_point end) {
     if (below(kEngineKillIn) == 0) kill_some_engine();
     if (below(kOperatorIn) == 0) operate();
     if (below(kCheckIn) == 0) start_check();
-    usleep(kNapUs);
+    usleep(kSoakNapUs);
   }
 }
 
