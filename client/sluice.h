@@ -583,7 +583,8 @@ SLUICE_API sluice_status sluice_plan_launch(sluice_plan* plan, const sluice_stre
  * some are on their way from NVMe, or extents of DRAM on theirs into the device's sight, the plan
  * is launched again and again, at growing intervals; each launch adds to `without_slot`, and with
  * ADVANCE is a step of its own. Returns when the last launch has passed. `absent`, unless NULL, is
- * set to the items that are ABSENT yet, which is no error. What sluice_resolve_wait says of DRAM
+ * set to the items that are ABSENT yet, which is no error; blocks that are LOST, which a launch
+ * cannot tell, are among them. What sluice_resolve_wait says of DRAM
  * that the step may still read holds here, but for ADVANCE. Outcomes of items beyond counts are set
  * to 0. INVALID_ARGUMENT: the plan has no outcomes, or is a forecast. WRONG_STATE: also while the
  * stream is captured. */

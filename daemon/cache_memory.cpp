@@ -225,17 +225,9 @@ void CacheMemory::log_frame(ipc::BlockId id, std::uint32_t frame) {
 Retirement CacheMemory::retire(std::vector<ipc::BlockId> ids) {
   Retirement retirement{std::move(ids), true, {}, {}};
   const bool by_log = cache_table_->grace_by_log();
-  bool logged = false;
-  for (const ipc::BlockId id : retirement.ids) {
-    if (kernels::frame_of(table_, id.value) == kernels::kNoFrame) continue;
-    log_frame(id, kernels::kNoFrame);
-    logged = true;
-  }
-  // Blocks that never had a frame leave no trace in the log, and steps that were entered before
-  // could not be told from those that come after.
-  if (by_log && !logged && !retirement.ids.empty()) {
-    log_frame(retirement.ids[0], kernels::kNoFrame);
-  }
+  // Also of blocks that never had a frame: a client may have exposed one while no daemon was there,
+  // and a grace by the log tells by these entries which steps came after.
+  for (const ipc::BlockId id : retirement.ids) log_frame(id, kernels::kNoFrame);
   kernels::apply_written(shared_, frame_log_);
   if (by_log) {
     retirement.grace.start_by_log(table_, frame_log_.end);

@@ -78,7 +78,7 @@ std::string keeper_socket(const Config& config) { return config.daemon.socket + 
 // What a daemon with a warm restart left takes memory for nothing if this one has a cold start.
 void free_what_is_kept(const Config& config) {
   // One that does not answer is another daemon's.
-  constexpr std::chrono::milliseconds kPatience{200};
+  constexpr std::chrono::milliseconds kPatience{2'000};
   KeeperOptions options;
   options.patience = kPatience;
   auto store = open_descriptor_store(keeper_socket(config), std::string(), options);

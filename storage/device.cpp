@@ -26,6 +26,10 @@ constexpr IoClass kOrder[] = {IoClass::must_have, IoClass::forecast, IoClass::wr
                               IoClass::cleaning};
 constexpr IoClass kUrgentOrder[] = {IoClass::must_have, IoClass::forecast, IoClass::cleaning,
                                     IoClass::write_back};
+// One start of so many is a forecast's, which a step may be waiting for by now.
+constexpr std::uint32_t kForecastTurn = 4;
+constexpr IoClass kForecastOrder[] = {IoClass::forecast, IoClass::must_have, IoClass::write_back,
+                                      IoClass::cleaning};
 constexpr IoClass kShareOrder[] = {IoClass::cleaning, IoClass::must_have, IoClass::forecast,
                                    IoClass::write_back};
 
@@ -60,6 +64,7 @@ struct Device::Thread {
   std::unique_ptr<Job> blocked;  // a write that waits for space
   std::uint64_t served_bytes = 0;
   std::uint64_t served_cleaning_bytes = 0;
+  std::uint32_t starts = 0;  // of jobs
   std::chrono::steady_clock::time_point looked_at;
   std::chrono::steady_clock::time_point budget_since = std::chrono::steady_clock::now();
   std::uint64_t errors_before = 0;
@@ -165,7 +170,11 @@ void Device::Thread::start_jobs() {
 
 bool Device::Thread::start_next() {
   const bool share = served_cleaning_bytes * kCleaningShare < served_bytes;
-  const auto& order = blocked ? kUrgentOrder : share ? kShareOrder : kOrder;
+  const bool forecast = ++starts % kForecastTurn == 0;
+  const auto& order = blocked    ? kUrgentOrder
+                      : share    ? kShareOrder
+                      : forecast ? kForecastOrder
+                                 : kOrder;
   for (const IoClass io_class : order) {
     std::unique_ptr<Job> job;
     if (reader.has_room()) job = reads.pop(io_class);

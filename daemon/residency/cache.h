@@ -122,6 +122,7 @@ struct Cache {
   // Idle, and to be destroyed when what only DRAM has is written, unless somebody opens it.
   std::optional<EvictReason> parting;
   std::uint32_t next_parting = 0;  // ids before it were looked at for that
+  std::uint8_t parting_refusals = 0;
 
   Directory directory;
   ChunkedArray<Block> blocks;

@@ -239,10 +239,14 @@ Result<CacheId> free_number(State& state, TenantId tenant, Actions& actions) {
   return ipc::fail(Errc::limit_reached, text + "; close some, or raise limits.caches");
 }
 
-void enter_cache(Session& session, Cache& cache, Arena& arena) {
+void enter_cache(State& state, Session& session, Cache& cache, Arena& arena) {
   ++cache.opens;
   ++arena.opens;
-  cache.parting.reset();
+  if (cache.parting) {
+    cache.parting.reset();
+    // What was to come of it does not come.
+    if (over_any_limit(state, cache.tenant)) state.shrinking[cache.tenant.value] = true;
+  }
   if (cache.state == CacheState::idle) cache.state = CacheState::open;
   if (arena.state == CacheState::idle) arena.state = CacheState::open;
   bool known = false;
@@ -378,6 +382,7 @@ void part_with(State& state, Cache& cache, EvictReason reason, Actions& actions)
   SLUICE_ASSERT(may_part(cache));
   cache.parting = reason;
   cache.next_parting = 0;
+  cache.parting_refusals = 0;
   (void)go_on_parting(state, cache, kMaxBlocksPerTurn, actions);
 }
 
@@ -398,6 +403,8 @@ std::uint32_t go_on_parting(State& state, Cache& cache, std::uint32_t most, Acti
     if (cache.next_parting < cache.fresh_id || cache.tiering.counts.writing > 0) {
       return cache.next_parting - first;
     }
+  } else if (cache.tiering.store && cache.parting_refusals < kMostPartingRefusals) {
+    return 0;  // turns pass
   }
   destroy_cache(cache, *cache.parting, actions);
   return cache.next_parting - first;
@@ -460,7 +467,7 @@ Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& s
     arena = nullptr;
   }
   if (arena != nullptr) {
-    enter_cache(**session, *cache, *arena);
+    enter_cache(state, **session, *cache, *arena);
     return CacheOpened{cache->id, false, shape_of_arena(*cache, *arena), cache->frames.end()};
   }
   if (cache != nullptr) {
@@ -482,7 +489,7 @@ Result<CacheOpened> Manager::open_cache(SessionId session_id, const CacheSpec& s
   }
   actions.push_back(
       CreateArena{cache->id, arena->device, arena->extents, cache->shape.slot_extent_bytes});
-  enter_cache(**session, *cache, *arena);
+  enter_cache(state, **session, *cache, *arena);
   return CacheOpened{cache->id, true, shape_of_arena(*cache, *arena), cache->frames.end()};
 }
 

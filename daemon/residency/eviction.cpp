@@ -114,7 +114,7 @@ Result<EvictPlan> plan_eviction(const State& state, const EvictRequest& request)
     row.tenant = cache->tenant;
     row.evictable_blocks = cache->unreferenced.count;
     row.evictable_bytes = row.evictable_blocks * stride_of(*cache);
-    row.retiring_blocks = cache->counts.retiring;
+    row.retiring_blocks = cache->counts.retiring + (cache->parting ? cache->counts.sealed : 0);
     row.dropped = request.drop_idle_caches && may_part(*cache);
     if (row.dropped) take(row, row.evictable_blocks, stride_of(*cache));
     plan.caches.push_back(row);

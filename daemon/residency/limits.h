@@ -60,6 +60,9 @@ inline constexpr std::uint32_t kMaxPromotionsQueued = 1u << 16;
 // After the store refused a write, blocks of that cache that leave DRAM are dropped without asking
 // it, for this many events.
 inline constexpr std::uint64_t kWriteRefusedEvents = 1u << 12;
+// A cache that is parting tries again after so many refusals, and then goes with what was not
+// written.
+inline constexpr std::uint8_t kMostPartingRefusals = 3;
 // After an extent could not be made, promotions displace blocks instead of asking for more, for
 // this many events.
 inline constexpr std::uint64_t kNoGrowthEvents = 1u << 16;

@@ -43,19 +43,26 @@ bool may_be_recalled(const Block& block) {
 
 // A block that was to leave stays: its frame is as it was. Whoever wants it may be in a step, for
 // whose end the frame would wait.
-void recall(Cache& cache, BlockId id, Actions& actions) {
+void recall(Cache& cache, BlockId id) {
   Tiering& tiering = cache.tiering;
   Block& block = cache.blocks[id.value];
   block.place = Place::resident;
   block.wanted = false;
   --tiering.counts.leaving;
   if (needs_no_write(block)) ++tiering.stored_in_use;
-  // Resolvers were told nothing yet, or that it is gone.
-  if (std::erase(tiering.to_withdraw, id) > 0) return;
-  if (!SLUICE_SEEDED(recall_in_batch)) {
-    for (RetireBatch& batch : tiering.batches) std::erase(batch.ids, id);
+}
+
+// After some were recalled: they are withdrawn no more, and where they had been, resolvers are told
+// of their frames again.
+void sort_out_recalled(Cache& cache, Actions& actions) {
+  const auto stays = [&](BlockId id) { return cache.blocks[id.value].place != Place::leaving; };
+  std::erase_if(cache.tiering.to_withdraw, stays);
+  for (RetireBatch& batch : cache.tiering.batches) {
+    for (const BlockId id : batch.ids) {
+      if (stays(id)) actions.push_back(SetFrame{cache.id, id, cache.blocks[id.value].frame});
+    }
+    if (!SLUICE_SEEDED(recall_in_batch)) std::erase_if(batch.ids, stays);
   }
-  actions.push_back(SetFrame{cache.id, id, block.frame});
 }
 
 // The block has no frame any more.
@@ -320,6 +327,11 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
     ++tiering.totals.written;
     note(**cache, block_id);
   } else {
+    if (stays) {
+      // It is asked again, from the first on; several that were under way are refused together.
+      (*cache)->next_parting = 0;
+      if (may_write(**cache, state.now)) ++(*cache)->parting_refusals;
+    }
     tiering.refused_until = state.now + kWriteRefusedEvents;
     ++tiering.totals.write_refused;
   }
@@ -410,14 +422,17 @@ Status Manager::wanted(CacheId id, std::span<const BlockId> ids, Actions& action
   ++state.now;
   auto cache = find_living(state, id);
   if (!cache) return std::unexpected(cache.error());
+  bool recalled = false;
   for (const BlockId one : ids) {
     if (one.value >= (*cache)->fresh_id) continue;
     if (urgency == Urgency::now && may_be_recalled((*cache)->blocks[one.value])) {
-      recall(**cache, one, actions);
+      recall(**cache, one);
+      recalled = true;
     } else {
       want(**cache, one, urgency);
     }
   }
+  if (recalled) sort_out_recalled(**cache, actions);
   promote(state, **cache, actions);
   keep_stock(state, **cache);
   order_batches(**cache, state.next_batch, actions);

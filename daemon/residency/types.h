@@ -246,8 +246,9 @@ struct EvictPlan {
     TenantId tenant;
     std::uint64_t evictable_blocks = 0;  // that no sequence refers to
     std::uint64_t evictable_bytes = 0;
-    std::uint64_t retiring_blocks = 0;  // given up already, waiting for their grace period
-    std::uint64_t blocks = 0;           // of these the evict would take
+    // Given up already: they wait for their grace period, or go with the cache.
+    std::uint64_t retiring_blocks = 0;
+    std::uint64_t blocks = 0;  // of these the evict would take
     std::uint64_t bytes = 0;
     bool dropped = false;  // the whole cache goes
   };

@@ -43,10 +43,12 @@ class TieringTest : public testing::Test {
         return;
       }
       const std::string key = name_of(write->key);
-      if (!refuses) stored[key] = write->valid_bytes;
+      const bool refused = refuses || refusals > 0;
+      if (refusals > 0) --refusals;
+      if (!refused) stored[key] = write->valid_bytes;
       EXPECT_EQ(frames.at(write->frame.value), key) << "what is written is what is in the frame";
       const auto told = node.manager.written(write->cache, write->id,
-                                             refuses ? WriteOutcome::refused : WriteOutcome::stored,
+                                             refused ? WriteOutcome::refused : WriteOutcome::stored,
                                              node.actions);
       EXPECT_TRUE(told || node.status(cache).state == CacheState::destroying);
     } else if (const auto* withdraw = std::get_if<Withdraw>(&action)) {
@@ -93,7 +95,7 @@ class TieringTest : public testing::Test {
 
   void settle() {
     int turns = 0;
-    for (; turns < 1000; ++turns) {
+    for (; turns < most_turns; ++turns) {
       if (node.actions.empty() && !node.manager.pending_work()) break;
       for (const Action& action : std::exchange(node.actions, {})) {
         node.done.push_back(action);
@@ -101,7 +103,7 @@ class TieringTest : public testing::Test {
       }
       if (node.manager.pending_work()) node.manager.turn(node.actions);
     }
-    EXPECT_TRUE(turns < 1000 || !graces.empty() || !reads.empty() || !writes.empty())
+    EXPECT_TRUE(turns < most_turns || !graces.empty() || !reads.empty() || !writes.empty())
         << "the work does not end";
     node.manager.check();
   }
@@ -174,6 +176,8 @@ class TieringTest : public testing::Test {
   std::map<std::string, std::uint64_t> stored;
   std::set<std::string> loses;
   bool refuses = false;
+  int refusals = 0;  // of the next writes
+  int most_turns = 1000;
   bool holds_graces = false;
   bool holds_reads = false;
   bool holds_writes = false;
@@ -487,10 +491,23 @@ TEST_F(TieringTest, ACacheThatGoesIsWrittenFirst) {
   EXPECT_TRUE(node.manager.caches().empty());
 }
 
-TEST_F(TieringTest, ACacheThatGoesGoesAtOnceWhileTheStoreRefuses) {
+TEST_F(TieringTest, ACacheThatGoesAsksAgainWhenTheStoreRefused) {
   make("a", kFrames - 1);
   ASSERT_TRUE(node.manager.session_dead(session, node.actions));
   settle();
+  most_turns = 2 * static_cast<int>(kWriteRefusedEvents);
+  refusals = 1;
+  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  settle();
+  EXPECT_TRUE(node.manager.caches().empty());
+  EXPECT_EQ(stored.size(), kFrames - 1);
+}
+
+TEST_F(TieringTest, ACacheThatGoesDoesSoInTheEndThoughTheStoreRefuses) {
+  make("a", kFrames - 1);
+  ASSERT_TRUE(node.manager.session_dead(session, node.actions));
+  settle();
+  most_turns = 2 * kMostPartingRefusals * static_cast<int>(kWriteRefusedEvents);
   refuses = true;
   ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
   settle();
@@ -582,6 +599,7 @@ TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {
   ASSERT_TRUE(node.manager.session_dead(session, node.actions));
   ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
   refuses = true;
+  most_turns = 2 * kMostPartingRefusals * static_cast<int>(kWriteRefusedEvents);
   settle();
   ASSERT_EQ(Node::all<DestroyCache>(node.done).size(), 1U);
   const auto is_void = [](const Status& status) {

@@ -497,6 +497,8 @@ TEST(GpuClient, APlanThatAdvancesKeepsItsActorInAStep) {
 class OverAStore : public testing::Test {
  protected:
   static constexpr int kBlocks = 200;
+  static constexpr std::uint64_t kWaitUs = 100'000;
+  static constexpr int kMostSteps = 100;
 
   OverAStore() {
     DaemonProcess::Options options = on_gpu();
@@ -533,7 +535,11 @@ TEST_F(OverAStore, APlanWaitsForWhatIsOnNvme) {
     lists.put({{first, first + 1, first + 2, first + 3}}, {row});
     must(engine->actor.begin_step());
     absent_at_first += must(plan.launch_wait(0));
-    EXPECT_EQ(must(plan.launch_wait(20'000'000)), 0u);
+    // What a step may still read keeps its place in DRAM until the step has ended.
+    for (int steps = 0; must(plan.launch_wait(kWaitUs)) != 0 && steps < kMostSteps; ++steps) {
+      must(engine->actor.end_step());
+      must(engine->actor.begin_step());
+    }
     for (int i = 0; i < 4; ++i) {
       EXPECT_TRUE(engine->filled(lists.slot(0, static_cast<std::uint32_t>(i)), first + i + 1))
           << "block " << first + i;
