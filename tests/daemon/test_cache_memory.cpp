@@ -86,6 +86,26 @@ TEST(TheMemoryOfACache, IsMadeAnExtentAtATime) {
   memory->store().arena[3 * kExtent - 1] = std::byte{1};
 }
 
+// A client exposes private blocks while no daemon is there; if they are never sealed, their ids go
+// to others, who have written nothing yet.
+TEST(TheMemoryOfACache, KnowsNoFrameOfARetiredBlockThatItsClientHadExposed) {
+  CountingDevice device;
+  const auto memory = whole(device, 1);
+  const auto table_memory = ipc::Mapping::map(
+      memory->table_fds()[0], 0, memory->shape().table_bytes, ipc::Access::read_write, "the table");
+  ASSERT_TRUE(table_memory);
+  const kernels::HotTable theirs = kernels::view_table(table_memory->data(), memory->shape().table);
+  const std::vector<ipc::BlockId> ids{ipc::BlockId{2}, ipc::BlockId{5}};
+  for (const ipc::BlockId id : ids) {
+    kernels::expose_frame(theirs, id.value, id.value + 1);
+    ASSERT_EQ(kernels::frame_of(theirs, id.value), id.value + 1);
+  }
+  (void)memory->retire(ids);
+  for (const ipc::BlockId id : ids) {
+    EXPECT_EQ(kernels::frame_of(theirs, id.value), kernels::kNoFrame) << id.value;
+  }
+}
+
 TEST(TheMemoryOfACache, IsFreedAnExtentAtATimeAndTheTableLast) {
   CountingDevice device;
   const auto memory = whole(device, 3);
