@@ -16,8 +16,8 @@ using ipc::fail;
 namespace {
 
 // Between two launches of a plan that waits. A read of NVMe takes some 100 us.
-constexpr std::chrono::microseconds kFirstPause{50};
-constexpr std::chrono::microseconds kLongestPause{2000};
+constexpr std::chrono::microseconds kFirstLaunchPause{50};
+constexpr std::chrono::microseconds kLongestLaunchPause{2000};
 // Between two looks at all blocks for extents that are new.
 constexpr std::uint32_t kLaunchesPerLook = 8;
 
@@ -209,7 +209,7 @@ ipc::Status CudaPlan::launch_wait(const StreamRef& stream, ipc::Deadline until,
       heard_ = std::make_unique<StagingBuffer>(std::move(*made));
     }
   }
-  auto pause = kFirstPause;
+  auto pause = kFirstLaunchPause;
   for (std::uint32_t launches = 0;; ++launches) {
     if (launches % kLaunchesPerLook == 1) {
       if (auto ok = map_what_came(); !ok) return ok;
@@ -219,7 +219,7 @@ ipc::Status CudaPlan::launch_wait(const StreamRef& stream, ipc::Deadline until,
     absent = *left;
     if (absent == 0 || ipc::Clock::now() >= until) return {};
     std::this_thread::sleep_until(std::min(ipc::Clock::now() + pause, until));
-    pause = std::min(pause * 3 / 2, kLongestPause);
+    pause = std::min(pause * 3 / 2, kLongestLaunchPause);
   }
 }
 

@@ -31,8 +31,6 @@ void begin_leaving(Cache& cache, BlockId id) {
   cache.tiering.to_withdraw.push_back(id);
 }
 
-std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
-
 std::deque<BlockId>& queue_of(Tiering& tiering, Urgency urgency) {
   return urgency == Urgency::now ? tiering.wanted_now : tiering.wanted_soon;
 }
@@ -147,7 +145,9 @@ void begin_reading(Cache& cache, BlockId id, Actions& actions) {
 // Begins to read what is wanted so, and sees to frames for the rest. True: nothing is left.
 bool promote(State& state, Cache& cache, Urgency urgency, Actions& actions) {
   const std::uint32_t reserve =
-      urgency == Urgency::now ? 0 : divide_up(stock_target(cache), kUrgentStockFraction);
+      urgency == Urgency::now
+          ? 0
+          : (stock_target(cache) + kUrgentStockFraction - 1) / kUrgentStockFraction;
   auto& queue = queue_of(cache.tiering, urgency);
   while (!queue.empty()) {
     const BlockId id = queue.front();
