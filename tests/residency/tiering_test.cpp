@@ -26,7 +26,7 @@ std::string name_of(std::span<const std::byte> key) {
   return {reinterpret_cast<const char*>(key.data()), key.size()};
 }
 
-const EvictRequest drop_all{EvictRequest::kAny, EvictRequest::kAny, EvictRequest::kAll, true};
+const EvictRequest kDropAll{EvictRequest::kAny, EvictRequest::kAny, EvictRequest::kAll, true};
 
 // A node whose store answers when it is told to, and keeps which block is in which frame.
 class TieringTest : public testing::Test {
@@ -484,7 +484,7 @@ TEST_F(TieringTest, ACacheThatGoesIsWrittenFirst) {
   settle();
   ASSERT_TRUE(stored.empty());
   node.done.clear();
-  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  ASSERT_TRUE(node.manager.evict(kDropAll, node.actions));
   settle();
   EXPECT_EQ(stored.size(), kFrames - 1);
   ASSERT_EQ(Node::all<DestroyCache>(node.done).size(), 1U);
@@ -497,7 +497,7 @@ TEST_F(TieringTest, ACacheThatGoesAsksAgainWhenTheStoreRefused) {
   settle();
   most_turns = 2 * static_cast<int>(kWriteRefusedEvents);
   refusals = 1;
-  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  ASSERT_TRUE(node.manager.evict(kDropAll, node.actions));
   settle();
   EXPECT_TRUE(node.manager.caches().empty());
   EXPECT_EQ(stored.size(), kFrames - 1);
@@ -509,7 +509,7 @@ TEST_F(TieringTest, ACacheThatGoesDoesSoInTheEndThoughTheStoreRefuses) {
   settle();
   most_turns = 2 * kMostPartingRefusals * static_cast<int>(kWriteRefusedEvents);
   refuses = true;
-  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  ASSERT_TRUE(node.manager.evict(kDropAll, node.actions));
   settle();
   EXPECT_TRUE(node.manager.caches().empty());
 }
@@ -519,7 +519,7 @@ TEST_F(TieringTest, ACacheThatIsOpenedWhileItGoesStaysAsItIs) {
   ASSERT_TRUE(node.manager.session_dead(session, node.actions));
   settle();
   holds_writes = true;
-  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  ASSERT_TRUE(node.manager.evict(kDropAll, node.actions));
   settle();
   ASSERT_FALSE(writes.empty());
   EXPECT_FALSE(node.manager.pending_work()) << "it turns while it has to wait";
@@ -597,7 +597,7 @@ TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {
   want(all);
   ASSERT_FALSE(reads.empty());
   ASSERT_TRUE(node.manager.session_dead(session, node.actions));
-  ASSERT_TRUE(node.manager.evict(drop_all, node.actions));
+  ASSERT_TRUE(node.manager.evict(kDropAll, node.actions));
   refuses = true;
   most_turns = 2 * kMostPartingRefusals * static_cast<int>(kWriteRefusedEvents);
   settle();

@@ -218,7 +218,7 @@ TEST_F(SpaceTest, AWeightThatChangesIsThatOfTheNextRequests) {
   wait_until([&] { return device().queued >= 2 * kEach - config.depth; });
   held = false;
   ASSERT_OK(store->drain(kPatience));
-  EXPECT_NEAR(heavy, kEach * 3 / 4, 5);
+  EXPECT_NEAR(heavy, kEach * 0.75, 5);
 }
 
 TEST_F(SpaceTest, AFullDeviceGoesOnWithTheNewest) {
