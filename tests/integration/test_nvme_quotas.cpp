@@ -29,7 +29,7 @@ constexpr std::uint32_t kInDram = 512;  // blocks that a tenant's DRAM limit can
 constexpr std::uint64_t kRecord = 12 << 10;
 
 class NvmeQuotas : public testing::Test {
- protected:
+ public:
   NvmeQuotas() {
     options.dram = "8MiB";
     options.extra = "[tiers.nvme]\ndirectories = [\"" + store.string() +
@@ -42,6 +42,7 @@ class NvmeQuotas : public testing::Test {
     std::filesystem::remove_all(store, ignored);
   }
 
+ protected:
   std::filesystem::path store =
       std::filesystem::temp_directory_path() / ("sluice-quotas-" + std::to_string(getpid()));
   DaemonProcess::Options options;

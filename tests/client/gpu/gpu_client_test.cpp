@@ -495,11 +495,7 @@ TEST(GpuClient, APlanThatAdvancesKeepsItsActorInAStep) {
 
 // More than DRAM holds, over a store.
 class OverAStore : public testing::Test {
- protected:
-  static constexpr int kBlocks = 200;
-  static constexpr std::uint64_t kWaitUs = 100'000;
-  static constexpr int kMostSteps = 100;
-
+ public:
   OverAStore() {
     DaemonProcess::Options options = on_gpu();
     options.dram = "1MiB";
@@ -512,6 +508,11 @@ class OverAStore : public testing::Test {
     daemon.reset();
     std::filesystem::remove_all(store);
   }
+
+ protected:
+  static constexpr int kBlocks = 200;
+  static constexpr std::uint64_t kWaitUs = 100'000;
+  static constexpr int kMostSteps = 100;
 
   // Few at a time: what is not sealed needs DRAM.
   Sequence long_sequence() {
