@@ -117,8 +117,7 @@ sluice_status sluice_op_wait(sluice_op* op, uint64_t timeout_us, sluice_resolve_
                              sluice_error* error) {
   return guarded(error, [&]() -> ipc::Status {
     if (op == nullptr) return null_argument("op");
-    const auto timeout = std::chrono::microseconds(std::min(timeout_us, kMostTimeoutUs));
-    const ipc::Status finished = op->actor->finish(*op->impl, ipc::deadline_in(timeout));
+    const ipc::Status finished = op->actor->finish(*op->impl, deadline_after(timeout_us));
     if (!finished && finished.error().code == Errc::timed_out) return finished;
     if (finished && counts != nullptr) *counts = op->impl->counts;
     delete op;

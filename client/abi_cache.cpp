@@ -142,9 +142,8 @@ sluice_status sluice_cache_wait_pinned(sluice_cache* cache, uint64_t timeout_us,
     Cache& impl = *cache->impl;
     if (auto ok = impl.client().check(); !ok) return ok;
     if (impl.device() == nullptr) return {};
-    const auto timeout = std::chrono::microseconds(std::min(timeout_us, kMostTimeoutUs));
     impl.device()->retry_pinning();
-    return impl.device()->wait_pinned(impl.frame_extents(), ipc::deadline_in(timeout));
+    return impl.device()->wait_pinned(impl.frame_extents(), deadline_after(timeout_us));
   });
 }
 

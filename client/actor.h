@@ -102,9 +102,6 @@ class Actor {
                                   std::uint32_t confidence) = 0;
   // Nobody will finish it.
   virtual void do_abandon(Operation& /*operation*/) {}
-  // Whether pages of these lists have come into DRAM that this process has not mapped yet: then it
-  // is mapped.
-  virtual ipc::Status map_what_came(std::span<const PageList> /*lists*/) { return {}; }
   virtual ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
                                                         std::uint32_t block) = 0;
   virtual ipc::Status do_set_stream(const StreamRef& stream);

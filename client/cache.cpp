@@ -306,6 +306,30 @@ ipc::Status Cache::check_pinning() {
   return status;
 }
 
+kernels::Frame Cache::frame_of(std::uint32_t block) const {
+  if (device_ == nullptr) return kernels::frame_of(table(), block);
+  return kernels::frame_in(kernels::load_relaxed(&device_->table().frame_original[block]));
+}
+
+std::uint32_t Cache::extents_with(std::uint32_t block) const {
+  const kernels::Frame frame = frame_of(block);
+  return frame >= kernels::kLostFrame ? 0 : extent_of(frame) + 1;
+}
+
+ipc::Status Cache::map_extents_of(std::span<const std::uint32_t> blocks) {
+  std::uint32_t extents = 0;
+  for (const std::uint32_t block : blocks) extents = std::max(extents, extents_with(block));
+  return map_if_connected(extents);
+}
+
+ipc::Status Cache::map_all_extents() {
+  std::uint32_t extents = 0;
+  for (std::uint32_t block = 0; block < max_blocks(); ++block) {
+    extents = std::max(extents, extents_with(block));
+  }
+  return map_if_connected(extents);
+}
+
 ipc::Status Cache::expose_frame(std::uint32_t block, std::uint32_t frame) {
   if (device_ != nullptr) return device_->expose_frame(block, frame);
   kernels::expose_frame(table(), block, frame);

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -101,7 +102,15 @@ class Cache {
   std::byte* frames() const { return frames_.data(); }
   // The frame's bytes; nullptr when its extent is not mapped or the number is impossible.
   std::byte* frame(std::uint32_t frame) const;
-  // kernels::expose_frame. Executor direct. Errors: io_error (of a device).
+  // ---- what the table knows of frames. Executor direct; `block` is below max_blocks().
+
+  // On a GPU, of the original that lies in the node's memory.
+  kernels::Frame frame_of(std::uint32_t block) const;
+  // Maps the extents in which these blocks lie by now, if there are new ones: blocks that come from
+  // NVMe may lie in some that were made after the last answer that named any.
+  ipc::Status map_extents_of(std::span<const std::uint32_t> blocks);
+  ipc::Status map_all_extents();  // in which there is any block
+  // kernels::expose_frame. Errors: io_error (of a device).
   ipc::Status expose_frame(std::uint32_t block, std::uint32_t frame);
   // Host backend only.
   std::byte* slot(std::int32_t slot) const {
@@ -136,6 +145,7 @@ class Cache {
   ipc::Status tell_closed_actors(Link& link);
 
  private:
+  std::uint32_t extents_with(std::uint32_t block) const;  // up to its own; 0: it is in none
   explicit Cache(Client& client) : client_(client) {}
   static ipc::Result<std::unique_ptr<Cache>> open_on(Link& link, Client& client,
                                                      const CacheOptions& options);

@@ -168,20 +168,6 @@ class DirectActor final : public Actor {
     return {};
   }
 
-  // Blocks that come from NVMe may lie in extents that were made after the last answer that named
-  // any.
-  ipc::Status map_what_came(std::span<const PageList> lists) override {
-    std::uint32_t extents = 0;
-    for (const PageList& list : lists) {
-      for (std::uint32_t i = 0; i < list.count; ++i) {
-        const kernels::Frame frame = kernels::frame_of(table(), list.sequence->id(list.blocks[i]));
-        if (frame >= kernels::kLostFrame) continue;
-        extents = std::max(extents, cache().extent_of(frame) + 1);
-      }
-    }
-    return cache().map_if_connected(extents);
-  }
-
   ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,
                                                 std::uint32_t block) override {
     std::vector<std::int32_t> slots(cache().geometry().pages_per_block);

@@ -39,6 +39,15 @@ class AbsentPages {
 
   bool empty() const { return places_.empty(); }
   std::span<const PageList> lists() const { return lists_; }
+  std::vector<std::uint32_t> ids() const {
+    std::vector<std::uint32_t> ids;
+    ids.reserve(blocks_.size());
+    for (const PageList& list : lists_) {
+      for (std::uint32_t i = 0; i < list.count; ++i)
+        ids.push_back(list.sequence->id(list.blocks[i]));
+    }
+    return ids;
+  }
 
   // Puts what was found into the lists that these pages are of.
   void tell(std::span<const PageList> to) const {
@@ -96,7 +105,9 @@ ipc::Status Actor::resolve_wait(std::span<const PageList> lists, ipc::Deadline u
     if (absent.empty()) break;  // lost, or pinned by others
     std::this_thread::sleep_until(std::min(ipc::Clock::now() + pause, until));
     pause = std::min(pause * 3 / 2, kLongestPause);
-    if (auto ok = map_what_came(absent.lists()); !ok) return ok;
+    if (!asks_daemon()) {
+      if (auto ok = cache_.map_extents_of(absent.ids()); !ok) return ok;
+    }
     Counts again{};
     if (auto ok = resolve(absent.lists(), again); !ok) return ok;
     absent.tell(whole.lists());

@@ -60,6 +60,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork_on(Link& link, ipc::Deadli
 
 ipc::Status Sequence::copy_to_child(Sequence& child, std::uint32_t block, Actor* actor) {
   Block& copy = child.blocks_[block];
+  copy.exposed = false;  // it has an id of its own
   std::byte* const to = cache_.frame(copy.frame);
   if (to == nullptr) return impossible_frame();
   if (const auto* slots = pinned(block); slots != nullptr) {

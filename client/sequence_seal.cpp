@@ -77,10 +77,10 @@ ipc::Status Sequence::expose(const Seal& seal, Actor* actor) {
   const auto pins = pins_.find(seal.index);
   const bool is_pinned = pins != pins_.end();
   if (is_pinned && cache_.device() == nullptr) return {};
-  block.in_frame = block.in_frame || is_pinned;
-  block.exposed = true;
   if (auto ok = cache_.expose_frame(ids_[seal.index], block.frame); !ok) return ok;
+  block.exposed = true;
   if (!is_pinned) return {};
+  block.in_frame = true;
   auto unpinned = actor->unpin(ids_[seal.index], pins->second);
   pins_.erase(pins);
   return unpinned;

@@ -85,7 +85,7 @@ void free_what_is_kept(const Config& config) {
   if (!store && store.error().code == ipc::Errc::daemon_away) return;
   const ipc::Status freed = store ? (*store)->clear() : std::unexpected(store.error());
   if (freed) {
-    log_info("what a daemon of before left is freed, as restart.warm is off",
+    log_info("what a daemon of before may have left is freed, as restart.warm is off",
              {{"by", (*store)->describe()}});
   } else {
     log_warn("what a daemon of before left is not freed", {{"reason", freed.error().text}});

@@ -1,6 +1,7 @@
 #include "storage/device.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <mutex>
 #include <system_error>
@@ -22,16 +23,24 @@ constexpr std::chrono::minutes kBudgetPeriod{10};
 // Of the bytes that are served while others wait, cleaning gets this part.
 constexpr std::uint64_t kCleaningShare = 8;
 
-constexpr IoClass kOrder[] = {IoClass::must_have, IoClass::forecast, IoClass::write_back,
-                              IoClass::cleaning};
-constexpr IoClass kUrgentOrder[] = {IoClass::must_have, IoClass::forecast, IoClass::cleaning,
-                                    IoClass::write_back};
-// One start of so many is a forecast's, which a step may be waiting for by now.
+// One read of so many is a forecast's before those that are urgent: a step may be waiting for it by
+// now.
 constexpr std::uint32_t kForecastTurn = 4;
-constexpr IoClass kForecastOrder[] = {IoClass::forecast, IoClass::must_have, IoClass::write_back,
-                                      IoClass::cleaning};
-constexpr IoClass kShareOrder[] = {IoClass::cleaning, IoClass::must_have, IoClass::forecast,
-                                   IoClass::write_back};
+
+// Urgent reads first, and whatever writes behind all reads.
+struct Order {
+  bool forecast_first = false;
+  bool cleaning_first = false;          // before the reads, too
+  bool cleaning_before_writes = false;  // of others
+
+  std::array<IoClass, kIoClasses> classes() const {
+    const IoClass first = forecast_first ? IoClass::forecast : IoClass::must_have;
+    const IoClass second = forecast_first ? IoClass::must_have : IoClass::forecast;
+    if (cleaning_before_writes) return {first, second, IoClass::cleaning, IoClass::write_back};
+    if (cleaning_first) return {IoClass::cleaning, first, second, IoClass::write_back};
+    return {first, second, IoClass::write_back, IoClass::cleaning};
+  }
+};
 
 }  // namespace
 
@@ -64,7 +73,7 @@ struct Device::Thread {
   std::unique_ptr<Job> blocked;  // a write that waits for space
   std::uint64_t served_bytes = 0;
   std::uint64_t served_cleaning_bytes = 0;
-  std::uint32_t starts = 0;  // of jobs
+  std::uint32_t reads_begun = 0;
   std::chrono::steady_clock::time_point looked_at;
   std::chrono::steady_clock::time_point budget_since = std::chrono::steady_clock::now();
   std::uint64_t errors_before = 0;
@@ -169,13 +178,9 @@ void Device::Thread::start_jobs() {
 }
 
 bool Device::Thread::start_next() {
-  const bool share = served_cleaning_bytes * kCleaningShare < served_bytes;
-  const bool forecast = ++starts % kForecastTurn == 0;
-  const auto& order = blocked    ? kUrgentOrder
-                      : share    ? kShareOrder
-                      : forecast ? kForecastOrder
-                                 : kOrder;
-  for (const IoClass io_class : order) {
+  const Order order{reads_begun % kForecastTurn == kForecastTurn - 1,
+                    served_cleaning_bytes * kCleaningShare < served_bytes, blocked != nullptr};
+  for (const IoClass io_class : order.classes()) {
     std::unique_ptr<Job> job;
     if (reader.has_room()) job = reads.pop(io_class);
     // A write that waits for space lets only moves pass, which make it.
@@ -186,6 +191,7 @@ bool Device::Thread::start_next() {
     served_bytes += job->bytes();
     if (io_class == IoClass::cleaning) served_cleaning_bytes += job->bytes();
     if (job->kind == Job::Kind::read) {
+      ++reads_begun;
       reader.begin(std::move(job));
     } else {
       start_write(std::move(job));
@@ -219,7 +225,7 @@ void Device::Thread::refuse(std::unique_ptr<Job> job, const Status& status) {
 
 void Device::Thread::refuse_all(const Status& status) {
   if (blocked) refuse(std::move(blocked), status);
-  for (const IoClass io_class : kOrder) {
+  for (const IoClass io_class : Order{}.classes()) {
     while (auto job = reads.pop(io_class)) refuse(std::move(job), status);
     while (auto job = writes.pop(io_class)) refuse(std::move(job), status);
   }

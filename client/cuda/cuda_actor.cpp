@@ -180,10 +180,6 @@ ipc::Status CudaActor::look_up(std::size_t items) {
 
 void CudaActor::scatter(Operation& operation, const std::int32_t* slots,
                         const std::uint8_t* outcomes) const {
-  const auto is_lost = [&](std::uint32_t id) {
-    const std::uint64_t* const frames = cache().table().frame_original;
-    return kernels::frame_in(kernels::load_relaxed(&frames[id])) == kernels::kLostFrame;
-  };
   Counts& counts = operation.counts;
   for (const PageList& list : operation.lists) {
     for (std::uint32_t i = 0; i < list.count; ++i) {
@@ -195,7 +191,8 @@ void CudaActor::scatter(Operation& operation, const std::int32_t* slots,
       counts.misses += outcome == SLUICE_MISS ? 1 : 0;
       counts.no_slot += outcome == SLUICE_NO_ROOM ? 1 : 0;
       counts.absent += outcome == SLUICE_ABSENT ? 1 : 0;
-      if (outcome == SLUICE_ABSENT && is_lost(list.sequence->id(list.blocks[i]))) {
+      if (outcome == SLUICE_ABSENT &&
+          cache().frame_of(list.sequence->id(list.blocks[i])) == kernels::kLostFrame) {
         outcome = SLUICE_LOST;
       }
       if (list.outcomes != nullptr) list.outcomes[i] = outcome;
@@ -228,23 +225,6 @@ ipc::Status CudaActor::do_start(Operation& operation) {
   scatter(operation, state_->list_staging.at<std::int32_t>(places.slots),
           state_->list_staging.at<std::uint8_t>(places.outcomes));
   return {};
-}
-
-std::uint32_t extents_up_to(const Cache& cache, kernels::Block block) {
-  const std::uint64_t* const frames = cache.table().frame_original;
-  const kernels::Frame frame = kernels::frame_in(kernels::load_relaxed(&frames[block]));
-  return frame >= kernels::kLostFrame ? 0 : cache.extent_of(frame) + 1;
-}
-
-ipc::Status CudaActor::map_what_came(std::span<const PageList> lists) {
-  std::uint32_t extents = 0;
-  for (const PageList& list : lists) {
-    for (std::uint32_t i = 0; i < list.count; ++i) {
-      const std::uint32_t id = list.sequence->id(list.blocks[i]);
-      extents = std::max(extents, extents_up_to(cache(), id));
-    }
-  }
-  return cache().map_if_connected(extents);
 }
 
 // ---- forecast

@@ -18,10 +18,6 @@
 
 namespace sluice::client::internal::cuda {
 
-// How many extents of DRAM there are at least, as the original of frame_of has the block in the
-// last of them; 0: it is in none.
-std::uint32_t extents_up_to(const Cache& cache, kernels::Block block);
-
 class CudaActor final : public Actor {
  public:
   // Errors: no_memory, io_error.
@@ -75,7 +71,6 @@ class CudaActor final : public Actor {
   ipc::Status do_end_step() override;
   ipc::Status do_start(Operation& operation) override;
   ipc::Status do_finish(Operation&, ipc::Deadline) override { return {}; }
-  ipc::Status map_what_came(std::span<const PageList> lists) override;
   ipc::Status do_forecast(std::span<const PageList> lists, std::uint64_t deadline_us,
                           std::uint32_t confidence) override;
   ipc::Result<std::vector<std::int32_t>> do_pin(const Sequence& sequence,

@@ -186,17 +186,6 @@ ipc::Result<std::uint64_t> CudaPlan::count_absent(const StreamRef& stream) {
   return static_cast<std::uint64_t>(std::count(heard, heard + items, kernels::Outcome::absent));
 }
 
-// As CudaActor::map_what_came, of whatever the items may name.
-ipc::Status CudaPlan::map_what_came() {
-  Cache& cache = actor_.cache();
-  const kernels::HotTable& table = cache.table();
-  std::uint32_t extents = 0;
-  for (kernels::Block block = 0; block < table.sizes.blocks; ++block) {
-    extents = std::max(extents, extents_up_to(cache, block));
-  }
-  return cache.map_if_connected(extents);
-}
-
 ipc::Status CudaPlan::launch_wait(const StreamRef& stream, ipc::Deadline until,
                                   std::uint64_t& absent) {
   if (auto ok = actor_.cache().client().check(); !ok) return ok;
@@ -212,7 +201,7 @@ ipc::Status CudaPlan::launch_wait(const StreamRef& stream, ipc::Deadline until,
   auto pause = kFirstLaunchPause;
   for (std::uint32_t launches = 0;; ++launches) {
     if (launches % kLaunchesPerLook == 1) {
-      if (auto ok = map_what_came(); !ok) return ok;
+      if (auto ok = actor_.cache().map_all_extents(); !ok) return ok;
     }
     const auto left = count_absent(stream);
     if (!left) return std::unexpected(left.error());

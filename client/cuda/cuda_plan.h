@@ -28,7 +28,6 @@ class CudaPlan final : public Plan {
   ipc::Status check_step(cudaStream_t stream) const;
   cudaStream_t stream_of(const StreamRef& stream) const;
   ipc::Status check_wait(cudaStream_t stream) const;
-  ipc::Status map_what_came();
   // Launches once and waits; how many items are absent.
   ipc::Result<std::uint64_t> count_absent(const StreamRef& stream);
 

@@ -6,6 +6,7 @@
 // names, as they happen.
 #include <array>
 #include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stop_token>
@@ -75,8 +77,11 @@ class Tally {
       : file_(std::move(file)), disk_(std::move(disk)) {
     before_ = nlohmann::json::parse(std::ifstream(file_), nullptr, false);
     thread_ = std::jthread([this](const std::stop_token& stop) {
+      std::mutex mutex;
+      std::condition_variable_any never;
+      std::unique_lock lock(mutex);
       while (!stop.stop_requested()) {
-        std::this_thread::sleep_for(kInterval);
+        never.wait_for(lock, stop, kInterval, [] { return false; });
         write();
       }
     });

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
+#include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "storage/catalog.h"
@@ -20,6 +23,9 @@ constexpr std::uint64_t kRecord = kBlock + 4 * kKiB;
 constexpr int kPerSegment = 15;  // of 1 MiB, with its page
 
 class SpaceTest : public StoreTest {
+ public:
+  ~SpaceTest() override { store.reset(); }  // whose engine looks at `held`
+
  protected:
   static std::string name(int number) { return "key" + std::to_string(number); }
   static Payload payload(int number) {
@@ -33,6 +39,14 @@ class SpaceTest : public StoreTest {
     for (int i = from; i < to; ++i) found += find(name(i)).has_value() ? 1 : 0;
     return found;
   }
+  // Requests of this kind get no answer while `held`. Before open().
+  void may_hold(IoOp op) {
+    break_device([this, op](const IoRequest& request, const Perform& perform) {
+      return held && request.op == op ? kNoAnswer : perform(request);
+    });
+  }
+  std::atomic<bool> held = false;
+
   std::uint64_t bytes_on_disk() const {
     std::uint64_t bytes = 0;
     for (const auto& entry : std::filesystem::directory_iterator(directory())) {
@@ -130,11 +144,9 @@ TEST_F(SpaceTest, AQuotaThatWasLoweredBetweenRunsHoldsFromTheStart) {
 }
 
 TEST_F(SpaceTest, ALowerQuotaHoldsAgainstWhatIsBeingWritten) {
-  std::atomic<bool> held = true;
-  break_device([&](const IoRequest& request, const Perform& perform) {
-    return held && request.op == IoOp::sync ? kNoAnswer : perform(request);
-  });
+  may_hold(IoOp::sync);
   open();
+  held = true;
   const Payload one = payload(1);
   std::atomic<int> written = 0;
   for (int i = 0; i < 8; ++i) {
@@ -153,11 +165,9 @@ TEST_F(SpaceTest, ALowerQuotaHoldsAgainstWhatIsBeingWritten) {
 
 TEST_F(SpaceTest, AQuotaOfTheWholeStoreDoesNotCountWhatWaitsToBeWritten) {
   config.tenants = {{"t", 16 * kMiB, 1}};
-  std::atomic<bool> held = true;
-  break_device([&](const IoRequest& request, const Perform& perform) {
-    return held && request.op == IoOp::sync ? kNoAnswer : perform(request);
-  });
+  may_hold(IoOp::sync);
   open();
+  held = true;
   const Payload one = payload(1);
   std::atomic<int> over_quota = 0;
   for (int i = 0; i < 300; ++i) {  // of 256 that would fit
@@ -186,11 +196,39 @@ TEST_F(SpaceTest, AQuotaMayBeLoweredByMoreThanATurn) {
   EXPECT_EQ(tenant().blocks, 10U);
 }
 
-TEST_F(SpaceTest, AWeightThatChangesIsThatOfTheNextRequests) {
-  std::atomic<bool> held = false;
-  break_device([&](const IoRequest& request, const Perform& perform) {
-    return held && request.op == IoOp::read ? kNoAnswer : perform(request);
-  });
+// Reads that all wait in the device's queue, as many of one kind as of another.
+class QueueTest : public SpaceTest {
+ protected:
+  static constexpr int kEach = 100;
+
+  QueueTest() { may_hold(IoOp::read); }
+
+  // A request of the first kind, or of the second.
+  using Read = std::function<void(bool is_first, Payload& to, Done done)>;
+
+  // How many of the first kind are among the first half of those that are served.
+  int first_served(const Read& read) {
+    held = true;
+    std::deque<Payload> memory;
+    std::atomic<int> first = 0;
+    std::atomic<int> all = 0;
+    for (int i = 0; i < kEach; ++i) {
+      for (const bool is_first : {true, false}) {
+        read(is_first, memory.emplace_back(kBlock, 99), [&, is_first](const Status& status) {
+          EXPECT_OK(status);
+          if (++all <= kEach && is_first) ++first;
+        });
+      }
+    }
+    // But those that the engine has taken.
+    wait_until([&] { return device().queued >= 2 * kEach - config.depth; });
+    held = false;
+    EXPECT_OK(store->drain(kPatience));
+    return first;
+  }
+};
+
+TEST_F(QueueTest, AWeightThatChangesIsThatOfTheNextRequests) {
   open();
   const NamespaceId other = intern("other");
   ASSERT_OK(write(own_scope, "key", payload(0)));
@@ -199,26 +237,25 @@ TEST_F(SpaceTest, AWeightThatChangesIsThatOfTheNextRequests) {
   const auto others = find(other, "key");
   ASSERT_TRUE(block && others);
   ASSERT_OK(store->set_tenant({"t", 0, 3}));
-  held = true;
-  constexpr int kEach = 100;
-  std::vector<Payload> memory;
-  std::atomic<int> heavy = 0;
-  std::atomic<int> all = 0;
-  for (int i = 0; i < kEach; ++i) {
-    for (const bool is_heavy : {true, false}) {
-      Payload& to = memory.emplace_back(kBlock, 99);
-      store->read(is_heavy ? own_scope : other, key_of("key"), is_heavy ? *block : *others, 0,
-                  to.memory(), IoClass::must_have, [&, is_heavy](const Status& status) {
-                    EXPECT_OK(status);
-                    if (++all <= kEach && is_heavy) ++heavy;
-                  });
-    }
-  }
-  // All of them wait in the device's queue, but those that its engine has taken.
-  wait_until([&] { return device().queued >= 2 * kEach - config.depth; });
-  held = false;
-  ASSERT_OK(store->drain(kPatience));
+  const int heavy = first_served([&](bool is_heavy, Payload& to, Done done) {
+    store->read(is_heavy ? own_scope : other, key_of("key"), is_heavy ? *block : *others, 0,
+                to.memory(), IoClass::must_have, std::move(done));
+  });
   EXPECT_NEAR(heavy, kEach * 0.75, 5);
+}
+
+// A step may be waiting for it by now.
+TEST_F(QueueTest, AForecastIsServedAlsoWhileOthersAreUrgent) {
+  config.depth = 1;
+  open();
+  ASSERT_OK(write(own_scope, "key", payload(0)));
+  const auto block = find(own_scope, "key");
+  ASSERT_TRUE(block);
+  const int forecasts = first_served([&](bool is_forecast, Payload& to, Done done) {
+    store->read(own_scope, key_of("key"), *block, 0, to.memory(),
+                is_forecast ? IoClass::forecast : IoClass::must_have, std::move(done));
+  });
+  EXPECT_NEAR(forecasts, kEach * 0.25, 10);
 }
 
 TEST_F(SpaceTest, AFullDeviceGoesOnWithTheNewest) {
@@ -323,11 +360,9 @@ TEST_F(SpaceTest, TheBoundOfADayHoldsOverRuns) {
 
 TEST_F(SpaceTest, WhatWaitsToBeWrittenIsBounded) {
   config.queue_bytes = 4 * kBlock;
-  std::atomic<bool> held = true;
-  break_device([&](const IoRequest& request, const Perform& perform) {
-    return held && request.op == IoOp::write ? kNoAnswer : perform(request);
-  });
+  may_hold(IoOp::write);
   open();
+  held = true;
   std::atomic<int> written = 0;
   const Payload one = payload(1);
   for (int i = 0; i < 4; ++i) {
@@ -342,11 +377,9 @@ TEST_F(SpaceTest, WhatWaitsToBeWrittenIsBounded) {
 }
 
 TEST_F(SpaceTest, AWriteOfTheSameKeyWaitsForTheFirst) {
-  std::atomic<bool> held = true;
-  break_device([&](const IoRequest& request, const Perform& perform) {
-    return held && request.op == IoOp::sync ? kNoAnswer : perform(request);
-  });
+  may_hold(IoOp::sync);
   open();
+  held = true;
   const Payload one = payload(1);
   Answer first;
   Answer second;
@@ -360,11 +393,9 @@ TEST_F(SpaceTest, AWriteOfTheSameKeyWaitsForTheFirst) {
 }
 
 TEST_F(SpaceTest, ABlockForgottenWhileItIsWrittenDoesNotExist) {
-  std::atomic<bool> held = true;
-  break_device([&](const IoRequest& request, const Perform& perform) {
-    return held && request.op == IoOp::sync ? kNoAnswer : perform(request);
-  });
+  may_hold(IoOp::sync);
   open();
+  held = true;
   const Payload one = payload(1);
   Answer answer;
   store->write(own_scope, key_of("key"), one.bytes(), kBlock, IoClass::write_back, answer.done());
