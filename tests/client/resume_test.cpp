@@ -536,6 +536,9 @@ TEST_F(ResumeTest, APutOffSealThatFailsIsToldOnceAndTheBlockIsPrivateThen) {
   EXPECT_EQ(sequence->blocks(), 2u);
   ASSERT_OK(sequence->extend(1));
   EXPECT_ERROR(sequence->map(0), Errc::wrong_state);  // pages of it may be in HBM
+  auto copy = sequence->fork(nullptr);
+  ASSERT_OK(copy);
+  ASSERT_OK((*copy)->map(0));  // which nobody resolved
   daemon.seal_error = 0;
   ASSERT_OK(sequence->seal(0, key_of("b"), 0, nullptr));
   EXPECT_EQ(sequence->sealed(), 1u);
