@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "client/actor.h"
+#include "client/sequence.h"
 
 namespace sluice::client::internal {
 
