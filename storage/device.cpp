@@ -82,6 +82,7 @@ struct Device::Thread {
   std::vector<std::unique_ptr<Job>> inbox;
   bool stopping = false;
   std::string taken_out_why;
+  std::thread::id id;  // of the thread, once it runs
 
   std::thread thread;
 
@@ -108,6 +109,7 @@ struct Device::Thread {
 
   void run();
   bool take_inbox();
+  bool posted_to_itself() const;
   void start_jobs();
   bool start_next();
   void start_write(std::unique_ptr<Job> job);
@@ -120,6 +122,10 @@ struct Device::Thread {
 };
 
 void Device::Thread::run() {
+  {
+    const std::lock_guard lock(mutex);
+    id = std::this_thread::get_id();
+  }
   bool stop = false;
   while (!stop || !io.idle() || !writer.idle() || !reads.empty() || !writes.empty()) {
     stop = take_inbox();
@@ -138,8 +144,9 @@ void Device::Thread::run() {
     writer.turn(!writes.empty());
     if (!stop) look_after_device();
     count();
-    // Nothing would end the last wait of a device that stops.
-    io.turn(stop && io.idle() ? std::chrono::milliseconds(0) : kLongestSleep);
+    // Nothing would end the last wait of a device that stops, or a wait beside jobs of its own.
+    const bool at_once = (stop && io.idle()) || posted_to_itself();
+    io.turn(at_once ? std::chrono::milliseconds(0) : kLongestSleep);
     writer.turn(!writes.empty());
   }
   if (counters.taken_out) return;
@@ -171,6 +178,12 @@ bool Device::Thread::take_inbox() {
     }
   }
   return stop;
+}
+
+// Completions of jobs may post the next one, for which nobody wakes the thread.
+bool Device::Thread::posted_to_itself() const {
+  const std::lock_guard lock(mutex);
+  return !inbox.empty();
 }
 
 void Device::Thread::start_jobs() {
@@ -274,12 +287,14 @@ Device::Device(DeviceSetup setup, StoreShared shared)
 Device::~Device() { SLUICE_ASSERT(!thread_->thread.joinable()); }
 
 std::unique_ptr<Job> Device::post(std::unique_ptr<Job> job) {
+  bool to_itself = false;
   {
     const std::lock_guard lock(thread_->mutex);
     if (thread_->stopping) return job;
     thread_->inbox.push_back(std::move(job));
+    to_itself = std::this_thread::get_id() == thread_->id;
   }
-  thread_->io.wake();
+  if (!to_itself) thread_->io.wake();
   return nullptr;
 }
 

@@ -1,10 +1,13 @@
 #include "storage/file.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <string>
+
+#include "ipc/memfd.h"
 
 namespace sluice::storage {
 
@@ -21,7 +24,15 @@ File::~File() {
 }
 
 AlignedMemory allocate_aligned(std::uint64_t bytes) {
-  return AlignedMemory(static_cast<std::byte*>(std::aligned_alloc(kIoAlign, bytes)));
+  if (bytes < ipc::kHugePageBytes) {
+    return AlignedMemory(static_cast<std::byte*>(std::aligned_alloc(kIoAlign, bytes)));
+  }
+  const std::uint64_t whole =
+      (bytes + ipc::kHugePageBytes - 1) / ipc::kHugePageBytes * ipc::kHugePageBytes;
+  AlignedMemory memory(static_cast<std::byte*>(std::aligned_alloc(ipc::kHugePageBytes, whole)));
+  // Only a hint: from small pages a request goes to the device in more pieces.
+  if (memory) madvise(memory.get(), whole, MADV_HUGEPAGE);
+  return memory;
 }
 
 Result<OpenedFile> open_file(const std::filesystem::path& path, int flags) {

@@ -37,7 +37,8 @@ struct FreeMemory {
   void operator()(std::byte* memory) const { std::free(memory); }
 };
 
-// Aligned to kIoAlign; `bytes` is a multiple of it. Null: there is none.
+// Aligned to kIoAlign; `bytes` is a multiple of it. As much as a huge page holds has huge pages if
+// the kernel has them. Null: there is none.
 using AlignedMemory = std::unique_ptr<std::byte[], FreeMemory>;
 AlignedMemory allocate_aligned(std::uint64_t bytes);
 

@@ -11,8 +11,8 @@
 namespace sluice::storage {
 namespace {
 
-// A record that fits, with its header, is one request.
-constexpr std::uint64_t kPieceBytes = (std::uint64_t{1} << 20) + kPageBytes;
+// A record that fits, with its header, is one request; a block of 2 MiB does.
+constexpr std::uint64_t kPieceBytes = (std::uint64_t{2} << 20) + kPageBytes;
 constexpr std::uint32_t kMaxPieces = 32;
 // A group is closed when it has so much, or is so old, or nothing more waits.
 constexpr std::uint64_t kGroupBytes = std::uint64_t{64} << 20;

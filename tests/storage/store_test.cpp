@@ -2,6 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <functional>
+#include <future>
 #include <thread>
 
 #include "tests/storage/support.h"
@@ -122,6 +125,26 @@ TEST_F(StoreTest, BadArgumentsAreAnswered) {
   EXPECT_ERROR(write(std::string(65, 'k'), payload), Errc::invalid_argument);
   EXPECT_ERROR(write(NamespaceId{99}, "key", payload), Errc::invalid_argument);
   EXPECT_ERROR(write("key", Payload(1 * kMiB, 1)), Errc::invalid_argument);
+}
+
+// Who asks in a completion wakes no thread, and must not wait for its longest sleep either.
+TEST_F(StoreTest, ACompletionMayAskForTheNext) {
+  open();
+  ASSERT_OK(write("key", Payload(8 * kKiB, 1)));
+  const auto block = find("key");
+  ASSERT_TRUE(block);
+  constexpr int kChain = 200;  // 20 s of longest sleeps
+  std::promise<void> end;
+  std::function<void(int)> ask = [&](int left) {
+    // Refused: the thread answers without a turn of the disk.
+    store->read(own_scope, key_of("key"), *block, 0, {}, IoClass::must_have, [&, left](Status) {
+      if (left == 0) return end.set_value();
+      ask(left - 1);
+    });
+  };
+  ask(kChain);
+  EXPECT_EQ(end.get_future().wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  EXPECT_OK(store->drain(std::chrono::seconds(30)));
 }
 
 TEST_F(StoreTest, DrainWaitsForWhatWasAskedBefore) {
