@@ -308,6 +308,7 @@ class Coordinator {
   void execute(const residency::Withdraw& action);
   void execute(const residency::WriteBlock& action);
   void execute(const residency::ReadBlock& action);
+  void execute(const residency::HurryRead& action);
   void execute(const residency::DropPins& action);
   void execute(const residency::ActorsIdle& action);
   void execute(const residency::DestroyArena& action);

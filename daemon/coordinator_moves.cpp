@@ -70,6 +70,10 @@ void Coordinator::execute(const residency::ReadBlock& action) {
           ipc::Status status) { answer_move({id, frames, block, false, std::move(status)}); });
 }
 
+void Coordinator::execute(const residency::HurryRead& action) {
+  nvme_->hurry(*caches_[action.cache.value].scope, action.key);
+}
+
 void Coordinator::answer_move(MoveAnswer answer) {
   const std::lock_guard lock(mover_mutex_);
   answers_.push_back(std::move(answer));

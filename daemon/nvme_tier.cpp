@@ -119,4 +119,8 @@ void NvmeTier::read(storage::NamespaceId scope, std::span<const std::byte> key,
   store_->read(scope, key, *block, 0, frame.first(block->block_bytes), io_class, std::move(done));
 }
 
+void NvmeTier::hurry(storage::NamespaceId scope, std::span<const std::byte> key) {
+  store_->hurry(scope, key);
+}
+
 }  // namespace sluice::daemon

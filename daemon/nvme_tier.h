@@ -49,6 +49,8 @@ class NvmeTier {
   // The whole block, into its frame. not_found and data_lost: it is gone.
   void read(storage::NamespaceId scope, std::span<const std::byte> key, std::span<std::byte> frame,
             storage::IoClass io_class, Done done);
+  // A read of the block that waits as a forecast is a must-have from now on.
+  void hurry(storage::NamespaceId scope, std::span<const std::byte> key);
 
  private:
   explicit NvmeTier(std::unique_ptr<storage::BlockStore> store);

@@ -210,6 +210,7 @@ void BlockStore::Impl::post(Device& device, std::unique_ptr<Job> job) {
   // The device has stopped: a completion called the store while it closes.
   const std::unique_ptr<Job> refused = device.post(std::move(job));
   if (!refused) return;
+  if (refused->kind == Job::Kind::hurry) return;
   const Status closing = ipc::fail(Errc::shutting_down, "the store is closing");
   if (refused->kind != Job::Kind::write) return refused->done(closing);
   for (Done& done : catalog.end_write(refused->digest)) done(closing);
@@ -394,6 +395,21 @@ void BlockStore::write(NamespaceId scope, std::span<const std::byte> key,
   job->payload = payload;
   job->valid_bytes = valid_bytes;
   impl_->post(*device, std::move(job));
+}
+
+void BlockStore::hurry(NamespaceId scope, std::span<const std::byte> key) {
+  const Scope* own = impl_->scope(scope);
+  if (own == nullptr || key.empty() || key.size() > kMaxKeyBytes) return;
+  const Digest digest = digest_of(impl_->id, own->encoded, key);
+  const auto entry = impl_->catalog.peek(digest);
+  if (!entry) return;
+  const auto device = impl_->by_number.find(entry->device);
+  if (device == impl_->by_number.end()) return;
+  auto job = std::make_unique<Job>();
+  job->kind = Job::Kind::hurry;
+  job->tenant = own->tenant;
+  job->digest = digest;
+  impl_->post(*device->second, std::move(job));
 }
 
 Status BlockStore::forget(NamespaceId scope, std::span<const std::byte> key) {

@@ -187,6 +187,10 @@ class BlockStore {
   void read(NamespaceId scope, std::span<const std::byte> key, const StoredBlock& block,
             std::uint64_t offset, std::span<std::byte> to, IoClass io_class, Done done);
 
+  // Somebody waits now for a block of which a read was asked for as a forecast: if it has not begun
+  // yet, it goes on as a must-have. Nothing to do for a block that is not being read.
+  void hurry(NamespaceId scope, std::span<const std::byte> key);
+
   // Writes a block. `payload` is aligned to kIoAlign, its size a multiple of it; it stays valid
   // until `done`, and the store copies it before it computes checksums. A block that exists with
   // the same valid_bytes is left as it is: ok. A key that is being written already is answered

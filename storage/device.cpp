@@ -173,6 +173,8 @@ bool Device::Thread::take_inbox() {
       cleaner.compact(job->least_live, std::move(job->done));
     } else if (job->kind == Job::Kind::read) {
       reads.push(std::move(job));
+    } else if (job->kind == Job::Kind::hurry) {
+      reads.hurry(job->tenant, job->digest);
     } else {
       writes.push(std::move(job));
     }

@@ -18,6 +18,21 @@ void JobQueue::push(std::unique_ptr<Job> job) {
   ++own.count;
 }
 
+void JobQueue::hurry(std::uint32_t tenant, const Digest& digest) {
+  Class& forecasts = classes_[index(IoClass::forecast)];
+  const auto own = forecasts.tenants.find(tenant);
+  if (own == forecasts.tenants.end()) return;
+  auto& jobs = own->second.jobs;
+  const auto hurried =
+      std::ranges::stable_partition(jobs, [&](const auto& job) { return job->digest != digest; });
+  for (std::unique_ptr<Job>& job : hurried) {
+    job->io_class = IoClass::must_have;
+    push(std::move(job));
+  }
+  forecasts.count -= hurried.size();
+  jobs.erase(hurried.begin(), hurried.end());
+}
+
 std::size_t JobQueue::count() const {
   std::size_t all = 0;
   for (const Class& one : classes_) all += one.count;

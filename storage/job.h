@@ -31,7 +31,7 @@ struct Key {
 };
 
 struct Job {
-  enum class Kind : std::uint8_t { read, write, answer, compact };
+  enum class Kind : std::uint8_t { read, hurry, write, answer, compact };
   Kind kind = Kind::answer;
   IoClass io_class = IoClass::must_have;
   std::uint32_t tenant = 0;
@@ -69,6 +69,8 @@ class JobQueue {
   std::size_t count() const;
   // Null: there is none in the class.
   std::unique_ptr<Job> pop(IoClass io_class);
+  // Reads of the block that wait as forecasts go on as must_have, behind those of their tenant.
+  void hurry(std::uint32_t tenant, const Digest& digest);
 
  private:
   // Virtual time: what a tenant was served, divided by its weight. The least comes first; one that

@@ -49,6 +49,9 @@ struct Writer {
            field("frame", a.frame.value) + field("valid_bytes", a.valid_bytes) +
            field("urgent", a.urgency == Urgency::now ? 1 : 0);
   }
+  std::string operator()(const HurryRead& a) const {
+    return "hurry_read" + field("cache", a.cache.value) + field("id", a.id.value);
+  }
   std::string operator()(const DropPins& a) const {
     return "drop_pins" + field("cache", a.cache.value) + field("sealed", a.sealed ? 1 : 0) +
            ids_of(a.ids);

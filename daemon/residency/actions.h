@@ -113,6 +113,14 @@ struct ReadBlock {
   friend bool operator==(const ReadBlock&, const ReadBlock&) = default;
 };
 
+// A step waits for a block that is being read with Urgency::soon: its read is to be one of now.
+struct HurryRead {
+  ipc::CacheId cache;
+  ipc::BlockId id;
+  std::vector<std::byte> key;
+  friend bool operator==(const HurryRead&, const HurryRead&) = default;
+};
+
 // A dead session may have left pins on pages of these ids. `sealed` false: its private blocks,
 // words become {none} (a Retire follows). `sealed` true: blocks that it sealed and may not have
 // unpinned, words become {same page, ready}, which is safe by whomever, since the key is published
@@ -150,7 +158,7 @@ struct DestroyCache {
 
 using Action =
     std::variant<CreateArena, GrantDram, ReleaseExtent, SetFrame, Retire, Withdraw, WriteBlock,
-                 ReadBlock, DropPins, ActorsIdle, DestroyArena, DestroyCache>;
+                 ReadBlock, HurryRead, DropPins, ActorsIdle, DestroyArena, DestroyCache>;
 using Actions = std::vector<Action>;
 
 // One line, such as "set_frame cache=1 id=7 frame=3": for logs and for comparing runs.

@@ -280,6 +280,15 @@ void want(Cache& cache, BlockId id, Urgency urgency) {
   if (block.place == Place::absent) queue.push_back(id);
 }
 
+// A step waits for a block that is coming already, if slowly.
+void hurry(Cache& cache, BlockId id, Actions& actions) {
+  Block& block = cache.blocks[id.value];
+  if (block.place != Place::arriving || block.urgent) return;
+  block.urgent = true;
+  --cache.tiering.arriving_soon;
+  actions.push_back(HurryRead{cache.id, id, copy_of_key(cache, id)});
+}
+
 void promote(State& state, Cache& cache, Actions& actions) {
   if (promote(state, cache, Urgency::now, actions)) {
     (void)promote(state, cache, Urgency::soon, actions);
@@ -425,6 +434,7 @@ Status Manager::wanted(CacheId id, std::span<const BlockId> ids, Actions& action
   bool recalled = false;
   for (const BlockId one : ids) {
     if (one.value >= (*cache)->fresh_id) continue;
+    if (urgency == Urgency::now) hurry(**cache, one, actions);
     if (urgency == Urgency::now && may_be_recalled((*cache)->blocks[one.value])) {
       recall(**cache, one);
       recalled = true;

@@ -320,6 +320,25 @@ TEST_F(TieringTest, WhatAStepWaitsForOvertakesForecasts) {
   }
 }
 
+TEST_F(TieringTest, AForecastThatAStepWaitsForIsHurriedOnce) {
+  const Handle all = make("a", 5 * kFrames);
+  const BlockId first = absent_of(all).front();
+  holds_reads = true;
+  want_soon(std::vector{first});
+  ASSERT_EQ(reads.size(), 1U);
+  want_soon(std::vector{first});
+  EXPECT_TRUE(Node::all<HurryRead>(node.done).empty()) << "another forecast is no hurry";
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(node.manager.wanted(cache, std::vector{first}, node.actions));
+    settle();
+  }
+  const auto hurried = Node::all<HurryRead>(node.done);
+  ASSERT_EQ(hurried.size(), 1U);
+  EXPECT_EQ(hurried[0].id, first);
+  EXPECT_EQ(hurried[0].key, reads[0].key);
+  EXPECT_EQ(reads.size(), 1U) << "it is read twice";
+}
+
 TEST_F(TieringTest, AFrameIsNobodysUntilItsGraceIsOver) {
   const Handle all = make("a", 2 * kFrames);
   holds_graces = true;

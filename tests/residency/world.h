@@ -200,6 +200,7 @@ class World {
   void follow_withdraw(const Withdraw& withdraw);
   void follow_write(const WriteBlock& write);
   void follow_read(const ReadBlock& read);
+  void follow_hurry(const HurryRead& read);
   void follow_destroy(CacheId id);
   void follow_destroy_arena(const DestroyArena& destroy);
   static constexpr std::size_t kDram = kDevices;  // the last of used_

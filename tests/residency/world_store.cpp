@@ -142,6 +142,15 @@ void World::follow_read(const ReadBlock& read) {
   unanswered_.push_back({Unanswered::read, read.cache.value, read.id.value});
 }
 
+void World::follow_hurry(const HurryRead& read) {
+  const OracleCache& cache = caches_.at(read.cache.value);
+  hold(cache.blocks.contains(read.id.value), "the read of a free block is hurried");
+  const OracleBlock& block = cache.blocks.at(read.id.value);
+  hold(block.place == Place::arriving, "a read is hurried that nobody asked for");
+  hold(block.key == text_of(read.key), "the read of another block is hurried");
+  count("read hurried");
+}
+
 // ---- answering them
 
 void World::answer_withdraw(const Unanswered& wait) {

@@ -207,7 +207,7 @@ class QueueTest : public SpaceTest {
   using Read = std::function<void(bool is_first, Payload& to, Done done)>;
 
   // How many of the first kind are among the first half of those that are served.
-  int first_served(const Read& read) {
+  int first_served(const Read& read, const std::function<void()>& once_queued = [] {}) {
     held = true;
     std::deque<Payload> memory;
     std::atomic<int> first = 0;
@@ -222,6 +222,7 @@ class QueueTest : public SpaceTest {
     }
     // But those that the engine has taken.
     wait_until([&] { return device().queued >= 2 * kEach - config.depth; });
+    once_queued();
     held = false;
     EXPECT_OK(store->drain(kPatience));
     return first;
@@ -256,6 +257,27 @@ TEST_F(QueueTest, AForecastIsServedAlsoWhileOthersAreUrgent) {
                 is_forecast ? IoClass::forecast : IoClass::must_have, std::move(done));
   });
   EXPECT_NEAR(forecasts, kEach * 0.25, 10);
+}
+
+TEST_F(QueueTest, AForecastThatSomebodyWaitsForIsHurried) {
+  config.depth = 1;
+  open();
+  ASSERT_OK(write(own_scope, "key", payload(0)));
+  ASSERT_OK(write(own_scope, "late", payload(1)));
+  const auto block = find(own_scope, "key");
+  const auto late = find(own_scope, "late");
+  ASSERT_TRUE(block && late);
+  const int hurried = first_served(
+      [&](bool is_late, Payload& to, Done done) {
+        store->read(own_scope, key_of(is_late ? "late" : "key"), is_late ? *late : *block, 0,
+                    to.memory(), IoClass::forecast, std::move(done));
+      },
+      [&] {
+        store->hurry(own_scope, key_of("late"));
+        store->hurry(own_scope, key_of("nobody's"));
+      });
+  // But one of four is a forecast's.
+  EXPECT_NEAR(hurried, kEach * 0.75, 10);
 }
 
 TEST_F(SpaceTest, AFullDeviceGoesOnWithTheNewest) {
