@@ -7,9 +7,12 @@
 #include <cerrno>
 #include <string>
 
-#include "ipc/memfd.h"
-
 namespace sluice::storage {
+namespace {
+
+constexpr std::uint64_t kHugePageBytes = std::uint64_t{2} << 20;
+
+}  // namespace
 
 File& File::operator=(File&& other) noexcept {
   if (this != &other) {
@@ -24,12 +27,11 @@ File::~File() {
 }
 
 AlignedMemory allocate_aligned(std::uint64_t bytes) {
-  if (bytes < ipc::kHugePageBytes) {
+  if (bytes < kHugePageBytes) {
     return AlignedMemory(static_cast<std::byte*>(std::aligned_alloc(kIoAlign, bytes)));
   }
-  const std::uint64_t whole =
-      (bytes + ipc::kHugePageBytes - 1) / ipc::kHugePageBytes * ipc::kHugePageBytes;
-  AlignedMemory memory(static_cast<std::byte*>(std::aligned_alloc(ipc::kHugePageBytes, whole)));
+  const std::uint64_t whole = (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  AlignedMemory memory(static_cast<std::byte*>(std::aligned_alloc(kHugePageBytes, whole)));
   // Only a hint: from small pages a request goes to the device in more pieces.
   if (memory) madvise(memory.get(), whole, MADV_HUGEPAGE);
   return memory;
