@@ -27,7 +27,13 @@ constexpr std::size_t kMarksPerLook = 1024;
 
 bool is_refusal(Errc code) {
   return code == Errc::limit_reached || code == Errc::quota_exceeded || code == Errc::no_memory ||
-         code == Errc::shutting_down;
+         code == Errc::busy || code == Errc::shutting_down;
+}
+
+residency::WriteOutcome outcome_of(const ipc::Status& status) {
+  if (status) return residency::WriteOutcome::stored;
+  return status.error().code == Errc::busy ? residency::WriteOutcome::unwanted
+                                           : residency::WriteOutcome::refused;
 }
 
 }  // namespace
@@ -53,8 +59,10 @@ void Coordinator::execute(const residency::Withdraw& action) {
 void Coordinator::execute(const residency::WriteBlock& action) {
   const Cache& cache = caches_[action.cache.value];
   const auto frame = frame_bytes(*cache.frames.memory, action.frame, cache.shape);
+  const auto reuse =
+      action.reuse == residency::Reuse::likely ? storage::Reuse::likely : storage::Reuse::unlikely;
   nvme_->write(
-      *cache.scope, action.key, frame, action.valid_bytes,
+      *cache.scope, action.key, frame, action.valid_bytes, reuse,
       [this, id = action.cache, block = action.id, frames = cache.frames.memory](
           ipc::Status status) { answer_move({id, frames, block, true, std::move(status)}); });
 }
@@ -124,10 +132,7 @@ void Coordinator::tell(const MoveAnswer& answer, residency::Actions& actions) {
   if (caches_[answer.cache.value].frames.memory != answer.frames) return;
   const ipc::Status told =
       answer.write
-          ? manager_.written(
-                answer.cache, answer.block,
-                answer.status ? residency::WriteOutcome::stored : residency::WriteOutcome::refused,
-                actions)
+          ? manager_.written(answer.cache, answer.block, outcome_of(answer.status), actions)
           : manager_.loaded(answer.cache, answer.block, answer.status.has_value(), actions);
   SLUICE_ASSERT(told.has_value());
   execute(actions);

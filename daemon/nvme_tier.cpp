@@ -103,8 +103,10 @@ std::vector<std::uint64_t> NvmeTier::find_prefix(storage::NamespaceId scope,
 }
 
 void NvmeTier::write(storage::NamespaceId scope, std::span<const std::byte> key,
-                     std::span<const std::byte> frame, std::uint64_t valid_bytes, Done done) {
-  store_->write(scope, key, frame, valid_bytes, storage::IoClass::write_back, std::move(done));
+                     std::span<const std::byte> frame, std::uint64_t valid_bytes,
+                     storage::Reuse reuse, Done done) {
+  store_->write(scope, key, frame, valid_bytes, storage::IoClass::write_back, std::move(done),
+                reuse);
 }
 
 void NvmeTier::read(storage::NamespaceId scope, std::span<const std::byte> key,

@@ -45,7 +45,8 @@ class NvmeTier {
 
   using Done = std::move_only_function<void(ipc::Status)>;
   void write(storage::NamespaceId scope, std::span<const std::byte> key,
-             std::span<const std::byte> frame, std::uint64_t valid_bytes, Done done);
+             std::span<const std::byte> frame, std::uint64_t valid_bytes, storage::Reuse reuse,
+             Done done);
   // The whole block, into its frame. not_found and data_lost: it is gone.
   void read(storage::NamespaceId scope, std::span<const std::byte> key, std::span<std::byte> frame,
             storage::IoClass io_class, Done done);

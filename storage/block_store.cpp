@@ -84,6 +84,7 @@ struct BlockStore::Impl {
   Status check_write(const Scope* own, std::span<const std::byte> key,
                      std::span<const std::byte> payload, std::uint64_t valid_bytes) const;
   Status admit(const Scope& own, std::uint64_t bytes);
+  Status admit_today(std::uint64_t bytes, Reuse reuse);
 };
 
 Result<Recovered> BlockStore::Impl::recover_with(const std::filesystem::path& index_directory,
@@ -265,6 +266,20 @@ Status BlockStore::Impl::admit(const Scope& own, std::uint64_t bytes) {
   return {};
 }
 
+Status BlockStore::Impl::admit_today(std::uint64_t bytes, Reuse reuse) {
+  switch (written.take(bytes, wall_clock_s(), reuse)) {
+    case DailyBound::Taken::yes:
+      return {};
+    case DailyBound::Taken::no:
+      return ipc::fail(Errc::limit_reached, "enough was written today (write_bytes_per_day)");
+    case DailyBound::Taken::not_unlikely:
+      break;
+  }
+  return ipc::fail(Errc::busy,
+                   "the rest of what may be written today (write_bytes_per_day) is for blocks that "
+                   "are likelier to be read again");
+}
+
 BlockStore::BlockStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<BlockStore>> BlockStore::open(StoreConfig config) {
@@ -354,7 +369,7 @@ void BlockStore::read(NamespaceId scope, std::span<const std::byte> key, const S
 
 void BlockStore::write(NamespaceId scope, std::span<const std::byte> key,
                        std::span<const std::byte> payload, std::uint64_t valid_bytes,
-                       IoClass io_class, Done done) {
+                       IoClass io_class, Done done, Reuse reuse) {
   const Scope* own = impl_->scope(scope);
   Status good = impl_->check_write(own, key, payload, valid_bytes);
   if (good) good = impl_->admit(*own, payload.size());
@@ -379,10 +394,9 @@ void BlockStore::write(NamespaceId scope, std::span<const std::byte> key,
     case Catalog::Begun::started:
       break;
   }
-  if (!impl_->written.take(record_bytes_of(payload.size()), wall_clock_s())) {
+  if (Status today = impl_->admit_today(record_bytes_of(payload.size()), reuse); !today) {
     impl_->catalog.count_refused(own->tenant);
-    return impl_->end_unwritten(
-        digest, ipc::fail(Errc::limit_reached, "enough was written today (write_bytes_per_day)"));
+    return impl_->end_unwritten(digest, today);
   }
   auto job = std::make_unique<Job>();
   job->kind = Job::Kind::write;

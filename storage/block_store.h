@@ -100,6 +100,10 @@ struct StoreConfig {
   EngineFactory engine;
 };
 
+// What the caller knows of a block that it writes. A device wears out by what is written to it:
+// blocks that nobody has asked for a second time yet do not take all that may be written in a day.
+enum class Reuse : std::uint8_t { unlikely, likely };
+
 // What a caller keeps of a block that was found: enough to read it without asking the index again.
 // Its record may be moved or dropped meanwhile; a read by a stale one is a miss and never a wrong
 // byte.
@@ -117,6 +121,7 @@ struct StoredBlock {
 //   data_lost       the record does not match its checksums; the block is forgotten
 //   io_error        the device answered with an error; the text has its words
 //   limit_reached   a bound of the store: queue_bytes, write_bytes_per_day
+//   busy            what is left of today's bytes is for blocks that are likelier to be read again
 //   quota_exceeded  the tenant's limit, and nothing of its to drop
 //   no_memory       the devices are full, and nothing could be dropped
 //   shutting_down
@@ -194,9 +199,10 @@ class BlockStore {
   // Writes a block. `payload` is aligned to kIoAlign, its size a multiple of it; it stays valid
   // until `done`, and the store copies it before it computes checksums. A block that exists with
   // the same valid_bytes is left as it is: ok. A key that is being written already is answered
-  // when that write ends.
+  // when that write ends. Of write_bytes_per_day, blocks that are unlikely to be read again get
+  // kUnlikelyShare at most.
   void write(NamespaceId scope, std::span<const std::byte> key, std::span<const std::byte> payload,
-             std::uint64_t valid_bytes, IoClass io_class, Done done);
+             std::uint64_t valid_bytes, IoClass io_class, Done done, Reuse reuse = Reuse::likely);
 
   // The block does not exist from now on; reads of it that began may still end well.
   Status forget(NamespaceId scope, std::span<const std::byte> key);

@@ -7,9 +7,13 @@
 #include <cstdint>
 #include <mutex>
 
+#include "storage/block_store.h"
 #include "storage/index.h"
 
 namespace sluice::storage {
+
+// One of so many bytes of a day, at most, is a block's that is unlikely to be read again.
+inline constexpr std::uint64_t kUnlikelyShare = 2;
 
 class DailyBound {
  public:
@@ -21,13 +25,22 @@ class DailyBound {
     written_ = written;
   }
 
-  // false: they would be too many for today; nothing is counted.
-  bool take(std::uint64_t bytes, std::uint32_t now_s) {
+  enum class Taken : std::uint8_t {
+    yes,
+    no,            // they would be too many for today
+    not_unlikely,  // and these for blocks that are unlikely to be read again
+  };
+
+  // Counted if they may be written.
+  Taken take(std::uint64_t bytes, std::uint32_t now_s, Reuse reuse) {
     const std::lock_guard lock(mutex_);
     turn(now_s);
-    if (bound_ != 0 && (bytes > bound_ || written_.bytes > bound_ - bytes)) return false;
+    if (bound_ != 0 && !fits(bytes, bound_)) return Taken::no;
+    if (bound_ != 0 && reuse == Reuse::unlikely && !fits(bytes, bound_ / kUnlikelyShare)) {
+      return Taken::not_unlikely;
+    }
     written_.bytes += bytes;
-    return true;
+    return Taken::yes;
   }
 
   void count(std::uint64_t bytes, std::uint32_t now_s) {
@@ -43,6 +56,10 @@ class DailyBound {
 
  private:
   static constexpr std::uint32_t kDaySeconds = 86400;
+
+  bool fits(std::uint64_t bytes, std::uint64_t bound) const {
+    return bytes <= bound && written_.bytes <= bound - bytes;
+  }
 
   // A clock that goes back does not give the day again.
   void turn(std::uint32_t now_s) {

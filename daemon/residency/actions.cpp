@@ -42,7 +42,8 @@ struct Writer {
   }
   std::string operator()(const WriteBlock& a) const {
     return "write_block" + field("cache", a.cache.value) + field("id", a.id.value) +
-           field("frame", a.frame.value) + field("valid_bytes", a.valid_bytes);
+           field("frame", a.frame.value) + field("valid_bytes", a.valid_bytes) +
+           field("likely", a.reuse == Reuse::likely ? 1 : 0);
   }
   std::string operator()(const ReadBlock& a) const {
     return "read_block" + field("cache", a.cache.value) + field("id", a.id.value) +

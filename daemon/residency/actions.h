@@ -99,6 +99,7 @@ struct WriteBlock {
   ipc::FrameId frame;
   std::uint64_t valid_bytes = 0;
   std::vector<std::byte> key;
+  Reuse reuse = Reuse::likely;
   friend bool operator==(const WriteBlock&, const WriteBlock&) = default;
 };
 

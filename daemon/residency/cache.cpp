@@ -278,6 +278,7 @@ void reference(Cache& cache, BlockId id) {
     ++cache.saved_references;
     if (block.references == 1) ++cache.counts.shared;
   }
+  block.reused = true;
   ++block.references;
   if (block.references == 1 && needs_no_write(block)) ++cache.tiering.stored_in_use;
 }

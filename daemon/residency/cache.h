@@ -37,7 +37,8 @@ struct alignas(64) Block {
   BlockId older;  // neighbours in the order of last use, while sealed and unreferenced
   BlockId newer;
   std::uint32_t valid_bytes_less_one = 0;
-  BlockState state = BlockState::free;
+  BlockState state : 4 = BlockState::free;
+  bool reused : 1 = false;  // it was referred to again after it was sealed
   std::uint8_t key_bytes = 0;
   // Low bits of the session that sealed it and may have left pins on its pages. Taking another
   // session for it only costs a needless DropPins.

@@ -300,7 +300,8 @@ void order_moves(Cache& cache, std::uint64_t& next_batch, Actions& actions) {
   for (const BlockId id : std::exchange(tiering.to_write, {})) {
     const Block& block = cache.blocks[id.value];
     actions.push_back(
-        WriteBlock{cache.id, id, block.frame, valid_bytes(block), copy_of_key(cache, id)});
+        WriteBlock{cache.id, id, block.frame, valid_bytes(block), copy_of_key(cache, id),
+                   block.references > 0 || block.reused ? Reuse::likely : Reuse::unlikely});
   }
   while (!tiering.to_withdraw.empty() && tiering.batches.size() < kMaxRetireBatches) {
     const auto count = static_cast<std::ptrdiff_t>(
@@ -335,6 +336,8 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
     if (needs_no_write(**block)) ++tiering.stored_in_use;
     ++tiering.totals.written;
     note(**cache, block_id);
+  } else if (outcome == WriteOutcome::unwanted) {
+    ++tiering.totals.write_refused;
   } else {
     if (stays) {
       // It is asked again, from the first on; several that were under way are refused together.

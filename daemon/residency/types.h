@@ -183,10 +183,15 @@ struct Extended {
   std::span<const BlockRef> blocks;
 };
 
+// Whether a block that is written is likely to be read again: it is part of a running sequence, or
+// was shared or found again before.
+enum class Reuse : std::uint8_t { unlikely = 0, likely = 1 };
+
 // What the block store answered to WriteBlock.
 enum class WriteOutcome : std::uint8_t {
   stored,
-  refused,  // there is no room, or not today: nothing is wrong with the block
+  refused,   // there is no room, or not today: nothing is wrong with the block
+  unwanted,  // there is room, but only for blocks that are likelier to be read again
 };
 
 struct Sealed {

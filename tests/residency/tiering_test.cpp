@@ -43,13 +43,13 @@ class TieringTest : public testing::Test {
         return;
       }
       const std::string key = name_of(write->key);
-      const bool refused = refuses || refusals > 0;
+      WriteOutcome outcome = WriteOutcome::stored;
+      if (wants_likely_only && write->reuse == Reuse::unlikely) outcome = WriteOutcome::unwanted;
+      if (refuses || refusals > 0) outcome = WriteOutcome::refused;
       if (refusals > 0) --refusals;
-      if (!refused) stored[key] = write->valid_bytes;
+      if (outcome == WriteOutcome::stored) stored[key] = write->valid_bytes;
       EXPECT_EQ(frames.at(write->frame.value), key) << "what is written is what is in the frame";
-      const auto told = node.manager.written(write->cache, write->id,
-                                             refused ? WriteOutcome::refused : WriteOutcome::stored,
-                                             node.actions);
+      const auto told = node.manager.written(write->cache, write->id, outcome, node.actions);
       EXPECT_TRUE(told || node.status(cache).state == CacheState::destroying);
     } else if (const auto* withdraw = std::get_if<Withdraw>(&action)) {
       for (const BlockId id : withdraw->ids) known.erase(id.value);
@@ -176,6 +176,7 @@ class TieringTest : public testing::Test {
   std::map<std::string, std::uint64_t> stored;
   std::set<std::string> loses;
   bool refuses = false;
+  bool wants_likely_only = false;
   int refusals = 0;  // of the next writes
   int most_turns = 1000;
   bool holds_graces = false;
@@ -228,6 +229,24 @@ TEST_F(TieringTest, ABlockInTheStoreIsNotWrittenTwice) {
   for (const WriteBlock& write : Node::all<WriteBlock>(node.done)) {
     EXPECT_FALSE(first.contains(name_of(write.key))) << name_of(write.key);
   }
+}
+
+TEST_F(TieringTest, AStoreThatIsShortOfWritesHasWhatWasAskedForAgain) {
+  const Keys once("once", 3);
+  const Keys twice("twice", 3);
+  wants_likely_only = true;
+  node.release(session, make("once", 3));
+  node.release(session, make("twice", 3));
+  node.release(session, node.open(session, cache, twice.view()).sequence);
+  const Handle other = make("other", 3 * kFrames);
+  settle();
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(stored.contains(name_of(twice[i]))) << i;
+    EXPECT_FALSE(stored.contains(name_of(once[i]))) << i;
+  }
+  // Of a running sequence, also what nobody asked for again.
+  EXPECT_TRUE(stored.contains(name_of(Keys("other", 1)[0])));
+  EXPECT_EQ(blocks_of(other).size(), 3 * kFrames);
 }
 
 TEST_F(TieringTest, MoreBlocksThanDramHoldsCanBeReferredTo) {

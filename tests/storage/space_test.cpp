@@ -6,6 +6,7 @@
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <future>
 #include <limits>
 #include <string>
 #include <utility>
@@ -378,6 +379,24 @@ TEST_F(SpaceTest, TheBoundOfADayHoldsOverRuns) {
   EXPECT_EQ(tenant().refused_writes, 1U);
   // What exists costs nothing.
   EXPECT_OK(write(name(3), payload(3)));
+}
+
+TEST_F(SpaceTest, BlocksThatNobodyAskedForAgainDoNotTakeTheWholeDay) {
+  config.write_bytes_per_day = 10 * kRecord;
+  open();
+  const auto write_as = [&](int i, Reuse reuse) {
+    const Payload one = payload(i);
+    std::promise<Status> answer;
+    store->write(
+        own_scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
+        [&](Status status) { answer.set_value(std::move(status)); }, reuse);
+    return answer.get_future().get();
+  };
+  for (int i = 0; i < 5; ++i) ASSERT_OK(write_as(i, Reuse::unlikely));
+  EXPECT_ERROR(write_as(5, Reuse::unlikely), Errc::busy);
+  for (int i = 5; i < 10; ++i) ASSERT_OK(write_as(i, Reuse::likely));
+  EXPECT_ERROR(write_as(10, Reuse::unlikely), Errc::limit_reached);
+  EXPECT_ERROR(write_as(10, Reuse::likely), Errc::limit_reached);
 }
 
 TEST_F(SpaceTest, WhatWaitsToBeWrittenIsBounded) {
