@@ -1,7 +1,7 @@
 // A gate before the memory of a gated_sluiced: while it is closed, the daemon makes an extent only
 // when the test lets it. Both map it from a file beside the daemon's configuration.
 //
-// Thread-safety: the daemon's memory worker on one side, one thread of the test on the other.
+// Thread-safety: the daemon's memory workers on one side, one thread of the test on the other.
 #pragma once
 
 #include <semaphore.h>
@@ -17,6 +17,7 @@ namespace sluice::test {
 
 struct Gate {
   std::atomic<bool> closed{false};
+  std::atomic<bool> dram_passes{false};   // also while it is closed
   std::atomic<std::uint32_t> waiting{0};  // extents that the daemon is about to make
   std::atomic<std::uint32_t> asked{0};    // since the daemon began
   sem_t permits;
@@ -35,6 +36,8 @@ class GateKeeper {
   GateKeeper& operator=(const GateKeeper&) = delete;
 
   void close();
+  // Only what arenas are made of waits.
+  void close_to_arenas();
   // Lets so many extents through, or all from now on.
   void let(std::uint32_t extents);
   void open();
