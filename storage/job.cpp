@@ -23,14 +23,13 @@ void JobQueue::hurry(std::uint32_t tenant, const Digest& digest) {
   const auto own = forecasts.tenants.find(tenant);
   if (own == forecasts.tenants.end()) return;
   auto& jobs = own->second.jobs;
-  const auto hurried =
-      std::ranges::stable_partition(jobs, [&](const auto& job) { return job->digest != digest; });
-  for (std::unique_ptr<Job>& job : hurried) {
+  for (std::unique_ptr<Job>& job : jobs) {
+    if (job->digest != digest) continue;
     job->io_class = IoClass::must_have;
     push(std::move(job));
+    --forecasts.count;
   }
-  forecasts.count -= hurried.size();
-  jobs.erase(hurried.begin(), hurried.end());
+  std::erase(jobs, nullptr);
 }
 
 std::size_t JobQueue::count() const {
