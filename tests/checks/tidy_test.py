@@ -57,6 +57,12 @@ class TidyTest(harness.CheckTest):
         self.write("ipc/a.cpp", alias)
         self.assert_fails("ipc/a.cpp:5: namespace alias 'three' is unused")
 
+    def test_sources_that_the_build_hides_in_others_are_an_error(self):
+        unity = "build/tidy/ipc/CMakeFiles/sluice_ipc.dir/Unity/unity_0_cxx.cxx"
+        self.write(unity, f'#include "{self.root}/ipc/a.cpp"\n')
+        self.write_compile_commands("tidy", "clang++-19", ["ipc/a.cpp", unity])
+        self.assert_fails("hides sources")
+
     def test_a_file_that_the_build_does_not_know_is_an_error(self):
         self.assert_fails("not a source that the build compiles", "ipc/b.cpp")
 
