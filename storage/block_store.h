@@ -199,8 +199,8 @@ class BlockStore {
   // Writes a block. `payload` is aligned to kIoAlign, its size a multiple of it; it stays valid
   // until `done`, and the store copies it before it computes checksums. A block that exists with
   // the same valid_bytes is left as it is: ok. A key that is being written already is answered
-  // when that write ends. Of write_bytes_per_day, blocks that are unlikely to be read again get
-  // kUnlikelyShare at most.
+  // when that write ends. Once half of write_bytes_per_day is written, blocks that are unlikely
+  // to be read again are not.
   void write(NamespaceId scope, std::span<const std::byte> key, std::span<const std::byte> payload,
              std::uint64_t valid_bytes, IoClass io_class, Done done, Reuse reuse = Reuse::likely);
 

@@ -12,8 +12,8 @@
 
 namespace sluice::storage {
 
-// One of so many bytes of a day, at most, is a block's that is unlikely to be read again.
-inline constexpr std::uint64_t kUnlikelyShare = 2;
+// Once one of so many bytes of a day is written, blocks that are unlikely to be read again are not.
+inline constexpr std::uint64_t kUnlikelyDivisor = 2;
 
 class DailyBound {
  public:
@@ -36,7 +36,7 @@ class DailyBound {
     const std::lock_guard lock(mutex_);
     turn(now_s);
     if (bound_ != 0 && !fits(bytes, bound_)) return Taken::no;
-    if (bound_ != 0 && reuse == Reuse::unlikely && !fits(bytes, bound_ / kUnlikelyShare)) {
+    if (bound_ != 0 && reuse == Reuse::unlikely && !fits(bytes, bound_ / kUnlikelyDivisor)) {
       return Taken::not_unlikely;
     }
     written_.bytes += bytes;

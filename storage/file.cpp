@@ -32,8 +32,9 @@ AlignedMemory allocate_aligned(std::uint64_t bytes) {
   }
   const std::uint64_t whole = (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   AlignedMemory memory(static_cast<std::byte*>(std::aligned_alloc(kHugePageBytes, whole)));
-  // Only a hint: from small pages a request goes to the device in more pieces.
-  if (memory) madvise(memory.get(), whole, MADV_HUGEPAGE);
+  // Only a hint: from small pages a request goes to the device in more pieces. Not for a last page
+  // that would be huge for a few bytes.
+  if (memory) madvise(memory.get(), bytes / kHugePageBytes * kHugePageBytes, MADV_HUGEPAGE);
   return memory;
 }
 

@@ -23,13 +23,14 @@ void JobQueue::hurry(std::uint32_t tenant, const Digest& digest) {
   const auto own = forecasts.tenants.find(tenant);
   if (own == forecasts.tenants.end()) return;
   auto& jobs = own->second.jobs;
+  const std::size_t before = forecasts.count;
   for (std::unique_ptr<Job>& job : jobs) {
     if (job->digest != digest) continue;
     job->io_class = IoClass::must_have;
     push(std::move(job));
     --forecasts.count;
   }
-  std::erase(jobs, nullptr);
+  if (forecasts.count != before) std::erase(jobs, nullptr);
 }
 
 std::size_t JobQueue::count() const {

@@ -388,7 +388,9 @@ Result<SequenceOpened> Manager::adopt_sequence(SessionId session_id, CacheId cac
       unclaimed.erase({cache_id.value, number});
       ++sequence->taken;
     } else {
+      const bool reused = cache.blocks[number].reused;
       reference(cache, id);
+      cache.blocks[number].reused = reused;  // it is with those who had it
       want(cache, id, Urgency::soon);
     }
     sequence->blocks.push_back(id);

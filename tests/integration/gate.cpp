@@ -72,13 +72,14 @@ GateKeeper::~GateKeeper() {
 }
 
 void GateKeeper::close_to_arenas() {
-  gate_->dram_passes = true;
   close();
+  gate_->dram_passes = true;
 }
 
 void GateKeeper::close() {
   while (sem_trywait(&gate_->permits) == 0) {
   }
+  gate_->dram_passes = false;
   gate_->closed = true;
 }
 
@@ -88,7 +89,7 @@ void GateKeeper::let(std::uint32_t extents) {
 
 void GateKeeper::open() {
   gate_->closed = false;
-  let(1);  // for the one that may stand there
+  let(2);  // for those that may stand there: the workers of the arenas and of the node
 }
 
 bool GateKeeper::somebody_waits() const {

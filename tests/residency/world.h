@@ -97,6 +97,7 @@ class World {
     // Of a sealed one, as far as it was ordered and answered:
     Place place = Place::resident;
     bool writing = false;
+    bool likely = true;   // as which it is written
     bool stored = false;  // the manager was told so
     bool lost = false;
   };

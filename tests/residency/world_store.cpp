@@ -121,6 +121,8 @@ void World::follow_write(const WriteBlock& write) {
            frame.key == block.key && frame.bytes == block.bytes,
        "what is written is not what is in the frame");
   block.writing = true;
+  block.likely = write.reuse == Reuse::likely;
+  hold(block.likely || block.references == 0, "what a sequence has is written as unlikely");
   ++cache.writes;
   hold(cache.writes <= cache.most_moving(), "more writes at a time than may be");
   unanswered_.push_back({Unanswered::write, write.cache.value, write.id.value});
@@ -174,6 +176,7 @@ void World::answer_write(const Unanswered& wait, std::uint32_t luck) {
   OracleCache& cache = caches_.at(wait.cache);
   const BlockId id{static_cast<std::uint32_t>(wait.number)};
   const bool refused = one_in(store_->refuses_one_in, luck);
+  WriteOutcome outcome = refused ? WriteOutcome::refused : WriteOutcome::stored;
   if (!cache.destroying) {
     OracleBlock& block = cache.blocks.at(id.value);
     const auto frame = cache.frames.find(block.frame.value);
@@ -184,14 +187,15 @@ void World::answer_write(const Unanswered& wait, std::uint32_t luck) {
     --cache.writes;
     if (refused) {
       cache.may_drop = true;
-      count("write refused");
+      const bool unwanted = !block.likely && luck / store_->refuses_one_in % 2 == 0;
+      if (unwanted) outcome = WriteOutcome::unwanted;
+      count(unwanted ? "write unwanted" : "write refused");
     } else {
       block.stored = true;
       stored_[store_name(cache.tenant, cache.spec, block.key)] = block.bytes;
     }
   }
-  const Status status = manager_.written(
-      CacheId{wait.cache}, id, refused ? WriteOutcome::refused : WriteOutcome::stored, actions_);
+  const Status status = manager_.written(CacheId{wait.cache}, id, outcome, actions_);
   hold(status.has_value() != cache.destroying, "written() of a block that is (not) written");
 }
 

@@ -42,8 +42,8 @@ def ours(path):
 def compile_commands(root, preset):
     """The entries of a preset's compile_commands.json as (file relative to root, directory, arguments)."""
     build = root / "build" / preset
-    if not (build / "compile_commands.json").exists():
-        quiet(["cmake", "--preset", preset], root)
+    if (build / "build.ninja").exists() or not (build / "compile_commands.json").exists():
+        quiet(["cmake", "--preset", preset], root)  # what is there may be of another preset of this name
     if (build / "build.ninja").exists():
         quiet(["cmake", "--build", str(build), "--target", "generated-headers"], root)
     entries = []
