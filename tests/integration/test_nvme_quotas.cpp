@@ -135,6 +135,19 @@ TEST_F(NvmeQuotas, HoldAlwaysAndAreNoLossOfOthers) {
   EXPECT_EQ(matched(other, kOthers), kOthers);
 }
 
+TEST_F(NvmeQuotas, OfADayAreFirstForWhatWasAskedForAgain) {
+  constexpr std::uint32_t kAgain = 100;  // of a day's 128 records
+  options.extra.replace(options.extra.find("segment"), 0, "write_per_day = \"1.5MiB\"\n");
+  const DaemonProcess daemon(options);
+  Client client = daemon.connect('b', 20'000'000);
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DIRECT)));
+  write_blocks(cache, 0, kAgain);
+  ASSERT_EQ(matched(cache, kAgain), kAgain);
+  write_blocks(cache, kAgain, 1000);  // more than DRAM holds: the first ones leave
+  EXPECT_EQ(stored(daemon, "b")["blocks"], kAgain);
+  EXPECT_EQ(matched(cache, kAgain), kAgain);
+}
+
 TEST_F(NvmeQuotas, ChangeAtAReload) {
   DaemonProcess daemon(options);
   Client client = daemon.connect('b', 20'000'000);

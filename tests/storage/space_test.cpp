@@ -6,7 +6,6 @@
 #include <atomic>
 #include <deque>
 #include <functional>
-#include <future>
 #include <limits>
 #include <string>
 #include <utility>
@@ -385,12 +384,7 @@ TEST_F(SpaceTest, BlocksThatNobodyAskedForAgainDoNotTakeTheWholeDay) {
   config.write_bytes_per_day = 10 * kRecord;
   open();
   const auto write_as = [&](int i, Reuse reuse) {
-    const Payload one = payload(i);
-    std::promise<Status> answer;
-    store->write(
-        own_scope, key_of(name(i)), one.bytes(), kBlock, IoClass::write_back,
-        [&](Status status) { answer.set_value(std::move(status)); }, reuse);
-    return answer.get_future().get();
+    return write(own_scope, name(i), payload(i), reuse);
   };
   for (int i = 0; i < 5; ++i) ASSERT_OK(write_as(i, Reuse::unlikely));
   EXPECT_ERROR(write_as(5, Reuse::unlikely), Errc::busy);

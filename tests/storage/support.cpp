@@ -168,10 +168,11 @@ std::filesystem::path StoreTest::directory(std::size_t device) const {
   return root.path() / ("device" + std::to_string(device));
 }
 
-Status StoreTest::write(NamespaceId scope, std::string_view key, const Payload& payload) {
+Status StoreTest::write(NamespaceId scope, std::string_view key, const Payload& payload,
+                        Reuse reuse) {
   Answer answer;
   store->write(scope, key_of(key), payload.bytes(), payload.bytes().size(), IoClass::write_back,
-               answer.done());
+               answer.done(), reuse);
   return answer.wait();
 }
 

@@ -138,7 +138,8 @@ class StoreTest : public testing::Test {
   void close() { store.reset(); }
 
   Status write(std::string_view key, const Payload& payload);
-  Status write(NamespaceId scope, std::string_view key, const Payload& payload);
+  Status write(NamespaceId scope, std::string_view key, const Payload& payload,
+               Reuse reuse = Reuse::likely);
   std::optional<StoredBlock> find(std::string_view key);
   std::optional<StoredBlock> find(NamespaceId scope, std::string_view key);
   Status read(NamespaceId scope, std::string_view key, const StoredBlock& block,
