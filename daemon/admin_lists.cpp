@@ -42,6 +42,7 @@ json stored_json(const storage::StoreStats& store, const std::string& tenant) {
           {"limit_bytes", found->limit_bytes},
           {"weight", found->weight},
           {"blocks", found->blocks},
+          {"held_bytes", found->held_bytes},
           {"dropped_blocks", found->dropped_blocks},
           {"refused_writes", found->refused_writes},
           {"lost_blocks", found->lost_blocks}};

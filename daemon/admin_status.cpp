@@ -68,6 +68,7 @@ json nvme_json(const AdminRequest& request) {
     tenants.push_back({{"tenant", tenant.name},
                        {"blocks", tenant.blocks},
                        {"live_bytes", tenant.live_bytes},
+                       {"held_bytes", tenant.held_bytes},
                        {"limit_bytes", tenant.limit_bytes},
                        {"weight", tenant.weight},
                        {"read_bytes", tenant.read_bytes},

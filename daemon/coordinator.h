@@ -292,6 +292,11 @@ class Coordinator {
     ipc::BlockId block;
     bool write = false;
     ipc::Status status;
+    struct Held {
+      storage::NamespaceId scope;
+      std::vector<std::byte> key;
+    };
+    std::optional<Held> held;  // the store was told to hold what is written
   };
 
   Coordinator(const Config& config, Devices devices, std::unique_ptr<NvmeTier> nvme,
@@ -309,6 +314,7 @@ class Coordinator {
   void execute(const residency::WriteBlock& action);
   void execute(const residency::ReadBlock& action);
   void execute(const residency::HurryRead& action);
+  void execute(const residency::HoldStored& action);
   void execute(const residency::DropPins& action);
   void execute(const residency::ActorsIdle& action);
   void execute(const residency::DestroyArena& action);

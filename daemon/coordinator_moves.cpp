@@ -30,6 +30,8 @@ bool is_refusal(Errc code) {
          code == Errc::busy || code == Errc::shutting_down;
 }
 
+constexpr storage::Hold hold_of(bool hold) { return hold ? storage::Hold::yes : storage::Hold::no; }
+
 residency::WriteOutcome outcome_of(const ipc::Status& status) {
   if (status) return residency::WriteOutcome::stored;
   return status.error().code == Errc::busy ? residency::WriteOutcome::unwanted
@@ -61,10 +63,13 @@ void Coordinator::execute(const residency::WriteBlock& action) {
   const auto frame = frame_bytes(*cache.frames.memory, action.frame, cache.shape);
   const auto reuse =
       action.reuse == residency::Reuse::likely ? storage::Reuse::likely : storage::Reuse::unlikely;
-  nvme_->write(
-      *cache.scope, action.key, frame, action.valid_bytes, reuse,
-      [this, id = action.cache, block = action.id, frames = cache.frames.memory](
-          ipc::Status status) { answer_move({id, frames, block, true, std::move(status)}); });
+  MoveAnswer answer{action.cache, cache.frames.memory, action.id, true, {}, std::nullopt};
+  if (action.hold) answer.held = MoveAnswer::Held{*cache.scope, action.key};
+  nvme_->write(*cache.scope, action.key, frame, action.valid_bytes, reuse, hold_of(action.hold),
+               [this, answer = std::move(answer)](ipc::Status status) mutable {
+                 answer.status = std::move(status);
+                 answer_move(std::move(answer));
+               });
 }
 
 void Coordinator::execute(const residency::ReadBlock& action) {
@@ -72,14 +77,19 @@ void Coordinator::execute(const residency::ReadBlock& action) {
   const auto frame = frame_bytes(*cache.frames.memory, action.frame, cache.shape);
   const auto io_class =
       action.urgency == Urgency::now ? storage::IoClass::must_have : storage::IoClass::forecast;
-  nvme_->read(
-      *cache.scope, action.key, frame, io_class,
-      [this, id = action.cache, block = action.id, frames = cache.frames.memory](
-          ipc::Status status) { answer_move({id, frames, block, false, std::move(status)}); });
+  nvme_->read(*cache.scope, action.key, frame, io_class,
+              [this, id = action.cache, block = action.id,
+               frames = cache.frames.memory](ipc::Status status) {
+                answer_move({id, frames, block, false, std::move(status), std::nullopt});
+              });
 }
 
 void Coordinator::execute(const residency::HurryRead& action) {
   nvme_->hurry(*caches_[action.cache.value].scope, action.key);
+}
+
+void Coordinator::execute(const residency::HoldStored& action) {
+  nvme_->hold(*caches_[action.cache.value].scope, action.key, hold_of(action.hold));
 }
 
 void Coordinator::answer_move(MoveAnswer answer) {
@@ -129,7 +139,10 @@ void Coordinator::run_mover(const std::stop_token& stop) {
 
 void Coordinator::tell(const MoveAnswer& answer, residency::Actions& actions) {
   // Of a cache that goes, the answer is void; the number may be another's by now.
-  if (caches_[answer.cache.value].frames.memory != answer.frames) return;
+  if (caches_[answer.cache.value].frames.memory != answer.frames) {
+    if (answer.held) nvme_->hold(answer.held->scope, answer.held->key, storage::Hold::no);
+    return;
+  }
   const ipc::Status told =
       answer.write
           ? manager_.written(answer.cache, answer.block, outcome_of(answer.status), actions)

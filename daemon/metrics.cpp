@@ -186,8 +186,13 @@ void add_disks(std::vector<MetricFamily>& out, const MetricsSnapshot& snapshot) 
   Family lost(out, "sluice_store_lost_blocks_total",
               "Blocks of the block store that could not be read, or failed their checksum.",
               MetricType::Counter);
+  Family held(out, "sluice_store_held_bytes",
+              "Of the block store: what is not dropped, since running sequences have it nowhere "
+              "else.",
+              MetricType::Gauge);
   for (const TenantMetrics& tenant : snapshot.tenants) {
     if (!tenant.store) continue;
+    held.add({{"tenant", tenant.name}}, tenant.store->held_bytes);
     refused.add({{"tenant", tenant.name}}, tenant.store->refused_writes);
     dropped.add({{"tenant", tenant.name}}, tenant.store->dropped_blocks);
     lost.add({{"tenant", tenant.name}}, tenant.store->lost_blocks);

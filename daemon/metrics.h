@@ -84,6 +84,7 @@ struct MovedBytes {
 // What a tenant has in the block store, and moved there and back.
 struct StoreMetrics {
   std::uint64_t used_bytes = 0;
+  std::uint64_t held_bytes = 0;  // of these: that running sequences count on
   std::uint64_t limit_bytes = 0;
   std::uint64_t dropped_blocks = 0;  // by its limit, or where devices were full
   std::uint64_t written_bytes = 0;

@@ -60,8 +60,14 @@ CacheMetrics cache_metrics(const residency::CacheStatus& row, const std::string&
 StoreMetrics store_metrics(const storage::StoreStats& stats, const std::string& tenant) {
   const auto found = std::ranges::find(stats.tenants, tenant, &storage::TenantStats::name);
   if (found == stats.tenants.end()) return {};
-  return {found->live_bytes, found->limit_bytes,    found->dropped_blocks, found->written_bytes,
-          found->read_bytes, found->refused_writes, found->lost_blocks};
+  return {.used_bytes = found->live_bytes,
+          .held_bytes = found->held_bytes,
+          .limit_bytes = found->limit_bytes,
+          .dropped_blocks = found->dropped_blocks,
+          .written_bytes = found->written_bytes,
+          .read_bytes = found->read_bytes,
+          .refused_writes = found->refused_writes,
+          .lost_blocks = found->lost_blocks};
 }
 
 // The worst of each code.

@@ -104,9 +104,15 @@ std::vector<std::uint64_t> NvmeTier::find_prefix(storage::NamespaceId scope,
 
 void NvmeTier::write(storage::NamespaceId scope, std::span<const std::byte> key,
                      std::span<const std::byte> frame, std::uint64_t valid_bytes,
-                     storage::Reuse reuse, Done done) {
+                     storage::Reuse reuse, storage::Hold hold, Done done) {
   store_->write(scope, key, frame, valid_bytes, storage::IoClass::write_back, std::move(done),
-                reuse);
+                reuse, hold);
+}
+
+void NvmeTier::hold(storage::NamespaceId scope, std::span<const std::byte> key,
+                    storage::Hold hold) {
+  if (hold == storage::Hold::no) return store_->let_go(scope, key);
+  static_cast<void>(store_->hold(scope, key));
 }
 
 void NvmeTier::read(storage::NamespaceId scope, std::span<const std::byte> key,

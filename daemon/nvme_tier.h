@@ -46,7 +46,9 @@ class NvmeTier {
   using Done = std::move_only_function<void(ipc::Status)>;
   void write(storage::NamespaceId scope, std::span<const std::byte> key,
              std::span<const std::byte> frame, std::uint64_t valid_bytes, storage::Reuse reuse,
-             Done done);
+             storage::Hold hold, Done done);
+  // The store may not drop it, or may again; one that it has no more is lost when it is read.
+  void hold(storage::NamespaceId scope, std::span<const std::byte> key, storage::Hold hold);
   // The whole block, into its frame. not_found and data_lost: it is gone.
   void read(storage::NamespaceId scope, std::span<const std::byte> key, std::span<std::byte> frame,
             storage::IoClass io_class, Done done);

@@ -76,6 +76,7 @@ struct BlockStore::Impl {
   std::uint32_t tenant_number(const std::string& name);
   void set_quota(const TenantConfig& tenant);
   const Scope* scope(NamespaceId number) const;
+  Result<Digest> digest(NamespaceId number, std::span<const std::byte> key) const;
   Done tracked(Done done, std::uint64_t bytes);
   void answer(Done done, Status status);
   void post(Device& device, std::unique_ptr<Job> job);
@@ -190,6 +191,14 @@ void BlockStore::Impl::set_quota(const TenantConfig& tenant) {
 const Scope* BlockStore::Impl::scope(NamespaceId number) const {
   const std::lock_guard lock(scopes_mutex);
   return number.value < scopes.size() ? &scopes[number.value] : nullptr;
+}
+
+Result<Digest> BlockStore::Impl::digest(NamespaceId number, std::span<const std::byte> key) const {
+  const Scope* own = scope(number);
+  if (own == nullptr || key.empty() || key.size() > kMaxKeyBytes) {
+    return ipc::fail(Errc::invalid_argument, "no such namespace, or no key of 1 to 64 bytes");
+  }
+  return digest_of(id, own->encoded, key);
 }
 
 Done BlockStore::Impl::tracked(Done done, std::uint64_t bytes) {
@@ -369,21 +378,24 @@ void BlockStore::read(NamespaceId scope, std::span<const std::byte> key, const S
 
 void BlockStore::write(NamespaceId scope, std::span<const std::byte> key,
                        std::span<const std::byte> payload, std::uint64_t valid_bytes,
-                       IoClass io_class, Done done, Reuse reuse) {
+                       IoClass io_class, Done done, Reuse reuse, Hold hold) {
   const Scope* own = impl_->scope(scope);
   Status good = impl_->check_write(own, key, payload, valid_bytes);
-  if (good) good = impl_->admit(*own, payload.size());
-  Done tracked = impl_->tracked(std::move(done), good ? payload.size() : 0);
-  if (!good) return impl_->answer(std::move(tracked), std::move(good));
+  const Digest digest = good ? digest_of(impl_->id, own->encoded, key) : Digest{};
+  // No bound is in the way of a block that is there.
+  const bool exists = good && impl_->catalog.exists(digest, payload.size(), valid_bytes, hold);
+  if (good && !exists) good = impl_->admit(*own, payload.size());
+  Done tracked = impl_->tracked(std::move(done), good && !exists ? payload.size() : 0);
+  if (!good || exists) return impl_->answer(std::move(tracked), std::move(good));
 
-  const Digest digest = digest_of(impl_->id, own->encoded, key);
   Device* device = impl_->choose(digest);
   if (device == nullptr) {
     impl_->catalog.count_refused(own->tenant);
     return impl_->answer(std::move(tracked),
                          ipc::fail(Errc::io_error, "every device was taken out"));
   }
-  switch (impl_->catalog.begin_write(digest, own->tenant, payload.size(), valid_bytes, tracked)) {
+  switch (
+      impl_->catalog.begin_write(digest, own->tenant, payload.size(), valid_bytes, hold, tracked)) {
     case Catalog::Begun::exists:
       return impl_->answer(std::move(tracked), {});
     case Catalog::Begun::refused:
@@ -426,12 +438,21 @@ void BlockStore::hurry(NamespaceId scope, std::span<const std::byte> key) {
   impl_->post(*device->second, std::move(job));
 }
 
+Status BlockStore::hold(NamespaceId scope, std::span<const std::byte> key) {
+  const auto digest = impl_->digest(scope, key);
+  if (!digest) return std::unexpected(digest.error());
+  if (impl_->catalog.hold(*digest)) return {};
+  return ipc::fail(Errc::not_found, "the store has no such block any more");
+}
+
+void BlockStore::let_go(NamespaceId scope, std::span<const std::byte> key) {
+  if (const auto digest = impl_->digest(scope, key)) impl_->catalog.let_go(*digest);
+}
+
 Status BlockStore::forget(NamespaceId scope, std::span<const std::byte> key) {
-  const Scope* own = impl_->scope(scope);
-  if (own == nullptr || key.empty() || key.size() > kMaxKeyBytes) {
-    return ipc::fail(Errc::invalid_argument, "no such namespace, or no key");
-  }
-  impl_->catalog.drop(digest_of(impl_->id, own->encoded, key), std::nullopt, Drop::forgotten);
+  const auto digest = impl_->digest(scope, key);
+  if (!digest) return std::unexpected(digest.error());
+  impl_->catalog.drop(*digest, std::nullopt, Drop::forgotten);
   return {};
 }
 

@@ -10,7 +10,8 @@
 // lately; what does not match is a miss (data_lost), counted, and forgotten.
 //
 // The store is a cache: it may drop any block to make room (the coldest of its tenant first), and
-// says so by not finding it later.
+// says so by not finding it later. Not one that is held: for a block that somebody counts on and
+// that is nowhere else. A store that is full of these refuses writes.
 //
 // Work is asynchronous. Each device has a thread that owns its io engine, its open segment and its
 // queue; requests are served by class (IoClass), inside a class by tenant weight. Completions run
@@ -104,6 +105,9 @@ struct StoreConfig {
 // blocks that nobody has asked for a second time yet do not take all that may be written in a day.
 enum class Reuse : std::uint8_t { unlikely, likely };
 
+// Whether a block that is written is held from then on (BlockStore::hold).
+enum class Hold : bool { no, yes };
+
 // What a caller keeps of a block that was found: enough to read it without asking the index again.
 // Its record may be moved or dropped meanwhile; a read by a stale one is a miss and never a wrong
 // byte.
@@ -122,7 +126,7 @@ struct StoredBlock {
 //   io_error        the device answered with an error; the text has its words
 //   limit_reached   a bound of the store: queue_bytes, write_bytes_per_day
 //   busy            what is left of today's bytes is for blocks that are likelier to be read again
-//   quota_exceeded  the tenant's limit, and nothing of its to drop
+//   quota_exceeded  the tenant's limit, and nothing of its that may be dropped
 //   no_memory       the devices are full, and nothing could be dropped
 //   shutting_down
 using Done = std::move_only_function<void(Status)>;
@@ -149,6 +153,7 @@ struct TenantStats {
   std::uint64_t limit_bytes = 0;  // the capacity of all devices, if it has none of its own
   double weight = 1;
   std::uint64_t blocks = 0, live_bytes = 0;
+  std::uint64_t held_bytes = 0;  // of these: that may not be dropped
   std::uint64_t written_bytes = 0, read_bytes = 0;
   std::uint64_t dropped_blocks = 0;  // to make room
   std::uint64_t refused_writes = 0;
@@ -202,7 +207,15 @@ class BlockStore {
   // when that write ends. Once half of write_bytes_per_day is written, blocks that are unlikely
   // to be read again are not.
   void write(NamespaceId scope, std::span<const std::byte> key, std::span<const std::byte> payload,
-             std::uint64_t valid_bytes, IoClass io_class, Done done, Reuse reuse = Reuse::likely);
+             std::uint64_t valid_bytes, IoClass io_class, Done done, Reuse reuse = Reuse::likely,
+             Hold hold = Hold::no);
+
+  // The block is not dropped to make room until it is let go of, once, by whomever; holds do not
+  // outlive the store. What cannot be read, or is on a device that is taken out, is lost all the
+  // same. Errors: not_found, invalid_argument.
+  Status hold(NamespaceId scope, std::span<const std::byte> key);
+  // Nothing to do for a block that is not held, or does not exist.
+  void let_go(NamespaceId scope, std::span<const std::byte> key);
 
   // The block does not exist from now on; reads of it that began may still end well.
   Status forget(NamespaceId scope, std::span<const std::byte> key);
@@ -210,7 +223,8 @@ class BlockStore {
   // What a tenant may have from now on, also one that nobody knows yet. Beyond a lower limit its
   // coldest blocks are dropped before this returns, a few at a time: others are served meanwhile,
   // and writes of this tenant refused (quota_exceeded). What is being written cannot be dropped
-  // before it ends. The weight is of requests that come later. Errors: bad_config (the weight).
+  // before it ends, nor what is held before it is let go of. The weight is of requests that come
+  // later. Errors: bad_config (the weight).
   Status set_tenant(const TenantConfig& tenant);
 
   // Moves the blocks out of segments of which less than `least_live` (0 to 1) is alive, and gives

@@ -55,9 +55,11 @@ void Catalog::use(std::uint32_t place, std::uint32_t now_s) {
   Entry& entry = entries_[place];
   IndexEntry& block = entry.block;
   Segment& segment = devices_[block.device].segments[block.segment];
-  List& by_use = tenants_[block.tenant].by_use;
-  unlink(by_use, &Entry::by_use, place);
-  link(by_use, &Entry::by_use, place);
+  if (!entry.held) {
+    List& by_use = tenants_[block.tenant].by_use;
+    unlink(by_use, &Entry::by_use, place);
+    link(by_use, &Entry::by_use, place);
+  }
   block.last_use_s = std::max(block.last_use_s, now_s);
   const bool first = !block.used;
   if (first) {
@@ -80,7 +82,7 @@ void Catalog::insert(const IndexEntry& block) {
     place = free_places_.back();
     free_places_.pop_back();
   }
-  entries_[place] = Entry{block, {}, {}, block.last_use_s};
+  entries_[place] = Entry{block, {}, {}, block.last_use_s, false};
   table_.insert(block.digest, place);
 
   Tenant& tenant = tenants_[block.tenant];
@@ -96,7 +98,45 @@ void Catalog::insert(const IndexEntry& block) {
   if (block.used) segment.use.used_bytes += bytes;
 }
 
+void Catalog::hold_at(std::uint32_t place) {
+  Entry& entry = entries_[place];
+  if (std::exchange(entry.held, true)) return;
+  Tenant& tenant = tenants_[entry.block.tenant];
+  const std::uint64_t bytes = record_bytes(entry.block);
+  unlink(tenant.by_use, &Entry::by_use, place);
+  tenant.stats.held_bytes += bytes;
+  devices_[entry.block.device].segments[entry.block.segment].use.held_bytes += bytes;
+}
+
+void Catalog::let_go_at(std::uint32_t place) {
+  Entry& entry = entries_[place];
+  if (!std::exchange(entry.held, false)) return;
+  Tenant& tenant = tenants_[entry.block.tenant];
+  const std::uint64_t bytes = record_bytes(entry.block);
+  link(tenant.by_use, &Entry::by_use, place);
+  tenant.stats.held_bytes -= bytes;
+  devices_[entry.block.device].segments[entry.block.segment].use.held_bytes -= bytes;
+}
+
+bool Catalog::hold(const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  const auto place = place_of(digest);
+  if (place) hold_at(*place);
+  return place.has_value();
+}
+
+void Catalog::let_go(const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  const auto place = place_of(digest);
+  if (!place || !entries_[*place].held) return;
+  Tenant& tenant = tenants_[entries_[*place].block.tenant];
+  let_go_at(*place);
+  // The limit became lower while it was held.
+  drop_excess(tenant);
+}
+
 void Catalog::remove(std::uint32_t place) {
+  let_go_at(place);
   const IndexEntry block = entries_[place].block;
   Tenant& tenant = tenants_[block.tenant];
   Device& device = devices_[block.device];
@@ -144,6 +184,7 @@ bool Catalog::drop(const Digest& digest, std::optional<std::uint64_t> sequence, 
   }
   const auto place = place_of(digest);
   if (!place || (sequence && entries_[*place].block.sequence != *sequence)) return false;
+  if (why == Drop::to_make_room && entries_[*place].held) return false;
   drop_at(*place, why);
   return true;
 }
@@ -161,9 +202,10 @@ void Catalog::drop_device(std::uint32_t device) {
 bool Catalog::make_room(Tenant& tenant, std::uint64_t bytes) {
   const std::uint64_t limit = tenant.stats.limit_bytes;
   if (limit == 0) return true;
-  // What is being written cannot be dropped, and what is beyond a limit that became lower is not
-  // one write's to drop.
-  if (tenant.reserved_bytes + bytes > limit || tenant.is_over_limit()) return false;
+  // What is being written or held cannot be dropped, and what is beyond a limit that became lower
+  // is not one write's to drop.
+  const std::uint64_t stays = tenant.reserved_bytes + tenant.stats.held_bytes;
+  if (stays + bytes > limit || tenant.is_over_limit()) return false;
   while (tenant.stats.live_bytes + tenant.reserved_bytes + bytes > limit) {
     drop_at(tenant.by_use.last, Drop::to_make_room);
   }
@@ -183,21 +225,33 @@ bool Catalog::drop_excess(std::uint32_t tenant) {
   return drop_excess(tenants_[tenant]);
 }
 
+bool Catalog::exists_at(const Digest& digest, std::uint64_t block_bytes, std::uint64_t valid_bytes,
+                        Hold hold) {
+  const auto place = place_of(digest);
+  if (!place) return false;
+  const IndexEntry& block = entries_[*place].block;
+  if (block.valid_bytes != valid_bytes || block.block_pages != block_bytes / kIoAlign) return false;
+  if (hold == Hold::yes) hold_at(*place);
+  return true;
+}
+
+bool Catalog::exists(const Digest& digest, std::uint64_t block_bytes, std::uint64_t valid_bytes,
+                     Hold hold) {
+  const std::lock_guard lock(mutex_);
+  return exists_at(digest, block_bytes, valid_bytes, hold);
+}
+
 Catalog::Begun Catalog::begin_write(const Digest& digest, std::uint32_t tenant_number,
-                                    std::uint64_t block_bytes, std::uint64_t valid_bytes,
+                                    std::uint64_t block_bytes, std::uint64_t valid_bytes, Hold hold,
                                     Done& done) {
   const std::lock_guard lock(mutex_);
   Tenant& tenant = tenants_[tenant_number];
   if (const auto pending = pending_.find(digest); pending != pending_.end()) {
     pending->second.waiters.push_back(std::move(done));
+    pending->second.hold = pending->second.hold || hold == Hold::yes;
     return Begun::joined;
   }
-  if (const auto place = place_of(digest)) {
-    const IndexEntry& block = entries_[*place].block;
-    if (block.valid_bytes == valid_bytes && block.block_pages == block_bytes / kIoAlign) {
-      return Begun::exists;
-    }
-  }
+  if (exists_at(digest, block_bytes, valid_bytes, hold)) return Begun::exists;
   const std::uint64_t bytes = record_bytes_of(block_bytes);
   if (!make_room(tenant, bytes)) {
     ++tenant.stats.refused_writes;
@@ -207,6 +261,7 @@ Catalog::Begun Catalog::begin_write(const Digest& digest, std::uint32_t tenant_n
   Pending& pending = pending_[digest];
   pending.tenant = tenant_number;
   pending.bytes = bytes;
+  pending.hold = hold == Hold::yes;
   pending.waiters.push_back(std::move(done));
   return Begun::started;
 }
@@ -250,19 +305,25 @@ void Catalog::apply(const IndexEntry& entry, std::optional<std::uint64_t> moved_
     unlink(before.blocks, &Entry::by_segment, *place);
     before.use.live_bytes -= bytes;
     if (old.block.used) before.use.used_bytes -= bytes;
+    if (old.held) before.use.held_bytes -= bytes;
     const std::uint32_t last_use_s = old.block.last_use_s;
     old.block = entry;
     old.block.last_use_s = last_use_s;
     Segment& now = device.segments[entry.segment];
     link(now.blocks, &Entry::by_segment, *place);
     now.use.live_bytes += bytes;
+    if (old.held) now.use.held_bytes += bytes;
     return;
   }
+  const bool held = pending->second.hold || (place && entries_[*place].held);
   if (place) remove(*place);
   Tenant& tenant = tenants_[entry.tenant];
   tenant.reserved_bytes -= std::exchange(pending->second.bytes, 0);
   tenant.stats.written_bytes += record_bytes(entry);
   insert(entry);
+  if (held) {
+    if (const auto now = place_of(entry.digest)) hold_at(*now);
+  }
   // The limit became lower while it was written.
   drop_excess(tenant);
 }

@@ -37,11 +37,12 @@ inline constexpr std::size_t kDropsPerTurn = 1024;
 struct SegmentUse {
   std::uint64_t live_bytes = 0;
   std::uint64_t used_bytes = 0;  // of these: used since they were written or moved
+  std::uint64_t held_bytes = 0;  // of these: held
 };
 
 enum class Drop : std::uint8_t {
-  forgotten,  // asked for
-  to_make_room,
+  forgotten,     // asked for
+  to_make_room,  // never of held ones
   lost,
 };
 
@@ -78,9 +79,13 @@ class Catalog {
     joined,  // another write of it has begun; `done` waits for its end
     refused  // the tenant's limit: what it drops would not do, or is being dropped already
   };
+  // Whether it exists, with these sizes. It is held then, if asked for.
+  bool exists(const Digest& digest, std::uint64_t block_bytes, std::uint64_t valid_bytes,
+              Hold hold);
   // Takes `done` if started or joined. Drops the coldest of the tenant as far as its limit asks.
+  // With `hold` the block is held from the moment on that it exists.
   Begun begin_write(const Digest& digest, std::uint32_t tenant, std::uint64_t block_bytes,
-                    std::uint64_t valid_bytes, Done& done);
+                    std::uint64_t valid_bytes, Hold hold, Done& done);
   // Everybody who waits for it.
   std::vector<Done> end_write(const Digest& digest);
   void count_refused(std::uint32_t tenant);
@@ -91,8 +96,13 @@ class Catalog {
   // The index knows it now. If it is not wanted any more, the index will be told.
   void apply(const IndexEntry& entry, std::optional<std::uint64_t> moved_from);
 
+  // Whether it exists. One that is held is dropped only because it is forgotten or lost.
+  bool hold(const Digest& digest);
+  // It is the tenant's newest in use then. Nothing to do for one that is not held.
+  void let_go(const Digest& digest);
+
   // If it exists, with this sequence if one is given. A write of it that is under way is answered
-  // not_found. Whether it existed.
+  // not_found. Whether it was dropped.
   bool drop(const Digest& digest, std::optional<std::uint64_t> sequence, Drop why);
   // Blocks of a device that was taken out. The index keeps them: the device may come back.
   void drop_device(std::uint32_t device);
@@ -125,9 +135,10 @@ class Catalog {
   };
   struct Entry {
     IndexEntry block;
-    Links by_use;      // of its tenant: next is colder
+    Links by_use;      // of its tenant, unless it is held: next is colder
     Links by_segment;  // next in its segment
     std::uint32_t told_use_s = 0;
+    bool held = false;
   };
   struct List {
     std::uint32_t first = kNone;
@@ -154,12 +165,17 @@ class Catalog {
     std::uint32_t tenant = 0;
     std::uint64_t bytes = 0;  // of the tenant's reserved ones
     bool forgotten = false;
+    bool hold = false;
   };
 
   std::optional<std::uint32_t> place_of(const Digest& digest) const;
   void insert(const IndexEntry& block);
   void remove(std::uint32_t place);
   void use(std::uint32_t place, std::uint32_t now_s);
+  bool exists_at(const Digest& digest, std::uint64_t block_bytes, std::uint64_t valid_bytes,
+                 Hold hold);
+  void hold_at(std::uint32_t place);
+  void let_go_at(std::uint32_t place);
   void drop_at(std::uint32_t place, Drop why);
   bool make_room(Tenant& tenant, std::uint64_t bytes);
   bool drop_excess(Tenant& tenant);

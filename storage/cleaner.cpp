@@ -20,6 +20,8 @@ constexpr double kMostToKeep = 0.5;
 constexpr std::size_t kMovesAtOnce = 8;
 // Segments in which nothing is wanted are looked for so often while there is space.
 constexpr std::chrono::milliseconds kDeadPause{100};
+// After held blocks could not be moved, nothing is cleaned for so long.
+constexpr std::chrono::milliseconds kStuckPause{100};
 
 double benefit(double share_to_move, std::uint64_t age) {
   return (1 - share_to_move) * static_cast<double>(age) / (1 + share_to_move);
@@ -103,6 +105,7 @@ bool Cleaner::choose(bool urgent) {
   const std::uint32_t wanted = std::max(kLeastFree, context_.segments.count() / kFreeShare);
   const bool enough = !urgent && context_.segments.free_count() >= wanted;
   const auto now = std::chrono::steady_clock::now();
+  if (now < stuck_until_) return false;
   if (enough && now - looked_at_ < kDeadPause) return false;
   looked_at_ = now;
 
@@ -133,8 +136,9 @@ std::optional<std::uint32_t> Cleaner::choose_to_drop(std::vector<SegmentUse> use
   for (std::uint32_t round = 0; round <= context_.segments.count(); ++round) {
     Choice drop;
     for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
-      if (!context_.segments.can_be_cleaned(segment)) continue;
-      const double used = std::min(share(uses[segment].used_bytes), kMostToKeep);
+      const double held = share(uses[segment].held_bytes);
+      if (!context_.segments.can_be_cleaned(segment) || held > kMostToCompact) continue;
+      const double used = std::max(held, std::min(share(uses[segment].used_bytes), kMostToKeep));
       drop.offer(segment, benefit(used, context_.segments.age(segment)));
     }
     if (!drop.segment || share(uses[*drop.segment].used_bytes) <= kMostToKeep) return drop.segment;
@@ -166,12 +170,13 @@ void Cleaner::take_used(std::uint32_t segment) {
   auto left = static_cast<std::uint64_t>(kMostToKeep *
                                          static_cast<double>(context_.segments.segment_bytes()));
   for (const IndexEntry& block : blocks) {
-    if (block.used && record_bytes(block) <= left) {
-      left -= record_bytes(block);
-      to_move_.push_back(block);
-    } else {
-      context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
+    const std::uint64_t bytes = record_bytes(block);
+    const bool keep = block.used && bytes <= left;
+    if (!keep && context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) {
+      continue;
     }
+    left -= std::min(left, bytes);  // held ones move, whether there is room for them or not
+    to_move_.push_back(block);
   }
 }
 
@@ -192,6 +197,7 @@ void Cleaner::start_moves(std::size_t most) {
       return to_move_.clear();
     }
     if (!job->moved_memory) {
+      // Where it is held it stays, and its segment with it.
       context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
       continue;
     }
@@ -236,9 +242,13 @@ void Cleaner::write_ended(std::unique_ptr<Job> job, Status status) {
 }
 
 bool Cleaner::try_release() {
-  // What came to be in it or was left behind by a failure goes with the segment.
+  // What came to be in it or was left behind by a failure goes with the segment, unless it is held.
   for (const IndexEntry& block : context_.shared.catalog.blocks_of(context_.device, *victim_)) {
-    context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
+    if (context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) continue;
+    if (!context_.shared.catalog.peek(block.digest)) continue;
+    stuck_until_ = std::chrono::steady_clock::now() + kStuckPause;
+    victim_.reset();
+    return false;
   }
   if (context_.segments.is_pinned(*victim_)) return false;
   if (!context_.shared.commit.sync()) return false;

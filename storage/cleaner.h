@@ -7,8 +7,9 @@
 // there is none, the device is full of blocks that exist, and some must go: by the same measure of
 // the blocks that were used since they were written. These move, the others are dropped. A segment
 // of which more than half would move is passed over once instead, as if it were new and its blocks
-// not used yet (a second chance that writes nothing). So every segment that is cleaned gains at
-// least a quarter of itself.
+// not used yet (a second chance that writes nothing). Blocks that are held always move; a segment
+// of which these are more than three quarters is left as it is. So every segment that is cleaned
+// gains at least a quarter of itself.
 //
 // A *compaction* (BlockStore::compact) chooses by the share that is alive alone, the emptiest
 // first, and drops nothing; while it goes on nothing else is chosen, unless a write waits for
@@ -76,6 +77,7 @@ class Cleaner {
   const Cleaning cleaning_;
   std::optional<Compaction> compaction_;
   std::chrono::steady_clock::time_point looked_at_;
+  std::chrono::steady_clock::time_point stuck_until_;
 };
 
 }  // namespace sluice::storage

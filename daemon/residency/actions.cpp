@@ -43,7 +43,7 @@ struct Writer {
   std::string operator()(const WriteBlock& a) const {
     return "write_block" + field("cache", a.cache.value) + field("id", a.id.value) +
            field("frame", a.frame.value) + field("valid_bytes", a.valid_bytes) +
-           field("likely", a.reuse == Reuse::likely ? 1 : 0);
+           field("likely", a.reuse == Reuse::likely ? 1 : 0) + field("hold", a.hold ? 1 : 0);
   }
   std::string operator()(const ReadBlock& a) const {
     return "read_block" + field("cache", a.cache.value) + field("id", a.id.value) +
@@ -52,6 +52,10 @@ struct Writer {
   }
   std::string operator()(const HurryRead& a) const {
     return "hurry_read" + field("cache", a.cache.value) + field("id", a.id.value);
+  }
+  std::string operator()(const HoldStored& a) const {
+    return "hold_stored" + field("cache", a.cache.value) + field("id", a.id.value) +
+           field("hold", a.hold ? 1 : 0);
   }
   std::string operator()(const DropPins& a) const {
     return "drop_pins" + field("cache", a.cache.value) + field("sealed", a.sealed ? 1 : 0) +

@@ -100,6 +100,7 @@ struct WriteBlock {
   std::uint64_t valid_bytes = 0;
   std::vector<std::byte> key;
   Reuse reuse = Reuse::likely;
+  bool hold = false;  // the block store may not drop it from then on, as after HoldStored
   friend bool operator==(const WriteBlock&, const WriteBlock&) = default;
 };
 
@@ -120,6 +121,16 @@ struct HurryRead {
   ipc::BlockId id;
   std::vector<std::byte> key;
   friend bool operator==(const HurryRead&, const HurryRead&) = default;
+};
+
+// A block that only the block store has, and that somebody counts on: the store may not drop it
+// (`hold`), or may again. It is told so of each such block once.
+struct HoldStored {
+  ipc::CacheId cache;
+  ipc::BlockId id;
+  std::vector<std::byte> key;
+  bool hold = false;
+  friend bool operator==(const HoldStored&, const HoldStored&) = default;
 };
 
 // A dead session may have left pins on pages of these ids. `sealed` false: its private blocks,
@@ -157,9 +168,9 @@ struct DestroyCache {
   friend bool operator==(const DestroyCache&, const DestroyCache&) = default;
 };
 
-using Action =
-    std::variant<CreateArena, GrantDram, ReleaseExtent, SetFrame, Retire, Withdraw, WriteBlock,
-                 ReadBlock, HurryRead, DropPins, ActorsIdle, DestroyArena, DestroyCache>;
+using Action = std::variant<CreateArena, GrantDram, ReleaseExtent, SetFrame, Retire, Withdraw,
+                            WriteBlock, ReadBlock, HurryRead, HoldStored, DropPins, ActorsIdle,
+                            DestroyArena, DestroyCache>;
 using Actions = std::vector<Action>;
 
 // One line, such as "set_frame cache=1 id=7 frame=3": for logs and for comparing runs.

@@ -241,6 +241,8 @@ class Adopter {
         }
         ++cache_.tiering.counts.lost;
         report_.frames[id.value] = ipc::kLostFrameId;
+      } else {
+        hold_in_store(cache_, id, true);
       }
     }
     if (held_) {

@@ -184,6 +184,7 @@ BlockId take_stored(Cache& cache, const std::array<std::uint64_t, 2>& seed, cons
   ++cache.tiering.counts.absent;
   ++cache.referenced;
   make_known(cache, id, hash_key(seed, stored.key), stored.key, stored.valid_bytes);
+  if (!SLUICE_SEEDED(forget_hold)) hold_in_store(cache, id, true);
   note(cache, id);
   return id;
 }
@@ -333,6 +334,7 @@ void evict_vacating_soon(Cache& cache, const std::array<std::uint64_t, 2>& seed,
 void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, EvictReason reason) {
   Block& block = cache.blocks[id.value];
   SLUICE_ASSERT(block.state == BlockState::sealed && block.references == 0 && !block.writing);
+  if (is_held_in_store(block)) hold_in_store(cache, id, false);
   if (!SLUICE_SEEDED(stay_in_directory) && !is_lost(block)) {
     cache.directory.erase(hash_key(seed, key_of(cache, id)), id);
   }
@@ -347,6 +349,12 @@ void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, E
   --cache.counts.sealed;
   ++cache.evicted_blocks[static_cast<std::size_t>(reason)];
   retire(cache, id);
+}
+
+void hold_in_store(Cache& cache, BlockId id, bool hold) {
+  const KeyCopy key = key_of(cache, id);
+  const std::span<const std::byte> bytes = key;
+  cache.tiering.to_hold.push_back({cache.id, id, {bytes.begin(), bytes.end()}, hold});
 }
 
 std::uint32_t evict_oldest(Cache& cache, const std::array<std::uint64_t, 2>& seed,

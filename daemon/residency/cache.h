@@ -73,6 +73,7 @@ struct RetireBatch {
 // What moves between DRAM and the block store (tiering.h).
 struct Tiering {
   bool store = false;                 // there is one
+  std::vector<HoldStored> to_hold;    // not ordered yet
   std::deque<BlockId> to_write;       // writing, and not ordered yet
   std::deque<BlockId> to_withdraw;    // leaving, and not in a batch yet
   std::vector<RetireBatch> batches;   // of leaving ones
@@ -192,6 +193,12 @@ inline bool needs_no_write(const Block& block) {
   return block.references > 0 && block.place == Place::resident && block.stored;
 }
 inline bool is_lost(const Block& block) { return block.place == Place::absent && !block.stored; }
+// Whether the store is told not to drop a sealed block: DRAM has it not, or not for long.
+inline bool is_held_in_store(const Block& block) {
+  return block.place != Place::resident && block.stored;
+}
+// Has the store told to hold a sealed block, or that it need not any more.
+void hold_in_store(Cache& cache, BlockId id, bool hold);
 // Puts a sealed block into the order of use, as the newest; and takes one out.
 void append_newest(Cache& cache, BlockId id);
 void leave_use_order(Cache& cache, BlockId id);

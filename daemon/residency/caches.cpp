@@ -350,6 +350,19 @@ void destroy_arena(Cache& cache, Arena& arena, Actions& actions) {
 
 namespace {
 
+// The store need not hold anything of the cache any more.
+void let_go_of_all(Cache& cache, Actions& actions) {
+  const TieringCounts& counts = cache.tiering.counts;
+  if (counts.leaving + counts.arriving > 0) {
+    for (std::uint32_t i = 0; i < cache.fresh_id; ++i) {
+      const Block& block = cache.blocks[i];
+      if (block.state != BlockState::sealed || !is_held_in_store(block)) continue;
+      hold_in_store(cache, BlockId{i}, false);
+    }
+  }
+  order_holds(cache, actions);
+}
+
 // Its blocks go at once: their memory is not given to anyone before cache_destroyed.
 void destroy_cache(Cache& cache, EvictReason reason, Actions& actions) {
   SLUICE_ASSERT(may_destroy(cache) && cache.counts.taken == 0 && cache.sequences == 0);
@@ -357,6 +370,7 @@ void destroy_cache(Cache& cache, EvictReason reason, Actions& actions) {
   cache.parting.reset();
   cache.records = {};
   for (Arena& arena : cache.arenas) arena.state = CacheState::destroying;
+  let_go_of_all(cache, actions);
   cache.evicted_blocks[static_cast<std::size_t>(reason)] += cache.counts.sealed;
   cache.counts = BlockCounts{};
   const TieringTotals totals = cache.tiering.totals;

@@ -30,6 +30,8 @@ enum class SeededBug : std::uint8_t {
   stay_lost_in_directory,  // a lost block can still be matched
   keep_lost_frame,         // the frame of a lost block stays taken
   strand_displaced,        // a displaced block stays when its last reference goes
+  displace_unheld,         // a displaced block is taken to be in the store still
+  forget_hold,             // a block that is found in the store is not held there
   recall_in_batch,         // a block that stays loses its frame with those that left
 };
 inline SeededBug seeded_bug = SeededBug::none;

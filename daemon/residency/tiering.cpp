@@ -1,6 +1,7 @@
 #include "daemon/residency/tiering.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -24,6 +25,7 @@ void begin_writing(Cache& cache, BlockId id) {
   cache.tiering.to_write.push_back(id);
 }
 
+// The store has it, and holds it.
 void begin_leaving(Cache& cache, BlockId id) {
   if (needs_no_write(cache.blocks[id.value])) --cache.tiering.stored_in_use;
   cache.blocks[id.value].place = Place::leaving;
@@ -44,6 +46,7 @@ bool may_be_recalled(const Block& block) {
 void recall(Cache& cache, BlockId id) {
   Tiering& tiering = cache.tiering;
   Block& block = cache.blocks[id.value];
+  hold_in_store(cache, id, false);
   block.place = Place::resident;
   block.wanted = false;
   --tiering.counts.leaving;
@@ -255,13 +258,23 @@ std::uint64_t displace(Cache& cache, std::uint64_t most, std::uint64_t now) {
     const BlockId id{tiering.hand++};
     Block& block = cache.blocks[id.value];
     if (!may_be_displaced(block)) continue;
-    if (block.stored || SLUICE_SEEDED(displace_unwritten)) {
+    if (SLUICE_SEEDED(displace_unwritten) || (SLUICE_SEEDED(displace_unheld) && block.stored)) {
       begin_leaving(cache, id);
-    } else {
-      if (writes_refused(tiering, now) || !may_write_more(cache)) continue;
-      block.leaves = true;
-      begin_writing(cache, id);
+      ++begun;
+      continue;
     }
+    if (!may_write_more(cache)) break;
+    if (block.stored) {
+      // The store may have dropped it since. It is asked to write it, which is quick if it has it,
+      // and to hold it.
+      --tiering.stored_in_use;
+      block.stored = false;
+      note(cache, id);
+    } else if (writes_refused(tiering, now)) {
+      continue;
+    }
+    block.leaves = true;
+    begin_writing(cache, id);
     ++begun;
   }
   return begun;
@@ -295,13 +308,20 @@ void promote(State& state, Cache& cache, Actions& actions) {
   }
 }
 
+void order_holds(Cache& cache, Actions& actions) {
+  auto& holds = cache.tiering.to_hold;
+  std::ranges::move(holds, std::back_inserter(actions));
+  holds.clear();
+}
+
 void order_moves(Cache& cache, std::uint64_t& next_batch, Actions& actions) {
   Tiering& tiering = cache.tiering;
+  order_holds(cache, actions);
   for (const BlockId id : std::exchange(tiering.to_write, {})) {
     const Block& block = cache.blocks[id.value];
-    actions.push_back(
-        WriteBlock{cache.id, id, block.frame, valid_bytes(block), copy_of_key(cache, id),
-                   block.references > 0 || block.reused ? Reuse::likely : Reuse::unlikely});
+    actions.push_back(WriteBlock{
+        cache.id, id, block.frame, valid_bytes(block), copy_of_key(cache, id),
+        block.references > 0 || block.reused ? Reuse::likely : Reuse::unlikely, block.leaves});
   }
   while (!tiering.to_withdraw.empty() && tiering.batches.size() < kMaxRetireBatches) {
     const auto count = static_cast<std::ptrdiff_t>(
@@ -348,6 +368,7 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
     ++tiering.totals.write_refused;
   }
   if ((*block)->references == 0) {
+    if (leaves && (*block)->stored) hold_in_store(**cache, block_id, false);
     if (stays) (*block)->last_use = state.now;
     append_newest(**cache, block_id);
     if (!stays) {
@@ -400,6 +421,7 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
   --tiering.counts.arriving;
   if (!(*block)->urgent) --tiering.arriving_soon;
   (*block)->urgent = false;
+  hold_in_store(**cache, block_id, false);
   if (whole) {
     (*block)->place = Place::resident;
     note(**cache, block_id);

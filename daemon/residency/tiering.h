@@ -7,6 +7,10 @@
 // another frame, as soon as somebody wants one that is not. What was read goes into a frame that
 // nobody knows until it is complete, so no resolver sees half of it.
 //
+// The store may not drop what a displaced block was written to, until DRAM has it again or nobody
+// refers to it: it is *held*. One that was stored long before is not known to be there still, so
+// every block that is displaced is written, as far as the store has it not, and held at once.
+//
 // A block that the store could not give back is *lost*: out of the directory, so that nobody finds
 // it any more and it can be sealed anew, and absent for those who refer to it.
 //
@@ -42,7 +46,10 @@ void want(Cache& cache, BlockId id, Urgency urgency);
 // Begins to read what is wanted, first what is wanted now, and sees to frames for the rest.
 void promote(State& state, Cache& cache, Actions& actions);
 
-// WriteBlock for what is to be written, and Withdraw for what is leaving, as far as
+// HoldStored for what is to be held, or not any more.
+void order_holds(Cache& cache, Actions& actions);
+
+// These, WriteBlock for what is to be written, and Withdraw for what is leaving, as far as
 // kMaxRetireBatches allows.
 void order_moves(Cache& cache, std::uint64_t& next_batch, Actions& actions);
 

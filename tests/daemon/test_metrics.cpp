@@ -143,6 +143,7 @@ TEST(AScrape, HasWhatTenantsHaveOfABlockStoreThatIsThere) {
     MetricsSnapshot snapshot = one_of_each();
     snapshot.disks.resize(1);
     snapshot.tenants[0].store = StoreMetrics{.used_bytes = 50,
+                                             .held_bytes = 49,
                                              .limit_bytes = 51,
                                              .dropped_blocks = 52,
                                              .written_bytes = 53,
@@ -156,6 +157,7 @@ TEST(AScrape, HasWhatTenantsHaveOfABlockStoreThatIsThere) {
   for (const std::string line :
        {"sluice_tier_used_bytes{tenant=\"prod\",tier=\"disk\"} 50",
         "sluice_tier_quota_bytes{tenant=\"prod\",tier=\"disk\",kind=\"limit\"} 51",
+        "sluice_store_held_bytes{tenant=\"prod\"} 49",
         "sluice_store_dropped_blocks_total{tenant=\"prod\"} 52",
         "sluice_store_refused_writes_total{tenant=\"prod\"} 55",
         "sluice_store_lost_blocks_total{tenant=\"prod\"} 56"}) {

@@ -62,17 +62,22 @@ std::string key_of(std::uint32_t number) {
   return key;
 }
 
+// A sequence of sealed blocks.
+client::Sequence write_sequence(Cache& cache, std::uint32_t from, std::uint32_t count) {
+  auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
+  must(opened.sequence.extend(count));
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::string key = key_of(from + i);
+    std::memcpy(must(opened.sequence.map(i)).data(), key.data(), key.size());
+    must(opened.sequence.seal(i, std::as_bytes(std::span(key))));
+  }
+  return std::move(opened.sequence);
+}
+
 // Sealed blocks that nobody refers to afterwards.
 void write_blocks(Cache& cache, std::uint32_t from, std::uint32_t to) {
   for (std::uint32_t begin = from; begin < to; begin += kPerSequence) {
-    const std::uint32_t count = std::min(kPerSequence, to - begin);
-    auto opened = must(cache.open_sequence({nullptr, 0, 0, 0}));
-    must(opened.sequence.extend(count));
-    for (std::uint32_t i = 0; i < count; ++i) {
-      const std::string key = key_of(begin + i);
-      std::memcpy(must(opened.sequence.map(i)).data(), key.data(), key.size());
-      must(opened.sequence.seal(i, std::as_bytes(std::span(key))));
-    }
+    write_sequence(cache, begin, std::min(kPerSequence, to - begin));
   }
 }
 
@@ -133,6 +138,33 @@ TEST_F(NvmeQuotas, HoldAlwaysAndAreNoLossOfOthers) {
   EXPECT_EQ(stored(daemon, "b"), before);
   EXPECT_EQ(before["limit_bytes"], 64 * kMiB);
   EXPECT_EQ(matched(other, kOthers), kOthers);
+}
+
+// What the store has of a running sequence outlives everything that is written meanwhile.
+TEST_F(NvmeQuotas, AreNoLossOfARunningSequence) {
+  const DaemonProcess daemon(options);
+  Client client = daemon.connect('a', 20'000'000);
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DIRECT)));
+  constexpr std::uint32_t kRunning = 60;
+  const client::Sequence running = write_sequence(cache, 0, kRunning);
+  {
+    std::vector<client::Sequence> others;  // running, too: more than DRAM holds
+    for (std::uint32_t i = 0; i < 5; ++i) {
+      others.push_back(write_sequence(cache, 1000 + i * kPerSequence, kPerSequence));
+    }
+  }
+  write_blocks(cache, 2000, 4000);
+  const json full = stored(daemon, "a");
+  EXPECT_GT(full["dropped_blocks"], 0);
+  EXPECT_GT(full["held_bytes"], 0);
+  const auto moved = [&](const char* what) {
+    return json::parse(daemon.admin("status"))["nvme"][what].get<std::uint64_t>();
+  };
+  const std::uint64_t promoted = moved("promoted_blocks");
+  EXPECT_EQ(matched(cache, kRunning), kRunning);  // which wants them in DRAM
+  ASSERT_TRUE(eventually([&] { return stored(daemon, "a")["held_bytes"] == 0; }));
+  EXPECT_GT(moved("promoted_blocks"), promoted);
+  EXPECT_EQ(moved("lost_blocks"), 0U);
 }
 
 TEST_F(NvmeQuotas, OfADayAreFirstForWhatWasAskedForAgain) {

@@ -261,6 +261,8 @@ constexpr struct {
     {"stay_lost_in_directory", SeededBug::stay_lost_in_directory},
     {"keep_lost_frame", SeededBug::keep_lost_frame},
     {"strand_displaced", SeededBug::strand_displaced},
+    {"displace_unheld", SeededBug::displace_unheld},
+    {"forget_hold", SeededBug::forget_hold},
     {"recall_in_batch", SeededBug::recall_in_batch},
 };
 

@@ -182,6 +182,8 @@ void World::follow(const Action& action) {
     follow_read(*read);
   } else if (const auto* hurried = std::get_if<HurryRead>(&action)) {
     follow_hurry(*hurried);
+  } else if (const auto* held = std::get_if<HoldStored>(&action)) {
+    follow_hold(*held);
   } else if (const auto* pins = std::get_if<DropPins>(&action)) {
     for (const BlockId id : pins->ids) {
       OracleBlock& block = caches_.at(pins->cache.value).blocks.at(id.value);

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -99,6 +100,7 @@ class World {
     bool writing = false;
     bool likely = true;   // as which it is written
     bool stored = false;  // the manager was told so
+    bool hold = false;    // the store is to hold what is written
     bool lost = false;
   };
   // A frame in use: until the grace of the Retire or Withdraw of its block is answered.
@@ -202,6 +204,7 @@ class World {
   void follow_write(const WriteBlock& write);
   void follow_read(const ReadBlock& read);
   void follow_hurry(const HurryRead& read);
+  void follow_hold(const HoldStored& held);
   void follow_destroy(CacheId id);
   void follow_destroy_arena(const DestroyArena& destroy);
   static constexpr std::size_t kDram = kDevices;  // the last of used_
@@ -249,6 +252,7 @@ class World {
   std::vector<OracleSequence> sequences_;
   std::vector<Unanswered> unanswered_;
   std::map<std::string, std::uint64_t> stored_;  // what the store has: size by cache name and key
+  std::set<std::string> held_;                   // of these: that it may not drop
   std::uint64_t promoted_ = 0;
   std::vector<BlockRef> new_frames_;  // SetFrame actions that the running event must give
   SessionId dying_{};                 // ActorsIdle that the running event must give

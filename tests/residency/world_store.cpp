@@ -100,7 +100,8 @@ void World::follow_withdraw(const Withdraw& withdraw) {
     OracleBlock& block = cache.blocks.at(id.value);
     hold(block.life == Life::sealed && block.place == Place::resident,
          "a block was withdrawn that is not in DRAM");
-    hold(block.stored, "a block is displaced that the store has not");
+    hold(block.stored && held_.contains(store_name(cache.tenant, cache.spec, block.key)),
+         "a block is displaced that the store has not, or may drop");
     hold(cache.frames.at(block.frame.value).known, "a frame was withdrawn that nobody knows");
     block.place = Place::leaving;
   }
@@ -115,12 +116,14 @@ void World::follow_write(const WriteBlock& write) {
   hold(block.life == Life::sealed && block.place == Place::resident && block.frame == write.frame,
        "a block is written that is not in that frame");
   hold(!block.writing, "a block is written twice at a time");
-  hold(!block.stored, "a block is written that the store has");
+  hold(!block.stored || write.hold, "a block is written that the store has");
   const OracleFrame& frame = cache.frames.at(write.frame.value);
   hold(frame.key == text_of(write.key) && frame.bytes == write.valid_bytes &&
            frame.key == block.key && frame.bytes == block.bytes,
        "what is written is not what is in the frame");
   block.writing = true;
+  block.stored = false;
+  block.hold = write.hold;
   block.likely = write.reuse == Reuse::likely;
   hold(block.likely || block.references == 0, "what a sequence has is written as unlikely");
   ++cache.writes;
@@ -151,6 +154,19 @@ void World::follow_hurry(const HurryRead& read) {
   hold(block.place == Place::arriving, "a read is hurried that nobody asked for");
   hold(block.key == text_of(read.key), "the read of another block is hurried");
   count("read hurried");
+}
+
+void World::follow_hold(const HoldStored& held) {
+  const OracleCache& cache = caches_.at(held.cache.value);
+  hold(!cache.destroying, "something is held for a cache that goes");
+  const std::string name = store_name(cache.tenant, cache.spec, text_of(held.key));
+  if (!held.hold) {
+    held_.erase(name);
+    count("let go in the store");
+  } else if (stored_.contains(name)) {
+    hold(held_.insert(name).second, "the store is told twice to hold a block");
+    count("held in the store");
+  }
 }
 
 // ---- answering them
@@ -192,7 +208,10 @@ void World::answer_write(const Unanswered& wait, std::uint32_t luck) {
       count(unwanted ? "write unwanted" : "write refused");
     } else {
       block.stored = true;
-      stored_[store_name(cache.tenant, cache.spec, block.key)] = block.bytes;
+      const std::string name = store_name(cache.tenant, cache.spec, block.key);
+      if (!stored_.contains(name) && block.hold) count("written to be held");
+      stored_[name] = block.bytes;
+      if (block.hold) hold(held_.insert(name).second, "a block that is held is displaced");
     }
   }
   const Status status = manager_.written(CacheId{wait.cache}, id, outcome, actions_);
@@ -337,7 +356,7 @@ void World::store_drop(const Event& event) {
   if (stored_.empty()) return;
   auto copy = stored_.begin();
   std::advance(copy, event.a % stored_.size());
-  stored_.erase(copy);
+  if (!held_.contains(copy->first)) stored_.erase(copy);
 }
 
 // ---- what must be true in between
@@ -348,6 +367,10 @@ void World::hold_place(const OracleCache& cache, const OracleBlock& block, const
                       !block.writing && cache.withdrawals.size() == kMaxRetireBatches;
   hold(row.place == block.place || leaves, "the place of a block");
   hold(row.stored == block.stored, "whether the store has a block");
+  const std::string name = store_name(cache.tenant, cache.spec, block.key);
+  hold(block.place == Place::resident || !block.stored || !stored_.contains(name) ||
+           held_.contains(name),
+       "the store may drop a block that is nowhere else");
   hold(block.references > 0 || block.place != Place::absent,
        "a block that is only in the store stays although nobody refers to it");
   hold(block.frame != ipc::kNoFrameId || block.stored || block.lost,
@@ -419,6 +442,7 @@ void World::hold_promotions(Grants grants) {
 // Nobody refers to anything, and nothing is under way.
 void World::hold_settled() {
   verify();
+  hold(held_.empty(), "the store holds what nobody counts on");
   for (const CacheStatus& status : manager_.caches()) {
     const OracleCache& cache = caches_.at(status.cache.value);
     hold(status.tiering == TieringCounts{}, "something still moves at the end");

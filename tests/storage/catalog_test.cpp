@@ -54,7 +54,7 @@ TEST(CatalogTest, DropsWhatIsBeyondALowerQuotaInTurnsAndRefusesWritesMeanwhile) 
   const std::uint64_t record = record_bytes_of(kIoAlign);
   Done done = [](const Status&) {};
   const auto write = [&] {
-    return catalog.begin_write({kBlocks, kBlocks}, tenant, kIoAlign, kIoAlign, done);
+    return catalog.begin_write({kBlocks, kBlocks}, tenant, kIoAlign, kIoAlign, Hold::no, done);
   };
   catalog.set_quota(tenant, 10 * record, 1);
   EXPECT_EQ(write(), Catalog::Begun::refused);

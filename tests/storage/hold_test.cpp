@@ -1,0 +1,160 @@
+// Blocks that may not be dropped.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cerrno>
+#include <string>
+
+#include "storage/catalog.h"
+#include "tests/storage/support.h"
+
+namespace sluice::storage {
+namespace {
+
+constexpr std::uint64_t kHoldBlock = 60 * kKiB;
+constexpr std::uint64_t kHoldRecord = kHoldBlock + 4 * kKiB;
+
+class HoldTest : public StoreTest {
+ protected:
+  static std::string name(int number) { return "key" + std::to_string(number); }
+  static Payload payload(int number) {
+    return Payload(kHoldBlock, static_cast<std::uint64_t>(number) + 1);
+  }
+  Status put(int number, Hold hold) {
+    const Payload payload = HoldTest::payload(number);
+    Answer answer;
+    store->write(own_scope, key_of(name(number)), payload.bytes(), kHoldBlock, IoClass::write_back,
+                 answer.done(), Reuse::likely, hold);
+    return answer.wait();
+  }
+  Status hold(int number) { return store->hold(own_scope, key_of(name(number))); }
+  void let_go(int number) { store->let_go(own_scope, key_of(name(number))); }
+  bool has(int number) { return static_cast<bool>(holds(name(number), payload(number))); }
+};
+
+TEST_F(HoldTest, AQuotaDropsOthersAndTheBlockAgainOnceItIsLetGo) {
+  config.tenants = {{"t", 10 * kHoldRecord, 1}};
+  open();
+  for (int i = 0; i < 10; ++i) ASSERT_OK(put(i, Hold::no));
+  ASSERT_OK(hold(0));
+  for (int i = 10; i < 30; ++i) ASSERT_OK(put(i, Hold::no));
+  EXPECT_EQ(tenant().blocks, 10U);
+  EXPECT_EQ(tenant().held_bytes, kHoldRecord);
+  EXPECT_TRUE(has(0));
+  EXPECT_FALSE(has(1));
+  let_go(0);
+  EXPECT_EQ(tenant().held_bytes, 0U);
+  ASSERT_OK(put(30, Hold::no));
+  EXPECT_TRUE(has(0)) << "it is the newest when it is let go of";
+  for (int i = 31; i < 50; ++i) ASSERT_OK(put(i, Hold::no));
+  EXPECT_FALSE(has(0));
+}
+
+TEST_F(HoldTest, AWriteHoldsFromTheStartAlsoWhatExists) {
+  config.tenants = {{"t", 10 * kHoldRecord, 1}};
+  open();
+  ASSERT_OK(put(0, Hold::yes));
+  ASSERT_OK(put(1, Hold::no));
+  ASSERT_OK(put(1, Hold::yes));
+  for (int i = 2; i < 30; ++i) ASSERT_OK(put(i, Hold::no));
+  EXPECT_TRUE(has(0));
+  EXPECT_TRUE(has(1));
+  EXPECT_EQ(tenant().held_bytes, 2 * kHoldRecord);
+}
+
+TEST_F(HoldTest, ABlockThatIsWrittenAnewIsHeldAsBefore) {
+  open();
+  ASSERT_OK(put(0, Hold::yes));
+  const Payload shorter(kHoldBlock, 77);
+  Answer answer;
+  store->write(own_scope, key_of(name(0)), shorter.bytes(), kHoldBlock - 1, IoClass::write_back,
+               answer.done());
+  ASSERT_OK(answer.wait());
+  EXPECT_EQ(tenant().held_bytes, kHoldRecord);
+  ASSERT_OK(store->forget(own_scope, key_of(name(0))));
+  EXPECT_EQ(tenant().held_bytes, 0U) << "who forgets it does not count on it";
+}
+
+TEST_F(HoldTest, ATenantWithNothingButHeldBlocksIsRefused) {
+  config.tenants = {{"t", 4 * kHoldRecord, 1}};
+  open();
+  for (int i = 0; i < 4; ++i) ASSERT_OK(put(i, Hold::yes));
+  EXPECT_ERROR(put(4, Hold::no), Errc::quota_exceeded);
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(has(i));
+  let_go(2);
+  ASSERT_OK(put(4, Hold::no));
+  EXPECT_FALSE(has(2));
+  EXPECT_TRUE(has(4));
+}
+
+TEST_F(HoldTest, ALowerQuotaTakesWhatIsHeldWhenItIsLetGo) {
+  open();
+  for (int i = 0; i < 8; ++i) ASSERT_OK(put(i, i < 4 ? Hold::yes : Hold::no));
+  ASSERT_OK(store->set_tenant({"t", 2 * kHoldRecord, 1}));
+  EXPECT_EQ(tenant().blocks, 4U);
+  EXPECT_ERROR(put(8, Hold::no), Errc::quota_exceeded);
+  for (int i = 0; i < 4; ++i) let_go(i);
+  EXPECT_EQ(tenant().blocks, 2U);
+  EXPECT_TRUE(has(3));
+}
+
+TEST_F(HoldTest, WhatDoesNotExistIsNotHeld) {
+  open();
+  EXPECT_ERROR(hold(0), Errc::not_found);
+  EXPECT_ERROR(store->hold(own_scope, {}), Errc::invalid_argument);
+  let_go(0);
+  ASSERT_OK(put(0, Hold::no));
+  EXPECT_EQ(tenant().held_bytes, 0U);
+}
+
+TEST_F(HoldTest, CleaningMovesWhatIsHeld) {
+  open();
+  int held = 0;
+  for (int i = 0; i < 1500; ++i) {
+    const bool now = i % 7 == 0 && held < 100;
+    held += now ? 1 : 0;
+    ASSERT_OK(put(i, now ? Hold::yes : Hold::no));
+  }
+  EXPECT_GT(device().freed_segments, 20U);
+  EXPECT_EQ(held, 100);
+  EXPECT_EQ(tenant().held_bytes, 100 * kHoldRecord);
+  for (int i = 0; i < 7 * 100; i += 7) EXPECT_TRUE(has(i)) << i;
+  EXPECT_TRUE(has(1499));
+}
+
+TEST_F(HoldTest, ADeviceFullOfHeldBlocksRefusesWritesAndServes) {
+  open();
+  int held = 0;
+  Status status;
+  for (; held < 1000; ++held) {
+    status = put(held, Hold::yes);
+    if (!status) break;
+  }
+  EXPECT_ERROR(status, Errc::no_memory);
+  EXPECT_GT(held, 150);
+  EXPECT_ERROR(put(1000, Hold::no), Errc::no_memory);
+  for (int i = 0; i < held; ++i) ASSERT_TRUE(has(i)) << i;
+  EXPECT_EQ(tenant().dropped_blocks, 0U);
+  for (int i = 0; i < held; ++i) let_go(i);
+  for (int i = 1001; i < 1101; ++i) ASSERT_OK(put(i, Hold::no));
+}
+
+// The move of a held block fails for want of space: its segment stays as it is.
+TEST_F(HoldTest, ASegmentWhoseHeldBlocksCannotMoveStays) {
+  std::atomic<bool> full = false;
+  break_device([&](const IoRequest& request, const Perform& perform) {
+    return full && request.op == IoOp::write ? -ENOSPC : perform(request);
+  });
+  open();
+  for (int i = 0; i < 150; ++i) ASSERT_OK(put(i, i % 3 == 0 ? Hold::yes : Hold::no));
+  full = true;
+  for (int i = 150; i < 250; ++i) EXPECT_FALSE(put(i, Hold::no));
+  full = false;
+  for (int i = 0; i < 150; i += 3) EXPECT_TRUE(has(i)) << i;
+  for (int i = 250; i < 500; ++i) ASSERT_OK(put(i, Hold::no));
+  for (int i = 0; i < 150; i += 3) EXPECT_TRUE(has(i)) << i;
+  store.reset();  // whose engine looks at `full`
+}
+
+}  // namespace
+}  // namespace sluice::storage
