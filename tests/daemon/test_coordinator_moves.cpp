@@ -26,7 +26,7 @@ constexpr std::uint32_t kKeyBytes = 16;
 
 // A node with a block store whose disk reads when the test lets it, one request at a time.
 class CoordinatorMoves : public ::testing::Test {
- protected:
+ public:
   CoordinatorMoves() {
     config.nvme.directories.push_back({folder.path(), 32 << 20});
     config.nvme.segment_bytes = 1 << 20;
@@ -55,6 +55,7 @@ class CoordinatorMoves : public ::testing::Test {
   }
   ~CoordinatorMoves() override { reads_wait = false; }
 
+ protected:
   residency::KeyView all_keys() const {
     return {reinterpret_cast<const std::byte*>(keys.data()), kKeyBytes, kKeyBytes, kBlocks};
   }

@@ -149,6 +149,7 @@ TEST_F(NvmeQuotas, AreNoLossOfARunningSequence) {
   const client::Sequence running = write_sequence(cache, 0, kRunning);
   {
     std::vector<client::Sequence> others;  // running, too: more than DRAM holds
+    others.reserve(5);
     for (std::uint32_t i = 0; i < 5; ++i) {
       others.push_back(write_sequence(cache, 1000 + i * kPerSequence, kPerSequence));
     }

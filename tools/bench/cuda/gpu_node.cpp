@@ -116,7 +116,9 @@ ipc::Status GpuNode::open_cache() {
   if (!cache) return std::unexpected(std::move(cache.error()));
   cache_.emplace(std::move(*cache));
   if (auto ok = check(cudaSetDevice(0), "cudaSetDevice"); !ok) return ok;
-  auto stream = Stream::make();
+  // What waits for pages waits for this: it has room before what runs beside it.
+  constexpr int kHighest = -100;  // the most that the device has
+  auto stream = Stream::make(kHighest);
   if (!stream) return std::unexpected(std::move(stream.error()));
   stream_ = std::move(*stream);
   auto actor = named("sluice_actor_open", cache_->open_actor());

@@ -43,7 +43,6 @@ class Reader {
   Stream stream_;
   DeviceArray<std::byte> buffer_;
   DeviceArray<unsigned> sink_;
-  int sms_ = 0;
   double peak_ = 0;
 };
 
@@ -58,11 +57,6 @@ ipc::Result<Reader> Reader::make() {
   auto sink = DeviceArray<unsigned>::make(1, "a word");
   if (!sink) return std::unexpected(std::move(sink.error()));
   reader.sink_ = std::move(*sink);
-  if (auto ok = check(cudaDeviceGetAttribute(&reader.sms_, cudaDevAttrMultiProcessorCount, 0),
-                      "cudaDeviceGetAttribute of the SMs");
-      !ok) {
-    return std::unexpected(std::move(ok.error()));
-  }
   int khz = 0, bits = 0;
   if (cudaDeviceGetAttribute(&khz, cudaDevAttrMemoryClockRate, 0) == cudaSuccess &&
       cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, 0) == cudaSuccess) {
@@ -79,8 +73,7 @@ ipc::Status Reader::enqueue(std::vector<Event>& events) {
     if (auto ok = event->record(stream_); !ok) return ok;
     events.push_back(std::move(*event));
     if (i == kReads) break;
-    if (auto ok = check(read_hbm(buffer_.data(), kReadBytes, static_cast<unsigned>(sms_),
-                                 sink_.data(), stream_.get()),
+    if (auto ok = check(attend(buffer_.data(), kReadBytes, sink_.data(), stream_.get()),
                         "launching the attention-like kernel");
         !ok) {
       return ok;

@@ -1,3 +1,4 @@
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include "tools/bench/cuda/kernels.h"
@@ -12,6 +13,7 @@ constexpr unsigned kThreads = 256;
 constexpr unsigned kMostBlocks = 2048;
 constexpr unsigned kReaderBlocksPerSm = 2;
 constexpr unsigned kReaderVectors = 8;
+constexpr unsigned kQueries = 4;  // that share a key, as with grouped heads
 
 cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 
@@ -124,6 +126,39 @@ __global__ void __launch_bounds__(kThreads)
   if (sum == 0xDEADBEEFu) *sink = sum;  // so that the loads are not in vain
 }
 
+__global__ void __launch_bounds__(kThreads)
+    attend_kernel(const uint4* buffer, unsigned* sink, const float query) {
+  constexpr std::size_t kTile = kAttentionTile / sizeof(uint4);
+  const uint4* const tile = buffer + std::size_t{blockIdx.x} * kTile;
+  float score[kQueries] = {};
+  for (std::size_t i = threadIdx.x; i < kTile; i += std::size_t{kThreads} * kReaderVectors) {
+    uint4 data[kReaderVectors];
+#pragma unroll
+    for (unsigned j = 0; j < kReaderVectors; ++j) {
+      asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(data[j].x), "=r"(data[j].y), "=r"(data[j].z), "=r"(data[j].w)
+                   : "l"(tile + i + j * kThreads));
+    }
+#pragma unroll
+    for (unsigned j = 0; j < kReaderVectors; ++j) {
+      const auto* const pairs = reinterpret_cast<const __nv_bfloat162*>(&data[j]);
+#pragma unroll
+      for (unsigned pair = 0; pair < sizeof(uint4) / sizeof(__nv_bfloat162); ++pair) {
+        const float2 keys = __bfloat1622float2(pairs[pair]);
+#pragma unroll
+        for (unsigned q = 0; q < kQueries; ++q) {
+          score[q] = fmaf(keys.x, query + static_cast<float>(q), score[q]);
+          score[q] = fmaf(keys.y, query - static_cast<float>(q), score[q]);
+        }
+      }
+    }
+  }
+  float sum = 0;
+#pragma unroll
+  for (unsigned q = 0; q < kQueries; ++q) sum += score[q];
+  if (sum == 12345.678F) *sink = 1;  // so that the work is not in vain
+}
+
 template <class Kernel>
 cudaError_t load(Kernel kernel) {
   cudaFuncAttributes attributes{};
@@ -133,8 +168,9 @@ cudaError_t load(Kernel kernel) {
 }  // namespace
 
 int load_kernels() {
-  for (const cudaError_t status : {load(empty_kernel), load(gather_kernel), load(verify_kernel),
-                                   load(count_kernel), load(flush_kernel), load(read_kernel)}) {
+  for (const cudaError_t status :
+       {load(empty_kernel), load(gather_kernel), load(verify_kernel), load(count_kernel),
+        load(flush_kernel), load(read_kernel), load(attend_kernel)}) {
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;
@@ -178,6 +214,12 @@ int read_hbm(const void* buffer, std::size_t bytes, unsigned sms, unsigned* sink
   const std::size_t vectors = bytes / sizeof(uint4);
   read_kernel<<<blocks, kThreads, 0, as_stream(stream)>>>(static_cast<const uint4*>(buffer),
                                                           vectors, sink);
+  return cudaGetLastError();
+}
+
+int attend(const void* buffer, std::size_t bytes, unsigned* sink, void* stream) {
+  attend_kernel<<<static_cast<unsigned>(bytes / kAttentionTile), kThreads, 0, as_stream(stream)>>>(
+      static_cast<const uint4*>(buffer), sink, 1.0F);
   return cudaGetLastError();
 }
 

@@ -51,4 +51,10 @@ int flush(void* buffer, std::size_t bytes, void* stream);
 // others beside. `sink`: one word of device memory.
 int read_hbm(const void* buffer, std::size_t bytes, unsigned sms, unsigned* sink, void* stream);
 
+// Reads `bytes` of HBM as decode attention with split keys does: a block of threads for each
+// kAttentionTile, placed as SMs have room, and a dot product with four queries. `bytes`: a multiple
+// of kAttentionTile.
+inline constexpr std::size_t kAttentionTile = std::size_t{128} << 10;
+int attend(const void* buffer, std::size_t bytes, unsigned* sink, void* stream);
+
 }  // namespace sluice::tools::cuda
