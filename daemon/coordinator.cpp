@@ -384,6 +384,10 @@ ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
       const auto scope = nvme_->store().intern(
           scope_of(config_.tenants[session.tenant.value].name, spec_of(request, *device)));
       if (scope) cache.scope = *scope;
+      if (!scope) {
+        log_warn("a cache is served without the block store",
+                 {{"cache", opened->cache.value}, {"reason", scope.error().text}});
+      }
     }
     cache.arenas[*device].opening = opening;
   }

@@ -32,6 +32,11 @@ bool is_refusal(Errc code) {
 
 constexpr storage::Hold hold_of(bool hold) { return hold ? storage::Hold::yes : storage::Hold::no; }
 
+// Of a cache that the store has no name for: it knows storage::kMaxNamespaces others.
+ipc::Status no_scope() {
+  return ipc::fail(Errc::limit_reached, "the block store knows as many namespaces as it can");
+}
+
 residency::WriteOutcome outcome_of(const ipc::Status& status) {
   if (status) return residency::WriteOutcome::stored;
   return status.error().code == Errc::busy ? residency::WriteOutcome::unwanted
@@ -64,6 +69,10 @@ void Coordinator::execute(const residency::WriteBlock& action) {
   const auto reuse =
       action.reuse == residency::Reuse::likely ? storage::Reuse::likely : storage::Reuse::unlikely;
   MoveAnswer answer{action.cache, cache.frames.memory, action.id, true, {}, std::nullopt};
+  if (!cache.scope) {
+    answer.status = no_scope();
+    return answer_move(std::move(answer));
+  }
   if (action.hold) answer.held = MoveAnswer::Held{*cache.scope, action.key};
   nvme_->write(*cache.scope, action.key, frame, action.valid_bytes, reuse, hold_of(action.hold),
                [this, answer = std::move(answer)](ipc::Status status) mutable {
@@ -74,6 +83,10 @@ void Coordinator::execute(const residency::WriteBlock& action) {
 
 void Coordinator::execute(const residency::ReadBlock& action) {
   const Cache& cache = caches_[action.cache.value];
+  if (!cache.scope) {
+    return answer_move(
+        {action.cache, cache.frames.memory, action.id, false, no_scope(), std::nullopt});
+  }
   const auto frame = frame_bytes(*cache.frames.memory, action.frame, cache.shape);
   const auto io_class =
       action.urgency == Urgency::now ? storage::IoClass::must_have : storage::IoClass::forecast;
@@ -85,11 +98,13 @@ void Coordinator::execute(const residency::ReadBlock& action) {
 }
 
 void Coordinator::execute(const residency::HurryRead& action) {
-  nvme_->hurry(*caches_[action.cache.value].scope, action.key);
+  const auto& scope = caches_[action.cache.value].scope;
+  if (scope) nvme_->hurry(*scope, action.key);
 }
 
 void Coordinator::execute(const residency::HoldStored& action) {
-  nvme_->hold(*caches_[action.cache.value].scope, action.key, hold_of(action.hold));
+  const auto& scope = caches_[action.cache.value].scope;
+  if (scope) nvme_->hold(*scope, action.key, hold_of(action.hold));
 }
 
 void Coordinator::answer_move(MoveAnswer answer) {

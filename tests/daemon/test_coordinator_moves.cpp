@@ -65,11 +65,8 @@ class CoordinatorMoves : public ::testing::Test {
         [&](auto& manager) { names = scope_of("t", manager.caches().front().spec); });
     return *nvme->store().intern(names);
   }
-  // The blocks are in the store, and nowhere else.
-  void write_blocks(TestSession& session) {
-    auto opened = test::open_small_cache(*coordinator, session);
-    ASSERT_TRUE(opened);
-    const ipc::CacheId cache = session.cache(opened->handle)->id;
+  // The blocks are in DRAM, and nobody refers to them.
+  void seal_blocks(TestSession& session, ipc::CacheId cache) {
     sequence = coordinator->open_sequence(session.id, cache, {}, blocks)->sequence;
     ASSERT_TRUE(eventually([&] {
       return coordinator->extend(session.id, cache, sequence, kBlocks, blocks).has_value();
@@ -78,6 +75,12 @@ class CoordinatorMoves : public ::testing::Test {
       ASSERT_TRUE(coordinator->seal(session.id, sequence, i, all_keys()[i], 0));
     }
     ASSERT_TRUE(coordinator->release(session.id, sequence));
+  }
+  // The blocks are in the store, and nowhere else.
+  void write_blocks(TestSession& session) {
+    auto opened = test::open_small_cache(*coordinator, session);
+    ASSERT_TRUE(opened);
+    seal_blocks(session, session.cache(opened->handle)->id);
     ASSERT_TRUE(coordinator->close_cache(session, opened->handle));
     opened.reset();  // its memory
     residency::EvictRequest all;
@@ -164,6 +167,23 @@ TEST_F(CoordinatorMoves, TheStoreLetsGoOfWhatNobodyHasAnyMore) {
   EXPECT_TRUE(coordinator->release(session->id, sequence));
   reads_wait = false;
   EXPECT_TRUE(eventually([&] { return held_bytes() == 0; }));
+}
+
+// A client may open caches under ever new names.
+TEST_F(CoordinatorMoves, ACacheThatTheStoreHasNoNameForIsServedWithoutIt) {
+  for (std::uint32_t i = 0; i < storage::kMaxNamespaces; ++i) {
+    ASSERT_TRUE(nvme->store().intern({"t", "model " + std::to_string(i), {}, {}, {}}));
+  }
+  const auto session = std::make_shared<TestSession>(*coordinator);
+  auto opened = test::open_small_cache(*coordinator, *session);
+  ASSERT_TRUE(opened);
+  seal_blocks(*session, session->cache(opened->handle)->id);
+  ASSERT_TRUE(coordinator->evict({}));
+  EXPECT_TRUE(eventually([&] {
+    return coordinator->with_manager(
+        [](auto& manager) { return manager.caches().front().blocks.sealed == 0; });
+  }));
+  EXPECT_EQ(nvme->store().stats().blocks, 0U);
 }
 
 }  // namespace
