@@ -64,7 +64,9 @@ json nvme_json(const AdminRequest& request) {
                        {"in_flight", device.in_flight}});
   }
   json tenants = json::array();
+  std::uint64_t held_bytes = 0;
   for (const storage::TenantStats& tenant : stats.tenants) {
+    held_bytes += tenant.held_bytes;
     tenants.push_back({{"tenant", tenant.name},
                        {"blocks", tenant.blocks},
                        {"live_bytes", tenant.live_bytes},
@@ -80,6 +82,7 @@ json nvme_json(const AdminRequest& request) {
   const residency::TieringTotals moved = request.coordinator().with_manager(
       [](auto& manager) { return manager.status().tiering_totals; });
   return {{"blocks", stats.blocks},
+          {"held_bytes", held_bytes},
           {"recovered_blocks", stats.recovered_blocks},
           {"dropped_records", stats.dropped_records},
           {"written_blocks", moved.written},

@@ -123,7 +123,8 @@ TEST(SluicectlViews, BlocksAreListedWholeAndSayHowToGoOn) {
 }
 
 TEST(SluicectlViews, StatusShowsTheBlockStoreOfADaemonThatHasOne) {
-  const Json status = Json::parse(R"({"nvme": {"blocks": 1234, "displaced_blocks": 5,
+  const Json status =
+      Json::parse(R"({"nvme": {"blocks": 1234, "held_bytes": 1048576, "displaced_blocks": 5,
     "promoted_blocks": 4, "write_refused_blocks": 3, "lost_blocks": 2, "devices": [
       {"directory": "/mnt/a", "io": "io_uring", "taken_out": false, "capacity_bytes": 1073741824,
        "live_bytes": 268435456, "written_bytes": 536870912, "read_bytes": 0, "cleaned_bytes": 1048576,
@@ -138,7 +139,7 @@ TEST(SluicectlViews, StatusShowsTheBlockStoreOfADaemonThatHasOne) {
                 "MiB       0  in use\n"
                 "/mnt/b          threads    1.0 GiB        0 B   0.0%          -     -        "
                 "-      64  out: 64 errors\n"
-                "blocks 1,234 | displaced 5 | promoted 4 | refused 3 | lost 2\n"));
+                "blocks 1,234 | held 1.0 MiB | displaced 5 | promoted 4 | refused 3 | lost 2\n"));
 }
 
 TEST(SluicectlViews, AnEmptyResultIsASentence) {

@@ -119,8 +119,9 @@ std::string nvme_of(const Json& status, const View& view) {
                out ? "out: " + text_at(row, {"taken_out_why"}) : "in use"});
   }
   if (table.empty()) return "";
-  return table.text(view.colour) + "blocks " + count_text(status, {"nvme", "blocks"}) +
-         " | displaced " + count_text(status, {"nvme", "displaced_blocks"}) + " | promoted " +
+  return table.text(view.colour) + "blocks " + count_text(status, {"nvme", "blocks"}) + " | held " +
+         bytes_text(status, {"nvme", "held_bytes"}) + " | displaced " +
+         count_text(status, {"nvme", "displaced_blocks"}) + " | promoted " +
          count_text(status, {"nvme", "promoted_blocks"}) + " | refused " +
          count_text(status, {"nvme", "write_refused_blocks"}) + " | lost " +
          count_text(status, {"nvme", "lost_blocks"}) + "\n";
