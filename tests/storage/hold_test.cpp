@@ -3,6 +3,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <iterator>
+#include <random>
+#include <set>
 #include <string>
 
 #include "storage/catalog.h"
@@ -137,6 +140,53 @@ TEST_F(HoldTest, ADeviceFullOfHeldBlocksRefusesWritesAndServes) {
   EXPECT_EQ(tenant().dropped_blocks, 0U);
   for (int i = 0; i < held; ++i) let_go(i);
   for (int i = 1001; i < 1101; ++i) ASSERT_OK(put(i, Hold::no));
+}
+
+// Everything that touches a hold, in any order, on a device that is always being cleaned.
+TEST_F(HoldTest, WhatIsHeldIsThereWhateverHappens) {
+  constexpr int kKeys = 400;
+  constexpr std::size_t kMostHeld = 120;  // of about 200 that there is room for
+  config.segment_bytes = kMiB;
+  open();
+  std::mt19937 random(5);  // NOLINT(bugprone-random-generator-seed): the same in every run
+  std::set<int> held;
+  const auto check = [&] {
+    for (const int number : held) ASSERT_TRUE(has(number)) << number;
+    EXPECT_EQ(tenant().held_bytes, held.size() * kHoldRecord);
+  };
+  for (int round = 0; round < 3000; ++round) {
+    const int number = static_cast<int>(random() % kKeys);
+    const auto what = random() % 100;
+    if (what < 70) {
+      const bool keep = random() % 3 == 0 && held.size() < kMostHeld;
+      const Status status = put(number, keep ? Hold::yes : Hold::no);
+      if (status && keep) held.insert(number);
+    } else if (what < 80) {
+      if (held.size() < kMostHeld && hold(number)) held.insert(number);
+    } else if (what < 95) {
+      if (held.empty()) continue;
+      const int one = *std::next(held.begin(), static_cast<int>(random() % held.size()));
+      let_go(one);
+      held.erase(one);
+    } else if (what < 97) {
+      ASSERT_OK(store->forget(own_scope, key_of(name(number))));
+      held.erase(number);
+    } else if (what < 98) {
+      const std::uint64_t most = random() % 2 == 0 ? 0 : (50 + random() % 150) * kHoldRecord;
+      ASSERT_OK(store->set_tenant({"t", most, 1}));
+    } else if (what < 99) {
+      Answer answer;
+      store->compact(0.6, answer.done());
+      (void)answer.wait();  // there may be no segment to move into
+    }
+    if (round % 300 == 299) check();
+  }
+  check();
+  EXPECT_GT(device().freed_segments, 50U);
+  ASSERT_OK(store->set_tenant({"t", 0, 1}));
+  for (const int number : held) let_go(number);
+  EXPECT_EQ(tenant().held_bytes, 0U);
+  for (int i = 0; i < 300; ++i) ASSERT_OK(put(kKeys + i, Hold::no));
 }
 
 // The move of a held block fails for want of space: its segment stays as it is.
