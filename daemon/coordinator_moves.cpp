@@ -205,16 +205,27 @@ ipc::Status Coordinator::append_stored(ipc::SessionId session, ipc::CacheId cach
     return caches_[cache.value].scope;
   }();
   if (!scope) return {};
-  const std::vector<std::uint64_t> valid_bytes = nvme_->find_prefix(*scope, keys);
-  if (valid_bytes.empty()) return {};
+  // Held before anybody knows of them, or they could be gone when they are appended.
+  const auto held = nvme_->hold_prefix(*scope, keys);
+  if (held.empty()) return {};
   std::vector<residency::StoredKey> found;
-  found.reserve(valid_bytes.size());
-  for (std::uint32_t i = 0; i < valid_bytes.size(); ++i) found.push_back({keys[i], valid_bytes[i]});
+  std::vector<std::span<const std::byte>> newly;
+  found.reserve(held.size());
+  newly.reserve(held.size());
+  for (std::uint32_t i = 0; i < held.size(); ++i) {
+    found.push_back({keys[i], held[i].block.valid_bytes});
+    if (held[i].newly) newly.push_back(keys[i]);
+  }
   const std::lock_guard lock(mutex_);
   residency::Actions actions;
   auto opened = manager_.append_stored(session, sequence, found, actions);
   if (opened) blocks.insert(blocks.end(), opened->matched.begin(), opened->matched.end());
   execute(actions);
+  if (caches_[cache.value].scope == scope && manager_.let_go_of_unused(cache, newly, actions)) {
+    execute(actions);
+  } else {
+    for (const auto key : newly) nvme_->hold(*scope, key, storage::Hold::no);
+  }
   return opened ? ipc::Status{} : std::unexpected(std::move(opened.error()));
 }
 

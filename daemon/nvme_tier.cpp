@@ -84,22 +84,15 @@ ipc::Status NvmeTier::set_quota(const TenantConfig& tenant) {
   return store_->set_tenant(quota_of(tenant));
 }
 
-std::vector<std::uint64_t> NvmeTier::find_prefix(storage::NamespaceId scope,
-                                                 const residency::KeyView& keys) {
+std::vector<storage::BlockStore::HeldBlock> NvmeTier::hold_prefix(storage::NamespaceId scope,
+                                                                  const residency::KeyView& keys) {
   std::vector<std::span<const std::byte>> all;
   all.reserve(keys.count);
   for (std::uint32_t i = 0; i < keys.count; ++i) all.push_back(keys[i]);
-  const auto found = store_->find(scope, all);
-  std::vector<std::uint64_t> bytes;
-  if (!found) {
-    log_warn("the index of the block store was not read", {{"reason", found.error().text}});
-    return bytes;
-  }
-  for (const std::optional<storage::StoredBlock>& block : *found) {
-    if (!block) break;
-    bytes.push_back(block->valid_bytes);
-  }
-  return bytes;
+  auto found = store_->find_and_hold(scope, all);
+  if (found) return std::move(*found);
+  log_warn("the block store was not asked for blocks", {{"reason", found.error().text}});
+  return {};
 }
 
 void NvmeTier::write(storage::NamespaceId scope, std::span<const std::byte> key,

@@ -38,10 +38,9 @@ class NvmeTier {
   // What the tenant may have from now on; see BlockStore::set_tenant, also for its errors.
   ipc::Status set_quota(const TenantConfig& tenant);
 
-  // How many of `keys`, from the first on, the store has one after the other, and their valid
-  // bytes. An index that cannot be read has nothing.
-  std::vector<std::uint64_t> find_prefix(storage::NamespaceId scope,
-                                         const residency::KeyView& keys);
+  // Those of `keys`, from the first on, that the store has one after the other; it holds them.
+  std::vector<storage::BlockStore::HeldBlock> hold_prefix(storage::NamespaceId scope,
+                                                          const residency::KeyView& keys);
 
   using Done = std::move_only_function<void(ipc::Status)>;
   void write(storage::NamespaceId scope, std::span<const std::byte> key,

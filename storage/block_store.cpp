@@ -77,6 +77,8 @@ struct BlockStore::Impl {
   void set_quota(const TenantConfig& tenant);
   const Scope* scope(NamespaceId number) const;
   Result<Digest> digest(NamespaceId number, std::span<const std::byte> key) const;
+  Result<std::vector<Digest>> digests(NamespaceId number,
+                                      std::span<const std::span<const std::byte>> keys) const;
   Done tracked(Done done, std::uint64_t bytes);
   void answer(Done done, Status status);
   void post(Device& device, std::unique_ptr<Job> job);
@@ -199,6 +201,21 @@ Result<Digest> BlockStore::Impl::digest(NamespaceId number, std::span<const std:
     return ipc::fail(Errc::invalid_argument, "no such namespace, or no key of 1 to 64 bytes");
   }
   return digest_of(id, own->encoded, key);
+}
+
+Result<std::vector<Digest>> BlockStore::Impl::digests(
+    NamespaceId number, std::span<const std::span<const std::byte>> keys) const {
+  const Scope* own = scope(number);
+  if (own == nullptr) return ipc::fail(Errc::invalid_argument, "no such namespace");
+  std::vector<Digest> all;
+  all.reserve(keys.size());
+  for (const auto key : keys) {
+    if (key.empty() || key.size() > kMaxKeyBytes) {
+      return ipc::fail(Errc::invalid_argument, "a key has 1 to 64 bytes");
+    }
+    all.push_back(digest_of(id, own->encoded, key));
+  }
+  return all;
 }
 
 Done BlockStore::Impl::tracked(Done done, std::uint64_t bytes) {
@@ -327,21 +344,24 @@ Result<NamespaceId> BlockStore::intern(const Namespace& scope) {
 
 Result<std::vector<std::optional<StoredBlock>>> BlockStore::find(
     NamespaceId scope, std::span<const std::span<const std::byte>> keys) {
+  const auto digests = impl_->digests(scope, keys);
+  if (!digests) return std::unexpected(digests.error());
   std::vector<std::optional<StoredBlock>> found(keys.size());
-  const Scope* own = impl_->scope(scope);
-  if (own == nullptr) return ipc::fail(Errc::invalid_argument, "no such namespace");
-  std::vector<Digest> digests;
-  digests.reserve(keys.size());
-  for (const auto key : keys) {
-    if (key.empty() || key.size() > kMaxKeyBytes) {
-      return ipc::fail(Errc::invalid_argument, "a key has 1 to 64 bytes");
-    }
-    digests.push_back(digest_of(impl_->id, own->encoded, key));
-  }
   std::vector<std::optional<IndexEntry>> entries;
-  impl_->catalog.find(digests, wall_clock_s(), entries);
+  impl_->catalog.find(*digests, wall_clock_s(), entries);
   for (std::size_t i = 0; i < entries.size(); ++i) {
     if (entries[i]) found[i] = stored(*entries[i]);
+  }
+  return found;
+}
+
+Result<std::vector<BlockStore::HeldBlock>> BlockStore::find_and_hold(
+    NamespaceId scope, std::span<const std::span<const std::byte>> keys) {
+  const auto digests = impl_->digests(scope, keys);
+  if (!digests) return std::unexpected(digests.error());
+  std::vector<HeldBlock> found;
+  for (const Catalog::Held& held : impl_->catalog.find_and_hold(*digests, wall_clock_s())) {
+    found.push_back({stored(held.block), held.newly});
   }
   return found;
 }

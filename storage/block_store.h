@@ -189,6 +189,15 @@ class BlockStore {
   Result<std::vector<std::optional<StoredBlock>>> find(
       NamespaceId scope, std::span<const std::span<const std::byte>> keys);
 
+  struct HeldBlock {
+    StoredBlock block;
+    bool newly = false;  // it was not held before
+  };
+  // The blocks that exist of `keys` one after the other, from the first on; they are held from then
+  // on, as by hold(). Errors: invalid_argument.
+  Result<std::vector<HeldBlock>> find_and_hold(NamespaceId scope,
+                                               std::span<const std::span<const std::byte>> keys);
+
   // Reads bytes [offset, offset + to.size()) of the block, both multiples of kIoAlign (the range
   // may end at the padded end of the block). Reads the parts that these lie in and verifies them.
   // `to` is aligned to kIoAlign and stays valid until `done`; what is in it after an error is

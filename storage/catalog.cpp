@@ -41,6 +41,21 @@ void Catalog::find(std::span<const Digest> digests, std::uint32_t now_s,
   }
 }
 
+std::vector<Catalog::Held> Catalog::find_and_hold(std::span<const Digest> digests,
+                                                  std::uint32_t now_s) {
+  std::vector<Held> found;
+  const std::lock_guard lock(mutex_);
+  for (const Digest& digest : digests) {
+    const auto place = place_of(digest);
+    if (!place) break;
+    use(*place, now_s);
+    const bool newly = !entries_[*place].held;
+    hold_at(*place);
+    found.push_back({entries_[*place].block, newly});
+  }
+  return found;
+}
+
 bool Catalog::restore(const IndexEntry& entry) {
   const std::lock_guard lock(mutex_);
   if (const auto place = place_of(entry.digest)) {

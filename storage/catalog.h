@@ -72,6 +72,12 @@ class Catalog {
   // Each counts as a use.
   void find(std::span<const Digest> digests, std::uint32_t now_s,
             std::vector<std::optional<IndexEntry>>& found);
+  struct Held {
+    IndexEntry block;
+    bool newly = false;  // it was not held before
+  };
+  // Those that exist one after the other, from the first on, which are held then; a use of each.
+  std::vector<Held> find_and_hold(std::span<const Digest> digests, std::uint32_t now_s);
 
   enum class Begun : std::uint8_t {
     started,  // the caller writes it, and ends it with end_write

@@ -450,6 +450,23 @@ Status Manager::loaded(CacheId id, BlockId block_id, bool whole, Actions& action
   return {};
 }
 
+Status Manager::let_go_of_unused(CacheId id, std::span<const std::span<const std::byte>> keys,
+                                 Actions& actions) {
+  State& state = *state_;
+  auto cache = find_living(state, id);
+  if (!cache) return std::unexpected(cache.error());
+  for (const auto key : keys) {
+    const BlockId known = find_block(**cache, hash_key(state.config.hash_seed, key), key);
+    if (known != ipc::kNoBlock) {
+      const Block& block = (*cache)->blocks[known.value];
+      // One that leaves may have been asked for just now, and be held by that already.
+      if (is_held_in_store(block) || block.leaves) continue;
+    }
+    actions.push_back(HoldStored{id, known, {key.begin(), key.end()}, false});
+  }
+  return {};
+}
+
 Status Manager::wanted(CacheId id, std::span<const BlockId> ids, Actions& actions,
                        Urgency urgency) {
   State& state = *state_;

@@ -169,6 +169,24 @@ TEST_F(CoordinatorMoves, TheStoreLetsGoOfWhatNobodyHasAnyMore) {
   EXPECT_TRUE(eventually([&] { return held_bytes() == 0; }));
 }
 
+TEST_F(CoordinatorMoves, WhatIsNotAppendedIsNotHeld) {
+  const auto session = std::make_shared<TestSession>(*coordinator);
+  write_blocks(*session);
+  auto opened = test::open_small_cache(*coordinator, *session);
+  ASSERT_TRUE(opened);
+  const ipc::CacheId cache = session->cache(opened->handle)->id;
+  sequence = coordinator->open_sequence(session->id, cache, {}, blocks)->sequence;
+  ASSERT_TRUE(eventually(
+      [&] { return coordinator->extend(session->id, cache, sequence, 1, blocks).has_value(); }));
+  const auto appended =
+      coordinator->append_stored(session->id, cache, sequence, all_keys(), blocks);
+  ASSERT_FALSE(appended.has_value()) << "behind a private block";
+  EXPECT_EQ(held_bytes(), 0U);
+  ASSERT_TRUE(coordinator->release(session->id, sequence));
+  EXPECT_FALSE(coordinator->append_stored(session->id, cache, sequence, all_keys(), blocks));
+  EXPECT_EQ(held_bytes(), 0U);
+}
+
 // A client may open caches under ever new names.
 TEST_F(CoordinatorMoves, ACacheThatTheStoreHasNoNameForIsServedWithoutIt) {
   for (std::uint32_t i = 0; i < storage::kMaxNamespaces; ++i) {

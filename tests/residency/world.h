@@ -101,6 +101,7 @@ class World {
     bool likely = true;   // as which it is written
     bool stored = false;  // the manager was told so
     bool hold = false;    // the store is to hold what is written
+    bool exists = false;  // and had it when it was told so
     bool lost = false;
   };
   // A frame in use: until the grace of the Retire or Withdraw of its block is answered.

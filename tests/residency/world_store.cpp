@@ -124,6 +124,10 @@ void World::follow_write(const WriteBlock& write) {
   block.writing = true;
   block.stored = false;
   block.hold = write.hold;
+  // The store has it: it holds it at once, and has nothing to refuse.
+  const std::string name = store_name(cache.tenant, cache.spec, block.key);
+  block.exists = write.hold && stored_.contains(name);
+  if (block.exists) held_.insert(name);
   block.likely = write.reuse == Reuse::likely;
   hold(block.likely || block.references == 0, "what a sequence has is written as unlikely");
   ++cache.writes;
@@ -164,7 +168,7 @@ void World::follow_hold(const HoldStored& held) {
     held_.erase(name);
     count("let go in the store");
   } else if (stored_.contains(name)) {
-    hold(held_.insert(name).second, "the store is told twice to hold a block");
+    held_.insert(name);
     count("held in the store");
   }
 }
@@ -191,7 +195,9 @@ void World::answer_withdraw(const Unanswered& wait) {
 void World::answer_write(const Unanswered& wait, std::uint32_t luck) {
   OracleCache& cache = caches_.at(wait.cache);
   const BlockId id{static_cast<std::uint32_t>(wait.number)};
-  const bool refused = one_in(store_->refuses_one_in, luck);
+  const auto asked = cache.blocks.find(id.value);
+  const bool exists = asked != cache.blocks.end() && asked->second.exists;
+  const bool refused = !exists && one_in(store_->refuses_one_in, luck);
   WriteOutcome outcome = refused ? WriteOutcome::refused : WriteOutcome::stored;
   if (!cache.destroying) {
     OracleBlock& block = cache.blocks.at(id.value);
@@ -211,7 +217,7 @@ void World::answer_write(const Unanswered& wait, std::uint32_t luck) {
       const std::string name = store_name(cache.tenant, cache.spec, block.key);
       if (!stored_.contains(name) && block.hold) count("written to be held");
       stored_[name] = block.bytes;
-      if (block.hold) hold(held_.insert(name).second, "a block that is held is displaced");
+      if (block.hold) held_.insert(name);
     }
   }
   const Status status = manager_.written(CacheId{wait.cache}, id, outcome, actions_);
@@ -275,7 +281,16 @@ void World::append_stored(const Event& event) {
       bad.valid_bytes = cache.shape.geometry.block_bytes + 1;
     }
   }
+  std::vector<std::span<const std::byte>> newly;
+  for (const StoredKey& one : asked) {
+    const std::string name = store_name(
+        cache.tenant, cache.spec, {reinterpret_cast<const char*>(one.key.data()), one.key.size()});
+    if (!stored_.contains(name)) break;
+    if (held_.insert(name).second) newly.push_back(one.key);
+  }
   const auto more = manager_.append_stored(sequence.session, sequence.handle, asked, actions_);
+  hold(manager_.let_go_of_unused(CacheId{sequence.cache}, newly, actions_).has_value(),
+       "let_go_of_unused");
   const bool taken = std::ranges::any_of(
       sequence.blocks, [&](std::uint32_t id) { return cache.blocks.at(id).life == Life::taken; });
   if (taken) {

@@ -6,7 +6,9 @@
 #include <iterator>
 #include <random>
 #include <set>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "storage/catalog.h"
 #include "tests/storage/support.h"
@@ -108,6 +110,23 @@ TEST_F(HoldTest, WhatDoesNotExistIsNotHeld) {
   let_go(0);
   ASSERT_OK(put(0, Hold::no));
   EXPECT_EQ(tenant().held_bytes, 0U);
+}
+
+TEST_F(HoldTest, WhatIsFoundIsHeldUpToTheFirstThatIsMissing) {
+  open();
+  for (const int i : {0, 1, 3}) ASSERT_OK(put(i, i == 1 ? Hold::yes : Hold::no));
+  const std::vector<std::string> names = {name(0), name(1), name(2), name(3)};
+  std::vector<std::span<const std::byte>> keys;
+  keys.reserve(names.size() + 1);
+  for (const std::string& one : names) keys.push_back(key_of(one));
+  const auto found = store->find_and_hold(own_scope, keys);
+  ASSERT_OK(found);
+  ASSERT_EQ(found->size(), 2U);
+  EXPECT_TRUE((*found)[0].newly);
+  EXPECT_FALSE((*found)[1].newly);
+  EXPECT_EQ(tenant().held_bytes, 2 * kHoldRecord);
+  keys.emplace_back();
+  EXPECT_ERROR(store->find_and_hold(own_scope, keys), Errc::invalid_argument);
 }
 
 TEST_F(HoldTest, CleaningMovesWhatIsHeld) {
