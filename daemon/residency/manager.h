@@ -178,7 +178,7 @@ class Manager {
   // The caller has the store hold blocks before it appends them, since they could be dropped in
   // between. Of `keys`, those that were held for nobody until then: HoldStored for each that no
   // block of the cache needs held. not_found: the cache is gone, or goes, and needs none of them.
-  Status let_go_of_unused(CacheId cache, std::span<const std::span<const std::byte>> keys,
+  Status let_go_of_unused(CacheId id, std::span<const std::span<const std::byte>> keys,
                           Actions& actions);
 
   // ---- moves to and from the block store. not_found: nothing of that kind is under way.
