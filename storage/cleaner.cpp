@@ -20,7 +20,8 @@ constexpr double kMostToKeep = 0.5;
 constexpr std::size_t kMovesAtOnce = 8;
 // Segments in which nothing is wanted are looked for so often while there is space.
 constexpr std::chrono::milliseconds kDeadPause{100};
-// After held blocks could not be moved, nothing is cleaned for so long.
+// After held blocks could not be moved, only segments in which nothing is wanted are freed for so
+// long.
 constexpr std::chrono::milliseconds kStuckPause{100};
 
 double benefit(double share_to_move, std::uint64_t age) {
@@ -105,7 +106,6 @@ bool Cleaner::choose(bool urgent) {
   const std::uint32_t wanted = std::max(kLeastFree, context_.segments.count() / kFreeShare);
   const bool enough = !urgent && context_.segments.free_count() >= wanted;
   const auto now = std::chrono::steady_clock::now();
-  if (now < stuck_until_) return false;
   if (enough && now - looked_at_ < kDeadPause) return false;
   looked_at_ = now;
 
@@ -122,11 +122,11 @@ bool Cleaner::choose(bool urgent) {
       compact.offer(segment, benefit(live, context_.segments.age(segment)));
     }
   }
-  if (enough) return false;
+  if (enough || now < stuck_until_) return false;
   if (compact.segment) {
     take_all(*compact.segment);
   } else if (const auto drop = choose_to_drop(uses)) {
-    take_used(*drop);
+    take_used(*drop, uses[*drop].held_bytes);
   }
   return victim_.has_value();
 }
@@ -161,7 +161,7 @@ void Cleaner::take_all(std::uint32_t segment) {
   }
 }
 
-void Cleaner::take_used(std::uint32_t segment) {
+void Cleaner::take_used(std::uint32_t segment, std::uint64_t held_bytes) {
   victim_ = segment;
   std::vector<IndexEntry> blocks = context_.shared.catalog.blocks_of(context_.device, segment);
   std::ranges::sort(blocks, std::greater(), [](const IndexEntry& block) {
@@ -169,13 +169,14 @@ void Cleaner::take_used(std::uint32_t segment) {
   });
   auto left = static_cast<std::uint64_t>(kMostToKeep *
                                          static_cast<double>(context_.segments.segment_bytes()));
+  left -= std::min(left, held_bytes);  // held ones move, whatever else does
   for (const IndexEntry& block : blocks) {
     const std::uint64_t bytes = record_bytes(block);
     const bool keep = block.used && bytes <= left;
     if (!keep && context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) {
       continue;
     }
-    left -= std::min(left, bytes);  // held ones move, whether there is room for them or not
+    if (keep) left -= bytes;
     to_move_.push_back(block);
   }
 }

@@ -64,7 +64,7 @@ class Cleaner {
   std::optional<std::uint32_t> choose_to_drop(std::vector<SegmentUse> uses);
   double share(std::uint64_t bytes) const;  // of a segment
   void take_all(std::uint32_t segment);
-  void take_used(std::uint32_t segment);
+  void take_used(std::uint32_t segment, std::uint64_t held_bytes);
   void start_moves(std::size_t most);
   bool try_release();
 

@@ -352,6 +352,8 @@ void evict(Cache& cache, const std::array<std::uint64_t, 2>& seed, BlockId id, E
 }
 
 void hold_in_store(Cache& cache, BlockId id, bool hold) {
+  // What the store has no room for, it may have room for now.
+  if (!hold) cache.tiering.refused_until = 0;
   const KeyCopy key = key_of(cache, id);
   const std::span<const std::byte> bytes = key;
   cache.tiering.to_hold.push_back({cache.id, id, {bytes.begin(), bytes.end()}, hold});
