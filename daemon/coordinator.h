@@ -350,6 +350,10 @@ class Coordinator {
   void answer_move(MoveAnswer answer);
   void run_mover(const std::stop_token& stop);
   void tell(const MoveAnswer& answer, residency::Actions& actions);
+  // Of keys that the store holds, those that no cache of that scope needs held.
+  void let_go_of_unused(storage::NamespaceId scope,
+                        std::span<const std::span<const std::byte>> keys,
+                        residency::Actions& actions);
   bool collect_wanted(residency::Actions& actions);
   void tell_wanted(ipc::CacheId cache, std::span<const ipc::BlockId> blocks,
                    residency::Urgency urgency, residency::Actions& actions);

@@ -155,7 +155,10 @@ void Coordinator::run_mover(const std::stop_token& stop) {
 void Coordinator::tell(const MoveAnswer& answer, residency::Actions& actions) {
   // Of a cache that goes, the answer is void; the number may be another's by now.
   if (caches_[answer.cache.value].frames.memory != answer.frames) {
-    if (answer.held) nvme_->hold(answer.held->scope, answer.held->key, storage::Hold::no);
+    if (answer.held && answer.status) {
+      const std::span<const std::byte> key[] = {answer.held->key};
+      let_go_of_unused(answer.held->scope, key, actions);
+    }
     return;
   }
   const ipc::Status told =
@@ -171,6 +174,18 @@ void Coordinator::tell(const MoveAnswer& answer, residency::Actions& actions) {
   log_warn(answer.write ? "a block was not written to the block store"
                         : "a block was not read from the block store, and is lost",
            {{"cache", answer.cache.value}, {"reason", answer.status.error().text}});
+}
+
+void Coordinator::let_go_of_unused(storage::NamespaceId scope,
+                                   std::span<const std::span<const std::byte>> keys,
+                                   residency::Actions& actions) {
+  if (keys.empty()) return;
+  // The one that asked may be gone, and another one may have been made under its name since.
+  for (std::uint32_t i = 0; i < caches_.size(); ++i) {
+    if (caches_[i].scope != scope) continue;
+    if (manager_.let_go_of_unused(ipc::CacheId{i}, keys, actions)) return execute(actions);
+  }
+  for (const auto key : keys) nvme_->hold(scope, key, storage::Hold::no);
 }
 
 void Coordinator::tell_wanted(ipc::CacheId cache, std::span<const ipc::BlockId> blocks,
@@ -221,11 +236,7 @@ ipc::Status Coordinator::append_stored(ipc::SessionId session, ipc::CacheId cach
   auto opened = manager_.append_stored(session, sequence, found, actions);
   if (opened) blocks.insert(blocks.end(), opened->matched.begin(), opened->matched.end());
   execute(actions);
-  if (caches_[cache.value].scope == scope && manager_.let_go_of_unused(cache, newly, actions)) {
-    execute(actions);
-  } else {
-    for (const auto key : newly) nvme_->hold(*scope, key, storage::Hold::no);
-  }
+  let_go_of_unused(*scope, newly, actions);
   return opened ? ipc::Status{} : std::unexpected(std::move(opened.error()));
 }
 
