@@ -60,6 +60,7 @@ struct BlockStore::Impl {
   std::map<std::uint32_t, Device*> by_number;
   Outstanding outstanding;
   std::atomic<std::uint64_t> queued_bytes{0};
+  std::atomic<Cleaning> cleaning{Cleaning::when_asked};
   StoreStats opened;
 
   mutable std::mutex scopes_mutex;
@@ -75,6 +76,7 @@ struct BlockStore::Impl {
   std::uint64_t capacity_bytes() const;
   std::uint32_t tenant_number(const std::string& name);
   void set_quota(const TenantConfig& tenant);
+  void clean_as_needed();
   const Scope* scope(NamespaceId number) const;
   Result<Digest> digest(NamespaceId number, std::span<const std::byte> key) const;
   Result<std::vector<Digest>> digests(NamespaceId number,
@@ -117,7 +119,7 @@ Status BlockStore::Impl::open() {
     recovered = recover_with(where, *opened_devices);
   }
   if (!recovered) return std::unexpected(recovered.error());
-  for (const TenantConfig& tenant : config.tenants) set_quota(tenant);
+  if (config.cleaning == Cleaning::as_needed) clean_as_needed();
   next_sequence = recovered->next_sequence;
   written.restore(recovered->written);
   commit = std::make_unique<Commit>(*index, catalog, written);
@@ -147,11 +149,10 @@ Status BlockStore::Impl::start(OpenedDevice& opened_device, std::size_t slot) {
   setup.capacity_bytes = opened_device.config.capacity_bytes;
   setup.part_bytes = config.part_bytes;
   setup.depth = config.depth;
-  setup.cleaning = config.cleaning;
   setup.error_budget = config.device_error_budget;
   setup.stall_timeout = config.stall_timeout;
-  auto device = std::make_unique<Device>(std::move(setup),
-                                         StoreShared{catalog, *commit, written, next_sequence});
+  auto device = std::make_unique<Device>(
+      std::move(setup), StoreShared{catalog, *commit, written, next_sequence, cleaning});
   devices.push_back(device.get());
   by_number[device->number()] = device.get();
   slots.push_back({opened_device.config, std::move(opened_device.lock), {}, std::move(device)});
@@ -188,6 +189,11 @@ void BlockStore::Impl::set_quota(const TenantConfig& tenant) {
   }
   // Without a pause nobody else would get the catalog in between.
   while (catalog.drop_excess(number)) std::this_thread::sleep_for(kPauseOfDrops);
+}
+
+void BlockStore::Impl::clean_as_needed() {
+  for (const TenantConfig& tenant : config.tenants) set_quota(tenant);
+  cleaning = Cleaning::as_needed;
 }
 
 const Scope* BlockStore::Impl::scope(NamespaceId number) const {
@@ -481,6 +487,8 @@ Status BlockStore::set_tenant(const TenantConfig& tenant) {
   impl_->set_quota(tenant);
   return {};
 }
+
+void BlockStore::clean_as_needed() { impl_->clean_as_needed(); }
 
 void BlockStore::compact(double least_live, Done done) {
   Done tracked = impl_->tracked(std::move(done), 0);

@@ -79,7 +79,8 @@ struct TenantConfig {
 // What cleaning may do on its own.
 enum class Cleaning : bool {
   as_needed,   // moves and drops blocks so that there is always space
-  when_asked,  // compact() alone moves blocks, and nothing drops them: for tools
+  when_asked,  // compact() alone moves blocks, and nothing drops them, nor has anybody a limit: for
+               // tools, and for who has holds to place first
 };
 
 using EngineFactory = std::function<Result<std::unique_ptr<IoEngine>>(std::size_t device)>;
@@ -235,6 +236,10 @@ class BlockStore {
   // before it ends, nor what is held before it is let go of. The weight is of requests that come
   // later. Errors: bad_config (the weight).
   Status set_tenant(const TenantConfig& tenant);
+
+  // Of a store that was opened with Cleaning::when_asked: limits hold from now on, as by
+  // set_tenant(), and it is cleaned as needed.
+  void clean_as_needed();
 
   // Moves the blocks out of segments of which less than `least_live` (0 to 1) is alive, and gives
   // these segments back; one that was begun before is taken once at most. Drops nothing. `done`

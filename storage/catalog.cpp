@@ -79,7 +79,7 @@ void Catalog::use(std::uint32_t place, std::uint32_t now_s) {
   const bool first = !block.used;
   if (first) {
     block.used = true;
-    segment.use.used_bytes += record_bytes(block);
+    if (!entry.held) segment.use.used_bytes += record_bytes(block);
   }
   if ((first || block.last_use_s - entry.told_use_s >= kUseGranularity) &&
       uses_.size() < kMaxUses) {
@@ -120,7 +120,9 @@ void Catalog::hold_at(std::uint32_t place) {
   const std::uint64_t bytes = record_bytes(entry.block);
   unlink(tenant.by_use, &Entry::by_use, place);
   tenant.stats.held_bytes += bytes;
-  devices_[entry.block.device].segments[entry.block.segment].use.held_bytes += bytes;
+  SegmentUse& use = devices_[entry.block.device].segments[entry.block.segment].use;
+  use.held_bytes += bytes;
+  if (entry.block.used) use.used_bytes -= bytes;
 }
 
 void Catalog::let_go_at(std::uint32_t place) {
@@ -130,7 +132,9 @@ void Catalog::let_go_at(std::uint32_t place) {
   const std::uint64_t bytes = record_bytes(entry.block);
   link(tenant.by_use, &Entry::by_use, place);
   tenant.stats.held_bytes -= bytes;
-  devices_[entry.block.device].segments[entry.block.segment].use.held_bytes -= bytes;
+  SegmentUse& use = devices_[entry.block.device].segments[entry.block.segment].use;
+  use.held_bytes -= bytes;
+  if (entry.block.used) use.used_bytes += bytes;
 }
 
 bool Catalog::hold(const Digest& digest) {
@@ -214,6 +218,14 @@ void Catalog::drop_device(std::uint32_t device) {
   }
 }
 
+bool Catalog::drop_segment(std::uint32_t device, std::uint32_t segment) {
+  const std::lock_guard lock(mutex_);
+  Segment& dropped = devices_[device].segments[segment];
+  if (dropped.use.held_bytes > 0) return false;
+  while (dropped.blocks.first != kNone) drop_at(dropped.blocks.first, Drop::to_make_room);
+  return true;
+}
+
 bool Catalog::make_room(Tenant& tenant, std::uint64_t bytes) {
   const std::uint64_t limit = tenant.stats.limit_bytes;
   if (limit == 0) return true;
@@ -262,8 +274,11 @@ Catalog::Begun Catalog::begin_write(const Digest& digest, std::uint32_t tenant_n
   const std::lock_guard lock(mutex_);
   Tenant& tenant = tenants_[tenant_number];
   if (const auto pending = pending_.find(digest); pending != pending_.end()) {
+    if (hold == Hold::yes && !hold_pending(digest, pending->second)) {
+      ++tenant.stats.refused_writes;
+      return Begun::refused;
+    }
     pending->second.waiters.push_back(std::move(done));
-    pending->second.hold = pending->second.hold || hold == Hold::yes;
     return Begun::joined;
   }
   if (exists_at(digest, block_bytes, valid_bytes, hold)) return Begun::exists;
@@ -279,6 +294,15 @@ Catalog::Begun Catalog::begin_write(const Digest& digest, std::uint32_t tenant_n
   pending.hold = hold == Hold::yes;
   pending.waiters.push_back(std::move(done));
   return Begun::started;
+}
+
+// false: it exists no more, though those who wait for it are about to be told that it does.
+bool Catalog::hold_pending(const Digest& digest, Pending& pending) {
+  pending.hold = true;
+  if (!pending.applied) return true;
+  const auto place = place_of(digest);
+  if (place) hold_at(*place);
+  return place.has_value();
 }
 
 std::vector<Done> Catalog::end_write(const Digest& digest) {
@@ -319,21 +343,29 @@ void Catalog::apply(const IndexEntry& entry, std::optional<std::uint64_t> moved_
     const std::uint64_t bytes = record_bytes(old.block);
     unlink(before.blocks, &Entry::by_segment, *place);
     before.use.live_bytes -= bytes;
-    if (old.block.used) before.use.used_bytes -= bytes;
-    if (old.held) before.use.held_bytes -= bytes;
+    if (old.held) {
+      before.use.held_bytes -= bytes;
+    } else if (old.block.used) {
+      before.use.used_bytes -= bytes;
+    }
     const std::uint32_t last_use_s = old.block.last_use_s;
     old.block = entry;
     old.block.last_use_s = last_use_s;
     Segment& now = device.segments[entry.segment];
     link(now.blocks, &Entry::by_segment, *place);
     now.use.live_bytes += bytes;
-    if (old.held) now.use.held_bytes += bytes;
+    if (old.held) {
+      now.use.held_bytes += bytes;
+    } else if (old.block.used) {
+      now.use.used_bytes += bytes;
+    }
     return;
   }
   const bool held = pending->second.hold || (place && entries_[*place].held);
   if (place) remove(*place);
   Tenant& tenant = tenants_[entry.tenant];
   tenant.reserved_bytes -= std::exchange(pending->second.bytes, 0);
+  pending->second.applied = true;
   tenant.stats.written_bytes += record_bytes(entry);
   insert(entry);
   if (held) {

@@ -36,8 +36,8 @@ inline constexpr std::size_t kDropsPerTurn = 1024;
 // A segment as far as the catalog knows: of its blocks that exist.
 struct SegmentUse {
   std::uint64_t live_bytes = 0;
-  std::uint64_t used_bytes = 0;  // of these: used since they were written or moved
   std::uint64_t held_bytes = 0;  // of these: held
+  std::uint64_t used_bytes = 0;  // of the others: used since they were written or moved
 };
 
 enum class Drop : std::uint8_t {
@@ -83,7 +83,8 @@ class Catalog {
     started,  // the caller writes it, and ends it with end_write
     exists,
     joined,  // another write of it has begun; `done` waits for its end
-    refused  // the tenant's limit: what it drops would not do, or is being dropped already
+    refused  // the tenant's limit: what it drops would not do, or is being dropped already; or it
+             // is to be held, and was dropped when its write had just ended
   };
   // Whether it exists, with these sizes. It is held then, if asked for.
   bool exists(const Digest& digest, std::uint64_t block_bytes, std::uint64_t valid_bytes,
@@ -117,7 +118,13 @@ class Catalog {
   // Its blocks were not used since they were written, as far as that counts.
   void clear_used(std::uint32_t device, std::uint32_t number);
   std::uint64_t live_bytes(std::uint32_t device) const;
-  std::vector<IndexEntry> blocks_of(std::uint32_t device, std::uint32_t segment) const;
+  struct SegmentBlock {
+    IndexEntry block;
+    bool held = false;
+  };
+  std::vector<SegmentBlock> blocks_of(std::uint32_t device, std::uint32_t segment) const;
+  // Drops all blocks of a segment, to make room. false: one of them is held, and none is dropped.
+  bool drop_segment(std::uint32_t device, std::uint32_t segment);
 
   // What the index must be told: which are gone, and whose last use it should know. At most
   // `uses` of the latter.
@@ -170,6 +177,7 @@ class Catalog {
     std::vector<Done> waiters;
     std::uint32_t tenant = 0;
     std::uint64_t bytes = 0;  // of the tenant's reserved ones
+    bool applied = false;     // the block exists, or did
     bool forgotten = false;
     bool hold = false;
   };
@@ -181,6 +189,7 @@ class Catalog {
   bool exists_at(const Digest& digest, std::uint64_t block_bytes, std::uint64_t valid_bytes,
                  Hold hold);
   void hold_at(std::uint32_t place);
+  bool hold_pending(const Digest& digest, Pending& pending);
   void let_go_at(std::uint32_t place);
   void drop_at(std::uint32_t place, Drop why);
   bool make_room(Tenant& tenant, std::uint64_t bytes);

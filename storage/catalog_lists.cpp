@@ -68,12 +68,13 @@ std::uint64_t Catalog::live_bytes(std::uint32_t device) const {
   return devices_[device].live_bytes;
 }
 
-std::vector<IndexEntry> Catalog::blocks_of(std::uint32_t device, std::uint32_t segment) const {
+std::vector<Catalog::SegmentBlock> Catalog::blocks_of(std::uint32_t device,
+                                                      std::uint32_t segment) const {
   const std::lock_guard lock(mutex_);
-  std::vector<IndexEntry> blocks;
+  std::vector<SegmentBlock> blocks;
   std::uint32_t place = devices_[device].segments[segment].blocks.first;
   for (; place != kNone; place = entries_[place].by_segment.next) {
-    blocks.push_back(entries_[place].block);
+    blocks.push_back({entries_[place].block, entries_[place].held});
   }
   return blocks;
 }

@@ -18,10 +18,9 @@ constexpr double kMostToCompact = 0.75;
 // Of a segment whose blocks are dropped.
 constexpr double kMostToKeep = 0.5;
 constexpr std::size_t kMovesAtOnce = 8;
-// Segments in which nothing is wanted are looked for so often while there is space.
-constexpr std::chrono::milliseconds kDeadPause{100};
-// After held blocks could not be moved, only segments in which nothing is wanted are freed for so
-// long.
+// After there was nothing to be cleaned, while there is as much space as then.
+constexpr std::chrono::milliseconds kPause{100};
+// After held blocks of a segment could not be moved, which then stays as it is.
 constexpr std::chrono::milliseconds kStuckPause{100};
 
 double benefit(double share_to_move, std::uint64_t age) {
@@ -43,15 +42,28 @@ struct Choice {
 bool Cleaner::turn(bool urgent) {
   // Of a compaction one segment after the other, without a pause.
   do {
-    if (!victim_ && !choose(urgent)) return !urgent;
+    if (!victim_ && !begin_victim(urgent)) return !urgent;
     start_moves(urgent || compaction_ ? kMovesAtOnce : 1);
   } while (to_move_.empty() && moving_ == 0 && end_victim() && compaction_);
   return true;
 }
 
+bool Cleaner::begin_victim(bool urgent) {
+  if (!choose(urgent)) return false;
+  std::uint64_t bytes = 0;
+  for (const IndexEntry& block : to_move_) bytes += record_bytes(block);
+  context_.segments.begin_cleaning(bytes);
+  return true;
+}
+
+void Cleaner::leave_victim() {
+  victim_.reset();
+  context_.segments.end_cleaning();
+}
+
 bool Cleaner::end_victim() {
   if (compaction_ && compaction_->on_victim && !compaction_->failed) {
-    victim_.reset();
+    leave_victim();
     end_compaction(compaction_->failed);
     return false;
   }
@@ -102,51 +114,84 @@ bool Cleaner::choose_to_compact() {
 bool Cleaner::choose(bool urgent) {
   if (compaction_ && !urgent) return choose_to_compact();
   if (compaction_) compaction_->on_victim = false;
-  if (cleaning_ == Cleaning::when_asked) return false;
+  if (context_.shared.cleaning == Cleaning::when_asked) return false;
   const std::uint32_t wanted = std::max(kLeastFree, context_.segments.count() / kFreeShare);
   const bool enough = !urgent && context_.segments.free_count() >= wanted;
   const auto now = std::chrono::steady_clock::now();
-  if (enough && now - looked_at_ < kDeadPause) return false;
-  looked_at_ = now;
+  if (!urgent && enough == looked_with_enough_ && now < look_again_) return false;
+  std::erase_if(stuck_until_, [&](const auto& stuck) { return stuck.second <= now; });
 
   const std::vector<SegmentUse> uses = context_.shared.catalog.segment_use(context_.device);
-  Choice compact;
   for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
-    if (!context_.segments.can_be_cleaned(segment)) continue;
-    const double live = share(uses[segment].live_bytes);
-    if (live == 0) {
-      victim_ = segment;
-      return true;
-    }
-    if (live <= kMostToCompact) {
-      compact.offer(segment, benefit(live, context_.segments.age(segment)));
+    if (uses[segment].live_bytes > 0 || !context_.segments.can_be_cleaned(segment)) continue;
+    victim_ = segment;
+    return true;
+  }
+  // A segment that was given back is free soon, and there is none to move blocks into before.
+  const bool wait = context_.segments.free_count() == 0 && context_.segments.discarding();
+  if (!enough && !wait) {
+    const std::uint64_t room = context_.segments.room_to_clean();
+    if (const auto move = choose_to_move(uses, room)) {
+      take_all(*move);
+    } else if (const auto drop = choose_to_drop(uses, room)) {
+      take_used(*drop, unheld_to_keep(uses[*drop], room));
     }
   }
-  if (enough || now < stuck_until_) return false;
-  if (compact.segment) {
-    take_all(*compact.segment);
-  } else if (const auto drop = choose_to_drop(uses)) {
-    take_used(*drop, uses[*drop].held_bytes);
+  if (!victim_ && !wait) {
+    look_again_ = now + kPause;
+    looked_with_enough_ = enough;
   }
   return victim_.has_value();
 }
 
-std::optional<std::uint32_t> Cleaner::choose_to_drop(std::vector<SegmentUse> uses) {
+bool Cleaner::may_be_moved(std::uint32_t segment) const {
+  return context_.segments.can_be_cleaned(segment) && !stuck_until_.contains(segment);
+}
+
+std::optional<std::uint32_t> Cleaner::choose_to_move(const std::vector<SegmentUse>& uses,
+                                                     std::uint64_t room) const {
+  Choice compact;
+  for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
+    if (uses[segment].live_bytes > std::min(bytes(kMostToCompact), room)) continue;
+    if (!may_be_moved(segment)) continue;
+    compact.offer(segment,
+                  benefit(share(uses[segment].live_bytes), context_.segments.age(segment)));
+  }
+  return compact.segment;
+}
+
+std::optional<std::uint32_t> Cleaner::choose_to_drop(std::vector<SegmentUse> uses,
+                                                     std::uint64_t room) {
   // Each segment is passed over once at most.
   for (std::uint32_t round = 0; round <= context_.segments.count(); ++round) {
     Choice drop;
     for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
-      const double held = share(uses[segment].held_bytes);
-      if (!context_.segments.can_be_cleaned(segment) || held > kMostToCompact) continue;
-      const double used = std::max(held, std::min(share(uses[segment].used_bytes), kMostToKeep));
-      drop.offer(segment, benefit(used, context_.segments.age(segment)));
+      const SegmentUse& use = uses[segment];
+      if (use.held_bytes > std::min(bytes(kMostToCompact), room)) continue;
+      if (!may_be_moved(segment)) continue;
+      const std::uint64_t moves =
+          use.held_bytes + std::min(use.used_bytes, unheld_to_keep(use, room));
+      drop.offer(segment, benefit(share(moves), context_.segments.age(segment)));
     }
-    if (!drop.segment || share(uses[*drop.segment].used_bytes) <= kMostToKeep) return drop.segment;
-    uses[*drop.segment].used_bytes = 0;
+    if (!drop.segment) return std::nullopt;
+    SegmentUse& use = uses[*drop.segment];
+    if (use.used_bytes <= unheld_to_keep(use, room)) return drop.segment;
+    use.used_bytes = 0;
     context_.shared.catalog.clear_used(context_.device, *drop.segment);
     context_.segments.rejuvenate(*drop.segment);
   }
   return std::nullopt;
+}
+
+// Of the blocks that are not held of a segment that is chosen to drop some.
+std::uint64_t Cleaner::unheld_to_keep(const SegmentUse& use, std::uint64_t room) const {
+  const std::uint64_t most = std::min(bytes(kMostToKeep), room);
+  return most - std::min(most, use.held_bytes);
+}
+
+std::uint64_t Cleaner::bytes(double share) const {
+  return static_cast<std::uint64_t>(
+      share * static_cast<double>(context_.segments.segment_bytes() - kPageBytes));
 }
 
 double Cleaner::share(std::uint64_t bytes) const {
@@ -156,27 +201,26 @@ double Cleaner::share(std::uint64_t bytes) const {
 
 void Cleaner::take_all(std::uint32_t segment) {
   victim_ = segment;
-  for (const IndexEntry& block : context_.shared.catalog.blocks_of(context_.device, segment)) {
-    to_move_.push_back(block);
+  for (const auto& one : context_.shared.catalog.blocks_of(context_.device, segment)) {
+    to_move_.push_back(one.block);
   }
 }
 
-void Cleaner::take_used(std::uint32_t segment, std::uint64_t held_bytes) {
+void Cleaner::take_used(std::uint32_t segment, std::uint64_t most_to_keep) {
   victim_ = segment;
-  std::vector<IndexEntry> blocks = context_.shared.catalog.blocks_of(context_.device, segment);
-  std::ranges::sort(blocks, std::greater(), [](const IndexEntry& block) {
-    return std::pair(block.used, block.last_use_s);
+  auto blocks = context_.shared.catalog.blocks_of(context_.device, segment);
+  std::ranges::sort(blocks, std::greater(), [](const Catalog::SegmentBlock& one) {
+    return std::pair(one.block.used, one.block.last_use_s);
   });
-  auto left = static_cast<std::uint64_t>(kMostToKeep *
-                                         static_cast<double>(context_.segments.segment_bytes()));
-  left -= std::min(left, held_bytes);  // held ones move, whatever else does
-  for (const IndexEntry& block : blocks) {
+  for (const auto& [block, held] : blocks) {
     const std::uint64_t bytes = record_bytes(block);
-    const bool keep = block.used && bytes <= left;
-    if (!keep && context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) {
+    const bool keep = block.used && bytes <= most_to_keep;
+    // What is not dropped came to be held just now, or is gone, and then its move finds nothing.
+    if (!held && !keep &&
+        context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) {
       continue;
     }
-    if (keep) left -= bytes;
+    if (!held && keep) most_to_keep -= bytes;
     to_move_.push_back(block);
   }
 }
@@ -238,17 +282,18 @@ void Cleaner::write_ended(std::unique_ptr<Job> job, Status status) {
     to_move_.clear();
     return;
   }
+  if (status.error().code == Errc::not_found) return;
   const IndexEntry& block = *job->moved;
-  context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
+  if (!context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) {
+    to_move_.clear();  // it is held: it stays, and so does its segment
+  }
 }
 
 bool Cleaner::try_release() {
-  // What came to be in it or was left behind by a failure goes with the segment, unless it is held.
-  for (const IndexEntry& block : context_.shared.catalog.blocks_of(context_.device, *victim_)) {
-    if (context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) continue;
-    if (!context_.shared.catalog.peek(block.digest)) continue;
-    stuck_until_ = std::chrono::steady_clock::now() + kStuckPause;
-    victim_.reset();
+  // What came to be in it or was left behind by a failure goes with the segment.
+  if (!context_.shared.catalog.drop_segment(context_.device, *victim_)) {
+    stuck_until_[*victim_] = std::chrono::steady_clock::now() + kStuckPause;
+    leave_victim();
     return false;
   }
   if (context_.segments.is_pinned(*victim_)) return false;
@@ -257,7 +302,7 @@ bool Cleaner::try_release() {
   context_.segments.release(*victim_);
   SLUICE_KILL_POINT("store.segment.freed");
   ++context_.counters.freed_segments;
-  victim_.reset();
+  leave_victim();
   return true;
 }
 

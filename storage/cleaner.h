@@ -9,7 +9,9 @@
 // of which more than half would move is passed over once instead, as if it were new and its blocks
 // not used yet (a second chance that writes nothing). Blocks that are held always move; a segment
 // of which these are more than three quarters is left as it is. So every segment that is cleaned
-// gains at least a quarter of itself.
+// gains at least a quarter of itself. One whose held blocks could not be moved stays for a while,
+// with all that is in it. While no segment is free, what moves must fit behind what was written
+// last.
 //
 // A *compaction* (BlockStore::compact) chooses by the share that is alive alone, the emptiest
 // first, and drops nothing; while it goes on nothing else is chosen, unless a write waits for
@@ -25,6 +27,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "storage/device_context.h"
@@ -35,8 +38,8 @@ namespace sluice::storage {
 class Cleaner {
  public:
   // `reads` and `writes` are the device's queues; moves go through them.
-  Cleaner(DeviceContext& context, JobQueue& reads, JobQueue& writes, Cleaning cleaning)
-      : context_(context), reads_(reads), writes_(writes), cleaning_(cleaning) {}
+  Cleaner(DeviceContext& context, JobQueue& reads, JobQueue& writes)
+      : context_(context), reads_(reads), writes_(writes) {}
 
   // `urgent`: a write waits for space. false: urgent, and there is nothing to gain.
   bool turn(bool urgent);
@@ -60,11 +63,18 @@ class Cleaner {
   bool choose(bool urgent);
   bool choose_to_compact();
   void end_compaction(Status status);
+  bool begin_victim(bool urgent);
   bool end_victim();
-  std::optional<std::uint32_t> choose_to_drop(std::vector<SegmentUse> uses);
-  double share(std::uint64_t bytes) const;  // of a segment
+  void leave_victim();
+  std::optional<std::uint32_t> choose_to_move(const std::vector<SegmentUse>& uses,
+                                              std::uint64_t room) const;
+  std::optional<std::uint32_t> choose_to_drop(std::vector<SegmentUse> uses, std::uint64_t room);
+  bool may_be_moved(std::uint32_t segment) const;
+  std::uint64_t unheld_to_keep(const SegmentUse& use, std::uint64_t room) const;
+  std::uint64_t bytes(double share) const;  // of a segment
+  double share(std::uint64_t bytes) const;  // the same, the other way round
   void take_all(std::uint32_t segment);
-  void take_used(std::uint32_t segment, std::uint64_t held_bytes);
+  void take_used(std::uint32_t segment, std::uint64_t most_to_keep);
   void start_moves(std::size_t most);
   bool try_release();
 
@@ -74,10 +84,10 @@ class Cleaner {
   std::optional<std::uint32_t> victim_;
   std::deque<IndexEntry> to_move_;
   std::size_t moving_ = 0;
-  const Cleaning cleaning_;
   std::optional<Compaction> compaction_;
-  std::chrono::steady_clock::time_point looked_at_;
-  std::chrono::steady_clock::time_point stuck_until_;
+  std::chrono::steady_clock::time_point look_again_;  // unless a write waits for space
+  bool looked_with_enough_ = false;
+  std::unordered_map<std::uint32_t, std::chrono::steady_clock::time_point> stuck_until_;
 };
 
 }  // namespace sluice::storage

@@ -71,6 +71,7 @@ struct Device::Thread {
   Reader reader;
   Writer writer;
   std::unique_ptr<Job> blocked;  // a write that waits for space
+  bool blocked_now = false;      // since the cleaner had its turn
   std::uint64_t served_bytes = 0;
   std::uint64_t served_cleaning_bytes = 0;
   std::uint32_t reads_begun = 0;
@@ -98,7 +99,7 @@ struct Device::Thread {
                 io,
                 segments,
                 count},
-        cleaner(context, reads, writes, setup.cleaning),
+        cleaner(context, reads, writes),
         reader(context, setup.depth,
                [this](std::unique_ptr<Job> job, Status status) {
                  cleaner.read_ended(std::move(job), std::move(status));
@@ -144,8 +145,10 @@ void Device::Thread::run() {
     writer.turn(!writes.empty());
     if (!stop) look_after_device();
     count();
-    // Nothing would end the last wait of a device that stops, or a wait beside jobs of its own.
-    const bool at_once = (stop && io.idle()) || posted_to_itself();
+    // Nothing would end the last wait of a device that stops, or a wait beside jobs of its own, or
+    // before space is made for a write that came just now.
+    const bool at_once =
+        (stop && io.idle()) || posted_to_itself() || std::exchange(blocked_now, false);
     io.turn(at_once ? std::chrono::milliseconds(0) : kLongestSleep);
     writer.turn(!writes.empty());
   }
@@ -221,6 +224,7 @@ void Device::Thread::start_write(std::unique_ptr<Job> job) {
   if (begun || !job) return;
   if (job->moved) return writer.answer(std::move(job), begun);
   blocked = std::move(job);
+  blocked_now = true;
 }
 
 void Device::Thread::retry_blocked() {

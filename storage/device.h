@@ -21,7 +21,6 @@ struct DeviceSetup {
   std::uint64_t capacity_bytes = 0;
   std::uint64_t part_bytes = 0;
   std::uint32_t depth = 0;
-  Cleaning cleaning = Cleaning::as_needed;
   std::uint32_t error_budget = 0;
   std::chrono::milliseconds stall_timeout{};
 };

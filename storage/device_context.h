@@ -20,6 +20,7 @@ struct StoreShared {
   Commit& commit;
   DailyBound& written;
   std::atomic<std::uint64_t>& next_sequence;  // of records
+  const std::atomic<Cleaning>& cleaning;
 };
 
 // Read by any thread, written by the device's.

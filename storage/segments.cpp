@@ -58,9 +58,13 @@ Result<IoFile> Segments::file(std::uint32_t segment) {
   return *segments_[segment].registered;
 }
 
+std::unexpected<Error> Segments::device_is_full() const {
+  return ipc::fail(Errc::no_memory, disk_is_full() ? "the disk is full" : "the device is full");
+}
+
 Status Segments::open_next(bool cleaning) {
   if (free_count() < (cleaning ? 1U : 2U)) {
-    return ipc::fail(Errc::no_memory, disk_is_full() ? "the disk is full" : "the device is full");
+    return device_is_full();
   }
   // Those that have their space first, then by number: the files are as few as possible.
   const auto usable = [&](const Segment& segment) {
@@ -90,12 +94,20 @@ Status Segments::open_next(bool cleaning) {
   next->state = State::in_use;
   next->sequence = next_sequence_++;
   tail_ = SegmentTail{number, 0};
+  none_free_ = free_count() == 0;
   SLUICE_KILL_POINT("store.segment.made");
   return {};
 }
 
+bool Segments::leaves_room(std::uint64_t record_bytes) const {
+  return tail_ && cleaning_left_ &&
+         record_bytes + *cleaning_left_ <= segment_bytes() - std::max(tail_->offset, kPageBytes);
+}
+
 Result<Place> Segments::take_place(std::uint64_t record_bytes, bool cleaning) {
   SLUICE_ASSERT(kPageBytes + record_bytes <= segment_bytes());
+  if (none_free_) none_free_ = free_count() == 0;
+  if (!cleaning && none_free_ && !leaves_room(record_bytes)) return device_is_full();
   if (!tail_ || record_bytes > segment_bytes() - tail_->offset) {
     if (const Status opened = open_next(cleaning); !opened) {
       return std::unexpected(opened.error());
@@ -110,6 +122,7 @@ Result<Place> Segments::take_place(std::uint64_t record_bytes, bool cleaning) {
   if (begins) tail_->offset = kPageBytes;
   const Place place{identity(tail_->segment), tail_->offset, begins};
   tail_->offset += record_bytes;
+  if (cleaning && cleaning_left_) *cleaning_left_ -= std::min(*cleaning_left_, record_bytes);
   return place;
 }
 
@@ -149,6 +162,11 @@ std::uint32_t Segments::free_count() const {
     return segment.pins == 0 && (segment.state == State::free || segment.state == State::absent) &&
            (segment.has_space || !full);
   }));
+}
+
+std::uint64_t Segments::room_to_clean() const {
+  if (free_count() > 0) return segment_bytes() - kPageBytes;
+  return tail_ ? segment_bytes() - std::max(tail_->offset, kPageBytes) : 0;
 }
 
 std::uint32_t Segments::existing() const {

@@ -45,9 +45,14 @@ class Segments {
   Segments(const Segments&) = delete;
   Segments& operator=(const Segments&) = delete;
 
-  // One segment is kept for cleaning, which alone may take the last free one.
+  // One segment is kept for cleaning, which alone may take the last free one. While none is free,
+  // others write only what leaves room for what cleaning has begun.
   // Errors: no_memory (none is free, or the disk is full), io_error.
   Result<Place> take_place(std::uint64_t record_bytes, bool cleaning);
+
+  // Cleaning is going to write so much, until it ends.
+  void begin_cleaning(std::uint64_t bytes) { cleaning_left_ = bytes; }
+  void end_cleaning() { cleaning_left_.reset(); }
 
   // The engine's file of a segment, opened if it is not yet. Errors: io_error, limit_reached.
   Result<IoFile> file(std::uint32_t segment);
@@ -82,6 +87,8 @@ class Segments {
   std::uint32_t existing() const;
   // Some will be free soon.
   bool discarding() const;
+  // Bytes that cleaning can write at least.
+  std::uint64_t room_to_clean() const;
   std::uint64_t segment_bytes() const { return config_.identity.segment_bytes; }
   const std::filesystem::path& directory() const { return config_.directory; }
   std::uint32_t device() const { return config_.identity.device; }
@@ -100,9 +107,11 @@ class Segments {
     bool has_space = false;  // all of its file is allocated
   };
 
+  bool leaves_room(std::uint64_t record_bytes) const;
   Status open_next(bool cleaning);
   Status open(std::uint32_t number, bool create);
   bool disk_is_full() const;
+  std::unexpected<Error> device_is_full() const;
 
   const Config config_;
   IoQueue& io_;
@@ -110,6 +119,8 @@ class Segments {
   std::optional<SegmentTail> tail_;
   std::uint64_t next_sequence_ = 1;
   std::optional<std::chrono::steady_clock::time_point> full_since_;
+  bool none_free_ = true;  // or not looked at since
+  std::optional<std::uint64_t> cleaning_left_;
   bool discards_ = true;
   bool direct_ = true;
 };

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -67,6 +68,87 @@ TEST(CatalogTest, DropsWhatIsBeyondALowerQuotaInTurnsAndRefusesWritesMeanwhile) 
   EXPECT_TRUE(catalog.peek({kBlocks - 1, kBlocks - 1}));
   EXPECT_EQ(write(), Catalog::Begun::started);
   EXPECT_EQ(catalog.blocks(), 9U);
+}
+
+// Of one device and one tenant, with blocks of a page.
+class CatalogHolds : public testing::Test {
+ protected:
+  CatalogHolds() { catalog.add_device(0, 2); }
+  static IndexEntry entry(std::uint64_t number) {
+    IndexEntry entry;
+    entry.digest = {number, number};
+    entry.sequence = number + 1;
+    entry.block_pages = 1;
+    entry.valid_bytes = kIoAlign;
+    return entry;
+  }
+  Catalog::Begun begin(std::uint64_t number, Hold hold) {
+    Done done = [](const Status&) {};
+    return catalog.begin_write({number, number}, tenant, kIoAlign, kIoAlign, hold, done);
+  }
+  SegmentUse use(std::uint32_t segment = 0) const { return catalog.segment_use(0)[segment]; }
+  bool drop(std::uint64_t number) {
+    return catalog.drop({number, number}, std::nullopt, Drop::to_make_room);
+  }
+
+  const std::uint64_t record = record_bytes_of(kIoAlign);
+  Catalog catalog;
+  const std::uint32_t tenant = catalog.tenant("t").number;
+};
+
+// The index knows it, and those who wait for the write are not told yet.
+TEST_F(CatalogHolds, WhoJoinsAWriteThatIsDoneHoldsTheBlockAtOnce) {
+  ASSERT_EQ(begin(0, Hold::no), Catalog::Begun::started);
+  catalog.apply(entry(0), std::nullopt);
+  EXPECT_EQ(use().held_bytes, 0U);
+  ASSERT_EQ(begin(0, Hold::yes), Catalog::Begun::joined);
+  EXPECT_EQ(use().held_bytes, record);
+  EXPECT_FALSE(drop(0));
+  EXPECT_EQ(catalog.end_write({0, 0}).size(), 2U);
+}
+
+TEST_F(CatalogHolds, WhoJoinsAWriteOfWhatIsGoneAlreadyIsRefused) {
+  ASSERT_EQ(begin(0, Hold::no), Catalog::Begun::started);
+  catalog.apply(entry(0), std::nullopt);
+  ASSERT_TRUE(catalog.drop({0, 0}, 1, Drop::to_make_room));
+  EXPECT_EQ(begin(0, Hold::yes), Catalog::Begun::refused);
+  EXPECT_EQ(begin(0, Hold::no), Catalog::Begun::joined);
+  EXPECT_EQ(catalog.end_write({0, 0}).size(), 2U);
+}
+
+TEST_F(CatalogHolds, WhatIsHeldCountsAsUsedOnlyOnceItIsLetGo) {
+  for (std::uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(catalog.restore(entry(i)));
+  ASSERT_TRUE(catalog.hold({0, 0}));
+  std::vector<std::optional<IndexEntry>> found;
+  const Digest both[] = {{0, 0}, {1, 1}};
+  catalog.find(both, 5, found);
+  ASSERT_TRUE(catalog.hold({1, 1}));
+  EXPECT_EQ(use().held_bytes, 2 * record);
+  EXPECT_EQ(use().used_bytes, 0U);
+  IndexEntry moved = entry(0);
+  moved.segment = 1;
+  moved.sequence = 10;
+  catalog.apply(moved, 1);
+  EXPECT_EQ(use(1).held_bytes, record);
+  catalog.let_go({1, 1});
+  EXPECT_EQ(use().used_bytes, record);
+  EXPECT_EQ(use().held_bytes, 0U);
+  EXPECT_EQ(use().live_bytes, 2 * record);
+  EXPECT_TRUE(drop(1));
+  EXPECT_EQ(use().used_bytes, 0U);
+  catalog.let_go({0, 0});
+  EXPECT_EQ(use(1).used_bytes, 0U) << "not since it was moved";
+}
+
+TEST_F(CatalogHolds, OfASegmentWithAHeldBlockNothingIsDropped) {
+  for (std::uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(catalog.restore(entry(i)));
+  ASSERT_TRUE(catalog.hold({1, 1}));
+  EXPECT_FALSE(catalog.drop_segment(0, 0));
+  EXPECT_EQ(catalog.blocks(), 3U);
+  catalog.let_go({1, 1});
+  EXPECT_TRUE(catalog.drop_segment(0, 0));
+  EXPECT_EQ(catalog.blocks(), 0U);
+  EXPECT_EQ(use().live_bytes, 0U);
 }
 
 }  // namespace
