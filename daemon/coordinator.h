@@ -343,11 +343,13 @@ class Coordinator {
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
                                       ipc::CacheId cache, ipc::DeviceId device, bool created);
 
-  // ---- moves (coordinator_moves.cpp); with the lock: tell, collect_wanted
+  // ---- moves (coordinator_moves.cpp); with the lock: all but answer_move and
+  // run_mover
 
   static std::span<std::byte> frame_bytes(const FrameMemory& frames, ipc::FrameId frame,
                                           const residency::CacheShape& shape);
   void answer_move(MoveAnswer answer);
+  void warn_of_store(const char* what, ipc::CacheId cache, const ipc::Error& why);
   void run_mover(const std::stop_token& stop);
   void tell(const MoveAnswer& answer, residency::Actions& actions);
   // Of keys that the store holds, those that no cache of that scope needs held.

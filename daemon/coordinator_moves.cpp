@@ -104,7 +104,20 @@ void Coordinator::execute(const residency::HurryRead& action) {
 
 void Coordinator::execute(const residency::HoldStored& action) {
   const auto& scope = caches_[action.cache.value].scope;
-  if (scope) nvme_->hold(*scope, action.key, hold_of(action.hold));
+  if (!scope) return;
+  if (!action.hold) return nvme_->let_go(*scope, action.key);
+  if (const ipc::Status held = nvme_->hold(*scope, action.key); !held) {
+    warn_of_store("the block store has a block no more that a sequence refers to", action.cache,
+                  held.error());
+  }
+}
+
+// The store counts them; one line a second says that there are some.
+void Coordinator::warn_of_store(const char* what, ipc::CacheId cache, const ipc::Error& why) {
+  const auto now = std::chrono::steady_clock::now();
+  if (now < quiet_until_) return;
+  quiet_until_ = now + std::chrono::seconds(1);
+  log_warn(what, {{"cache", cache.value}, {"reason", why.text}});
 }
 
 void Coordinator::answer_move(MoveAnswer answer) {
@@ -168,12 +181,9 @@ void Coordinator::tell(const MoveAnswer& answer, residency::Actions& actions) {
   SLUICE_ASSERT(told.has_value());
   execute(actions);
   if (answer.status || (answer.write && is_refusal(answer.status.error().code))) return;
-  const auto now = std::chrono::steady_clock::now();
-  if (now < quiet_until_) return;  // the store counts them; one line says that there are some
-  quiet_until_ = now + std::chrono::seconds(1);
-  log_warn(answer.write ? "a block was not written to the block store"
-                        : "a block was not read from the block store, and is lost",
-           {{"cache", answer.cache.value}, {"reason", answer.status.error().text}});
+  warn_of_store(answer.write ? "a block was not written to the block store"
+                             : "a block was not read from the block store, and is lost",
+                answer.cache, answer.status.error());
 }
 
 void Coordinator::let_go_of_unused(storage::NamespaceId scope,
@@ -185,7 +195,7 @@ void Coordinator::let_go_of_unused(storage::NamespaceId scope,
     if (caches_[i].scope != scope) continue;
     if (manager_.let_go_of_unused(ipc::CacheId{i}, keys, actions)) return execute(actions);
   }
-  for (const auto key : keys) nvme_->hold(scope, key, storage::Hold::no);
+  for (const auto key : keys) nvme_->let_go(scope, key);
 }
 
 void Coordinator::tell_wanted(ipc::CacheId cache, std::span<const ipc::BlockId> blocks,

@@ -85,12 +85,14 @@ ipc::Status Daemon::Impl::start(DaemonParts parts) {
     devices[i]->on_worker(
         [kept = left.get(), i](pid_t pid) { kept->keep_worker(ipc::DeviceId{i}, pid); });
   }
-  auto nvme = NvmeTier::open(config, parts.tune_store);
+  // What sequences of before have only there is held before anything may be dropped.
+  auto nvme = NvmeTier::open(config, parts.tune_store, storage::Cleaning::when_asked);
   if (!nvme) return std::unexpected(std::move(nvme.error()));
   auto made = Coordinator::create(config, std::move(devices), std::move(*nvme), std::move(left));
   if (!made) return std::unexpected(std::move(made.error()));
   coordinator = std::move(*made);
   std::vector<KeptSession> sessions = coordinator->adopt(std::move(*found));
+  if (coordinator->nvme() != nullptr) coordinator->nvme()->clean_as_needed();
   health = std::make_unique<HealthWatch>(*coordinator, config.tenants.size());
   lanes = std::make_unique<Lanes>(*coordinator, config.rings, config.daemon.lanes);
   admin =

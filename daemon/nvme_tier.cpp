@@ -47,8 +47,8 @@ storage::Namespace scope_of(const std::string& tenant, const residency::CacheSpe
 
 NvmeTier::NvmeTier(std::unique_ptr<storage::BlockStore> store) : store_(std::move(store)) {}
 
-ipc::Result<std::unique_ptr<NvmeTier>> NvmeTier::open(const Config& config,
-                                                      const StoreTuning& tune) {
+ipc::Result<std::unique_ptr<NvmeTier>> NvmeTier::open(const Config& config, const StoreTuning& tune,
+                                                      storage::Cleaning cleaning) {
   if (config.nvme.directories.empty()) return nullptr;
   storage::StoreConfig wanted;
   for (const NvmeDirectory& directory : config.nvme.directories) {
@@ -60,6 +60,7 @@ ipc::Result<std::unique_ptr<NvmeTier>> NvmeTier::open(const Config& config,
   wanted.io = kind_of(config.nvme.io);
   wanted.depth = config.nvme.depth;
   wanted.write_bytes_per_day = config.nvme.write_per_day_bytes;
+  wanted.cleaning = cleaning;
   if (tune) tune(wanted);
   auto store = storage::BlockStore::open(std::move(wanted));
   if (!store) {
@@ -102,10 +103,12 @@ void NvmeTier::write(storage::NamespaceId scope, std::span<const std::byte> key,
                 reuse, hold);
 }
 
-void NvmeTier::hold(storage::NamespaceId scope, std::span<const std::byte> key,
-                    storage::Hold hold) {
-  if (hold == storage::Hold::no) return store_->let_go(scope, key);
-  static_cast<void>(store_->hold(scope, key));
+ipc::Status NvmeTier::hold(storage::NamespaceId scope, std::span<const std::byte> key) {
+  return store_->hold(scope, key);
+}
+
+void NvmeTier::let_go(storage::NamespaceId scope, std::span<const std::byte> key) {
+  store_->let_go(scope, key);
 }
 
 void NvmeTier::read(storage::NamespaceId scope, std::span<const std::byte> key,

@@ -27,14 +27,17 @@ using StoreTuning = std::function<void(storage::StoreConfig&)>;
 
 class NvmeTier {
  public:
-  // Opens the store and says what it found. Null if none is configured. Errors: those of
-  // storage::BlockStore::open, naming tiers.nvme.
-  static ipc::Result<std::unique_ptr<NvmeTier>> open(const Config& config,
-                                                     const StoreTuning& tune = {});
+  // Opens the store and says what it found. Null if none is configured. With Cleaning::when_asked
+  // nothing is dropped until clean_as_needed(). Errors: those of storage::BlockStore::open, naming
+  // tiers.nvme.
+  static ipc::Result<std::unique_ptr<NvmeTier>> open(
+      const Config& config, const StoreTuning& tune = {},
+      storage::Cleaning cleaning = storage::Cleaning::as_needed);
 
   storage::BlockStore& store() { return *store_; }
   const storage::BlockStore& store() const { return *store_; }
 
+  void clean_as_needed() { store_->clean_as_needed(); }
   // What the tenant may have from now on; see BlockStore::set_tenant, also for its errors.
   ipc::Status set_quota(const TenantConfig& tenant);
 
@@ -46,8 +49,9 @@ class NvmeTier {
   void write(storage::NamespaceId scope, std::span<const std::byte> key,
              std::span<const std::byte> frame, std::uint64_t valid_bytes, storage::Reuse reuse,
              storage::Hold hold, Done done);
-  // The store may not drop it, or may again; one that it has no more is lost when it is read.
-  void hold(storage::NamespaceId scope, std::span<const std::byte> key, storage::Hold hold);
+  // See storage::BlockStore. A block that cannot be held any more is lost when it is read.
+  ipc::Status hold(storage::NamespaceId scope, std::span<const std::byte> key);
+  void let_go(storage::NamespaceId scope, std::span<const std::byte> key);
   // The whole block, into its frame. not_found and data_lost: it is gone.
   void read(storage::NamespaceId scope, std::span<const std::byte> key, std::span<std::byte> frame,
             storage::IoClass io_class, Done done);

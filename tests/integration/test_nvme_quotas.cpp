@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -11,6 +12,7 @@
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "tests/integration/daemon_process.h"
 #include "tests/integration/scrape.h"
@@ -166,6 +168,31 @@ TEST_F(NvmeQuotas, AreNoLossOfARunningSequence) {
   ASSERT_TRUE(eventually([&] { return stored(daemon, "a")["held_bytes"] == 0; }));
   EXPECT_GT(moved("promoted_blocks"), promoted);
   EXPECT_EQ(moved("lost_blocks"), 0U);
+}
+
+TEST_F(NvmeQuotas, LoweredWhileNoDaemonRanAreNoLossOfARunningSequence) {
+  options.extra += "[restart]\nwarm = true\n";
+  DaemonProcess daemon(options);
+  Client client = daemon.connect('a', 20'000'000);
+  Cache cache = must(client.open_cache(small_cache("model", SLUICE_EXECUTOR_DIRECT)));
+  constexpr std::uint32_t kRunning = 600;  // more than DRAM holds
+  std::vector<client::Sequence> running;
+  for (std::uint32_t from = 0; from < kRunning; from += kPerSequence) {
+    running.push_back(write_sequence(cache, from, kPerSequence));
+  }
+  constexpr std::uint64_t kLower = 4 * kRecord;
+  ASSERT_GT(stored(daemon, "a")["held_bytes"], 2 * kLower);
+  daemon.signal(SIGKILL);
+  daemon.wait();
+  options.tenant_a = "dram.limit = \"4MiB\"\nnvme.limit = \"" + std::to_string(kLower) + "B\"\n";
+  daemon.write_config(options);
+  daemon.start();
+  const json before = stored(daemon, "a");
+  EXPECT_EQ(before["limit_bytes"], kLower);
+  EXPECT_GT(before["held_bytes"], 2 * kLower);
+  EXPECT_EQ(before["used_bytes"], before["held_bytes"]) << "the rest is beyond the limit";
+  EXPECT_EQ(matched(cache, kRunning), kRunning);
+  EXPECT_EQ(json::parse(daemon.admin("status"))["nvme"]["lost_blocks"], 0U);
 }
 
 TEST_F(NvmeQuotas, OfADayAreFirstForWhatWasAskedForAgain) {
