@@ -38,7 +38,8 @@ struct alignas(64) Block {
   BlockId newer;
   std::uint32_t valid_bytes_less_one = 0;
   BlockState state : 4 = BlockState::free;
-  bool reused : 1 = false;  // it was referred to again after it was sealed
+  bool reused : 1 = false;    // it was referred to again after it was sealed
+  bool confirms : 1 = false;  // leaves, and the store had it when it was last heard of
   std::uint8_t key_bytes = 0;
   // Low bits of the session that sealed it and may have left pins on its pages. Taking another
   // session for it only costs a needless DropPins.
@@ -84,6 +85,7 @@ struct Tiering {
   std::uint64_t no_growth_until = 0;  // event until which promotions ask for no extents
   std::uint64_t stored_in_use = 0;    // blocks for which needs_no_write holds
   std::uint64_t arriving_soon = 0;    // arriving ones that are not urgent
+  std::uint64_t confirming = 0;       // writing ones that the store has, as far as is known
   TieringCounts counts;
   TieringTotals totals;
 

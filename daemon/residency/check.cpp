@@ -45,15 +45,18 @@ void check_order(const Cache& cache) {
 }
 
 // Adds a sealed block to what moves.
-void check_move(const Block& block, TieringCounts& counts, std::uint64_t& arriving_soon) {
+void check_move(const Block& block, TieringCounts& counts, std::uint64_t& arriving_soon,
+                std::uint64_t& confirming) {
   if (block.place == Place::absent) ++counts.absent;
   if (block.place == Place::leaving) ++counts.leaving;
   if (block.place == Place::arriving) ++counts.arriving;
   if (block.place == Place::arriving && !block.urgent) ++arriving_soon;
   if (block.writing) ++counts.writing;
+  if (block.confirms) ++confirming;
   if (is_lost(block)) ++counts.lost;
   SLUICE_ASSERT(!block.writing || (block.place == Place::resident && !block.stored));
   SLUICE_ASSERT((!block.leaves && !block.stays) || block.writing);
+  SLUICE_ASSERT(!block.confirms || block.leaves);
   SLUICE_ASSERT(block.place != Place::absent || block.references > 0);
   SLUICE_ASSERT(!block.wanted || block.place == Place::absent || block.place == Place::leaving);
 }
@@ -63,6 +66,7 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
   TieringCounts tiering;
   std::uint64_t stored_in_use = 0;
   std::uint64_t arriving_soon = 0;
+  std::uint64_t confirming = 0;
   std::uint64_t referenced = 0;
   std::uint64_t saved = 0;
   std::uint64_t retiring_frames = 0;
@@ -92,7 +96,7 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
       SLUICE_ASSERT(block.references == 1);
     } else if (block.state == BlockState::sealed) {
       ++counts.sealed;
-      check_move(block, tiering, arriving_soon);
+      check_move(block, tiering, arriving_soon, confirming);
       if (needs_no_write(block)) ++stored_in_use;
       if (block.references > 0) ++referenced;
       if (in_use_order(block)) ++counts.unreferenced;
@@ -116,6 +120,7 @@ void check_blocks(const State& state, const Cache& cache, const References& refe
   SLUICE_ASSERT(referenced == cache.referenced);
   SLUICE_ASSERT(stored_in_use == cache.tiering.stored_in_use);
   SLUICE_ASSERT(arriving_soon == cache.tiering.arriving_soon);
+  SLUICE_ASSERT(confirming == cache.tiering.confirming);
   SLUICE_ASSERT(retiring_frames == cache.retiring_frames);
   SLUICE_ASSERT(cache.directory.size() == counts.sealed - tiering.lost);
   SLUICE_ASSERT(cache.unreferenced.count == counts.unreferenced);

@@ -152,11 +152,13 @@ void grant_extents(State& state, Cache& cache, std::uint32_t count, DeviceId ask
 }
 
 std::unexpected<Error> no_frames(State& state, const Cache& cache, std::uint32_t count,
-                                 Growth growth) {
+                                 std::uint32_t spared, Growth growth) {
   const std::string asked =
       std::to_string(count) + " blocks of " + std::to_string(cache.shape.geometry.frame_stride) +
-      " bytes asked for, " + std::to_string(cache.frames.available()) + " free and " +
-      std::to_string(cache.counts.unreferenced) + " to be evicted; ";
+      " bytes asked for, " + std::to_string(cache.frames.available()) + " free" +
+      (spared > 0 ? " (" + std::to_string(spared) + " of them for blocks that come back from NVMe)"
+                  : "") +
+      " and " + std::to_string(cache.counts.unreferenced) + " to be evicted; ";
   const std::string state_of = describe(state.dram, cache.tenant, state.now);
   if (growth == Growth::refused) {
     return ipc::fail(Errc::no_memory, asked + "the node could not make another extent; " +
@@ -212,7 +214,20 @@ Result<bool> make_ids_room(State& state, Cache& cache, std::uint32_t count, Acti
   return busy("blocks that nobody uses are being given up to make room");
 }
 
+// Frames that only promotions may take, while there is something to promote. If new blocks took
+// them, and neither these nor others could be written because the store is full of blocks that it
+// holds, none of those could come back, and the store would never have to hold one less.
+std::uint32_t spared_for_promotions(const Cache& cache) {
+  const TieringCounts& counts = cache.tiering.counts;
+  if (counts.absent == counts.lost) return 0;
+  return urgent_stock(cache);
+}
+
 }  // namespace
+
+std::uint32_t urgent_stock(const Cache& cache) {
+  return static_cast<std::uint32_t>(divide_up(stock_target(cache), kUrgentStockFraction));
+}
 
 std::uint32_t stock_target(const Cache& cache) {
   if (cache.tiering.store) {
@@ -227,9 +242,10 @@ std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now) {
          coming_frames(cache) + cache.unreferenced.count + displaceable(cache, now);
 }
 
-Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
-                            DeviceId asking, Actions& actions) {
-  const std::uint32_t available = cache.frames.available();
+Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, std::uint32_t spared,
+                            Growth growth, DeviceId asking, Actions& actions) {
+  const std::uint32_t available =
+      cache.frames.available() - std::min(cache.frames.available(), spared);
   if (available >= count) return false;
   const std::uint64_t per_extent = cache.shape.frames_per_extent;
   const std::uint64_t missing = count - available;
@@ -260,7 +276,7 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Gro
       return busy("extents of other caches are on their way back");
     }
   }
-  if (!within_reach) return no_frames(state, cache, count, growth);
+  if (!within_reach) return no_frames(state, cache, count, spared, growth);
   if (missing > granting + coming) {
     make_frame_room(state, cache, missing - granting - coming + stock_target(cache));
   }
@@ -274,7 +290,7 @@ Result<bool> acquire_blocks(State& state, Cache& cache, std::uint32_t count, Gro
   if (cache.tiering.store && cache.available_ids() < count) {
     return make_ids_room(state, cache, count, actions);
   }
-  return acquire_frames(state, cache, count, growth, asking, actions);
+  return acquire_frames(state, cache, count, spared_for_promotions(cache), growth, asking, actions);
 }
 
 void keep_stock(State& state, Cache& cache) {

@@ -7,10 +7,12 @@ namespace sluice::residency {
 
 // Free frames that the cache should have ahead of need.
 std::uint32_t stock_target(const Cache& cache);
+// Of these, those that only promotions take that somebody waits for.
+std::uint32_t urgent_stock(const Cache& cache);
 // Frames of the cache that are on their way, or that it could make free, without new extents.
 std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now);
 
-// Sees to it that the cache has `count` frames to take.
+// Sees to it that the cache has `count` frames to take, and `spared` ones that are left then.
 //   false           it has
 //   true            it asked for extents (GrantDram); nothing else was done
 //   busy            frames come back after a grace period, or extents from elsewhere
@@ -21,10 +23,11 @@ std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now);
 // (quota.h); and frames of this cache's blocks that nobody refers to, oldest first, then, where
 // there is a block store, of others (tiering.h).
 // `asking`: the device for which.
-Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, Growth growth,
-                            DeviceId asking, Actions& actions);
+Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, std::uint32_t spared,
+                            Growth growth, DeviceId asking, Actions& actions);
 
-// The same for blocks, which have ids too. quota_exceeded also: there are no more ids.
+// The same for blocks, which have ids too. quota_exceeded also: there are no more ids. While blocks
+// are absent, the urgent stock is spared.
 Result<bool> acquire_blocks(State& state, Cache& cache, std::uint32_t count, Growth growth,
                             DeviceId asking, Actions& actions);
 

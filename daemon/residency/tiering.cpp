@@ -19,6 +19,11 @@ bool writes_refused(const Tiering& tiering, std::uint64_t now) {
   return now < tiering.refused_until;
 }
 
+// What the store has, as far as is known, waits behind no writes: it answers at once.
+bool may_confirm_more(const Cache& cache) {
+  return cache.tiering.confirming < most_moving(cache, kMaxWritingBytes);
+}
+
 void begin_writing(Cache& cache, BlockId id) {
   cache.blocks[id.value].writing = true;
   ++cache.tiering.counts.writing;
@@ -147,10 +152,7 @@ void begin_reading(Cache& cache, BlockId id, Actions& actions) {
 
 // Begins to read what is wanted so, and sees to frames for the rest. True: nothing is left.
 bool promote(State& state, Cache& cache, Urgency urgency, Actions& actions) {
-  const std::uint32_t reserve =
-      urgency == Urgency::now
-          ? 0
-          : (stock_target(cache) + kUrgentStockFraction - 1) / kUrgentStockFraction;
+  const std::uint32_t reserve = urgency == Urgency::now ? 0 : urgent_stock(cache);
   auto& queue = queue_of(cache.tiering, urgency);
   while (!queue.empty()) {
     const BlockId id = queue.front();
@@ -167,7 +169,7 @@ bool promote(State& state, Cache& cache, Urgency urgency, Actions& actions) {
       const auto asked = available + std::min<std::uint64_t>(queue.size(), most);
       const Growth growth =
           state.now < cache.tiering.no_growth_until ? Growth::refused : Growth::allowed;
-      const auto room = acquire_frames(state, cache, static_cast<std::uint32_t>(asked), growth,
+      const auto room = acquire_frames(state, cache, static_cast<std::uint32_t>(asked), 0, growth,
                                        cache.arenas.front().device, actions);
       if (!room && room.error().code != Errc::busy) forget_promotions(cache, urgency);
       return queue.empty();
@@ -225,7 +227,8 @@ bool may_write(const Cache& cache, std::uint64_t now) {
 }
 
 bool may_write_more(const Cache& cache) {
-  return cache.tiering.counts.writing < most_moving(cache, kMaxWritingBytes);
+  return cache.tiering.counts.writing - cache.tiering.confirming <
+         most_moving(cache, kMaxWritingBytes);
 }
 
 bool write_some(Cache& cache, std::uint32_t& next, std::uint32_t end) {
@@ -254,6 +257,7 @@ std::uint64_t displace(Cache& cache, std::uint64_t most, std::uint64_t now) {
   std::uint64_t begun = 0;
   const std::uint32_t looks = std::min(kMaxLooks, cache.fresh_id);
   for (std::uint32_t look = 0; look < looks && begun < most; ++look) {
+    if (!may_write_more(cache) && !may_confirm_more(cache)) break;
     if (tiering.hand >= cache.fresh_id) tiering.hand = 0;
     const BlockId id{tiering.hand++};
     Block& block = cache.blocks[id.value];
@@ -263,14 +267,16 @@ std::uint64_t displace(Cache& cache, std::uint64_t most, std::uint64_t now) {
       ++begun;
       continue;
     }
-    if (!may_write_more(cache)) break;
     if (block.stored) {
       // The store may have dropped it since. It is asked to write it, which is quick if it has it,
       // and to hold it.
+      if (!may_confirm_more(cache)) continue;
       --tiering.stored_in_use;
       block.stored = false;
+      block.confirms = true;
+      ++tiering.confirming;
       note(cache, id);
-    } else if (writes_refused(tiering, now)) {
+    } else if (writes_refused(tiering, now) || !may_write_more(cache)) {
       continue;
     }
     block.leaves = true;
@@ -347,6 +353,9 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
   Tiering& tiering = (*cache)->tiering;
   (*block)->writing = false;
   --tiering.counts.writing;
+  const bool confirms = (*block)->confirms;
+  (*block)->confirms = false;
+  if (confirms) --tiering.confirming;
   const bool leaves = (*block)->leaves;
   (*block)->leaves = false;
   const bool stays = (*block)->stays;
@@ -354,7 +363,7 @@ Status Manager::written(CacheId id, BlockId block_id, WriteOutcome outcome, Acti
   if (outcome == WriteOutcome::stored || SLUICE_SEEDED(believe_refused)) {
     (*block)->stored = true;
     if (needs_no_write(**block)) ++tiering.stored_in_use;
-    ++tiering.totals.written;
+    if (!confirms) ++tiering.totals.written;
     note(**cache, block_id);
   } else if (outcome == WriteOutcome::unwanted) {
     ++tiering.totals.write_refused;

@@ -1,4 +1,5 @@
 // Blocks that leave DRAM for the block store and come back.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -293,9 +294,9 @@ TEST_F(TieringTest, ForecastsComeBackToo) {
 // Who wants it may be in a step, whose end the grace waits for.
 TEST_F(TieringTest, ABlockThatIsLeavingStaysIfAStepWaitsForIt) {
   const Handle all = make("a", 2 * kFrames);
-  const Handle other = node.open(session, cache).sequence;
   holds_graces = true;
-  ASSERT_TRUE(extend(other));  // takes of the stock, which is made up for
+  // Takes of the stock, which is made up for.
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{absent_of(all).front()}, node.actions));
   settle();
   ASSERT_FALSE(graces.empty());
   const BlockId leaves = graces.front().ids.front();
@@ -438,6 +439,26 @@ TEST_F(TieringTest, WhenTheStoreRefusesReferredBlocksStayAndTheErrorSaysWhy) {
   ASSERT_FALSE(block);
   EXPECT_EQ(block.error().code, Errc::quota_exceeded) << block.error().text;
   EXPECT_EQ(node.status(cache).tiering.absent, 0U);
+}
+
+// The store is full of blocks that it holds: it takes another one only once DRAM has one of these
+// again, for which there must be a frame.
+TEST_F(TieringTest, NewBlocksLeaveAFrameForThoseThatComeBack) {
+  const Handle all = make("a", 2 * kFrames);
+  const std::vector<BlockId> absent = absent_of(all);
+  refuses = true;
+  for (const BlockStatus& block : blocks_of(all)) {
+    if (block.place == Place::resident) stored.erase(name_of(block.key));
+  }
+  const Handle other = node.open(session, cache).sequence;
+  Result<BlockRef> extended = extend(other);
+  while (extended) extended = extend(other);
+  EXPECT_EQ(extended.error().code, Errc::quota_exceeded) << extended.error().text;
+  EXPECT_THAT(extended.error().text, testing::HasSubstr("for blocks that come back"));
+  EXPECT_GT(node.status(cache).free_frames, 0U);
+  ASSERT_TRUE(node.manager.wanted(cache, std::vector{absent.front()}, node.actions));
+  settle();
+  EXPECT_TRUE(known.contains(absent.front().value));
 }
 
 TEST_F(TieringTest, AReleasedSequenceLeavesNothingBehindButWhatDramHolds) {
@@ -627,6 +648,44 @@ TEST_F(LargeBlocksTest, WhatIsVacatedIsWrittenThoughTheStoreIsBusy) {
   }
   for (const auto& [key, bytes] : stored) left.erase(key);
   EXPECT_TRUE(left.empty()) << left.size() << " blocks are nowhere";
+}
+
+TEST_F(LargeBlocksTest, WhatTheStoreHasLeavesThoughWritesAreSlow) {
+  const Handle all = make("a", 2 * kFrames);
+  want(all);  // what comes back is in the store too
+  make("b", 6);
+  holds_writes = true;
+  ASSERT_TRUE(node.manager.wanted(cache, absent_of(all), node.actions));
+  settle();
+  const auto confirmations = std::ranges::count_if(
+      writes, [&](const WriteBlock& write) { return stored.contains(name_of(write.key)); });
+  EXPECT_EQ(std::ssize(writes) - confirmations, 4) << "as many as may be written at a time";
+  EXPECT_EQ(confirmations, 4) << "as many as may be asked for at a time";
+}
+
+// A cache of the same name may have asked for it since, or be about to.
+TEST_F(TieringTest, OnlyWhatNobodyNeedsHeldIsLetGo) {
+  const Handle all = make("a", 2 * kFrames);
+  want(all);
+  holds_writes = true;
+  ASSERT_TRUE(node.manager.wanted(cache, absent_of(all), node.actions));
+  settle();
+  ASSERT_FALSE(writes.empty());
+  const auto let_go = [&](std::span<const std::byte> key) {
+    const std::span<const std::byte> keys[] = {key};
+    Actions actions;
+    EXPECT_TRUE(node.manager.let_go_of_unused(cache, keys, actions));
+    const auto ordered = Node::all<HoldStored>(actions);
+    return ordered.size() == 1 && !ordered[0].hold;
+  };
+  for (const BlockStatus& block : blocks_of(all)) {
+    const bool leaves = std::ranges::find(writes, block.id, &WriteBlock::id) != writes.end();
+    EXPECT_EQ(let_go(block.key), block.place == Place::resident && !leaves);
+  }
+  EXPECT_TRUE(let_go(Keys("b", 1)[0]));
+  holds_writes = false;
+  for (const WriteBlock& write : std::exchange(writes, {})) answer(write);
+  settle();
 }
 
 TEST_F(TieringTest, AnswersToMovesOfACacheThatIsBeingDestroyedAreVoid) {

@@ -98,6 +98,7 @@ class World {
     // Of a sealed one, as far as it was ordered and answered:
     Place place = Place::resident;
     bool writing = false;
+    bool confirms = false;
     bool likely = true;   // as which it is written
     bool stored = false;  // the manager was told so
     bool hold = false;    // the store is to hold what is written
@@ -130,6 +131,7 @@ class World {
     std::map<std::uint64_t, std::vector<BlockId>> batches;      // of Retire
     std::map<std::uint64_t, std::vector<BlockId>> withdrawals;  // of Withdraw
     std::uint32_t writes = 0;                                   // unanswered
+    std::uint32_t confirmations = 0;  // unanswered, of blocks that the store had
     std::uint32_t reads = 0;
     bool may_drop = false;  // the store refused: blocks go unwritten
 

@@ -67,7 +67,9 @@ void World::follow_set_frame(const SetFrame& set) {
   const auto frame = cache.frames.find(set.frame.value);
   const auto block = cache.blocks.find(set.id.value);
   if (set.frame == ipc::kLostFrameId) {
-    hold(block != cache.blocks.end() && block->second.lost && block->second.references > 0,
+    // The references of a dead session go in turns, and here at once.
+    hold(block != cache.blocks.end() && block->second.lost &&
+             (block->second.references > 0 || manager_.pending_work()),
          "resolvers are told that a block is lost that is not");
     return;
   }
@@ -122,6 +124,7 @@ void World::follow_write(const WriteBlock& write) {
            frame.key == block.key && frame.bytes == block.bytes,
        "what is written is not what is in the frame");
   block.writing = true;
+  block.confirms = block.stored;
   block.stored = false;
   block.hold = write.hold;
   // The store has it: it holds it at once, and has nothing to refuse.
@@ -130,8 +133,9 @@ void World::follow_write(const WriteBlock& write) {
   if (block.exists) held_.insert(name);
   block.likely = write.reuse == Reuse::likely;
   hold(block.likely || block.references == 0, "what a sequence has is written as unlikely");
-  ++cache.writes;
-  hold(cache.writes <= cache.most_moving(), "more writes at a time than may be");
+  auto& writes = block.confirms ? cache.confirmations : cache.writes;
+  ++writes;
+  hold(writes <= cache.most_moving(), "more writes at a time than may be");
   unanswered_.push_back({Unanswered::write, write.cache.value, write.id.value});
   count("block written");
 }
@@ -206,7 +210,7 @@ void World::answer_write(const Unanswered& wait, std::uint32_t luck) {
              frame->second.bytes == block.bytes,
          "a frame changed before the write out of it was answered");
     block.writing = false;
-    --cache.writes;
+    --(block.confirms ? cache.confirmations : cache.writes);
     if (refused) {
       cache.may_drop = true;
       const bool unwanted = !block.likely && luck / store_->refuses_one_in % 2 == 0;
@@ -430,10 +434,13 @@ void World::hold_promotions(Grants grants) {
       const OracleBlock& block = cache.blocks.at(id);
       if (block.place == Place::absent && !block.lost) absent.push_back(BlockId{id});
     }
-    const bool room = std::ranges::any_of(cache.blocks, [](const auto& entry) {
-      return entry.second.life == Life::sealed && entry.second.place == Place::resident &&
-             entry.second.stored;
-    });
+    const auto rows = manager_.caches();
+    const auto row = std::ranges::find(rows, CacheId{sequence.cache}, &CacheStatus::cache);
+    const bool room =
+        row->free_frames > 0 || std::ranges::any_of(cache.blocks, [](const auto& entry) {
+          return entry.second.life == Life::sealed && entry.second.place == Place::resident &&
+                 entry.second.stored;
+        });
     // Above its limit, what a tenant displaces goes to others.
     const std::size_t tenant = cache.tenant.value;
     const bool over = used_[kDram][tenant] > quotas_[1][tenant].limit_bytes;
