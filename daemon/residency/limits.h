@@ -59,7 +59,7 @@ inline constexpr std::uint32_t kUrgentStockFraction = 2;
 // Blocks that wait to be read; more are marked as wanted again by who wants them.
 inline constexpr std::uint32_t kMaxPromotionsQueued = 1u << 16;
 // After the store refused a write, blocks of that cache that leave DRAM are dropped without asking
-// it, for this many events.
+// it, for this many events, or until it has one less to hold for the cache.
 inline constexpr std::uint64_t kWriteRefusedEvents = 1u << 12;
 // A cache that is parting tries again after so many refusals, and then goes with what was not
 // written.
