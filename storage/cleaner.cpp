@@ -21,7 +21,9 @@ constexpr std::size_t kMovesAtOnce = 8;
 // After there was nothing to be cleaned, while there is as much space as then.
 constexpr std::chrono::milliseconds kPause{100};
 // After held blocks of a segment could not be moved, which then stays as it is.
-constexpr std::chrono::milliseconds kStuckPause{100};
+constexpr std::chrono::milliseconds kStuckPause{1000};
+// After a write or the index failed, of everything.
+constexpr std::chrono::milliseconds kPauseAfterFailure{100};
 
 double benefit(double share_to_move, std::uint64_t age) {
   return (1 - share_to_move) * static_cast<double>(age) / (1 + share_to_move);
@@ -43,7 +45,7 @@ bool Cleaner::turn(bool urgent) {
   // Of a compaction one segment after the other, without a pause.
   do {
     if (!victim_ && !begin_victim(urgent)) return !urgent;
-    start_moves(urgent || compaction_ ? kMovesAtOnce : 1);
+    start_moves((urgent || compaction_) && !careful_ ? kMovesAtOnce : 1);
   } while (to_move_.empty() && moving_ == 0 && end_victim() && compaction_);
   return true;
 }
@@ -52,7 +54,8 @@ bool Cleaner::begin_victim(bool urgent) {
   if (!choose(urgent)) return false;
   std::uint64_t bytes = 0;
   for (const IndexEntry& block : to_move_) bytes += record_bytes(block);
-  context_.segments.begin_cleaning(bytes);
+  // What others write behind a move that fails takes its place for good.
+  context_.segments.begin_cleaning(careful_ ? context_.segments.segment_bytes() : bytes);
   return true;
 }
 
@@ -118,10 +121,16 @@ bool Cleaner::choose(bool urgent) {
   const std::uint32_t wanted = std::max(kLeastFree, context_.segments.count() / kFreeShare);
   const bool enough = !urgent && context_.segments.free_count() >= wanted;
   const auto now = std::chrono::steady_clock::now();
+  if (now < paused_until_) return false;
   if (!urgent && enough == looked_with_enough_ && now < look_again_) return false;
   std::erase_if(stuck_until_, [&](const auto& stuck) { return stuck.second <= now; });
 
   const std::vector<SegmentUse> uses = context_.shared.catalog.segment_use(context_.device);
+  // The only room that there is may be behind what is of no use.
+  if (const auto tail = context_.segments.idle_tail();
+      tail && !enough && uses[*tail].live_bytes == 0 && context_.segments.free_count() == 0) {
+    context_.segments.seal(*tail);
+  }
   for (std::uint32_t segment = 0; segment < context_.segments.count(); ++segment) {
     if (uses[segment].live_bytes > 0 || !context_.segments.can_be_cleaned(segment)) continue;
     victim_ = segment;
@@ -214,13 +223,8 @@ void Cleaner::take_used(std::uint32_t segment, std::uint64_t most_to_keep) {
   });
   for (const auto& [block, held] : blocks) {
     const std::uint64_t bytes = record_bytes(block);
-    const bool keep = block.used && bytes <= most_to_keep;
-    // What is not dropped came to be held just now, or is gone, and then its move finds nothing.
-    if (!held && !keep &&
-        context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) {
-      continue;
-    }
-    if (!held && keep) most_to_keep -= bytes;
+    if (!held && (!block.used || bytes > most_to_keep)) continue;  // it goes with the segment
+    if (!held) most_to_keep -= bytes;
     to_move_.push_back(block);
   }
 }
@@ -241,11 +245,7 @@ void Cleaner::start_moves(std::size_t most) {
       compaction_->failed = ipc::fail(Errc::no_memory, "no memory to move a block");
       return to_move_.clear();
     }
-    if (!job->moved_memory) {
-      // Where it is held it stays, and its segment with it.
-      context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room);
-      continue;
-    }
+    if (!job->moved_memory) continue;
     job->to = {job->moved_memory.get() + kPageBytes, job->block_bytes};
     ++moving_;
     reads_.push(std::move(job));
@@ -273,31 +273,37 @@ void Cleaner::read_ended(std::unique_ptr<Job> job, Status status) {
   --moving_;
 }
 
-void Cleaner::write_ended(std::unique_ptr<Job> job, Status status) {
+void Cleaner::write_ended(Status status) {
   SLUICE_KILL_POINT("store.move.written");
   --moving_;
-  if (status) return;
+  if (status) {
+    careful_ = false;
+    return;
+  }
   if (compaction_ && compaction_->on_victim && status.error().code != Errc::not_found) {
     compaction_->failed = std::move(status);
     to_move_.clear();
     return;
   }
   if (status.error().code == Errc::not_found) return;
-  const IndexEntry& block = *job->moved;
-  if (!context_.shared.catalog.drop(block.digest, block.sequence, Drop::to_make_room)) {
-    to_move_.clear();  // it is held: it stays, and so does its segment
-  }
+  to_move_.clear();
+  careful_ = true;
+  paused_until_ = std::chrono::steady_clock::now() + kPauseAfterFailure;
 }
 
 bool Cleaner::try_release() {
-  // What came to be in it or was left behind by a failure goes with the segment.
+  // What is not worth moving goes with the segment, and what was left behind by a failure.
   if (!context_.shared.catalog.drop_segment(context_.device, *victim_)) {
     stuck_until_[*victim_] = std::chrono::steady_clock::now() + kStuckPause;
     leave_victim();
     return false;
   }
   if (context_.segments.is_pinned(*victim_)) return false;
-  if (!context_.shared.commit.sync()) return false;
+  if (!context_.shared.commit.sync()) {
+    leave_victim();
+    paused_until_ = std::chrono::steady_clock::now() + kPauseAfterFailure;
+    return false;
+  }
   SLUICE_KILL_POINT("store.segment.freeing");
   context_.segments.release(*victim_);
   SLUICE_KILL_POINT("store.segment.freed");

@@ -45,7 +45,7 @@ class Cleaner {
   bool turn(bool urgent);
   void compact(double least_live, Done done);
   void read_ended(std::unique_ptr<Job> job, Status status);
-  void write_ended(std::unique_ptr<Job> job, Status status);
+  void write_ended(Status status);
   // Ends what it does without finishing it; turn() is not called again.
   void stop(const Status& why);
 
@@ -88,6 +88,8 @@ class Cleaner {
   std::chrono::steady_clock::time_point look_again_;  // unless a write waits for space
   bool looked_with_enough_ = false;
   std::unordered_map<std::uint32_t, std::chrono::steady_clock::time_point> stuck_until_;
+  std::chrono::steady_clock::time_point paused_until_;
+  bool careful_ = false;  // a move failed, and none was done since: one at a time
 };
 
 }  // namespace sluice::storage

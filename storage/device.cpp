@@ -104,8 +104,8 @@ struct Device::Thread {
                [this](std::unique_ptr<Job> job, Status status) {
                  cleaner.read_ended(std::move(job), std::move(status));
                }),
-        writer(context, setup.depth, [this](std::unique_ptr<Job> job, Status status) {
-          cleaner.write_ended(std::move(job), std::move(status));
+        writer(context, setup.depth, [this](const std::unique_ptr<Job>& /*moved*/, Status status) {
+          cleaner.write_ended(std::move(status));
         }) {}
 
   void run();

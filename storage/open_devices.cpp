@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -29,17 +30,29 @@ Status list(OpenedDevice& device) {
   Segments::Config& segments = device.segments;
   segments.directory = device.config.directory;
   segments.identity = identity;
-  segments.count =
+  segments.within =
       static_cast<std::uint32_t>(device.config.capacity_bytes / identity.segment_bytes);
+  const auto in_use = [&](std::uint32_t from, std::uint32_t to) {
+    return static_cast<std::uint32_t>(std::ranges::count_if(*files, [&](const SegmentFile& file) {
+      return file.sequence != 0 && file.number >= from && file.number < to;
+    }));
+  };
+  // While all are in use there is one more, for without one to move blocks into no other one can be
+  // cleaned. What is in it stays, unless there were more than that: the capacity was larger then.
+  const std::uint32_t full = in_use(0, segments.within);
+  const bool was_larger =
+      in_use(0, std::numeric_limits<std::uint32_t>::max()) > segments.within + 1;
+  const std::uint32_t kept =
+      segments.within + (was_larger ? 0 : in_use(segments.within, segments.within + 1));
+  segments.count = std::max(kept, full == segments.within ? full + 1 : kept);
   segments.sequences.assign(segments.count, 0);
   segments.exists.assign(segments.count, false);
   for (const SegmentFile& file : *files) {
-    if (file.number < segments.count) {
+    if (file.number < kept) {
       segments.sequences[file.number] = file.sequence;
       segments.exists[file.number] = true;
       continue;
     }
-    // The capacity was larger once.
     std::error_code ignored;
     std::filesystem::remove(device.config.directory / segment_name(file.number), ignored);
   }

@@ -62,39 +62,46 @@ std::unexpected<Error> Segments::device_is_full() const {
   return ipc::fail(Errc::no_memory, disk_is_full() ? "the disk is full" : "the device is full");
 }
 
-Status Segments::open_next(bool cleaning) {
-  if (free_count() < (cleaning ? 1U : 2U)) {
-    return device_is_full();
+// Sees to it that so many free segments have their space, as long as the disk gives it.
+Status Segments::make_ready(std::uint32_t wanted) {
+  for (std::uint32_t number = 0; ready_count() < wanted; ++number) {
+    if (number == count()) return device_is_full();
+    Segment& segment = segments_[number];
+    if (!is_free(segment) || segment.has_space) continue;
+    if (Status made = make_ready(segment, number); !made) return made;
   }
-  // Those that have their space first, then by number: the files are as few as possible.
-  const auto usable = [&](const Segment& segment) {
-    return segment.pins == 0 && (segment.state == State::free || segment.state == State::absent) &&
-           (segment.has_space || !disk_is_full());
-  };
-  auto next = std::ranges::find_if(
-      segments_, [&](const Segment& segment) { return usable(segment) && segment.has_space; });
-  if (next == segments_.end()) next = std::ranges::find_if(segments_, usable);
-  SLUICE_ASSERT(next != segments_.end());
-  const auto number = static_cast<std::uint32_t>(next - segments_.begin());
+  return {};
+}
 
-  const bool is_new = next->state == State::absent;
+Status Segments::make_ready(Segment& segment, std::uint32_t number) {
+  const bool is_new = segment.state == State::absent;
   SLUICE_KILL_POINT("store.segment.making");
   if (Status opened = open(number, true); !opened) return opened;
-  if (Status space = reserve_segment(next->opened.file.fd(), segment_bytes()); !space) {
+  if (Status space = reserve_segment(segment.opened.file.fd(), segment_bytes()); !space) {
     if (space.error().code == Errc::no_memory) full_since_ = std::chrono::steady_clock::now();
-    next->state = State::free;
+    segment.state = State::free;
     return space;
   }
   full_since_.reset();
   if (is_new) {
-    next->state = State::free;
+    segment.state = State::free;
     if (Status named = sync_directory(config_.directory); !named) return named;
   }
-  next->has_space = true;
+  segment.has_space = true;
+  return {};
+}
+
+Status Segments::open_next(bool cleaning) {
+  const std::uint32_t wanted = cleaning ? 1 : 2;
+  if (free_count() < wanted) return device_is_full();
+  if (Status ready = make_ready(wanted); !ready) return ready;
+  const auto next = std::ranges::find_if(
+      segments_, [&](const Segment& segment) { return is_free(segment) && segment.has_space; });
+  SLUICE_ASSERT(next != segments_.end());
   next->state = State::in_use;
   next->sequence = next_sequence_++;
-  tail_ = SegmentTail{number, 0};
-  none_free_ = free_count() == 0;
+  tail_ = SegmentTail{static_cast<std::uint32_t>(next - segments_.begin()), 0};
+  none_ready_ = ready_count() == 0;
   SLUICE_KILL_POINT("store.segment.made");
   return {};
 }
@@ -106,8 +113,12 @@ bool Segments::leaves_room(std::uint64_t record_bytes) const {
 
 Result<Place> Segments::take_place(std::uint64_t record_bytes, bool cleaning) {
   SLUICE_ASSERT(kPageBytes + record_bytes <= segment_bytes());
-  if (none_free_) none_free_ = free_count() == 0;
-  if (!cleaning && none_free_ && !leaves_room(record_bytes)) return device_is_full();
+  if (none_ready_) none_ready_ = ready_count() == 0;
+  if (!cleaning && none_ready_ && !leaves_room(record_bytes)) {
+    if (free_count() < 2) return device_is_full();
+    if (const Status ready = make_ready(1); !ready) return std::unexpected(ready.error());
+    none_ready_ = false;
+  }
   if (!tail_ || record_bytes > segment_bytes() - tail_->offset) {
     if (const Status opened = open_next(cleaning); !opened) {
       return std::unexpected(opened.error());
@@ -135,6 +146,15 @@ void Segments::seal(std::uint32_t segment) {
   if (tail_ && tail_->segment == segment) tail_.reset();
 }
 
+void Segments::rewind(const SegmentIdentity& segment, std::uint64_t offset, std::uint64_t end) {
+  if (tail_ && tail_->segment == segment.segment && tail_->offset == end) tail_->offset = offset;
+}
+
+std::optional<std::uint32_t> Segments::idle_tail() const {
+  if (!tail_ || segments_[tail_->segment].groups > 0) return std::nullopt;
+  return tail_->segment;
+}
+
 bool Segments::can_be_cleaned(std::uint32_t segment) const {
   return segments_[segment].state == State::in_use && segments_[segment].groups == 0 &&
          !(tail_ && tail_->segment == segment);
@@ -143,9 +163,10 @@ bool Segments::can_be_cleaned(std::uint32_t segment) const {
 void Segments::release(std::uint32_t number) {
   Segment& segment = segments_[number];
   SLUICE_ASSERT(can_be_cleaned(number) && segment.pins == 0);
+  const bool is_spare = segment.has_space && ready_count() == 0;
   segment.state = State::free;
-  // A full disk would give the space to others.
-  if (!discards_ || !segment.registered || disk_is_full()) return;
+  // A full disk would give the space to others. The one that is kept for cleaning has its own.
+  if (!discards_ || !segment.registered || disk_is_full() || is_spare) return;
   segment.state = State::discarding;
   segment.has_space = false;
   io_.push({IoOp::discard, *segment.registered, 0, nullptr, segment_bytes(), 0},
@@ -156,16 +177,30 @@ void Segments::release(std::uint32_t number) {
            });
 }
 
-std::uint32_t Segments::free_count() const {
-  const bool full = disk_is_full();
-  return static_cast<std::uint32_t>(std::ranges::count_if(segments_, [&](const Segment& segment) {
-    return segment.pins == 0 && (segment.state == State::free || segment.state == State::absent) &&
-           (segment.has_space || !full);
-  }));
+bool Segments::is_free(const Segment& segment) const {
+  return segment.pins == 0 && (segment.state == State::free || segment.state == State::absent);
 }
 
-std::uint64_t Segments::room_to_clean() const {
-  if (free_count() > 0) return segment_bytes() - kPageBytes;
+// Of those that the capacity allows. The one beyond it counts when none of them does.
+template <class Is>
+std::uint32_t Segments::count_if(Is is) const {
+  const auto beyond = segments_.begin() + config_.within;
+  const auto within = std::count_if(segments_.begin(), beyond, is);
+  return static_cast<std::uint32_t>(within > 0 ? within
+                                               : std::count_if(beyond, segments_.end(), is));
+}
+
+std::uint32_t Segments::free_count() const {
+  const bool full = disk_is_full();
+  return count_if([&](const Segment& one) { return is_free(one) && (one.has_space || !full); });
+}
+
+std::uint32_t Segments::ready_count() const {
+  return count_if([&](const Segment& one) { return is_free(one) && one.has_space; });
+}
+
+std::uint64_t Segments::room_to_clean() {
+  if (free_count() > 0 && make_ready(1)) return segment_bytes() - kPageBytes;
   return tail_ ? segment_bytes() - std::max(tail_->offset, kPageBytes) : 0;
 }
 

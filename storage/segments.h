@@ -34,7 +34,8 @@ class Segments {
   struct Config {
     std::filesystem::path directory;
     DeviceIdentity identity;
-    std::uint32_t count = 0;  // that the device may have
+    std::uint32_t count = 0;   // that the device may have
+    std::uint32_t within = 0;  // its capacity; the others are for cleaning, while none is free
     // Found when the store opened; sequence 0 in those that do not exist or cannot be read.
     std::vector<std::uint64_t> sequences;
     std::vector<bool> exists;
@@ -45,9 +46,9 @@ class Segments {
   Segments(const Segments&) = delete;
   Segments& operator=(const Segments&) = delete;
 
-  // One segment is kept for cleaning, which alone may take the last free one. While none is free,
-  // others write only what leaves room for what cleaning has begun.
-  // Errors: no_memory (none is free, or the disk is full), io_error.
+  // One free segment, with its space, is kept for cleaning, which alone may take the last one.
+  // While there is none, others write only what leaves room for what cleaning has begun. Errors:
+  // no_memory (none is free, or the disk is full), io_error.
   Result<Place> take_place(std::uint64_t record_bytes, bool cleaning);
 
   // Cleaning is going to write so much, until it ends.
@@ -67,6 +68,10 @@ class Segments {
 
   // No record goes into it any more: its writes failed.
   void seal(std::uint32_t segment);
+  // What was to be written from `offset` to `end` was not. It is written anew if nothing is behind.
+  void rewind(const SegmentIdentity& segment, std::uint64_t offset, std::uint64_t end);
+  // The one that records go into; not while they do.
+  std::optional<std::uint32_t> idle_tail() const;
   // Segments that were begun since this one was, and this one.
   std::uint64_t age(std::uint32_t segment) const {
     return next_sequence_ - std::max(segments_[segment].sequence, segments_[segment].as_if);
@@ -87,8 +92,8 @@ class Segments {
   std::uint32_t existing() const;
   // Some will be free soon.
   bool discarding() const;
-  // Bytes that cleaning can write at least.
-  std::uint64_t room_to_clean() const;
+  // Bytes that cleaning can write. Sees to the space of a free segment.
+  std::uint64_t room_to_clean();
   std::uint64_t segment_bytes() const { return config_.identity.segment_bytes; }
   const std::filesystem::path& directory() const { return config_.directory; }
   std::uint32_t device() const { return config_.identity.device; }
@@ -109,6 +114,12 @@ class Segments {
 
   bool leaves_room(std::uint64_t record_bytes) const;
   Status open_next(bool cleaning);
+  Status make_ready(std::uint32_t wanted);
+  Status make_ready(Segment& segment, std::uint32_t number);
+  bool is_free(const Segment& segment) const;
+  template <class Is>
+  std::uint32_t count_if(Is is) const;
+  std::uint32_t ready_count() const;
   Status open(std::uint32_t number, bool create);
   bool disk_is_full() const;
   std::unexpected<Error> device_is_full() const;
@@ -119,7 +130,7 @@ class Segments {
   std::optional<SegmentTail> tail_;
   std::uint64_t next_sequence_ = 1;
   std::optional<std::chrono::steady_clock::time_point> full_since_;
-  bool none_free_ = true;  // or not looked at since
+  bool none_ready_ = true;  // or not looked at since
   std::optional<std::uint64_t> cleaning_left_;
   bool discards_ = true;
   bool direct_ = true;

@@ -253,6 +253,9 @@ void Writer::end_group(Group& group) {
     if (next_segment) static_cast<void>(context_.shared.commit.sync());
   }
   context_.segments.end_group(group.segment.segment);
+  if (group.error == 0 && durable.empty() && groups_.size() == 1) {
+    context_.segments.rewind(group.segment, group.ops.front()->place.offset, group.end_offset);
+  }
 
   const std::unique_ptr<Group> ended = std::move(groups_.front());
   groups_.pop_front();

@@ -53,8 +53,8 @@ inline constexpr std::uint64_t kMaxArrivingBytes = std::uint64_t{256} << 20;
 inline constexpr std::uint64_t kMaxMovingBlocks = 4096;
 // Of what arrives, what nobody waits for yet: so much may be ahead of a read that somebody needs.
 inline constexpr std::uint64_t kMaxArrivingSoonBytes = std::uint64_t{64} << 20;
-// Such reads leave this part of the stock of free frames to the others, and so do new blocks while
-// there is something to read.
+// Such reads leave this part of the stock of free frames to the others, and one more. While the
+// store refuses writes, new blocks leave that part to what comes back.
 inline constexpr std::uint32_t kUrgentStockFraction = 2;
 // Blocks that wait to be read; more are marked as wanted again by who wants them.
 inline constexpr std::uint32_t kMaxPromotionsQueued = 1u << 16;

@@ -169,7 +169,8 @@ std::unexpected<Error> no_frames(State& state, const Cache& cache, std::uint32_t
   ++state.dram.tenants[cache.tenant.value].refused;
   const std::uint64_t growable =
       std::uint64_t{cache.frames.absent()} * cache.shape.frames_per_extent;
-  if (cache.frames.available() + cache.counts.unreferenced + growable < count) {
+  if (cache.frames.available() + cache.counts.unreferenced + growable <
+      std::uint64_t{count} + spared) {
     return ipc::fail(Errc::quota_exceeded,
                      asked + "the cache was opened with ids for " +
                          std::to_string(cache.shape.max_blocks) + " blocks in all; " + state_of +
@@ -214,13 +215,13 @@ Result<bool> make_ids_room(State& state, Cache& cache, std::uint32_t count, Acti
   return busy("blocks that nobody uses are being given up to make room");
 }
 
-// Frames that only promotions may take, while there is something to promote. If new blocks took
-// them, and neither these nor others could be written because the store is full of blocks that it
-// holds, none of those could come back, and the store would never have to hold one less.
-std::uint32_t spared_for_promotions(const Cache& cache) {
+// Frames that new blocks leave to promotions while there is something to promote: one, or half of
+// the stock while the store refuses writes. If it is full of blocks that it holds, each that comes
+// back lets it take another one, whose frame is free then; without a frame nothing would go on.
+std::uint32_t spared_for_promotions(const Cache& cache, std::uint64_t now) {
   const TieringCounts& counts = cache.tiering.counts;
-  if (counts.absent == counts.lost) return 0;
-  return urgent_stock(cache);
+  if (counts.absent == counts.lost || cache.frames.lasting() < 2) return 0;
+  return may_write(cache, now) ? 1 : urgent_stock(cache);
 }
 
 }  // namespace
@@ -244,11 +245,10 @@ std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now) {
 
 Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, std::uint32_t spared,
                             Growth growth, DeviceId asking, Actions& actions) {
-  const std::uint32_t available =
-      cache.frames.available() - std::min(cache.frames.available(), spared);
-  if (available >= count) return false;
+  const std::uint32_t available = cache.frames.available();
+  if (available >= std::uint64_t{count} + spared) return false;
   const std::uint64_t per_extent = cache.shape.frames_per_extent;
-  const std::uint64_t missing = count - available;
+  const std::uint64_t missing = std::uint64_t{count} + spared - available;
   const std::uint64_t granting = cache.frames.granting() * per_extent;
   if (granting >= missing) return busy("extents for this cache are being made");
 
@@ -290,7 +290,8 @@ Result<bool> acquire_blocks(State& state, Cache& cache, std::uint32_t count, Gro
   if (cache.tiering.store && cache.available_ids() < count) {
     return make_ids_room(state, cache, count, actions);
   }
-  return acquire_frames(state, cache, count, spared_for_promotions(cache), growth, asking, actions);
+  return acquire_frames(state, cache, count, spared_for_promotions(cache, state.now), growth,
+                        asking, actions);
 }
 
 void keep_stock(State& state, Cache& cache) {

@@ -7,7 +7,7 @@ namespace sluice::residency {
 
 // Free frames that the cache should have ahead of need.
 std::uint32_t stock_target(const Cache& cache);
-// Of these, those that only promotions take that somebody waits for.
+// Of these, those that forecasts leave to others.
 std::uint32_t urgent_stock(const Cache& cache);
 // Frames of the cache that are on their way, or that it could make free, without new extents.
 std::uint64_t frames_within_reach(const Cache& cache, std::uint64_t now);
@@ -27,7 +27,7 @@ Result<bool> acquire_frames(State& state, Cache& cache, std::uint32_t count, std
                             Growth growth, DeviceId asking, Actions& actions);
 
 // The same for blocks, which have ids too. quota_exceeded also: there are no more ids. While blocks
-// are absent, the urgent stock is spared.
+// are absent, some frames are spared for them.
 Result<bool> acquire_blocks(State& state, Cache& cache, std::uint32_t count, Growth growth,
                             DeviceId asking, Actions& actions);
 

@@ -152,7 +152,8 @@ void begin_reading(Cache& cache, BlockId id, Actions& actions) {
 
 // Begins to read what is wanted so, and sees to frames for the rest. True: nothing is left.
 bool promote(State& state, Cache& cache, Urgency urgency, Actions& actions) {
-  const std::uint32_t reserve = urgency == Urgency::now ? 0 : urgent_stock(cache);
+  // One more than new blocks leave: these have their turn beside forecasts.
+  const std::uint32_t reserve = urgency == Urgency::now ? 0 : urgent_stock(cache) + 1;
   auto& queue = queue_of(cache.tiering, urgency);
   while (!queue.empty()) {
     const BlockId id = queue.front();
@@ -257,7 +258,8 @@ std::uint64_t displace(Cache& cache, std::uint64_t most, std::uint64_t now) {
   std::uint64_t begun = 0;
   const std::uint32_t looks = std::min(kMaxLooks, cache.fresh_id);
   for (std::uint32_t look = 0; look < looks && begun < most; ++look) {
-    if (!may_write_more(cache) && !may_confirm_more(cache)) break;
+    const bool may_confirm = tiering.stored_in_use > 0 && may_confirm_more(cache);
+    if (!may_confirm && (writes_refused(tiering, now) || !may_write_more(cache))) break;
     if (tiering.hand >= cache.fresh_id) tiering.hand = 0;
     const BlockId id{tiering.hand++};
     Block& block = cache.blocks[id.value];

@@ -663,6 +663,38 @@ TEST_F(LargeBlocksTest, WhatTheStoreHasLeavesThoughWritesAreSlow) {
   EXPECT_EQ(confirmations, 4) << "as many as may be asked for at a time";
 }
 
+// A node with 256 frames.
+class ManyFramesTest : public TieringTest {
+ protected:
+  static constexpr std::uint32_t kMany = 64 * kExtentFrames;
+  ManyFramesTest() : TieringTest(many()) {}
+  static ManagerConfig many() {
+    ManagerConfig config = node_with_store(32 * kMany);
+    config.dram = {64 * kExtent, kExtent};
+    for (TenantSpec& tenant : config.tenants) tenant.dram.limit_bytes = 64 * kExtent;
+    return config;
+  }
+};
+
+TEST_F(ManyFramesTest, NewBlocksHaveTheirTurnBesideForecasts) {
+  const Handle all = make("a", 3 * kMany);
+  const Handle other = node.open(session, cache).sequence;
+  std::uint32_t busy = 0;
+  for (std::uint32_t extended = 0; extended < 60;) {
+    ASSERT_TRUE(node.manager.wanted(cache, absent_of(all), node.actions, Urgency::soon));
+    for (const Action& action : std::exchange(node.actions, {})) answer(action);
+    if (node.manager.pending_work()) node.manager.turn(node.actions);
+    const auto one = node.manager.extend(session, other, 1, Growth::allowed, node.actions);
+    if (one) {
+      ++extended;
+    } else {
+      ASSERT_EQ(one.error().code, Errc::busy) << one.error().text;
+      ASSERT_LT(++busy, 60U);
+    }
+  }
+  settle();
+}
+
 // A cache of the same name may have asked for it since, or be about to.
 TEST_F(TieringTest, OnlyWhatNobodyNeedsHeldIsLetGo) {
   const Handle all = make("a", 2 * kFrames);

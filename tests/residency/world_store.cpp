@@ -68,9 +68,11 @@ void World::follow_set_frame(const SetFrame& set) {
   const auto block = cache.blocks.find(set.id.value);
   if (set.frame == ipc::kLostFrameId) {
     // The references of a dead session go in turns, and here at once.
-    hold(block != cache.blocks.end() && block->second.lost &&
-             (block->second.references > 0 || manager_.pending_work()),
-         "resolvers are told that a block is lost that is not");
+    const auto sessions = manager_.sessions();
+    hold(
+        block != cache.blocks.end() && block->second.lost &&
+            (block->second.references > 0 || std::ranges::any_of(sessions, &SessionStatus::ending)),
+        "resolvers are told that a block is lost that is not");
     return;
   }
   hold(frame != cache.frames.end() && block != cache.blocks.end() &&

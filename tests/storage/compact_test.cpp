@@ -84,14 +84,9 @@ TEST_F(CompactTest, ToolsDropNothingFromAFullStore) {
   config = offline();
   open();
   const std::uint64_t blocks = store->stats().blocks;
-  EXPECT_ERROR(compact(0.9), Errc::no_memory);
-  EXPECT_EQ(store->stats().blocks, blocks);
-  EXPECT_EQ(tenant().dropped_blocks, 0U);
-  // With the room that it has in truth.
-  config.devices[0].capacity_bytes = 16 * kMiB;
-  open();
   ASSERT_OK(compact(0.9));
   EXPECT_EQ(store->stats().blocks, blocks);
+  EXPECT_EQ(tenant().dropped_blocks, 0U);
   EXPECT_GE(device().freed_segments, 10U);
 }
 
@@ -127,7 +122,7 @@ TEST_F(CompactTest, UsageCountsWhatIsAliveAndWhatIsDead) {
   ASSERT_EQ(found.devices.size(), 1U);
   const DeviceUsage& device = found.devices[0];
   EXPECT_EQ(device.directory, directory());
-  EXPECT_EQ(device.segments, 3U);
+  EXPECT_EQ(device.segments, 4U);  // one is kept for cleaning
   EXPECT_EQ(device.segments_used, 3U);
   EXPECT_EQ(device.blocks, 26U);
   EXPECT_EQ(device.live_bytes, 26 * kCompactRecord);
