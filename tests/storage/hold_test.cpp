@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "storage/catalog.h"
+#include "tests/storage/small_disk.h"
 #include "tests/storage/support.h"
 
 namespace sluice::storage {
@@ -270,6 +271,27 @@ TEST_F(HoldTest, ASmallerCapacityDoesNotStopCleaning) {
   close();
   open();  // the one beyond the capacity is in use, perhaps
   for (const int number : held) EXPECT_TRUE(has(number)) << number;
+}
+
+// What is free has no space, and what has space is in use, with a held block in each segment.
+TEST_F(HoldTest, AFullDiskDoesNotStopCleaning) {
+  const SmallDisk disk(8);  // of 16 segments that the capacity allows
+  open();
+  int next = 0;
+  std::set<int> held;
+  for (; next < 7 * 15; ++next) {
+    const bool hold = next % 15 == 3;
+    ASSERT_OK(put(next, hold ? Hold::yes : Hold::no));
+    if (hold) held.insert(next);
+  }
+  int good = 0;
+  wait_until([&] {
+    good += put(next++, Hold::no) ? 1 : 0;
+    return good == 200;
+  });
+  EXPECT_GT(device().freed_segments, 5U);
+  for (const int number : held) EXPECT_TRUE(has(number)) << number;
+  close();
 }
 
 // Who takes over what others counted on places holds first.
