@@ -138,17 +138,29 @@ bool Cleaner::choose(bool urgent) {
   }
   // A segment that was given back is free soon, and there is none to move blocks into before.
   const bool wait = context_.segments.free_count() == 0 && context_.segments.discarding();
-  if (!enough && !wait) {
-    const std::uint64_t room = context_.segments.room_to_clean();
-    if (const auto move = choose_to_move(uses, room)) {
-      take_all(*move);
-    } else if (const auto drop = choose_to_drop(uses, room)) {
-      take_used(*drop, unheld_to_keep(uses[*drop], room));
-    }
+  if (!enough && !wait && !take_one(uses, context_.segments.room_to_clean()) && urgent &&
+      is_there_one(uses, bytes(1)) && context_.segments.exceed()) {
+    static_cast<void>(take_one(uses, context_.segments.room_to_clean()));
+  }
+  if (const auto beyond = context_.segments.beyond(); enough && beyond && may_be_moved(*beyond)) {
+    take_used(*beyond, unheld_to_keep(uses[*beyond], bytes(1)));
   }
   if (!victim_ && !wait) {
     look_again_ = now + kPause;
     looked_with_enough_ = enough;
+  }
+  return victim_.has_value();
+}
+
+bool Cleaner::is_there_one(const std::vector<SegmentUse>& uses, std::uint64_t room) {
+  return choose_to_move(uses, room) || choose_to_drop(uses, room);
+}
+
+bool Cleaner::take_one(const std::vector<SegmentUse>& uses, std::uint64_t room) {
+  if (const auto move = choose_to_move(uses, room)) {
+    take_all(*move);
+  } else if (const auto drop = choose_to_drop(uses, room)) {
+    take_used(*drop, unheld_to_keep(uses[*drop], room));
   }
   return victim_.has_value();
 }
@@ -276,10 +288,7 @@ void Cleaner::read_ended(std::unique_ptr<Job> job, Status status) {
 void Cleaner::write_ended(Status status) {
   SLUICE_KILL_POINT("store.move.written");
   --moving_;
-  if (status) {
-    careful_ = false;
-    return;
-  }
+  if (status) return;
   if (compaction_ && compaction_->on_victim && status.error().code != Errc::not_found) {
     compaction_->failed = std::move(status);
     to_move_.clear();
@@ -308,6 +317,7 @@ bool Cleaner::try_release() {
   context_.segments.release(*victim_);
   SLUICE_KILL_POINT("store.segment.freed");
   ++context_.counters.freed_segments;
+  careful_ = false;
   leave_victim();
   return true;
 }

@@ -69,6 +69,8 @@ class Cleaner {
   std::optional<std::uint32_t> choose_to_move(const std::vector<SegmentUse>& uses,
                                               std::uint64_t room) const;
   std::optional<std::uint32_t> choose_to_drop(std::vector<SegmentUse> uses, std::uint64_t room);
+  bool is_there_one(const std::vector<SegmentUse>& uses, std::uint64_t room);
+  bool take_one(const std::vector<SegmentUse>& uses, std::uint64_t room);
   bool may_be_moved(std::uint32_t segment) const;
   std::uint64_t unheld_to_keep(const SegmentUse& use, std::uint64_t room) const;
   std::uint64_t bytes(double share) const;  // of a segment
@@ -89,7 +91,7 @@ class Cleaner {
   bool looked_with_enough_ = false;
   std::unordered_map<std::uint32_t, std::chrono::steady_clock::time_point> stuck_until_;
   std::chrono::steady_clock::time_point paused_until_;
-  bool careful_ = false;  // a move failed, and none was done since: one at a time
+  bool careful_ = false;  // a move failed, and no segment was freed since: one at a time
 };
 
 }  // namespace sluice::storage

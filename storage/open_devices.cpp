@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "storage/recovery.h"
+#include "storage/store_config.h"
 
 namespace sluice::storage {
 namespace {
@@ -37,14 +38,14 @@ Status list(OpenedDevice& device) {
       return file.sequence != 0 && file.number >= from && file.number < to;
     }));
   };
-  // While all are in use there is one more, for without one to move blocks into no other one can be
-  // cleaned. What is in it stays, unless there were more than that: the capacity was larger then.
-  const std::uint32_t full = in_use(0, segments.within);
+  // One more may be begun when cleaning has no other room. What is in it stays, unless there were
+  // more than that: the capacity was larger then.
   const bool was_larger =
       in_use(0, std::numeric_limits<std::uint32_t>::max()) > segments.within + 1;
   const std::uint32_t kept =
       segments.within + (was_larger ? 0 : in_use(segments.within, segments.within + 1));
-  segments.count = std::max(kept, full == segments.within ? full + 1 : kept);
+  const bool may_exceed = device.config.may_exceed && segments.within < kMaxSegments;
+  segments.count = std::max(kept, segments.within + (may_exceed ? 1 : 0));
   segments.sequences.assign(segments.count, 0);
   segments.exists.assign(segments.count, false);
   for (const SegmentFile& file : *files) {

@@ -115,7 +115,7 @@ Result<Place> Segments::take_place(std::uint64_t record_bytes, bool cleaning) {
   SLUICE_ASSERT(kPageBytes + record_bytes <= segment_bytes());
   if (none_ready_) none_ready_ = ready_count() == 0;
   if (!cleaning && none_ready_ && !leaves_room(record_bytes)) {
-    if (free_count() < 2) return device_is_full();
+    if (!has_free_within()) return device_is_full();
     if (const Status ready = make_ready(1); !ready) return std::unexpected(ready.error());
     none_ready_ = false;
   }
@@ -146,8 +146,11 @@ void Segments::seal(std::uint32_t segment) {
   if (tail_ && tail_->segment == segment) tail_.reset();
 }
 
-void Segments::rewind(const SegmentIdentity& segment, std::uint64_t offset, std::uint64_t end) {
-  if (tail_ && tail_->segment == segment.segment && tail_->offset == end) tail_->offset = offset;
+void Segments::take_back(const SegmentIdentity& segment, std::uint64_t offset,
+                         std::uint64_t record_bytes) {
+  if (tail_ && tail_->segment == segment.segment && tail_->offset == offset + record_bytes) {
+    tail_->offset = offset;
+  }
 }
 
 std::optional<std::uint32_t> Segments::idle_tail() const {
@@ -163,7 +166,8 @@ bool Segments::can_be_cleaned(std::uint32_t segment) const {
 void Segments::release(std::uint32_t number) {
   Segment& segment = segments_[number];
   SLUICE_ASSERT(can_be_cleaned(number) && segment.pins == 0);
-  const bool is_spare = segment.has_space && ready_count() == 0;
+  if (number < config_.within) exceeds_ = false;
+  const bool is_spare = segment.has_space && number < config_.within && ready_count() == 0;
   segment.state = State::free;
   // A full disk would give the space to others. The one that is kept for cleaning has its own.
   if (!discards_ || !segment.registered || disk_is_full() || is_spare) return;
@@ -181,13 +185,13 @@ bool Segments::is_free(const Segment& segment) const {
   return segment.pins == 0 && (segment.state == State::free || segment.state == State::absent);
 }
 
-// Of those that the capacity allows. The one beyond it counts when none of them does.
+// Of those that the capacity allows. The one beyond it counts when none of them does, if it may.
 template <class Is>
 std::uint32_t Segments::count_if(Is is) const {
   const auto beyond = segments_.begin() + config_.within;
   const auto within = std::count_if(segments_.begin(), beyond, is);
-  return static_cast<std::uint32_t>(within > 0 ? within
-                                               : std::count_if(beyond, segments_.end(), is));
+  if (within > 0 || !exceeds_) return static_cast<std::uint32_t>(within);
+  return static_cast<std::uint32_t>(std::count_if(beyond, segments_.end(), is));
 }
 
 std::uint32_t Segments::free_count() const {
@@ -195,8 +199,23 @@ std::uint32_t Segments::free_count() const {
   return count_if([&](const Segment& one) { return is_free(one) && (one.has_space || !full); });
 }
 
+bool Segments::has_free_within() const {
+  const auto beyond = segments_.begin() + config_.within;
+  return std::any_of(segments_.begin(), beyond, [&](const Segment& one) { return is_free(one); });
+}
+
 std::uint32_t Segments::ready_count() const {
   return count_if([&](const Segment& one) { return is_free(one) && one.has_space; });
+}
+
+bool Segments::exceed() {
+  exceeds_ = !exceeds_ && count() > config_.within && is_free(segments_.back());
+  return exceeds_;
+}
+
+std::optional<std::uint32_t> Segments::beyond() const {
+  if (count() == config_.within || segments_.back().state != State::in_use) return std::nullopt;
+  return config_.within;
 }
 
 std::uint64_t Segments::room_to_clean() {

@@ -35,7 +35,7 @@ class Segments {
     std::filesystem::path directory;
     DeviceIdentity identity;
     std::uint32_t count = 0;   // that the device may have
-    std::uint32_t within = 0;  // its capacity; the others are for cleaning, while none is free
+    std::uint32_t within = 0;  // its capacity
     // Found when the store opened; sequence 0 in those that do not exist or cannot be read.
     std::vector<std::uint64_t> sequences;
     std::vector<bool> exists;
@@ -68,8 +68,8 @@ class Segments {
 
   // No record goes into it any more: its writes failed.
   void seal(std::uint32_t segment);
-  // What was to be written from `offset` to `end` was not. It is written anew if nothing is behind.
-  void rewind(const SegmentIdentity& segment, std::uint64_t offset, std::uint64_t end);
+  // The record at `offset` was not written. If none is behind it, the next one takes its place.
+  void take_back(const SegmentIdentity& segment, std::uint64_t offset, std::uint64_t record_bytes);
   // The one that records go into; not while they do.
   std::optional<std::uint32_t> idle_tail() const;
   // Segments that were begun since this one was, and this one.
@@ -92,6 +92,11 @@ class Segments {
   std::uint32_t existing() const;
   // Some will be free soon.
   bool discarding() const;
+  // Cleaning has no room in the device's capacity: until it has, it may use a segment beyond that.
+  // false: that is in use, too.
+  bool exceed();
+  // The one beyond the capacity, if it is in use.
+  std::optional<std::uint32_t> beyond() const;
   // Bytes that cleaning can write. Sees to the space of a free segment.
   std::uint64_t room_to_clean();
   std::uint64_t segment_bytes() const { return config_.identity.segment_bytes; }
@@ -117,6 +122,7 @@ class Segments {
   Status make_ready(std::uint32_t wanted);
   Status make_ready(Segment& segment, std::uint32_t number);
   bool is_free(const Segment& segment) const;
+  bool has_free_within() const;
   template <class Is>
   std::uint32_t count_if(Is is) const;
   std::uint32_t ready_count() const;
@@ -131,6 +137,7 @@ class Segments {
   std::uint64_t next_sequence_ = 1;
   std::optional<std::chrono::steady_clock::time_point> full_since_;
   bool none_ready_ = true;  // or not looked at since
+  bool exceeds_ = false;
   std::optional<std::uint64_t> cleaning_left_;
   bool discards_ = true;
   bool direct_ = true;

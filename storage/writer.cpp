@@ -253,8 +253,11 @@ void Writer::end_group(Group& group) {
     if (next_segment) static_cast<void>(context_.shared.commit.sync());
   }
   context_.segments.end_group(group.segment.segment);
-  if (group.error == 0 && durable.empty() && groups_.size() == 1) {
-    context_.segments.rewind(group.segment, group.ops.front()->place.offset, group.end_offset);
+  // Of one record alone: its header may be on the disk, and those of others would be behind that of
+  // what is written over it.
+  if (const Op& only = *group.ops.front(); group.ops.size() == 1 && only.error != 0) {
+    context_.segments.take_back(group.segment, only.place.offset,
+                                record_bytes_of(only.layout.block_bytes));
   }
 
   const std::unique_ptr<Group> ended = std::move(groups_.front());

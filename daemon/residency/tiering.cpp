@@ -153,7 +153,10 @@ void begin_reading(Cache& cache, BlockId id, Actions& actions) {
 // Begins to read what is wanted so, and sees to frames for the rest. True: nothing is left.
 bool promote(State& state, Cache& cache, Urgency urgency, Actions& actions) {
   // One more than new blocks leave: these have their turn beside forecasts.
-  const std::uint32_t reserve = urgency == Urgency::now ? 0 : urgent_stock(cache) + 1;
+  const std::uint32_t reserve =
+      urgency == Urgency::now
+          ? 0
+          : std::min(urgent_stock(cache) + 1, std::max(cache.frames.lasting(), 1U) - 1);
   auto& queue = queue_of(cache.tiering, urgency);
   while (!queue.empty()) {
     const BlockId id = queue.front();

@@ -296,7 +296,7 @@ Damage SpoiltStore::old_segment(std::mt19937_64& random) {
   if (std::filesystem::exists(old)) std::filesystem::copy(old, file);
   return {file.string() + " as after run " + std::to_string(epoch),
           std::move(lost),
-          {FindingKind::header, FindingKind::segment_missing}};
+          {FindingKind::header, FindingKind::segment_missing, FindingKind::segment_page}};
 }
 
 Damage SpoiltStore::old_index(std::mt19937_64& random) {

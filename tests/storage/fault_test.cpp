@@ -318,5 +318,45 @@ TEST_F(DevicesTest, ADeviceThatCannotBeOpenedIsLeftOut) {
   EXPECT_EQ(count(0) + count(1), 40);
 }
 
+// Writes may have reached the disk though they failed.
+TEST_F(FaultTest, ThePlaceOfAFailedRecordIsUsedAgainUnlessOthersFailedWithIt) {
+  std::atomic<bool> fails = false;
+  std::atomic<bool> wait = false;  // with the next sync, until two writes wait behind it
+  std::atomic<bool> asked = false;
+  break_device([&](const IoRequest& request, const Perform& perform) {
+    if (request.op == IoOp::sync && wait.exchange(false)) {
+      wait_until([&] { return asked.load(); });
+      fails = true;
+    }
+    const std::int64_t done = perform(request);
+    return fails && request.op == IoOp::write ? std::int64_t{-EIO} : done;
+  });
+  open();
+  const Payload payload(60 * kKiB, 1);
+  constexpr std::uint64_t kRecord = 64 * kKiB;
+  ASSERT_OK(write("first", payload));
+  const std::uint64_t first = find("first")->offset;
+  fails = true;
+  EXPECT_ERROR(write("alone", payload), Errc::io_error);
+  fails = false;
+  wait = true;
+  Answer answers[3];
+  const std::string keys[] = {"second", "one of two", "other of two"};
+  for (int i = 0; i < 3; ++i) {
+    store->write(own_scope, key_of(keys[i]), payload.bytes(), 60 * kKiB, IoClass::write_back,
+                 answers[i].done());
+    if (i == 0) wait_until([&] { return !wait; });
+  }
+  asked = true;
+  ASSERT_OK(answers[0].wait());
+  EXPECT_ERROR(answers[1].wait(), Errc::io_error);
+  EXPECT_ERROR(answers[2].wait(), Errc::io_error);
+  EXPECT_EQ(find("second")->offset, first + kRecord) << "where the one that failed alone was";
+  fails = false;
+  ASSERT_OK(write("third", payload));
+  EXPECT_EQ(find("third")->offset, first + 4 * kRecord) << "behind both that failed together";
+  close();
+}
+
 }  // namespace
 }  // namespace sluice::storage
