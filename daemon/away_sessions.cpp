@@ -52,7 +52,7 @@ struct AwaySessions::Impl : std::enable_shared_from_this<Impl> {
   void look(const std::shared_ptr<Away>& away) {
     const bool over_for_it = away->process_gone || away->said_goodbye;
     if (!over_for_it || away->bells_open > 0 || away->claimed) return;
-    away->claimed = true;
+    cancel(*away);  // a process that said good-bye may live on, and would be watched for as long
     const ipc::SessionId id = away->session.id;
     log_info(
         "session closed",
@@ -128,7 +128,11 @@ std::vector<AwaySessions::Row> AwaySessions::rows() const {
 }
 
 void AwaySessions::stop() {
-  for (auto& [id, away] : impl_->sessions) Impl::cancel(*away);
+  for (auto& [id, away] : impl_->sessions) {
+    Impl::cancel(*away);
+    // What came already is not cancelled, and who hears of it may wait for more.
+    for (auto& [number, bell] : away->bells) bell->close();
+  }
   impl_->sessions.clear();
 }
 

@@ -57,6 +57,7 @@ struct Daemon::Impl {
   asio::steady_timer step_timer{io};
   asio::steady_timer health_timer{io};
   asio::steady_timer watchdog_timer{io};
+  bool stopping = false;
   SystemdNotifier systemd;
   std::unique_ptr<Coordinator> coordinator;
   std::unique_ptr<HealthWatch> health;
@@ -189,6 +190,7 @@ void Daemon::Impl::on_hangup() {
 void Daemon::Impl::on_stop(int number) {
   log_info("stopping", {{"signal", std::int64_t{number}}});
   tell(systemd.stopping("stopping"));
+  stopping = true;  // for timers that are due already, which cannot be cancelled
   server->stop("the daemon stops");
   // What is left ends by itself, and the loop runs out of work.
   tick_timer.cancel();
@@ -212,14 +214,14 @@ void Daemon::Impl::await_signal() {
 void Daemon::Impl::schedule_tick(std::chrono::milliseconds in) {
   tick_timer.expires_after(in);
   tick_timer.async_wait([this](boost::system::error_code error) {
-    if (!error) schedule_tick(coordinator->tick());
+    if (!error && !stopping) schedule_tick(coordinator->tick());
   });
 }
 
 void Daemon::Impl::schedule_step_look() {
   step_timer.expires_after(kStepLookInterval);
   step_timer.async_wait([this](boost::system::error_code error) {
-    if (error) return;
+    if (error || stopping) return;
     for (const auto& [session, why] :
          coordinator->overdue_steps(std::chrono::steady_clock::now())) {
       (void)server->end_session(session, why);
@@ -231,7 +233,7 @@ void Daemon::Impl::schedule_step_look() {
 void Daemon::Impl::schedule_health_sample() {
   health_timer.expires_after(RecentCounts::kSampleInterval);
   health_timer.async_wait([this](boost::system::error_code error) {
-    if (error) return;
+    if (error || stopping) return;
     health->sample();
     schedule_health_sample();
   });
@@ -242,7 +244,7 @@ void Daemon::Impl::schedule_watchdog() {
   if (!interval) return;
   watchdog_timer.expires_after(*interval);
   watchdog_timer.async_wait([this](boost::system::error_code error) {
-    if (error) return;
+    if (error || stopping) return;
     tell(systemd.watchdog());
     schedule_watchdog();
   });

@@ -1,6 +1,7 @@
 #include "tests/integration/daemon_process.h"
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -81,6 +82,7 @@ DaemonProcess::~DaemonProcess() {
   if (pid_ > 0) {
     kill(pid_, SIGTERM);
     if (wait() == -1) {
+      ADD_FAILURE() << "the daemon does not stop";
       kill(pid_, SIGKILL);
       waitpid(pid_, nullptr, 0);
     }
