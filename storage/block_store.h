@@ -68,7 +68,7 @@ inline constexpr std::size_t kIoClasses = 4;
 struct DeviceConfig {
   std::filesystem::path directory;   // its segments are files in it; made if it is not there
   std::uint64_t capacity_bytes = 0;  // that segments may take in all
-  bool may_exceed = true;  // by a segment, to begin cleaning with when the capacity became smaller
+  bool may_exceed = true;            // by a segment, when cleaning has no other room
 };
 
 struct TenantConfig {
