@@ -68,6 +68,7 @@ Status Segments::make_ready(std::uint32_t wanted) {
     if (number == count()) return device_is_full();
     Segment& segment = segments_[number];
     if (!is_free(segment) || segment.has_space) continue;
+    if (disk_is_full()) return device_is_full();
     if (Status made = make_ready(segment, number); !made) return made;
   }
   return {};
