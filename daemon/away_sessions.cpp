@@ -130,8 +130,7 @@ std::vector<AwaySessions::Row> AwaySessions::rows() const {
 void AwaySessions::stop() {
   for (auto& [id, away] : impl_->sessions) {
     Impl::cancel(*away);
-    // What came already is not cancelled, and who hears of it may wait for more.
-    for (auto& [number, bell] : away->bells) bell->close();
+    close_bells(away->bells);
   }
   impl_->sessions.clear();
 }

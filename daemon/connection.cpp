@@ -6,6 +6,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "daemon/bell_watch.h"
 #include "daemon/lanes.h"
 #include "daemon/logging.h"
 #include "daemon/readiness.h"
@@ -198,7 +199,7 @@ void Connection::stop(const std::string& why) {
   deadline.cancel();
   boost::system::error_code ignored;
   if (pidfd) (void)pidfd->cancel(ignored);
-  for (auto& [number, bell] : older_bells) (void)bell->cancel(ignored);
+  close_bells(older_bells);
   opening_wake.cancel();
 }
 

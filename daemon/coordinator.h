@@ -343,8 +343,7 @@ class Coordinator {
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
                                       ipc::CacheId cache, ipc::DeviceId device, bool created);
 
-  // ---- moves (coordinator_moves.cpp); with the lock: all but answer_move and
-  // run_mover
+  // ---- moves (coordinator_moves.cpp); with the lock: all but answer_move and run_mover
 
   static std::span<std::byte> frame_bytes(const FrameMemory& frames, ipc::FrameId frame,
                                           const residency::CacheShape& shape);

@@ -67,8 +67,7 @@ inline constexpr std::size_t kIoClasses = 4;
 
 struct DeviceConfig {
   std::filesystem::path directory;   // its segments are files in it; made if it is not there
-  std::uint64_t capacity_bytes = 0;  // that segments may take in all
-  bool may_exceed = true;            // by a segment, when cleaning has no other room
+  std::uint64_t capacity_bytes = 0;  // that segments may take in all; one more if cleaning must
 };
 
 struct TenantConfig {

@@ -44,8 +44,7 @@ Status list(OpenedDevice& device) {
       in_use(0, std::numeric_limits<std::uint32_t>::max()) > segments.within + 1;
   const std::uint32_t kept =
       segments.within + (was_larger ? 0 : in_use(segments.within, segments.within + 1));
-  const bool may_exceed = device.config.may_exceed && segments.within < kMaxSegments;
-  segments.count = std::max(kept, segments.within + (may_exceed ? 1 : 0));
+  segments.count = std::max(kept, segments.within + (segments.within < kMaxSegments ? 1 : 0));
   segments.sequences.assign(segments.count, 0);
   segments.exists.assign(segments.count, false);
   for (const SegmentFile& file : *files) {

@@ -210,8 +210,9 @@ std::uint32_t Segments::ready_count() const {
 }
 
 bool Segments::exceed() {
-  exceeds_ = !exceeds_ && count() > config_.within && is_free(segments_.back());
-  return exceeds_;
+  if (exceeds_ || count() == config_.within || !is_free(segments_.back())) return false;
+  exceeds_ = true;
+  return true;
 }
 
 std::optional<std::uint32_t> Segments::beyond() const {

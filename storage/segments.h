@@ -35,7 +35,7 @@ class Segments {
     std::filesystem::path directory;
     DeviceIdentity identity;
     std::uint32_t count = 0;   // that the device may have
-    std::uint32_t within = 0;  // its capacity
+    std::uint32_t within = 0;  // of these, the first ones: that its capacity allows
     // Found when the store opened; sequence 0 in those that do not exist or cannot be read.
     std::vector<std::uint64_t> sequences;
     std::vector<bool> exists;
@@ -93,7 +93,7 @@ class Segments {
   // Some will be free soon.
   bool discarding() const;
   // Cleaning has no room in the device's capacity: until it has, it may use a segment beyond that.
-  // false: that is in use, too.
+  // false: it may already, or that is in use.
   bool exceed();
   // The one beyond the capacity, if it is in use.
   std::optional<std::uint32_t> beyond() const;

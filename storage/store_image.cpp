@@ -196,7 +196,7 @@ StoreConfig config_of(const StoreImage& image) {
     const std::uint64_t segments =
         device.segments.empty() ? 0 : std::uint64_t{device.segments.back().number} + 1;
     config.devices.push_back(
-        {device.directory, std::max(segments, kMinSegments) * config.segment_bytes, false});
+        {device.directory, std::max(segments, kMinSegments) * config.segment_bytes});
   }
   return config;
 }

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <string>
 
 #include "storage/check.h"
+#include "storage/device_directory.h"
 #include "storage/usage.h"
 #include "tests/storage/support.h"
 
@@ -81,12 +83,23 @@ TEST_F(CompactTest, ToolsDropNothingFromAFullStore) {
   open();
   write_blocks(0, 13 * kBlocksPerSegment);
   for (int i = 0; i < 13 * kBlocksPerSegment; i += 4) forget(i);
+  close();
+  std::filesystem::remove(directory() / segment_name(13));  // which is free
   config = offline();
   open();
   const std::uint64_t blocks = store->stats().blocks;
-  ASSERT_OK(compact(0.9));
+  EXPECT_ERROR(compact(0.9), Errc::no_memory);
   EXPECT_EQ(store->stats().blocks, blocks);
   EXPECT_EQ(tenant().dropped_blocks, 0U);
+  close();
+  for (const std::uint32_t beyond : {13U, 14U}) {
+    EXPECT_FALSE(std::filesystem::exists(directory() / segment_name(beyond))) << beyond;
+  }
+  // With the room that it has in truth.
+  config.devices[0].capacity_bytes = 16 * kMiB;
+  open();
+  ASSERT_OK(compact(0.9));
+  EXPECT_EQ(store->stats().blocks, blocks);
   EXPECT_GE(device().freed_segments, 10U);
 }
 
