@@ -4,12 +4,19 @@
 #include <string>
 
 #include "client/sequence.h"
+#include "kernels/resolve.h"
 
 namespace sluice::client::internal {
 
 using ipc::Errc;
 using ipc::fail;
 namespace wire = ipc::wire;
+
+static_assert(SLUICE_HIT == static_cast<int>(kernels::Outcome::hit));
+static_assert(SLUICE_MISS == static_cast<int>(kernels::Outcome::filled));
+static_assert(SLUICE_NO_ROOM == static_cast<int>(kernels::Outcome::no_slot));
+static_assert(SLUICE_ABSENT == static_cast<int>(kernels::Outcome::absent));
+static_assert(SLUICE_LOST == static_cast<int>(kernels::Outcome::lost));
 
 namespace {
 

@@ -17,11 +17,6 @@ using ipc::fail;
 
 namespace {
 
-static_assert(SLUICE_HIT == static_cast<int>(kernels::Outcome::hit));
-static_assert(SLUICE_MISS == static_cast<int>(kernels::Outcome::filled));
-static_assert(SLUICE_NO_ROOM == static_cast<int>(kernels::Outcome::no_slot));
-static_assert(SLUICE_ABSENT == static_cast<int>(kernels::Outcome::absent));
-
 class DirectActor final : public Actor {
  public:
   DirectActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
@@ -92,40 +87,21 @@ class DirectActor final : public Actor {
     operation.counts.hits += counts.hits;
     operation.counts.misses += counts.fills;
     operation.counts.no_slot += counts.no_slot;
-    operation.counts.absent += counts.absent + counts.pinned + counts.invalid;
-    if (counts.absent != 0) tell_lost(list);
+    operation.counts.absent += counts.absent + counts.lost + counts.pinned + counts.invalid;
     operation.counts.bytes_filled += counts.filled_bytes;
     operation.forecast_used += counts.forecast_used;
     if (lone == nullptr) {
       scatter(operation);
-    } else if (lone->outcomes != nullptr && counts.absent + counts.pinned + counts.invalid != 0) {
+    } else if (lone->outcomes != nullptr && counts.pinned + counts.invalid != 0) {
       for (std::uint32_t i = 0; i < lone->count; ++i) {
-        lone->outcomes[i] = outcome_from(static_cast<kernels::Outcome>(lone->outcomes[i]));
+        lone->outcomes[i] = static_cast<std::uint8_t>(
+            kernels::told(static_cast<kernels::Outcome>(lone->outcomes[i])));
       }
     }
     cache().stats().forecast_wasted_bytes.store(
         kernels::load_relaxed(&table().header->forecast_wasted) * cache().geometry().page_bytes,
         std::memory_order_relaxed);
     return {};
-  }
-
-  static constexpr auto kLost = static_cast<kernels::Outcome>(0xFF);
-
-  // Absent pages that never come.
-  void tell_lost(const kernels::ResolveList& list) {
-    if (list.outcomes == nullptr) return;
-    for (std::uint32_t i = 0; i < list.count; ++i) {
-      if (list.outcomes[i] == kernels::Outcome::absent &&
-          kernels::is_lost(table(), kernels::block_of(table(), list.pages[i]))) {
-        list.outcomes[i] = kLost;
-      }
-    }
-  }
-
-  // What an engine need not tell apart from absent is absent.
-  static std::uint8_t outcome_from(kernels::Outcome outcome) {
-    if (outcome == kLost) return SLUICE_LOST;
-    return std::min(static_cast<std::uint8_t>(outcome), static_cast<std::uint8_t>(SLUICE_ABSENT));
   }
 
   void scatter(Operation& operation) {
@@ -141,7 +117,7 @@ class DirectActor final : public Actor {
           ++operation.counts.hits;
         } else {
           slot = slots_[at];
-          outcome = outcome_from(outcomes_[at]);
+          outcome = static_cast<std::uint8_t>(kernels::told(outcomes_[at]));
           ++at;
         }
         if (list.slots != nullptr) list.slots[i] = slot;

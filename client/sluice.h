@@ -434,7 +434,7 @@ typedef enum sluice_outcome {
   SLUICE_NO_ROOM = 2, /* no slot was free: slot is -1 */
   SLUICE_ABSENT = 3,  /* not in DRAM, not readable here yet, or unsealed: slot is -1 */
   SLUICE_LOST = 4     /* as ABSENT, and for good: the block's only copy, on NVMe, cannot be read.
-                         Compute its tokens again, and seal them as a new block. Not told on a GPU. */
+                         Compute its tokens again, and seal them as a new block. */
 } sluice_outcome;
 
 /* One list: page `page` of each of the sequence's blocks `blocks[0..count)`. */
@@ -554,7 +554,7 @@ typedef struct sluice_plan_desc {
   const uint32_t* list_count;  /* how many lists are real, one number; NULL: max_lists */
   const uint32_t* sequences;   /* [max_lists / lists_per_sequence] of sluice_sequence_row */
   int32_t* slots;         /* out, [max_lists][list_capacity]; -1: none. NULL: of a forecast only */
-  uint8_t* outcomes;      /* out, likewise: sluice_outcome, where 3 and more is ABSENT; or NULL */
+  uint8_t* outcomes;      /* out, likewise: sluice_outcome, beyond LOST it is ABSENT; or NULL */
   uint32_t* without_slot; /* one number, to which items with NO_ROOM or ABSENT are added; or NULL */
   uint64_t budget_bytes;  /* of each launch of a forecast; 0: 64 MiB; else zero */
   uint64_t reserved[3];
@@ -583,11 +583,10 @@ SLUICE_API sluice_status sluice_plan_launch(sluice_plan* plan, const sluice_stre
  * some are on their way from NVMe, or extents of DRAM on theirs into the device's sight, the plan
  * is launched again and again, at growing intervals; each launch adds to `without_slot`, and with
  * ADVANCE is a step of its own. Returns when the last launch has passed. `absent`, unless NULL, is
- * set to the items that are ABSENT yet, which is no error; blocks that are LOST, which a launch
- * cannot tell, are among them. What sluice_resolve_wait says of DRAM
- * that the step may still read holds here, but for ADVANCE. Outcomes of items beyond counts are set
- * to 0. INVALID_ARGUMENT: the plan has no outcomes, or is a forecast. WRONG_STATE: also while the
- * stream is captured. */
+ * set to the items that are ABSENT yet, which is no error; nobody waits for those that are LOST.
+ * What sluice_resolve_wait says of DRAM that the step may still read holds here, but for ADVANCE.
+ * Outcomes of items beyond counts are set to 0. INVALID_ARGUMENT: the plan has no outcomes, or is a
+ * forecast. WRONG_STATE: also while the stream is captured. */
 SLUICE_API sluice_status sluice_plan_launch_wait(sluice_plan* plan, const sluice_stream* stream,
                                                  uint64_t wait_us, uint64_t* absent,
                                                  sluice_error* error);

@@ -23,7 +23,6 @@ constexpr std::uint32_t kMaxListsPerRequest = 1u << 20;
 // as many pages as fit into request memory.
 constexpr std::uint64_t kResolveSliceBytes = std::uint64_t{4} << 20;
 constexpr std::uint64_t kMaxForecastDeadlineUs = 60'000'000;
-constexpr std::uint8_t kLostOutcome = 4;  // SLUICE_LOST
 
 }  // namespace
 
@@ -145,13 +144,7 @@ wire::ResolveCounts LaneSession::Impl::take_results(const SessionCache& cache,
   for (std::size_t i = 0; i < slots.size(); ++i) {
     if (slots[i] != kernels::kNoSlot) continue;
     slots[i] = found_slots[next];
-    outcomes[i] = std::min(static_cast<std::uint8_t>(found_outcomes[next]),
-                           static_cast<std::uint8_t>(kernels::Outcome::absent));
-    if (found_outcomes[next] == kernels::Outcome::absent &&
-        kernels::is_lost(cache.memory->table(),
-                         kernels::block_of(cache.memory->table(), pages[next]))) {
-      outcomes[i] = kLostOutcome;
-    }
+    outcomes[i] = static_cast<std::uint8_t>(kernels::told(found_outcomes[next]));
     if (found_outcomes[next] == kernels::Outcome::filled &&
         forecasts.overtaken(cache.id, pages[next])) {
       ++late;
@@ -165,7 +158,7 @@ wire::ResolveCounts LaneSession::Impl::take_results(const SessionCache& cache,
   return wire::ResolveCounts(
       static_cast<std::uint32_t>(counts.hits + pinned), static_cast<std::uint32_t>(counts.fills),
       static_cast<std::uint32_t>(counts.no_slot),
-      static_cast<std::uint32_t>(counts.absent + counts.pinned + counts.invalid),
+      static_cast<std::uint32_t>(counts.absent + counts.lost + counts.pinned + counts.invalid),
       counts.filled_bytes, static_cast<std::uint32_t>(counts.forecast_used), late, forecast.issued,
       forecast.dropped);
 }

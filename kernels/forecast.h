@@ -42,7 +42,7 @@ struct ForecastCounts {
 
 namespace detail {
 
-enum class Forecasted : std::uint8_t { present, issued, absent, dropped };
+enum class Forecasted : std::uint8_t { present, issued, absent, lost, dropped };
 
 SLUICE_HD inline Forecasted forecast_page(const HotTable& table, const PageStore& store, Page page,
                                           Claimer& claimer) {
@@ -50,16 +50,18 @@ SLUICE_HD inline Forecasted forecast_page(const HotTable& table, const PageStore
   if (hint != kNoSlot && page_of(load_relaxed(&table.words[hint])) == page) {
     return Forecasted::present;
   }
-  const std::byte* from = source_of(table, store, page);
-  if (from == nullptr) {
-    mark_wanted(table, block_of(table, page), kWantedSoon);
-    return Forecasted::absent;
+  const Block block = block_of(table, page);
+  const Frame frame = frame_of(table, block);
+  if (!frame_readable(store, frame)) {
+    return without_frame(table, block, frame, kWantedSoon) == Outcome::lost ? Forecasted::lost
+                                                                            : Forecasted::absent;
   }
   const Slot slot = claim_slot(table, claimer, page);
   if (slot == kNoSlot) return Forecasted::dropped;
   set_forecast_mark(table, slot);
   set_slot_hint(table, page, slot);
-  copy_page(slot_bytes(store, slot), from, store.page_bytes);
+  copy_page(slot_bytes(store, slot), frame_bytes(store, frame, page_in_block(table, page)),
+            store.page_bytes);
   set_ready(table, slot, page);
   return Forecasted::issued;
 }
@@ -90,6 +92,7 @@ SLUICE_HD inline ForecastCounts forecast(const HotTable& table, const PageStore&
       case detail::Forecasted::absent:
         ++counts.absent;
         break;
+      case detail::Forecasted::lost:
       case detail::Forecasted::dropped:
         ++counts.dropped;
         break;

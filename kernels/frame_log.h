@@ -36,11 +36,6 @@ SLUICE_HD inline Frame frame_of(const HotTable& table, Block block) {
   return frame_in(load_acquire(&table.frame_of[block]));
 }
 
-// Whether the block will never be in DRAM again; see kLostFrame.
-SLUICE_HD inline bool is_lost(const HotTable& table, Block block) {
-  return frame_of(table, block) == kLostFrame;
-}
-
 namespace detail {
 
 // Versions are serial numbers. Only a newer one is set, so a failed exchange means that somebody

@@ -32,9 +32,15 @@ enum class Outcome : std::uint8_t {
   filled,   // it was brought in
   no_slot,  // every slot is in use
   absent,   // not in DRAM, or its extent is not mapped here; the block is marked wanted
+  lost,     // not in DRAM, and never again; see kLostFrame
   pinned,   // part of a block that somebody else is writing
   invalid,  // no page of this table
 };
+
+// What engines are told: what they need not tell apart from absent is absent.
+SLUICE_HD constexpr Outcome told(Outcome outcome) {
+  return outcome > Outcome::lost ? Outcome::absent : outcome;
+}
 
 struct ResolveList {
   const Page* pages = nullptr;
@@ -50,6 +56,7 @@ struct ResolveCounts {
   std::uint64_t fills = 0;
   std::uint64_t no_slot = 0;
   std::uint64_t absent = 0;
+  std::uint64_t lost = 0;
   std::uint64_t pinned = 0;
   std::uint64_t invalid = 0;
   // Of these:
@@ -253,12 +260,12 @@ struct FillBatch {
   }
 };
 
-// Where the page's bytes are in DRAM; null: nowhere that this process can read.
-SLUICE_HD inline const std::byte* source_of(const HotTable& table, const PageStore& store,
-                                            Page page) {
-  const Frame frame = frame_of(table, block_of(table, page));
-  if (!frame_readable(store, frame)) return nullptr;
-  return frame_bytes(store, frame, page_in_block(table, page));
+// Of a page whose bytes this process cannot read: asks for its block, unless it is lost.
+SLUICE_HD inline Outcome without_frame(const HotTable& table, Block block, Frame frame,
+                                       std::uint32_t mark) {
+  if (frame == kLostFrame) return Outcome::lost;
+  mark_wanted(table, block, mark);
+  return Outcome::absent;
 }
 
 // One pending item: served at once, or added to the batch. Looks again, since the same page may
@@ -286,13 +293,15 @@ SLUICE_HD inline void place(const HotTable& table, const PageStore& store, const
     ++counts.hits;
     return;
   }
-  const std::byte* from = source_of(table, store, page);
-  if (from == nullptr) {
-    finish(list, i, kNoSlot, Outcome::absent);
-    ++counts.absent;
-    mark_wanted(table, block_of(table, page), kWantedNow);
+  const Block block = block_of(table, page);
+  const Frame frame = frame_of(table, block);
+  if (!frame_readable(store, frame)) {
+    const Outcome outcome = without_frame(table, block, frame, kWantedNow);
+    finish(list, i, kNoSlot, outcome);
+    ++(outcome == Outcome::lost ? counts.lost : counts.absent);
     return;
   }
+  const std::byte* from = frame_bytes(store, frame, page_in_block(table, page));
   const Slot slot = met == Met::filling ? hint : claim_slot(table, claimer, page);
   if (slot == kNoSlot) {
     finish(list, i, kNoSlot, Outcome::no_slot);
@@ -356,7 +365,7 @@ SLUICE_HD inline void account(const HotTable& table, std::uint32_t actor,
   add(&total.fills, counts.fills);
   add(&total.refills, counts.refills);
   add(&total.no_slot, counts.no_slot);
-  add(&total.absent, counts.absent);
+  add(&total.absent, counts.absent + counts.lost);
   add(&total.pinned, counts.pinned);
   add(&total.filled_bytes, counts.filled_bytes);
   add(&total.forecast_used, counts.forecast_used);

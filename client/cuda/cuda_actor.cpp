@@ -16,11 +16,6 @@ using ipc::fail;
 
 namespace {
 
-static_assert(SLUICE_HIT == static_cast<int>(kernels::Outcome::hit));
-static_assert(SLUICE_MISS == static_cast<int>(kernels::Outcome::filled));
-static_assert(SLUICE_NO_ROOM == static_cast<int>(kernels::Outcome::no_slot));
-static_assert(SLUICE_ABSENT == static_cast<int>(kernels::Outcome::absent));
-
 // Items of one resolve call, and what buffers begin with.
 constexpr std::size_t kMostItems = std::size_t{1} << 28;
 constexpr std::size_t kLeastItems = 1024;
@@ -179,22 +174,17 @@ ipc::Status CudaActor::look_up(std::size_t items) {
 }
 
 void CudaActor::scatter(Operation& operation, const std::int32_t* slots,
-                        const std::uint8_t* outcomes) const {
+                        const kernels::Outcome* outcomes) const {
   Counts& counts = operation.counts;
   for (const PageList& list : operation.lists) {
     for (std::uint32_t i = 0; i < list.count; ++i) {
-      // What an engine need not tell apart from absent is absent.
-      std::uint8_t outcome = std::min(*outcomes++, static_cast<std::uint8_t>(SLUICE_ABSENT));
+      const auto outcome = static_cast<std::uint8_t>(kernels::told(*outcomes++));
       if (list.slots != nullptr) list.slots[i] = *slots;
       ++slots;
       counts.hits += outcome == SLUICE_HIT ? 1 : 0;
       counts.misses += outcome == SLUICE_MISS ? 1 : 0;
       counts.no_slot += outcome == SLUICE_NO_ROOM ? 1 : 0;
-      counts.absent += outcome == SLUICE_ABSENT ? 1 : 0;
-      if (outcome == SLUICE_ABSENT &&
-          cache().frame_of(list.sequence->id(list.blocks[i])) == kernels::kLostFrame) {
-        outcome = SLUICE_LOST;
-      }
+      counts.absent += outcome == SLUICE_ABSENT || outcome == SLUICE_LOST ? 1 : 0;
       if (list.outcomes != nullptr) list.outcomes[i] = outcome;
     }
   }
@@ -223,7 +213,7 @@ ipc::Status CudaActor::do_start(Operation& operation) {
   stage_pages(operation.lists, state_->list_staging.at<std::int32_t>(places.items), items);
   if (auto ok = look_up(items); !ok) return ok;
   scatter(operation, state_->list_staging.at<std::int32_t>(places.slots),
-          state_->list_staging.at<std::uint8_t>(places.outcomes));
+          state_->list_staging.at<kernels::Outcome>(places.outcomes));
   return {};
 }
 

@@ -86,7 +86,8 @@ class CudaActor final : public Actor {
   // Writes the page numbers of the lists, `most` at most; returns how many.
   std::size_t stage_pages(std::span<const PageList> lists, std::int32_t* to, std::size_t most);
   ipc::Status look_up(std::size_t items);
-  void scatter(Operation& operation, const std::int32_t* slots, const std::uint8_t* outcomes) const;
+  void scatter(Operation& operation, const std::int32_t* slots,
+               const kernels::Outcome* outcomes) const;
   // Puts a block's id, frame and slots where kernels read them.
   ipc::Status stage_block(std::uint32_t id, std::uint32_t frame,
                           const std::vector<std::int32_t>& slots);

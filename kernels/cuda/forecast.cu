@@ -42,7 +42,7 @@ struct Shared {
   // Of the block.
   std::uint32_t filled;
   std::uint32_t no_slot;
-  std::uint32_t absent;
+  std::uint32_t absent;     // or lost
   std::uint32_t displaced;  // pages that gave their place
   Wants wants[kWarps];
 };
@@ -86,8 +86,7 @@ __device__ void gather(const Launch& launch, Shared& shared, std::uint32_t begin
       missing = frame < shared.frames_ready;
       absent = !missing;
       if (absent) {
-        mark_wanted_by(table, block, kWantedSoon);
-        tell(launch, index, kNoSlot, Outcome::absent);
+        tell(launch, index, kNoSlot, without_frame_by(table, block, frame, kWantedSoon));
       }
     }
   } else if (item.real) {

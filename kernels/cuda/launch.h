@@ -113,9 +113,9 @@ inline constexpr std::size_t kForecastScratchBytes = 16;
 // Brings pages of the lists in before they are asked for; see kernels/forecast.h. Pages that are
 // there, or that somebody is bringing in, are left as they are; the blocks of absent ones are
 // marked wanted. `batch.slots` and `batch.outcomes` may be null; outcomes are hit (left as it is),
-// filled, no_slot (no spare slot, or no budget left), absent and invalid, and slots are where pages
-// were seen, which nobody keeps there. The actor, one of its own, is in a step. Needs no order with
-// launches of other actors.
+// filled, no_slot (no spare slot, or no budget left), absent, lost and invalid, and slots are where
+// pages were seen, which nobody keeps there. The actor, one of its own, is in a step. Needs no
+// order with launches of other actors.
 Status forecast(const HotTable& table, const PageStore& store, std::uint32_t actor,
                 const ResolveBatch& batch, const ForecastGoal& goal, void* scratch, Stream stream);
 

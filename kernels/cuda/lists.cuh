@@ -212,6 +212,14 @@ __device__ inline void mark_wanted_by(const HotTable& table, Block block, std::u
   store_system(&table.host_header->wanted_bell, time_now());
 }
 
+// As without_frame.
+__device__ inline Outcome without_frame_by(const HotTable& table, Block block, Frame frame,
+                                           std::uint32_t mark) {
+  if (frame == kLostFrame) return Outcome::lost;
+  mark_wanted_by(table, block, mark);
+  return Outcome::absent;
+}
+
 // While there are slots that were never claimed, they go first: windows fill unevenly, and a full
 // one would give pages up while others have room. Returns who still wants, as claim_from_window.
 __device__ inline unsigned claim_fresh(const HotTable& table, std::uint32_t slots, Page page,

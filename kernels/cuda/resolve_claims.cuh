@@ -146,7 +146,8 @@ __device__ inline void count_outcomes(Shared& shared, Outcome outcome) {
   if (__all_sync(kWholeWarp, outcome == Outcome::filled || outcome == Outcome::invalid)) return;
   const unsigned hits = __ballot_sync(kWholeWarp, outcome == Outcome::hit);
   const unsigned none = __ballot_sync(kWholeWarp, outcome == Outcome::no_slot);
-  const unsigned absent = __ballot_sync(kWholeWarp, outcome == Outcome::absent);
+  const unsigned absent =
+      __ballot_sync(kWholeWarp, outcome == Outcome::absent || outcome == Outcome::lost);
   if (lane_id() != 0 || (hits | none | absent) == 0) return;
   if (hits != 0) atomicAdd(&shared.hits, __popc(hits));
   if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
@@ -154,12 +155,13 @@ __device__ inline void count_outcomes(Shared& shared, Outcome outcome) {
 }
 
 // The frame of a block that has none in frame_of: it may have been logged since that was brought up
-// to date. Rule 7 holds: the daemon takes no frame back from whoever is in a step of before.
+// to date, or kLostFrame. Rule 7 holds: the daemon takes no frame back from whoever is in a step of
+// before.
 static __device__ __noinline__ Frame frame_since(const Launch& launch, const Shared& shared,
                                                  Page page) {
   const HotTable& table = launch.table;
   const Frame frame = frame_in(load_acquire_system(&table.frame_original[block_of(table, page)]));
-  return frame < shared.frames_ready ? frame : kNoFrame;
+  return frame < shared.frames_ready || frame == kLostFrame ? frame : kNoFrame;
 }
 
 // Lanes whose words of the first window are tried at first: warps that share it take a part each.
@@ -213,16 +215,15 @@ __device__ inline void claim_slots(const Launch& launch, Shared& shared, std::ui
       claim.slot = miss.slot[place];
       frame = miss.frame[place];
       if (frame == kNoFrame) frame = frame_since(launch, shared, claim.page);
-      if (frame == kNoFrame) {
+      if (frame >= kLostFrame) {
         claim.slot = kNoSlot;
-        claim.outcome = Outcome::absent;
-        mark_wanted_by(table, block_of(table, claim.page), kWantedNow);
+        claim.outcome = without_frame_by(table, block_of(table, claim.page), frame, kWantedNow);
       } else if (claim.slot != kNoSlot) {
         take_over(table, shared, claim);
       }
     }
-    unsigned wanting = __ballot_sync(
-        kWholeWarp, mine && claim.slot == kNoSlot && claim.outcome != Outcome::absent);
+    unsigned wanting =
+        __ballot_sync(kWholeWarp, mine && claim.slot == kNoSlot && frame < kLostFrame);
     const unsigned claiming = wanting;
     if (shared.fresh < slots) {
       wanting = claim_fresh(table, slots, claim.page, shared.step, wanting, wants);

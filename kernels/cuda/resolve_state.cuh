@@ -33,7 +33,7 @@ struct Shared {
   std::uint32_t looked;  // warps that are through with their look-ups
   std::uint32_t hits;
   std::uint32_t no_slot;
-  std::uint32_t absent;
+  std::uint32_t absent;     // or lost
   std::uint32_t invalid;    // no pages, and no padding
   std::uint32_t used;       // marks that hits took away
   std::uint32_t displaced;  // pages that gave their place

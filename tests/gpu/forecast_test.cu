@@ -177,6 +177,15 @@ TEST(Forecast, MarksBlocksOfAbsentPagesAsWanted) {
   EXPECT_FALSE(wanted.now);
 }
 
+TEST(Forecast, AsksForNoLostBlock) {
+  World world({});
+  Forecaster forecaster(world, 1, 4);
+  world.set_frame(5, kLostFrame);
+  EXPECT_EQ(forecaster.forecast({static_cast<std::int32_t>(world.page(5, 3))}, Outcome::lost), 1);
+  WantedBlock wanted;
+  EXPECT_EQ(collect_wanted(world.daemons_, &wanted, 1), 0u);
+}
+
 TEST(Forecast, TakesNoSlotOfAPageThatWasUsedLately) {
   World world({.slots = 128});
   User user(world, 0, 1, 128);

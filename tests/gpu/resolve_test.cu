@@ -459,6 +459,30 @@ TEST(Resolve, CountsWhatHasNoSlotButPadding) {
   EXPECT_EQ(user.none.get()[0], 1u);
 }
 
+TEST(Resolve, TellsALostBlockAndAsksForItNoMore) {
+  World world({});
+  User user(world, 0, 1, 2);
+  const auto page = static_cast<std::int32_t>(world.page(5, 3));
+  world.set_frame(5, kNoFrame);
+  user.enter();
+  // In a step that does not know of it yet, and in one that does.
+  world.set_frame(5, kLostFrame);
+  for (int step = 0; step < 2; ++step) {
+    const auto slots = user.resolve({page, 3});
+    EXPECT_EQ(slots[0], kNoSlot);
+    EXPECT_GE(slots[1], 0);
+    EXPECT_EQ(user.outcomes.get()[0], Outcome::lost);
+    EXPECT_EQ(user.none.get()[0], 1u + static_cast<unsigned>(step));
+    user.leave();
+    user.enter();
+  }
+  user.leave();
+  user.finish();
+  EXPECT_EQ(world.counters(0).absent, 2u);
+  WantedBlock wanted;
+  EXPECT_EQ(collect_wanted(world.daemons_, &wanted, 1), 0u);
+}
+
 TEST(FrameLog, AnExtentThatIsNotPinnedIsAbsent) {
   World world({});
   world.ready_.set({3});

@@ -92,6 +92,24 @@ TEST(Resolve, MarksTheBlockOfAnAbsentPageAsWanted) {
   EXPECT_EQ(collect_wanted(pool.table, blocks, 8), 0u);
 }
 
+TEST(Resolve, TellsALostBlockAndAsksForItNoMore) {
+  Pool pool({});
+  append_log(pool.table, pool.log, 3, kLostFrame);
+  const Step step = enter_step(pool.table, 0);
+  const std::uint32_t bell = wanted_bell(pool.table);
+  const Resolved got = resolve_pages(pool, 0, step, {pool.page(3, 1), pool.page(7, 0)});
+  EXPECT_EQ(got.outcomes[0], Outcome::lost);
+  EXPECT_EQ(got.slots[0], kNoSlot);
+  EXPECT_EQ(got.outcomes[1], Outcome::absent);
+  EXPECT_EQ(got.counts.lost, 1u);
+  EXPECT_EQ(got.counts.absent, 1u);
+  EXPECT_EQ(load_relaxed(&actor_line(pool.table, 0)->counters.absent), 2u);
+  EXPECT_NE(wanted_bell(pool.table), bell);
+  WantedBlock blocks[8];
+  ASSERT_EQ(collect_wanted(pool.table, blocks, 8), 1u);
+  EXPECT_EQ(blocks[0].block, 7u);
+}
+
 TEST(Resolve, TreatsAFrameInAnExtentThatIsNotMappedHereAsAbsent) {
   Pool pool({});
   pool.place_all_blocks();

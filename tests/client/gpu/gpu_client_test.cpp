@@ -4,8 +4,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -548,6 +550,28 @@ TEST_F(OverAStore, APlanWaitsForWhatIsOnNvme) {
     must(engine->actor.end_step());
   }
   EXPECT_GT(absent_at_first, 0u) << "DRAM holds all of it";
+}
+
+TEST_F(OverAStore, APlanDoesNotWaitForWhatIsLost) {
+  const Sequence sequence = long_sequence();
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(store)) {
+    if (!entry.is_regular_file()) continue;
+    const std::string garbage(entry.file_size(), 'Z');
+    std::fstream(entry.path(), std::ios::in | std::ios::out | std::ios::binary) << garbage;
+  }
+  Plan plan = must(Plan::create(engine->actor, lists.desc(SLUICE_ITEM_BLOCK, 2)));
+  const std::uint32_t row = must(sequence.row());
+  int lost = 0;
+  for (int first = 0; lost == 0 && first < kBlocks; first += 4) {
+    lists.put({{first, first + 1, first + 2, first + 3}}, {row});
+    must(engine->actor.begin_step());
+    // A minute: who waits all of it fails by the time that a test may take.
+    EXPECT_EQ(must(plan.launch_wait(60'000'000)), 0u);
+    const auto outcomes = lists.outcomes.get();
+    lost += static_cast<int>(std::count(outcomes.begin(), outcomes.begin() + 4, SLUICE_LOST));
+    must(engine->actor.end_step());
+  }
+  EXPECT_GT(lost, 0) << "DRAM holds all of it";
 }
 
 TEST_F(OverAStore, APlanThatTellsNoOutcomesCannotWait) {

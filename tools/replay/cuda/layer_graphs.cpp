@@ -211,8 +211,8 @@ Status CudaLayerGraphs::take(std::span<const sluice_page_list> lists, std::size_
       counts.hits += outcomes[j] == SLUICE_HIT ? 1 : 0;
       counts.misses += outcomes[j] == SLUICE_MISS ? 1 : 0;
       counts.no_slot += outcomes[j] == SLUICE_NO_ROOM ? 1 : 0;
-      counts.absent += outcomes[j] == SLUICE_ABSENT ? 1 : 0;
-      none += outcomes[j] == SLUICE_NO_ROOM || outcomes[j] == SLUICE_ABSENT ? 1 : 0;
+      counts.absent += outcomes[j] >= SLUICE_ABSENT ? 1 : 0;
+      none += outcomes[j] >= SLUICE_NO_ROOM ? 1 : 0;
     }
   }
   const std::uint32_t reported = *buffer_.host<std::uint32_t>(places_.without_slot);
