@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cuda/lists.cuh"
 
@@ -11,6 +12,9 @@ namespace sluice::kernels::cuda {
 // block of threads reads at once.
 inline constexpr unsigned kVectorsPerThread = 4;
 inline constexpr unsigned kVectorsOfLarge = 8;
+// Of a copier, whose next ones are asked for before these are stored. With more it is faster, and
+// slows down what else runs on the device by more than that.
+inline constexpr unsigned kVectorsOfCopier = 2;
 
 // The page cannot have left the slot: we are in the step that the word has.
 __device__ inline void set_ready_bit(const HotTable& table, Slot slot) {
@@ -25,6 +29,44 @@ __device__ inline uint4 read_once(const uint4* at) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(at));
   return v;
+}
+
+// For what is read soon after: it leaves the L2 late.
+__device__ inline void store_to_keep(uint4* at, const uint4& v) {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(at), "r"(v.x),
+               "r"(v.y), "r"(v.z), "r"(v.w), "l"(policy)
+               : "memory");
+}
+
+// Sixteen bytes that others store or read at the same time, as a whole.
+template <class T>
+__device__ inline void store_whole(T* at, const T& value) {
+  static_assert(sizeof(T) == 16 && alignof(T) == 16);
+  std::uint64_t half[2];
+  std::memcpy(half, &value, sizeof(half));
+  asm volatile(
+      "{\n\t.reg .b128 whole;\n\t"
+      "mov.b128 whole, {%1, %2};\n\t"
+      "st.relaxed.gpu.global.b128 [%0], whole;\n\t}" ::"l"(at),
+      "l"(half[0]), "l"(half[1])
+      : "memory");
+}
+template <class T>
+__device__ inline T load_whole(const T* at) {
+  static_assert(sizeof(T) == 16 && alignof(T) == 16);
+  std::uint64_t half[2];
+  asm volatile(
+      "{\n\t.reg .b128 whole;\n\t"
+      "ld.relaxed.gpu.global.b128 whole, [%2];\n\t"
+      "mov.b128 {%0, %1}, whole;\n\t}"
+      : "=l"(half[0]), "=l"(half[1])
+      : "l"(at)
+      : "memory");
+  T value;
+  std::memcpy(&value, half, sizeof(value));
+  return value;
 }
 
 // Small pages as one run of vectors, by all threads of the block.

@@ -20,7 +20,15 @@ inline constexpr unsigned kMostPerWindow = 16;  // of kWindow: claims take the o
 struct alignas(16) Fill {
   std::uint64_t from;  // in the frames' range
   std::int32_t slot;
-  std::uint32_t pieces;  // that are copied
+  std::uint32_t seen;  // by copiers: 0, or kHandedOver and the pieces that are copied
+};
+
+inline constexpr std::uint32_t kHandedOver = 1;
+
+struct alignas(16) Books {
+  std::uint32_t looked;    // blocks that ended their look-ups, but for clerks
+  std::uint32_t handed;    // lookers that handed over what they missed
+  std::uint32_t pages[2];  // handed over, by the parity of the turn
 };
 
 // What the blocks of threads of a launch tell each other, in scratch memory of the process: a block
@@ -32,10 +40,8 @@ struct Scratch {
   std::uint32_t handed_base;
   std::uint32_t turn;  // of the launches with this scratch memory
   std::uint32_t reserved;
-  std::uint32_t looked;    // blocks that ended their look-ups, but for clerks
-  std::uint32_t handed;    // lookers that handed over what they missed
-  std::uint32_t pages[2];  // handed over, by the parity of the turn
-  Fill fills[];            // as many as a launch has items
+  Books books;
+  Fill fills[];  // as many as a launch has items; not seen between launches
 };
 
 // Division by a number that is known before the launch; exact below 2^31 (Hacker's Delight, 10).

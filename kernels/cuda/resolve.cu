@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "kernels/cuda/copiers.cuh"
 #include "kernels/cuda/resolve_claims.cuh"
 
 namespace sluice::kernels::cuda {
@@ -113,108 +114,6 @@ __device__ std::uint32_t look_up(const Launch& launch, Shared& shared, std::uint
   return count;
 }
 
-// Leaves the copies to the copiers.
-__device__ void hand_over(const Launch& launch, Shared& shared) {
-  const std::uint32_t count = shared.fills.count;
-  if (count != 0) {
-    if (threadIdx.x == 0) {
-      shared.handed = atomicAdd(&launch.scratch->pages[shared.turn % 2], count);
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (std::uint32_t i = threadIdx.x; i < count; i += kThreads) {
-      launch.scratch->fills[shared.handed + i] = shared.fills.at[i];
-    }
-    __syncthreads();
-  }
-  if (threadIdx.x == 0) {
-    // Release, also of what the others wrote before the barrier.
-    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(&launch.scratch->handed), "r"(1)
-                 : "memory");
-  }
-}
-
-// Says of pages, copied in pieces that this block of threads took in turn, that their bytes are
-// there; `parts` pieces of a page, or `together` pages of a piece.
-__device__ void set_ready_bits(const Launch& launch, std::uint32_t pieces, std::uint32_t parts,
-                               std::uint32_t together, std::uint32_t pages) {
-  const std::uint32_t me = blockIdx.x - launch.lookers;
-  Fill* const fills = launch.scratch->fills;
-  __threadfence();
-  __syncthreads();
-#pragma unroll 1
-  for (std::uint32_t piece = me + threadIdx.x * launch.copiers; piece < pieces;
-       piece += kThreads * launch.copiers) {
-    if (parts > 1) {
-      Fill& fill = fills[launch.by_parts(piece)];
-      // The last of the pieces says so for all: each of the others was fenced before it was
-      // counted.
-      if (atomicAdd(&fill.pieces, 1u) + 1 == parts) {
-        __threadfence();
-        set_ready_bit(launch.table, fill.slot);
-      }
-      continue;
-    }
-    const std::uint32_t end = min(pages, (piece + 1) * together);
-#pragma unroll 1
-    for (std::uint32_t i = piece * together; i < end; ++i) {
-      set_ready_bit(launch.table, fills[i].slot);
-    }
-  }
-}
-
-// Copies what the lookers missed, when all have handed it over, in pieces that the copiers take in
-// turn: some pages, or a part of one.
-__device__ void copy_handed(const Launch& launch, Shared& shared) {
-  const PageStore& store = launch.store;
-  if (threadIdx.x == 0) {
-    // Lookers were started before us and wait for nobody.
-    while (load_acquire_device(&launch.scratch->handed) - shared.handed_base < launch.lookers) {
-    }
-    shared.handed = load(&launch.scratch->pages[shared.turn % 2]);
-  }
-  __syncthreads();
-  const std::uint32_t pages = shared.handed;
-  if (pages == 0) return;
-  const std::uint32_t me = blockIdx.x - launch.lookers;
-  const Fill* const fills = launch.scratch->fills;
-  if (store.page_bytes % sizeof(uint4) != 0) {
-    for (std::uint32_t page = me; page < pages; page += launch.copiers) {
-      copy_odd(launch, &fills[page], 1);
-    }
-    set_ready_bits(launch, pages, 1, 1, pages);
-    return;
-  }
-  constexpr std::uint32_t kPiece = kThreads;  // vectors
-  const auto per_page = static_cast<std::uint32_t>(store.page_bytes / sizeof(uint4));
-  const std::uint32_t parts = (per_page + kPiece - 1) / kPiece;  // pieces of a page
-  const std::uint32_t together = max(1u, kPiece / per_page);     // pages of a piece
-  const std::uint32_t pieces = parts > 1 ? pages * parts : (pages + together - 1) / together;
-  const std::uint32_t in_piece = parts > 1 ? 0 : launch.by_page(threadIdx.x);  // page, if several
-  const std::uint32_t in_page = threadIdx.x - in_piece * per_page;
-#pragma unroll 4
-  for (std::uint32_t piece = me; piece < pieces; piece += launch.copiers * kVectorsPerThread) {
-    uint4 data[kVectorsPerThread];
-    uint4* to[kVectorsPerThread];
-#pragma unroll
-    for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-      const std::uint32_t at = piece + j * launch.copiers;
-      const std::uint32_t page = parts > 1 ? launch.by_parts(at) : at * together + in_piece;
-      const std::uint32_t vector = parts > 1 ? (at - page * parts) * kPiece + in_page : in_page;
-      to[j] = nullptr;
-      if (at >= pieces || page >= pages || in_piece >= together || vector >= per_page) continue;
-      const Fill fill = fills[page];
-      to[j] = reinterpret_cast<uint4*>(slot_bytes(store, fill.slot)) + vector;
-      data[j] = read_once(reinterpret_cast<const uint4*>(store.frames + fill.from) + vector);
-    }
-#pragma unroll
-    for (unsigned j = 0; j < kVectorsPerThread; ++j) {
-      if (to[j] != nullptr) *to[j] = data[j];
-    }
-  }
-  set_ready_bits(launch, pieces, parts, together, pages);
-}
-
 // The block beside the others. Its last warp takes the step of the next launch and closes the
 // books. With `advance`, one warp looks for old words, and the rest apply the log for the next
 // launch, which may take long, and mirror what the launch before had applied, which everyone who
@@ -311,7 +210,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   opening.tell(shared);
   if (threadIdx.x == 0) note_looked(launch);
   __syncthreads();
-  copy_handed(launch, shared);
+  if (launch.store.page_bytes % sizeof(uint4) == 0) {
+    copy_handed(launch, shared);
+  } else {
+    copy_handed_odd(launch, shared);
+  }
 }
 
 }  // namespace

@@ -123,7 +123,8 @@ class Opening {
 
 // That this block is through with its look-ups, and has read the state of the launch.
 __device__ inline void note_looked(const Launch& launch) {
-  asm volatile("red.relaxed.gpu.global.add.u32 [%0], %1;" ::"l"(&launch.scratch->looked), "r"(1)
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], %1;" ::"l"(&launch.scratch->books.looked),
+               "r"(1)
                : "memory");
 }
 
@@ -136,12 +137,12 @@ __device__ inline void note_looked(const Launch& launch) {
 __device__ inline void close_books(const Launch& launch, const Shared& shared) {
   Scratch& scratch = *launch.scratch;
   const std::uint32_t others = launch.blocks - 1;
-  while (load(&scratch.looked) - shared.looked_base < others) {
+  while (load(&scratch.books.looked) - shared.looked_base < others) {
   }
   store(&scratch.looked_base, shared.looked_base + others);
   store(&scratch.handed_base, shared.handed_base + (launch.copiers != 0 ? launch.lookers : 0));
   store(&scratch.turn, shared.turn + 1);
-  store(&scratch.pages[(shared.turn + 1) % 2], 0);
+  store(&scratch.books.pages[(shared.turn + 1) % 2], 0);
   ActorLine* const line = actor_line(launch.table, launch.actor);
   store(&line->launches, shared.launches + 1);
   if (!launch.advance) return;
