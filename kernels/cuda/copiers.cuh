@@ -114,6 +114,7 @@ __device__ inline void set_ready_bits(const Launch& launch, const Pieces& pieces
   if (pages == 0) return;
   __threadfence();
   __syncthreads();
+  let_next_come();
 #pragma unroll 1
   for (std::uint32_t i = threadIdx.x;; i += kThreads) {
     const std::uint32_t piece = me + i / pieces.together * launch.copiers;

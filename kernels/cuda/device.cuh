@@ -9,6 +9,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -23,14 +24,43 @@ inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
 
 // Enqueues a kernel. Its own error only: what went wrong before in this thread is not ours to take.
+// `early`: it may be brought onto the device while the kernel before it in the stream is ending,
+// and waits there by await_stream() (CUDA C++ Programming Guide, programmatic dependent launch).
 template <class... Parameters, class... Arguments>
-Status launch_kernel(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
-                     Stream stream, Arguments&&... arguments) {
+Status launch_kernel_if(bool early, void (*kernel)(Parameters...), unsigned blocks,
+                        unsigned threads, Stream stream, Arguments&&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
   config.blockDim = threads;
   config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = early ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+template <class... Parameters, class... Arguments>
+Status launch_kernel(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
+                     Stream stream, Arguments&&... arguments) {
+  return launch_kernel_if(false, kernel, blocks, threads, stream,
+                          std::forward<Arguments>(arguments)...);
+}
+
+// Kernels that begin with await_stream(). Code for older devices does not wait, also where it is
+// translated for newer ones, and is not launched early.
+inline constexpr int kLeastArchOfEarlyLaunch = 90;
+inline std::atomic<std::uint64_t> devices_of_early_launch{0};  // bits of the first 64
+
+template <class... Parameters, class... Arguments>
+Status launch_kernel_early(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
+                           Stream stream, Arguments&&... arguments) {
+  int device = 0;
+  if (const cudaError_t failed = cudaGetDevice(&device); failed != cudaSuccess) return failed;
+  const std::uint64_t devices = devices_of_early_launch.load(std::memory_order_relaxed);
+  const bool early = device < 64 && (devices >> device & 1) != 0;
+  return launch_kernel_if(early, kernel, blocks, threads, stream,
+                          std::forward<Arguments>(arguments)...);
 }
 
 // Makes the driver load a kernel, which it otherwise does at its first launch: never in a capture.
@@ -39,10 +69,35 @@ Status load_kernel(void (*kernel)(Parameters...)) {
   cudaFuncAttributes attributes{};
   return cudaFuncGetAttributes(&attributes, kernel);
 }
+template <class... Parameters>
+Status load_kernel_launched_early(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes{};
+  int device = 0;
+  if (const Status failed = cudaFuncGetAttributes(&attributes, kernel)) return failed;
+  if (const Status failed = cudaGetDevice(&device)) return failed;
+  if (device < 64 && attributes.ptxVersion >= kLeastArchOfEarlyLaunch) {
+    devices_of_early_launch.fetch_or(std::uint64_t{1} << device, std::memory_order_relaxed);
+  }
+  return cudaSuccess;
+}
 Status load_steps();
 Status load_blocks();
 Status load_resolve();
 Status load_forecast();
+
+// What the stream did before is done afterwards, and seen.
+__device__ inline void await_stream() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// When all blocks have called this, or ended, the next kernel may be brought onto the device if it
+// was launched early; it waits there for the end of this one.
+__device__ inline void let_next_come() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 __device__ inline std::uint32_t load(const std::uint32_t* at) {
   std::uint32_t value;

@@ -186,6 +186,7 @@ __device__ void look_up_slice(const Launch& launch, Shared& shared) {
   if (missing != 0) claim_slots(launch, shared, missing, window);
   __syncthreads();
   if (threadIdx.x / kWarp == kWarps - 1) account(launch, shared);
+  let_next_come();
   if (launch.copiers != 0) {
     hand_over(launch, shared);
   } else {
@@ -196,11 +197,13 @@ __device__ void look_up_slice(const Launch& launch, Shared& shared) {
 __global__ void __launch_bounds__(kThreads, 2)
     resolve_kernel(const __grid_constant__ Launch launch) {
   __shared__ Shared shared;
+  await_stream();
   if (blockIdx.x < launch.lookers) {
     look_up_slice(launch, shared);
     return;
   }
   if (blockIdx.x == launch.lookers + launch.copiers) {
+    let_next_come();
     keep_books(launch, shared);
     return;
   }
@@ -265,9 +268,9 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   launch.lookers = (items + launch.slice - 1) / launch.slice;
   launch.warps = std::min((launch.slice + kWarp - 1) / kWarp, kWarps);
   launch.blocks = launch.lookers + launch.copiers + 1;
-  return launch_kernel(resolve_kernel, launch.blocks, kThreads, stream, launch);
+  return launch_kernel_early(resolve_kernel, launch.blocks, kThreads, stream, launch);
 }
 
-Status load_resolve() { return load_kernel(resolve_kernel); }
+Status load_resolve() { return load_kernel_launched_early(resolve_kernel); }
 
 }  // namespace sluice::kernels::cuda

@@ -9,6 +9,7 @@ constexpr unsigned kEnterBlocks = 2;  // one enters, one looks for old words
 
 __global__ void __launch_bounds__(kEnterThreads)
     enter(const __grid_constant__ HotTable table, std::uint32_t actor) {
+  await_stream();
   if (blockIdx.x == 1) {
     if (threadIdx.x < kWarp) age_by_warp(table);
     return;
@@ -48,6 +49,7 @@ __global__ void __launch_bounds__(kEnterThreads)
 }
 
 __global__ void leave(const __grid_constant__ HotTable table, std::uint32_t actor) {
+  await_stream();
   leave_by_warp(table, actor);
 }
 
@@ -59,11 +61,11 @@ __global__ void reset(const __grid_constant__ HotTable table, std::uint32_t acto
 }  // namespace
 
 Status enter_step(const HotTable& table, std::uint32_t actor, Stream stream) {
-  return launch_kernel(enter, kEnterBlocks, kEnterThreads, stream, table, actor);
+  return launch_kernel_early(enter, kEnterBlocks, kEnterThreads, stream, table, actor);
 }
 
 Status leave_step(const HotTable& table, std::uint32_t actor, Stream stream) {
-  return launch_kernel(leave, 1, kWarp, stream, table, actor);
+  return launch_kernel_early(leave, 1, kWarp, stream, table, actor);
 }
 
 Status reset_actor(const HotTable& table, std::uint32_t actor, Stream stream) {
@@ -71,8 +73,8 @@ Status reset_actor(const HotTable& table, std::uint32_t actor, Stream stream) {
 }
 
 Status load_steps() {
-  if (const Status failed = load_kernel(enter)) return failed;
-  if (const Status failed = load_kernel(leave)) return failed;
+  if (const Status failed = load_kernel_launched_early(enter)) return failed;
+  if (const Status failed = load_kernel_launched_early(leave)) return failed;
   return load_kernel(reset);
 }
 
