@@ -42,6 +42,22 @@ ipc::Status check_forecast(const sluice_plan_desc& desc) {
   return {};
 }
 
+ipc::Status check_waiting(const sluice_plan_desc& desc) {
+  if (desc.wait_us == 0) return {};
+  if (desc.wait_us > SLUICE_MAX_PLAN_WAIT_US) {
+    return fail(Errc::invalid_argument, "plan_desc.wait_us is " + std::to_string(desc.wait_us) +
+                                            "; at most " + std::to_string(SLUICE_MAX_PLAN_WAIT_US));
+  }
+  if ((desc.flags & SLUICE_PLAN_FORECAST) != 0) {
+    return fail(Errc::invalid_argument, "nobody waits for a forecast: plan_desc.wait_us is zero");
+  }
+  if (desc.outcomes == nullptr) {
+    return fail(Errc::invalid_argument,
+                "a plan tells by plan_desc.outcomes what is to be waited for, and has none");
+  }
+  return {};
+}
+
 ipc::Result<PlanOptions> plan_options(const sluice_plan_desc* desc) {
   if (auto ok = check_struct(desc, "plan_desc"); !ok) return std::unexpected(ok.error());
   constexpr std::uint32_t kFlags = SLUICE_PLAN_ADVANCE | SLUICE_PLAN_FORECAST;
@@ -49,6 +65,7 @@ ipc::Result<PlanOptions> plan_options(const sluice_plan_desc* desc) {
     return std::unexpected(ok.error());
   }
   if (auto ok = check_forecast(*desc); !ok) return std::unexpected(ok.error());
+  if (auto ok = check_waiting(*desc); !ok) return std::unexpected(ok.error());
   const bool forecast = (desc->flags & SLUICE_PLAN_FORECAST) != 0;
   if (desc->kind > SLUICE_ITEM_ROW) {
     return fail(Errc::invalid_argument, "plan_desc.kind is " + std::to_string(desc->kind));
@@ -90,6 +107,7 @@ ipc::Result<PlanOptions> plan_options(const sluice_plan_desc* desc) {
   options.slots = desc->slots;
   options.outcomes = desc->outcomes;
   options.without_slot = desc->without_slot;
+  options.wait_us = desc->wait_us;
   return options;
 }
 

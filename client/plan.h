@@ -40,6 +40,7 @@ struct PlanOptions {
   std::int32_t* slots = nullptr;
   std::uint8_t* outcomes = nullptr;
   std::uint32_t* without_slot = nullptr;
+  std::uint64_t wait_us = 0;  // in the stream
 };
 
 class Plan {

@@ -521,6 +521,7 @@ typedef enum sluice_item_kind {
 } sluice_item_kind;
 
 #define SLUICE_MAX_PLAN_ITEMS 1073741824u
+#define SLUICE_MAX_PLAN_WAIT_US 10000000u
 
 /* A launch leaves the actor's step and enters the next one before it looks anything up. */
 #define SLUICE_PLAN_ADVANCE 1u
@@ -557,13 +558,22 @@ typedef struct sluice_plan_desc {
   uint8_t* outcomes;      /* out, likewise: sluice_outcome, beyond LOST it is ABSENT; or NULL */
   uint32_t* without_slot; /* one number, to which items with NO_ROOM or ABSENT are added; or NULL */
   uint64_t budget_bytes;  /* of each launch of a forecast; 0: 64 MiB; else zero */
-  uint64_t reserved[3];
+  uint64_t wait_us;       /* a launch waits so long in its stream, at most; 0: it does not */
+  uint64_t reserved[2];
 } sluice_plan_desc;
 /* clang-format off */
 #define SLUICE_PLAN_DESC_INIT                                                      \
   {sizeof(sluice_plan_desc), 0, 0, 0, 0, 1, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, \
-   NULL, NULL, 0, {0, 0, 0}}
+   NULL, NULL, 0, 0, {0, 0}}
 /* clang-format on */
+
+/* Waiting in the stream (wait_us, at most SLUICE_MAX_PLAN_WAIT_US): if items are ABSENT, a launch
+ * waits on the device, and nothing later of its stream begins, until their blocks are in DRAM, or
+ * lost, or the time is over; then it looks all of them up once more, and outcomes are those of that
+ * look. It may be captured, and the host waits for nothing. It needs `outcomes`; no forecast waits.
+ * A launch that finds nothing absent takes a few us longer than without wait_us. An extent of DRAM
+ * that this process has not mapped yet is not waited for with success: sluice_plan_launch_wait maps
+ * it, and so does every call that asks the daemon. */
 
 /* Checks and allocates what launches need. INVALID_ARGUMENT: also a pointer that the device cannot
  * use. LIST_TOO_LONG: more than SLUICE_MAX_PLAN_ITEMS. The plan is destroyed before its actor is

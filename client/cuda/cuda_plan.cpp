@@ -87,6 +87,12 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
 
   std::unique_ptr<CudaPlan> plan(new CudaPlan(actor));
   *plan->scratch_ = std::move(*scratch);
+  if (options.wait_us != 0) {
+    auto state = DeviceBuffer::make_zeroed(sizeof(kernels::cuda::WaitState), stream->get());
+    if (!state) return std::unexpected(state.error());
+    *plan->wait_state_ = std::move(*state);
+    plan->wait_us_ = options.wait_us;
+  }
   kernels::cuda::ResolveBatch& batch = plan->batch_;
   batch.items = options.items;
   batch.slots = options.slots;
@@ -115,11 +121,13 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
 CudaPlan::~CudaPlan() {
   if (!actor_.cache().client().in_owner()) {
     (void)scratch_.release();  // see CudaCache
+    (void)wait_state_.release();
     (void)heard_.release();
     return;
   }
   const CurrentBesideCaptures current(actor_.device().context());
   scratch_.reset();
+  wait_state_.reset();
   heard_.reset();
 }
 
@@ -136,18 +144,27 @@ cudaStream_t CudaPlan::stream_of(const StreamRef& stream) const {
   return stream.is_cuda ? static_cast<cudaStream_t>(stream.handle) : actor_.stream();
 }
 
+kernels::cuda::Status CudaPlan::enqueue(cudaStream_t stream) {
+  const Cache& cache = actor_.cache();
+  if (forecast_) {
+    return kernels::cuda::forecast(cache.table(), cache.store(), actor_.number(), batch_, goal_,
+                                   scratch_->data(), stream);
+  }
+  if (wait_us_ == 0) {
+    return kernels::cuda::resolve(cache.table(), cache.store(), actor_.number(), batch_,
+                                  arrangement_, scratch_->data(), stream);
+  }
+  return kernels::cuda::resolve_waiting(cache.table(), cache.store(), actor_.number(), batch_,
+                                        arrangement_, scratch_->data(), wait_us_,
+                                        wait_state_->at<kernels::cuda::WaitState>(), stream);
+}
+
 ipc::Status CudaPlan::launch(const StreamRef& stream) {
-  Cache& cache = actor_.cache();
-  if (auto ok = cache.client().check(); !ok) return ok;
+  if (auto ok = actor_.cache().client().check(); !ok) return ok;
   const Current current(actor_.device().context());
   const cudaStream_t in = stream_of(stream);
   if (auto ok = check_step(in); !ok) return ok;
-  const kernels::cuda::Status launched =
-      forecast_ ? kernels::cuda::forecast(cache.table(), cache.store(), actor_.number(), batch_,
-                                          goal_, scratch_->data(), in)
-                : kernels::cuda::resolve(cache.table(), cache.store(), actor_.number(), batch_,
-                                         arrangement_, scratch_->data(), in);
-  return check(static_cast<cudaError_t>(launched), "launching a plan");
+  return check(static_cast<cudaError_t>(enqueue(in)), "launching a plan");
 }
 
 ipc::Status CudaPlan::check_wait(cudaStream_t stream) const {

@@ -26,6 +26,7 @@ class CudaPlan final : public Plan {
  private:
   explicit CudaPlan(CudaActor& actor) : actor_(actor) {}
   ipc::Status check_step(cudaStream_t stream) const;
+  kernels::cuda::Status enqueue(cudaStream_t stream);
   cudaStream_t stream_of(const StreamRef& stream) const;
   ipc::Status check_wait(cudaStream_t stream) const;
   // Launches once and waits; how many items are absent.
@@ -36,7 +37,9 @@ class CudaPlan final : public Plan {
   bool forecast_ = false;
   kernels::cuda::Arrangement arrangement_;  // of a resolve
   kernels::cuda::ForecastGoal goal_;        // of a forecast
+  std::uint64_t wait_us_ = 0;               // in the stream
   std::unique_ptr<DeviceBuffer> scratch_ = std::make_unique<DeviceBuffer>();
+  std::unique_ptr<DeviceBuffer> wait_state_ = std::make_unique<DeviceBuffer>();
   std::unique_ptr<StagingBuffer> heard_;  // outcomes; once one has waited
 };
 

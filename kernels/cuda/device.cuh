@@ -151,6 +151,12 @@ __device__ inline std::uint32_t time_now() {
   return value;
 }
 
+__device__ inline std::uint64_t nanoseconds() {
+  std::uint64_t value;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(value));
+  return value;
+}
+
 // Relaxed: what a word promises is ordered by the fences of those who make and use the promise.
 __device__ inline Word exchange_if(Word* at, Word expected, Word desired) {
   return atomicCAS(reinterpret_cast<unsigned long long*>(at), expected, desired);

@@ -95,6 +95,23 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
                const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
                Stream stream);
 
+// What the launches of a resolve that waits tell each other; device memory, zeroed once, one per
+// `scratch`.
+struct alignas(16) WaitState {
+  std::uint32_t without_slot;
+  std::uint32_t absent;
+  std::uint32_t again;  // whether there is something to look up once more
+  std::uint32_t reserved;
+};
+
+// The same, and waits in the stream for the blocks of absent items: at most `wait_us` on the
+// device, by one block of threads that looks for their frames now and then. Then all is looked up
+// once more; the outcomes are of that. Nothing of it happens if nothing is absent. `batch.outcomes`
+// is not null.
+Status resolve_waiting(const HotTable& table, const PageStore& store, std::uint32_t actor,
+                       const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
+                       std::uint64_t wait_us, WaitState* state, Stream stream);
+
 // ---- forecast
 
 // What a forecast may do.

@@ -82,6 +82,8 @@ struct Launch {
   Divisor by_parts;    // of a page: pieces that a block of threads reads at once
   bool plain = false;  // every item is a page of a real list
   bool advance = false;
+  const std::uint32_t* only_if = nullptr;  // nothing is done if it leads to 0
+  std::uint32_t* absent = nullptr;         // items that are absent or lost are added to it
 };
 
 // All but the roles; items is 0 if there is nothing to do.

@@ -23,6 +23,9 @@ constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a bl
 constexpr unsigned kFewLookers = 128;       // as many as there are, if the lists are not very long
 constexpr unsigned kMostCopiers = 64;       // more are no faster
 constexpr std::uint64_t kSmallPageBytes = 4096;
+// Of a launch that waits. A read of NVMe takes some 100 us.
+constexpr unsigned kLookAgainNs = 10'000;
+constexpr std::uint64_t kAskAgainNs = 1'000'000;
 
 // By all threads, kPerThread items each, whose loads overlap. Returns how many of its items the
 // warp misses; then `window` is its first one.
@@ -162,16 +165,20 @@ __device__ void account(const Launch& launch, const Shared& shared) {
     to = &counter;
     count = n;
   };
-  lane(0, counters.hits, shared.hits);
+  const bool again = launch.only_if != nullptr;  // these pages were counted
+  lane(0, counters.hits, again ? 0 : shared.hits);
   lane(1, counters.fills, shared.fills.count);
   lane(2, counters.filled_bytes, shared.fills.count * launch.store.page_bytes);
-  lane(3, counters.no_slot, shared.no_slot);
-  lane(4, counters.absent, shared.absent);
+  lane(3, counters.no_slot, again ? 0 : shared.no_slot);
+  lane(4, counters.absent, again ? 0 : shared.absent);
   lane(5, counters.forecast_used, shared.used);
   lane(6, launch.table.header->freed, shared.displaced);
   if (count != 0) atomicAdd(reinterpret_cast<unsigned long long*>(to), count);
   if (lane_id() == 7 && launch.batch.without_slot != nullptr && none != 0) {
     atomicAdd(launch.batch.without_slot, none);
+  }
+  if (lane_id() == 8 && launch.absent != nullptr && shared.absent != 0) {
+    atomicAdd(launch.absent, shared.absent);
   }
 }
 
@@ -198,6 +205,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     resolve_kernel(const __grid_constant__ Launch launch) {
   __shared__ Shared shared;
   await_stream();
+  if (launch.only_if != nullptr && load(launch.only_if) == 0) return;
   if (blockIdx.x < launch.lookers) {
     look_up_slice(launch, shared);
     return;
@@ -217,6 +225,49 @@ __global__ void __launch_bounds__(kThreads, 2)
     copy_handed(launch, shared);
   } else {
     copy_handed_odd(launch, shared);
+  }
+}
+
+// Whether one of the items that were absent still is; this thread's share of them. Asks for their
+// blocks again now and then, as the mark of one that could not be brought in is gone.
+__device__ bool any_away(const Launch& launch, bool ask) {
+  const HotTable& table = launch.table;
+  const std::uint32_t frames_ready = load(launch.store.frames_ready);
+  bool any = false;
+#pragma unroll 4
+  for (std::uint32_t index = threadIdx.x; index < launch.items; index += kThreads) {
+    if (launch.batch.outcomes[index] != Outcome::absent) continue;
+    Item items[1];
+    load_items<1>(launch, {index}, launch.items, items, [] {});
+    if (items[0].page >= table.pages) continue;  // beyond what is real, and never written to
+    const Block block = block_of(table, items[0].page);
+    const Frame frame = frame_in(load_acquire_system(&table.frame_original[block]));
+    if (frame < frames_ready || frame == kLostFrame) continue;
+    any = true;
+    if (ask) mark_wanted_by(table, block, kWantedNow);
+  }
+  return any;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    await_frames(const __grid_constant__ Launch launch, std::uint64_t wait_ns, WaitState* state,
+                 std::uint32_t* without_slot) {
+  await_stream();
+  const bool waits = load(&state->absent) != 0;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    // Of the second look if there is one.
+    if (!waits && without_slot != nullptr) atomicAdd(without_slot, state->without_slot);
+    *state = {0, 0, waits ? 1u : 0u, 0};
+  }
+  if (!waits) return;
+  const std::uint64_t begin = nanoseconds();
+  std::uint64_t asked = begin;
+  for (std::uint64_t now = begin; now - begin < wait_ns; now = nanoseconds()) {
+    const bool ask = now - asked >= kAskAgainNs;
+    if (ask) asked = now;
+    if (__syncthreads_or(any_away(launch, ask) ? 1 : 0) == 0) return;
+    __nanosleep(kLookAgainNs);
   }
 }
 
@@ -246,18 +297,12 @@ std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride
   return offsetof(Scratch, fills) + (handed ? sizeof(Fill) * items : 0);
 }
 
-Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
-               const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
-               Stream stream) {
-  Launch launch;
-  if (const Status status = bind_lists(launch, table, store, actor, batch); status != cudaSuccess) {
-    return status;
-  }
+// Who does what.
+static void arrange(Launch& launch, const Arrangement& arrangement, void* scratch) {
   const std::uint32_t items = launch.items;
-  if (items == 0) return cudaSuccess;
   launch.scratch = static_cast<Scratch*>(scratch);
   launch.advance = arrangement.advance;
-  const bool small = store.page_bytes <= kSmallPageBytes;
+  const bool small = launch.store.page_bytes <= kSmallPageBytes;
   const std::uint32_t bound = arrangement.copying_ctas;
   const bool few = bound != 0 && are_few(items, bound);
   std::uint32_t wanted = few && bound < kFewLookers ? bound : kFewLookers;
@@ -268,9 +313,45 @@ Status resolve(const HotTable& table, const PageStore& store, std::uint32_t acto
   launch.lookers = (items + launch.slice - 1) / launch.slice;
   launch.warps = std::min((launch.slice + kWarp - 1) / kWarp, kWarps);
   launch.blocks = launch.lookers + launch.copiers + 1;
+}
+
+Status resolve(const HotTable& table, const PageStore& store, std::uint32_t actor,
+               const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
+               Stream stream) {
+  Launch launch;
+  const Status status = bind_lists(launch, table, store, actor, batch);
+  if (status != cudaSuccess || launch.items == 0) return status;
+  arrange(launch, arrangement, scratch);
   return launch_kernel_early(resolve_kernel, launch.blocks, kThreads, stream, launch);
 }
 
-Status load_resolve() { return load_kernel_launched_early(resolve_kernel); }
+Status resolve_waiting(const HotTable& table, const PageStore& store, std::uint32_t actor,
+                       const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
+                       std::uint64_t wait_us, WaitState* state, Stream stream) {
+  Launch launch;
+  const Status status = bind_lists(launch, table, store, actor, batch);
+  if (status != cudaSuccess || launch.items == 0) return status;
+  if (batch.outcomes == nullptr) return cudaErrorInvalidValue;
+  arrange(launch, arrangement, scratch);
+  Launch first = launch;
+  first.batch.without_slot = &state->without_slot;
+  first.absent = &state->absent;
+  if (const Status failed =
+          launch_kernel_early(resolve_kernel, first.blocks, kThreads, stream, first)) {
+    return failed;
+  }
+  if (const Status failed = launch_kernel_early(await_frames, 1, kThreads, stream, launch,
+                                                wait_us * 1000, state, batch.without_slot)) {
+    return failed;
+  }
+  launch.advance = false;
+  launch.only_if = &state->again;
+  return launch_kernel_early(resolve_kernel, launch.blocks, kThreads, stream, launch);
+}
+
+Status load_resolve() {
+  if (const Status failed = load_kernel_launched_early(await_frames)) return failed;
+  return load_kernel_launched_early(resolve_kernel);
+}
 
 }  // namespace sluice::kernels::cuda

@@ -75,7 +75,7 @@ TEST_F(HostCacheTest, PlansThatCannotBeAreRefusedBeforeAnythingElse) {
   EXPECT_EQ(refused([](auto& d) { d.struct_size = 8; }), SLUICE_INVALID_ARGUMENT);
   EXPECT_EQ(refused([](auto& d) { d.kind = 2; }), SLUICE_INVALID_ARGUMENT);
   EXPECT_EQ(refused([](auto& d) { d.flags = 4; }), SLUICE_INVALID_ARGUMENT);
-  EXPECT_EQ(refused([](auto& d) { d.reserved[2] = 1; }), SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused([](auto& d) { d.reserved[1] = 1; }), SLUICE_INVALID_ARGUMENT);
   EXPECT_EQ(refused([](auto& d) { d.max_lists = 0; }), SLUICE_INVALID_ARGUMENT);
   EXPECT_EQ(refused([](auto& d) { d.max_lists = 3; }), SLUICE_INVALID_ARGUMENT)
       << "half of a sequence's lists";
@@ -87,6 +87,25 @@ TEST_F(HostCacheTest, PlansThatCannotBeAreRefusedBeforeAnythingElse) {
             SLUICE_LIST_TOO_LONG);
   EXPECT_EQ(refused([](auto& d) { d.flags = SLUICE_PLAN_ADVANCE; }), SLUICE_NOT_SUPPORTED)
       << "which a cache on a GPU takes";
+}
+
+TEST_F(HostCacheTest, PlansThatCannotWaitAreRefused) {
+  std::uint8_t outcomes[64];
+  const auto refused_waiting = [&](const std::function<void(sluice_plan_desc&)>& change) {
+    return refused([&](auto& d) {
+      d.wait_us = 1000;
+      d.outcomes = outcomes;
+      change(d);
+    });
+  };
+  EXPECT_EQ(refused_waiting([](auto&) {}), SLUICE_NOT_SUPPORTED) << "which a cache on a GPU takes";
+  EXPECT_EQ(refused_waiting([](auto& d) { d.outcomes = nullptr; }), SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused_waiting([](auto& d) { d.flags = SLUICE_PLAN_FORECAST; }),
+            SLUICE_INVALID_ARGUMENT);
+  EXPECT_EQ(refused_waiting([](auto& d) { d.wait_us = SLUICE_MAX_PLAN_WAIT_US; }),
+            SLUICE_NOT_SUPPORTED);
+  EXPECT_EQ(refused_waiting([](auto& d) { d.wait_us = SLUICE_MAX_PLAN_WAIT_US + 1; }),
+            SLUICE_INVALID_ARGUMENT);
 }
 
 TEST_F(HostCacheTest, PlansOfForecastsThatCannotBeAreRefused) {

@@ -1,5 +1,6 @@
 // resolve on the device: right bytes in every slot, whatever the lists and whoever else is at work;
 // and the same hits as the CPU's resolve.
+#include <chrono>
 #include <memory>
 #include <set>
 
@@ -481,6 +482,95 @@ TEST(Resolve, TellsALostBlockAndAsksForItNoMore) {
   EXPECT_EQ(world.counters(0).absent, 2u);
   WantedBlock wanted;
   EXPECT_EQ(collect_wanted(world.daemons_, &wanted, 1), 0u);
+}
+
+class ResolveWaiting : public testing::Test {
+ public:
+  ResolveWaiting() : state(1) { state.set({cuda::WaitState{}}); }
+
+  void enqueue(std::uint64_t wait_us) {
+    ASSERT_EQ(cuda::resolve_waiting(world.table_, world.store_, 0, user.batch, user.arrangement,
+                                    user_scratch.data(), wait_us, state.data(), user.stream()),
+              0);
+  }
+  std::int32_t page_of(Block block, std::uint32_t in_block) const {
+    return static_cast<std::int32_t>(world.page(block, in_block));
+  }
+  void want(const std::vector<std::int32_t>& pages) {
+    user.items.set(pages);
+    user.slots.set(std::vector<std::int32_t>(pages.size(), -2));
+  }
+
+  World world{{}};
+  User user{world, 0, 1, 3};
+  DeviceArray<std::uint8_t> user_scratch{cuda::resolve_scratch_bytes(1, 3, 0)};
+  DeviceArray<cuda::WaitState> state;
+};
+
+TEST_F(ResolveWaiting, AGraphWaitsForABlockThatComes) {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  user.step({-1, -1, -1});  // loads the kernels
+  CUDA_OK(cudaStreamBeginCapture(user.stream(), cudaStreamCaptureModeThreadLocal));
+  user.enter();
+  enqueue(5'000'000);
+  user.leave();
+  CUDA_OK(cudaStreamEndCapture(user.stream(), &graph));
+  CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
+  world.set_frame(6, kLostFrame);
+  for (std::uint32_t round = 0; round < 3; ++round) {
+    world.set_frame(5, kNoFrame);
+    want({page_of(5, round), page_of(6, 0), 9});
+    CUDA_OK(cudaGraphLaunch(exec, user.stream()));
+    // When it has asked for the block, it waits.
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(4);
+    WantedBlock wanted;
+    while (collect_wanted(world.daemons_, &wanted, 1) == 0) {
+      ASSERT_LT(std::chrono::steady_clock::now(), deadline);
+    }
+    EXPECT_EQ(wanted.block, 5u);
+    EXPECT_EQ(cudaStreamQuery(user.stream()), cudaErrorNotReady);
+    world.fill_frame(62 + round % 2, 5);
+    world.set_frame(5, 62 + round % 2);
+    user.finish();
+    EXPECT_LT(std::chrono::steady_clock::now(), deadline);
+    const auto slots = user.slots.get();
+    ASSERT_GE(slots[0], 0);
+    EXPECT_TRUE(world.holds(slots[0], 5, round));
+    EXPECT_EQ(slots[1], kNoSlot);
+    EXPECT_EQ(user.outcomes.get(), (std::vector{Outcome::filled, Outcome::lost, Outcome::hit}));
+    EXPECT_EQ(user.none.get()[0], round + 1) << "of the last look";
+  }
+  CUDA_OK(cudaGraphExecDestroy(exec));
+  CUDA_OK(cudaGraphDestroy(graph));
+  const ActorCounters counters = world.counters(0);
+  EXPECT_EQ(counters.hits + counters.fills + counters.absent, 3u * 3 + 3) << "nothing twice";
+}
+
+TEST_F(ResolveWaiting, WaitsNoLongerThanItMay) {
+  world.set_frame(5, kNoFrame);
+  user.enter();
+  want({page_of(5, 3), 9, 10});
+  const auto begin = std::chrono::steady_clock::now();
+  enqueue(20'000);
+  user.finish();
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(20));
+  EXPECT_EQ(user.slots.get()[0], kNoSlot);
+  EXPECT_EQ(user.outcomes.get()[0], Outcome::absent);
+  EXPECT_EQ(user.none.get()[0], 1u);
+  user.leave();
+  user.finish();
+}
+
+TEST_F(ResolveWaiting, LooksOnceIfNothingIsAbsent) {
+  user.enter();
+  want({page_of(5, 3), 9, static_cast<std::int32_t>(world.table_.pages)});
+  enqueue(5'000'000);
+  user.finish();
+  EXPECT_EQ(user.outcomes.get(), (std::vector{Outcome::filled, Outcome::filled, Outcome::invalid}));
+  EXPECT_EQ(user.none.get()[0], 1u);
+  user.leave();
+  user.finish();
 }
 
 TEST(FrameLog, AnExtentThatIsNotPinnedIsAbsent) {

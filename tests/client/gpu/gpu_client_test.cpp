@@ -552,6 +552,41 @@ TEST_F(OverAStore, APlanWaitsForWhatIsOnNvme) {
   EXPECT_GT(absent_at_first, 0u) << "DRAM holds all of it";
 }
 
+TEST_F(OverAStore, APlanWaitsInItsStream) {
+  const Sequence sequence = long_sequence();
+  sluice_plan_desc desc = lists.desc(SLUICE_ITEM_BLOCK, 2);
+  desc.wait_us = kWaitUs;
+  Plan plan = must(Plan::create(engine->actor, desc));
+  Plan once = must(Plan::create(engine->actor, lists.desc(SLUICE_ITEM_BLOCK, 2)));
+  const std::uint32_t row = must(sequence.row());
+  const auto all_there = [&] {
+    const auto outcomes = lists.outcomes.get();
+    return std::count(outcomes.begin(), outcomes.begin() + 2, SLUICE_ABSENT) == 0;
+  };
+  int came = 0;  // while the launch waited
+  for (int first = 0; first < kBlocks; first += 2) {
+    lists.put({{first, first + 1}}, {row});
+    // What a step may still read keeps its place in DRAM until the step has ended.
+    bool there = false;
+    for (int steps = 0; !there && steps < kMostSteps; ++steps) {
+      must(engine->actor.begin_step());
+      must(once.launch());
+      EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      const bool away = !all_there();
+      must(plan.launch());
+      must(engine->actor.end_step());
+      EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      there = all_there();
+      came += away && there ? 1 : 0;
+    }
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_TRUE(engine->filled(lists.slot(0, static_cast<std::uint32_t>(i)), first + i + 1))
+          << "block " << first + i;
+    }
+  }
+  EXPECT_GT(came, 0);
+}
+
 TEST_F(OverAStore, APlanDoesNotWaitForWhatIsLost) {
   const Sequence sequence = long_sequence();
   for (const auto& entry : std::filesystem::recursive_directory_iterator(store)) {
