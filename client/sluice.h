@@ -583,7 +583,10 @@ SLUICE_API sluice_status sluice_plan_create(sluice_actor* actor, const sluice_pl
 
 /* Enqueues the plan in `stream`; NULL or kind none: in that of its actor. It neither allocates nor
  * waits, and may be captured in a CUDA graph. Launches of one actor, replays of graphs included,
- * must not overlap: in another stream than the actor's, order them with events. The actor is in a
+ * must not overlap: in another stream than the actor's, order them with events. Steps and plans may
+ * be launched early (programmatic dependent launch, compute capability 9.0) and then wait on the
+ * device for the kernel before them: one that was itself launched so must have waited
+ * (griddepcontrol.wait) when it ends, as what comes after it relies on that. The actor is in a
  * step when the launch runs; WRONG_STATE tells outside of captures that it is in none. Pages are
  * not counted in the cache's stats; see `outcomes`. */
 SLUICE_API sluice_status sluice_plan_launch(sluice_plan* plan, const sluice_stream* stream,

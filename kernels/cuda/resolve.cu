@@ -252,6 +252,7 @@ __device__ bool any_away(const Launch& launch, bool ask) {
 __global__ void __launch_bounds__(kThreads)
     await_frames(const __grid_constant__ Launch launch, std::uint64_t wait_ns, WaitState* state,
                  std::uint32_t* without_slot) {
+  __shared__ std::uint64_t now;  // one time for all: they go round together
   await_stream();
   const bool waits = load(&state->absent) != 0;
   __syncthreads();
@@ -259,15 +260,19 @@ __global__ void __launch_bounds__(kThreads)
     // Of the second look if there is one.
     if (!waits && without_slot != nullptr) atomicAdd(without_slot, state->without_slot);
     *state = {0, 0, waits ? 1u : 0u, 0};
+    now = nanoseconds();
   }
   if (!waits) return;
-  const std::uint64_t begin = nanoseconds();
+  __syncthreads();
+  const std::uint64_t begin = now;
   std::uint64_t asked = begin;
-  for (std::uint64_t now = begin; now - begin < wait_ns; now = nanoseconds()) {
+  while (now - begin < wait_ns) {
     const bool ask = now - asked >= kAskAgainNs;
     if (ask) asked = now;
     if (__syncthreads_or(any_away(launch, ask) ? 1 : 0) == 0) return;
     __nanosleep(kLookAgainNs);
+    if (threadIdx.x == 0) now = nanoseconds();
+    __syncthreads();
   }
 }
 

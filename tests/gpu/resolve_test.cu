@@ -10,6 +10,18 @@
 namespace sluice::kernels {
 namespace {
 
+__device__ void wait_20_us() {
+  const long long begin = clock64();
+  while (clock64() - begin < 40'000) {
+  }
+}
+__global__ void nap() { wait_20_us(); }
+__global__ void make_list(std::int32_t* items, std::int32_t first, std::int32_t second) {
+  wait_20_us();
+  items[0] = first;
+  items[1] = second;
+}
+
 // With more items than the bound on copying blocks times what one looks up (1,024), blocks hand
 // over.
 struct Case {
@@ -482,6 +494,75 @@ TEST(Resolve, TellsALostBlockAndAsksForItNoMore) {
   EXPECT_EQ(world.counters(0).absent, 2u);
   WantedBlock wanted;
   EXPECT_EQ(collect_wanted(world.daemons_, &wanted, 1), 0u);
+}
+
+// Launches that are launched early wait for all that a captured stream joins, kernels and others.
+TEST(Resolve, AGraphMayJoinStreamsBetweenItsLaunches) {
+  World world({});
+  User user(world, 0, 1, 2);
+  DeviceArray<std::int32_t> lists(std::vector<std::int32_t>{3, 70});
+  cudaStream_t other = nullptr;
+  cudaEvent_t fork = nullptr;
+  cudaEvent_t join = nullptr;
+  CUDA_OK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+  CUDA_OK(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming));
+  CUDA_OK(cudaEventCreateWithFlags(&join, cudaEventDisableTiming));
+  user.step({-1, -1});  // loads the kernels
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  CUDA_OK(cudaStreamBeginCapture(user.stream(), cudaStreamCaptureModeThreadLocal));
+  user.enter();
+  CUDA_OK(cudaEventRecord(fork, user.stream()));
+  CUDA_OK(cudaStreamWaitEvent(other, fork, 0));
+  nap<<<1, 1, 0, other>>>();
+  CUDA_OK(cudaMemcpyAsync(user.items.data(), lists.data(), 2 * sizeof(std::int32_t),
+                          cudaMemcpyDeviceToDevice, other));
+  CUDA_OK(cudaEventRecord(join, other));
+  nap<<<1, 1, 0, user.stream()>>>();
+  CUDA_OK(cudaStreamWaitEvent(user.stream(), join, 0));
+  user.launch();
+  CUDA_OK(cudaEventRecord(fork, user.stream()));
+  CUDA_OK(cudaStreamWaitEvent(other, fork, 0));
+  nap<<<1, 1, 0, other>>>();
+  CUDA_OK(cudaEventRecord(join, other));
+  CUDA_OK(cudaStreamWaitEvent(user.stream(), join, 0));
+  user.leave();
+  CUDA_OK(cudaStreamEndCapture(user.stream(), &graph));
+  CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
+  for (int i = 0; i < 50; ++i) {
+    const std::vector<std::int32_t> pages{i, i + 100};
+    lists.set(pages);
+    user.items.set({-1, -1});
+    CUDA_OK(cudaGraphLaunch(exec, user.stream()));
+    user.finish();
+    const auto slots = user.slots.get();
+    ASSERT_GE(slots[0], 0) << i;
+    ASSERT_GE(slots[1], 0) << i;
+    ASSERT_EQ(world.wrong(pages, slots), 0u);
+  }
+  CUDA_OK(cudaGraphExecDestroy(exec));
+  CUDA_OK(cudaGraphDestroy(graph));
+  CUDA_OK(cudaEventDestroy(join));
+  CUDA_OK(cudaEventDestroy(fork));
+  CUDA_OK(cudaStreamDestroy(other));
+}
+
+// What a kernel before it stores late is read by a resolve that was launched early.
+TEST(Resolve, ReadsListsThatTheKernelBeforeItMakes) {
+  World world({});
+  User user(world, 0, 1, 2);
+  user.step({-1, -1});
+  user.enter();
+  for (int i = 0; i < 200; ++i) {
+    make_list<<<1, 1, 0, user.stream()>>>(user.items.data(), i, i + 100);
+    user.launch();
+    user.finish();
+    const auto slots = user.slots.get();
+    ASSERT_EQ(user.none.get()[0], 0u) << i;
+    ASSERT_EQ(world.wrong({i, i + 100}, slots), 0u) << i;
+  }
+  user.leave();
+  user.finish();
 }
 
 class ResolveWaiting : public testing::Test {
