@@ -113,7 +113,7 @@ ipc::Status Client::check_alive() {
 
 ipc::Status Client::check_not_ended() {
   if (watcher_ != nullptr) {
-    if (auto ok = check(); !ok || !over_.load(std::memory_order_acquire)) return ok;
+    if (auto ok = check(); !ok || gate_->state() != Gate::State::ended) return ok;
     return std::unexpected(gate_->reason());
   }
   if (abandoned_.load(std::memory_order_relaxed)) return check();
@@ -125,11 +125,6 @@ ipc::Status Client::check_not_ended() {
 
 bool Client::lost(Link& link, const ipc::Error& why) {
   return says_away(why.code) && link.broken() && gate_->gone(link, why);
-}
-
-void Client::end(ipc::Error why) {
-  gate_->end(std::move(why));
-  over_.store(true, std::memory_order_release);
 }
 
 void Client::add(Cache& cache) {

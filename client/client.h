@@ -71,9 +71,6 @@ class Client {
   // so leave the gate, and enter again.
   bool lost(Link& link, const ipc::Error& why);
 
-  // The session is over, for good: steps fail with this, too, unless the daemon is merely gone.
-  void end(ipc::Error why);
-
   // What the first Welcome said.
   const Link::Welcome& welcome() const { return welcome_; }
   std::uint64_t session() const { return welcome_.session; }
@@ -96,7 +93,6 @@ class Client {
   std::unordered_set<Cache*> caches_;
   std::atomic<std::int64_t> next_look_ns_{0};
   std::atomic<bool> abandoned_{false};  // the daemon is gone: see check_not_ended()
-  std::atomic<bool> over_{false};       // and see end()
   std::unique_ptr<Watcher> watcher_;    // null: the session does not outlive its daemon
 };
 

@@ -98,6 +98,7 @@ class Gate {
   // It came to nothing: what can go on without a daemon does so again.
   void give_up(ipc::Error why);
   void connect(std::shared_ptr<Link> link);
+  // The session is over, for good: steps fail with this, too.
   void end(ipc::Error why);
 
  private:

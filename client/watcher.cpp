@@ -91,7 +91,7 @@ void Watcher::run() {
     Error why = link->control().end_reason();
     link->cut();
     if (!says_away(why.code)) {
-      client_.end(std::move(why));
+      gate.end(std::move(why));
       return;
     }
     gate.away(std::move(why));
@@ -148,26 +148,27 @@ Link* Watcher::greet(Error& why) {
 }
 
 Watcher::Attempt Watcher::attempt(Error& why) {
+  Gate& gate = client_.gate();
   Link* const link = greet(why);
   if (link == nullptr) {
     if (why.code == Errc::not_found) {
-      client_.end(
+      gate.end(
           cold("the daemon that came back was started cold, or by another version or "
                "configuration: " +
                why.text));
       return Attempt::over;
     }
     if (!is_final(why.code)) return Attempt::again;
-    client_.end(cold("the daemon that came back refused this client (" + why.text + ")"));
+    gate.end(cold("the daemon that came back refused this client (" + why.text + ")"));
     return Attempt::over;
   }
   const Link::Welcome& welcome = link->welcome();
   if (!welcome.resumed || welcome.session != client_.session()) {
-    client_.end(cold("the daemon that came back gave session " + std::to_string(welcome.session) +
-                     " in place of " + std::to_string(client_.session())));
+    gate.end(cold("the daemon that came back gave session " + std::to_string(welcome.session) +
+                  " in place of " + std::to_string(client_.session())));
     return Attempt::over;
   }
-  client_.gate().begin_resume();
+  gate.begin_resume();
   if (auto ok = resume_all(client_, *link); !ok) {
     why = {Errc::daemon_away, ok.error().text};
     link->cut();
@@ -178,7 +179,7 @@ Watcher::Attempt Watcher::attempt(Error& why) {
     const std::lock_guard lock(mutex_);
     resumed = std::move(next_);
   }
-  client_.gate().connect(std::move(resumed));
+  gate.connect(std::move(resumed));
   return Attempt::resumed;
 }
 
