@@ -126,11 +126,11 @@ sluice_status sluice_cache_get_info(sluice_cache* cache, sluice_cache_info* out,
     out->max_actors = impl.max_actors();
     out->frame_extents = impl.frame_extents();
     out->frame_extent_bytes = impl.frame_extent_bytes();
-    const DeviceCache* const device = impl.device();
-    const ipc::Status pinning = device != nullptr ? device->pin_status() : ipc::Status();
-    out->pinned_frame_extents = device != nullptr ? device->pinned() : 0;
+    const DeviceCache* const resolver = impl.resolver();
+    const ipc::Status pinning = resolver != nullptr ? resolver->pin_status() : ipc::Status();
+    out->pinned_frame_extents = resolver != nullptr ? resolver->pinned() : 0;
     out->pin_status = static_cast<uint32_t>(pinning ? Errc::ok : pinning.error().code);
-    out->device_bytes = device != nullptr ? device->device_bytes() : 0;
+    out->device_bytes = resolver != nullptr ? resolver->device_bytes() : 0;
     return {};
   });
 }
@@ -141,9 +141,9 @@ sluice_status sluice_cache_wait_pinned(sluice_cache* cache, uint64_t timeout_us,
     if (cache == nullptr) return null_argument("cache");
     Cache& impl = *cache->impl;
     if (auto ok = impl.client().check(); !ok) return ok;
-    if (impl.device() == nullptr) return {};
-    impl.device()->retry_pinning();
-    return impl.device()->wait_pinned(impl.frame_extents(), deadline_after(timeout_us));
+    if (impl.resolver() == nullptr) return {};
+    impl.resolver()->retry_pinning();
+    return impl.resolver()->wait_pinned(impl.frame_extents(), deadline_after(timeout_us));
   });
 }
 

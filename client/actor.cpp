@@ -47,8 +47,8 @@ ipc::Result<std::unique_ptr<Actor>> Actor::open(Cache& cache) {
     return fail(Errc::peer_violation, "the daemon gave actor " + std::to_string(index) + " of " +
                                           std::to_string(cache.max_actors()));
   }
-  if (cache.device() != nullptr) {
-    auto actor = cache.device()->make_actor(cache, index);
+  if (cache.resolver() != nullptr) {
+    auto actor = cache.resolver()->make_actor(cache, index);
     if (!actor) (void)cache.close_actor(index);
     return actor;
   }
@@ -209,11 +209,11 @@ ipc::Result<std::vector<std::int32_t>> Actor::pin(const Sequence& sequence, std:
 
 // ---- on a GPU only
 
-ipc::Status Actor::copy_to_frame(const std::vector<std::int32_t>&, std::uint32_t) {
+ipc::Status Actor::copy_to_frame(const Sequence&, std::uint32_t, const Sequence&) {
   return only_on_gpus("copies by a stream");
 }
 
-ipc::Status Actor::copy_to_slots(const std::vector<std::int32_t>&, std::uint32_t) {
+ipc::Status Actor::copy_to_slots(const Sequence&, std::uint32_t) {
   return only_on_gpus("copies by a stream");
 }
 

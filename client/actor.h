@@ -74,22 +74,23 @@ class Actor {
   // The block of these pins was sealed; its pages become ordinary ones.
   virtual ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) = 0;
 
-  // Of an actor on a GPU, which alone can touch slots there: copies a block's bytes between its
-  // pinned slots and its frame, and returns when they are there. Errors: not_supported (host
-  // backend), and those of Cache::wait_pinned_frame.
-  virtual ipc::Status copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame);
-  virtual ipc::Status copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame);
+  // Of a cache on a GPU, where actors alone can touch slots: copies the bytes of a block's pinned
+  // slots to the frame of the same block of `to`, which is private, or of its own frame to its
+  // slots, and returns when they are there. Errors: not_supported (host backend), and those of
+  // Cache::wait_pinned_frame.
+  virtual ipc::Status copy_to_frame(const Sequence& from, std::uint32_t block, const Sequence& to);
+  virtual ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block);
 
   // See sluice_actor_set_stream and sluice_plan_create. Errors: not_supported (host backend), ...
   ipc::Status set_stream(const StreamRef& stream);
   ipc::Result<std::unique_ptr<Plan>> make_plan(const PlanOptions& options);
 
   Cache& cache() const { return cache_; }
+  std::uint32_t index() const { return index_; }  // among those of the cache
   bool in_step() const { return in_step_; }
 
  protected:
   Actor(Cache& cache, std::uint32_t index) : cache_(cache), index_(index) { ++cache.users(); }
-  std::uint32_t index() const { return index_; }
 
  private:
   // Whether its steps are requests to the daemon. Else they go on without one.

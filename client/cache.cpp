@@ -46,11 +46,6 @@ ipc::Result<std::unique_ptr<Cache>> Cache::open_on(Link& link, Client& client,
     auto device = DeviceCache::open(client, *options.cuda_device);
     if (!device) return std::unexpected(device.error());
     cache->device_ = std::move(*device);
-    if (options.executor != wire::Executor::direct) {
-      return fail(Errc::not_supported,
-                  "the executor of a cache on a GPU is direct: set cache_desc.executor to "
-                  "SLUICE_EXECUTOR_DIRECT");
-    }
   }
   auto reply = cache->request_open(link, client.deadline());
   if (!reply) return std::unexpected(reply.error());
@@ -140,15 +135,15 @@ ipc::Status Cache::accept(Link& link, const wire::CacheOpened& opened, std::vect
       std::uint64_t{frames_per_extent_} * geometry_.frame_stride != frame_extent_bytes_) {
     return fail(Errc::peer_violation, "the daemon's extents do not fit the layout of the cache");
   }
-  if (device_ != nullptr && executor_ != wire::Executor::direct) {
-    return fail(Errc::peer_violation, "the daemon opened a cache on a GPU for its own executor");
+  if (executor_ != options_.executor) {
+    return fail(Errc::peer_violation, "the daemon opened the cache for another executor");
   }
   if (auto ok = map_arena(link, opened.slot_extents(), opened.slot_extent_bytes()); !ok) return ok;
   auto frames = ipc::ReservedRange::reserve(max_frame_extents_ * frame_extent_bytes_,
                                             "addresses for the cache's DRAM extents");
   if (!frames) return std::unexpected(frames.error());
   frames_ = std::move(*frames);
-  if (device_ != nullptr) {
+  if (resolver() != nullptr) {
     if (auto ok = attach_split_table(opened, fds); !ok) return ok;
   } else if (executor_ == wire::Executor::direct) {
     if (fds.size() != 1) {
@@ -295,12 +290,12 @@ ipc::Status Cache::map_frame_extents(Link& link, std::uint32_t count) {
   // Read by resolves of other threads: the mapping comes before the number.
   std::atomic_ref(frames_ready_).store(*now * frames_per_extent_, std::memory_order_release);
   mapped_.store(*now, std::memory_order_release);
-  if (device_ != nullptr) device_->pin(*now);
+  if (resolver() != nullptr) device_->pin(*now);
   return {};
 }
 
 ipc::Status Cache::check_pinning() {
-  if (device_ == nullptr) return {};
+  if (resolver() == nullptr) return {};
   ipc::Status status = device_->pin_status();
   if (!status) device_->retry_pinning();
   return status;
@@ -337,6 +332,7 @@ ipc::Status Cache::expose_frame(std::uint32_t block, std::uint32_t frame) {
 }
 
 ipc::Status Cache::wait_pinned_frame(std::uint32_t frame, ipc::Deadline deadline) {
+  if (resolver() == nullptr) return {};
   return device_->wait_pinned(frame / frames_per_extent_ + 1, deadline);
 }
 
@@ -382,7 +378,7 @@ ipc::Status Cache::close_on(Link& link) const {
 }
 
 void Cache::collect_stats() {
-  if (device_ == nullptr || !client_.in_owner()) return;
+  if (resolver() == nullptr || !client_.in_owner()) return;
   device_->count_into(stats_, geometry_.page_bytes);
 }
 

@@ -96,6 +96,11 @@ class Cache {
 
   // The GPU's side; null on the host backend.
   DeviceCache* device() const { return device_.get(); }
+  // The same of executor direct; null also where the daemon resolves: then this process has the
+  // arena alone, and DRAM is not pinned here.
+  DeviceCache* resolver() const {
+    return executor_ == ipc::wire::Executor::direct ? device_.get() : nullptr;
+  }
 
   // Of the device's addresses on a GPU.
   std::byte* arena() const { return device_ != nullptr ? device_->arena() : arena_.data(); }

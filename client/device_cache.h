@@ -46,7 +46,8 @@ class DeviceCache {
 
   // Also makes the device's context.
   virtual ipc::Status reserve_arena(std::uint64_t bytes) = 0;
-  // Imports an extent of exactly `bytes`; its descriptor may be closed afterwards.
+  // Imports an extent of exactly `bytes`; its descriptor may be closed afterwards. With executor
+  // daemon that is all; what follows is for executor direct, but for ordinal(), uuid() and arena().
   virtual ipc::Status map_arena_extent(std::uint64_t offset, int fd, std::uint64_t bytes) = 0;
   // `node_part` is mapped here already, and stays so for as long as this object lives.
   virtual ipc::Status attach_table(const kernels::TableSizes& sizes, int device_fd,

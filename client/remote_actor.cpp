@@ -6,6 +6,7 @@
 #include "client/actor.h"
 #include "client/requests.h"
 #include "client/sequence.h"
+#include "ipc/protocol.h"
 
 namespace sluice::client::internal {
 
@@ -42,6 +43,14 @@ class RemoteActor final : public Actor {
 
   // The daemon unpins at the seal.
   ipc::Status unpin(std::uint32_t, const std::vector<std::int32_t>&) override { return {}; }
+
+  ipc::Status copy_to_frame(const Sequence& from, std::uint32_t block,
+                            const Sequence& to) override {
+    return copy_tail(from, block, to, ipc::kTailToFrame);
+  }
+  ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block) override {
+    return copy_tail(of, block, of, 0);
+  }
 
  private:
   Client& client() const { return cache().client(); }
@@ -297,6 +306,26 @@ class RemoteActor final : public Actor {
     }
     stay->link()->channel().abandon(part->ticket);
     return {};
+  }
+
+  // Done again it has the same effect.
+  ipc::Status copy_tail(const Sequence& pinned, std::uint32_t block, const Sequence& framed,
+                        std::uint16_t flags) {
+    return client().ask(client().deadline(), [&](Link& link) -> ipc::Status {
+      auto memory = link.channel().allocate(ipc::kMaxErrorText, client().deadline());
+      if (!memory) return std::unexpected(memory.error());
+      Channel::Request request;
+      request.op = wire::Op::tail_copy;
+      request.flags = flags;
+      request.handle = pinned.handle();
+      request.value = framed.handle();
+      request.count = block;
+      request.actor = index();
+      request.reply_length = ipc::kMaxErrorText;
+      auto answer = link.channel().call(request, std::move(*memory), client().deadline());
+      if (!answer) return std::unexpected(answer.error());
+      return {};
+    });
   }
 
   // Pinning again gives the same slots.

@@ -313,9 +313,11 @@ ipc::Status Sequence::release_on(Link& link) {
 ipc::Result<std::uint32_t> Sequence::row() {
   if (auto ok = check(); !ok) return std::unexpected(ok.error());
   if (auto ok = settle(nullptr); !ok) return std::unexpected(ok.error());
-  if (cache_.device() == nullptr) {
-    return fail(Errc::not_supported,
-                "rows of sequences are for plans, and those for caches on a GPU (device_type 2)");
+  if (cache_.resolver() == nullptr) {
+    return fail(
+        Errc::not_supported,
+        "rows of sequences are for plans, and those for caches on a GPU (device_type 2) with "
+        "executor direct");
   }
   const std::lock_guard lock(mutex_);
   take_replaced();

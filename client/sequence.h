@@ -93,6 +93,7 @@ class Sequence {
   // from then on. Errors: not_supported (host backend), limit_reached, no_memory, io_error.
   ipc::Result<std::uint32_t> row();
 
+  std::uint32_t frame(std::uint32_t block) const { return blocks_[block].frame; }
   // For resolve: the attached id of a block, and its pinned slots (nullptr: it has none).
   std::uint32_t id(std::uint32_t block) const { return ids_[block]; }
   const std::vector<std::int32_t>* pinned(std::uint32_t block) const;
@@ -147,11 +148,9 @@ class Sequence {
   void be_registered();
   void be_forgotten();
   ipc::Result<Block*> private_block(std::uint32_t block);
-  // Copies a block's bytes between its pinned slots and its frame. `actor`: on a GPU only.
-  ipc::Status copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame,
-                            Actor* actor) const;
-  ipc::Status copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame,
-                            Actor& actor) const;
+  // See Actor; `actor` is needed on a GPU only.
+  ipc::Status copy_to_frame(std::uint32_t block, const Sequence& to, Actor* actor) const;
+  ipc::Status copy_to_slots(std::uint32_t block, Actor& actor) const;
   ipc::Status check_actor(std::uint32_t block, const Actor* actor, const char* what) const;
   // Writes the ids from block `first` on to the row, if there is one.
   ipc::Status update_row(std::uint32_t first);

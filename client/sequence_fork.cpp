@@ -63,9 +63,9 @@ ipc::Status Sequence::copy_to_child(Sequence& child, std::uint32_t block, Actor*
   copy.exposed = false;  // it has an id of its own
   std::byte* const to = cache_.frame(copy.frame);
   if (to == nullptr) return impossible_frame();
-  if (const auto* slots = pinned(block); slots != nullptr) {
+  if (pinned(block) != nullptr) {
     copy.in_frame = true;
-    return copy_to_frame(*slots, copy.frame, actor);
+    return copy_to_frame(block, child, actor);
   }
   if (copy.in_frame) {
     std::memcpy(to, cache_.frame(blocks_[block].frame), cache_.geometry().block_bytes);

@@ -34,6 +34,7 @@ ipc::Result<bool> Sequence::seal_on(Link& link, const Seal& seal, Actor* actor) 
   request.handle = handle_;
   request.value = seal.valid_bytes;
   request.count = seal.index;
+  if (actor != nullptr) request.actor = actor->index();
   request.length = bytes_u32(spec_bytes + seal.key.size());
   request.reply_offset = bytes_u32(spec_bytes + key_area);
   request.reply_length = ipc::kMaxErrorText;
@@ -149,7 +150,7 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   if (pins != pins_.end()) {
     if (auto ok = check_actor(index, actor, "seal it"); !ok) return std::unexpected(ok.error());
     if (cache_.frame(blocks_[index].frame) == nullptr) return impossible_frame();
-    if (auto ok = copy_to_frame(pins->second, blocks_[index].frame, actor); !ok) {
+    if (auto ok = copy_to_frame(index, *this, actor); !ok) {
       return std::unexpected(ok.error());
     }
   }

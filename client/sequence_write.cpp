@@ -54,21 +54,21 @@ ipc::Result<std::span<std::byte>> Sequence::map(std::uint32_t index) {
   return std::span(data, cache_.geometry().block_bytes);
 }
 
-ipc::Status Sequence::copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame,
-                                    Actor* actor) const {
-  if (cache_.device() != nullptr) return actor->copy_to_frame(slots, frame);
-  std::byte* const to = cache_.frame(frame);
+ipc::Status Sequence::copy_to_frame(std::uint32_t block, const Sequence& to, Actor* actor) const {
+  if (cache_.device() != nullptr) return actor->copy_to_frame(*this, block, to);
+  const std::vector<std::int32_t>& slots = *pinned(block);
+  std::byte* const bytes = cache_.frame(to.frame(block));
   const std::size_t page_bytes = cache_.geometry().page_bytes;
   for (std::size_t page = 0; page < slots.size(); ++page) {
-    std::memcpy(to + page * page_bytes, cache_.slot(slots[page]), page_bytes);
+    std::memcpy(bytes + page * page_bytes, cache_.slot(slots[page]), page_bytes);
   }
   return {};
 }
 
-ipc::Status Sequence::copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame,
-                                    Actor& actor) const {
-  if (cache_.device() != nullptr) return actor.copy_to_slots(slots, frame);
-  const std::byte* const from = cache_.frame(frame);
+ipc::Status Sequence::copy_to_slots(std::uint32_t block, Actor& actor) const {
+  if (cache_.device() != nullptr) return actor.copy_to_slots(*this, block);
+  const std::vector<std::int32_t>& slots = *pinned(block);
+  const std::byte* const from = cache_.frame(frame(block));
   const std::size_t page_bytes = cache_.geometry().page_bytes;
   for (std::size_t page = 0; page < slots.size(); ++page) {
     std::memcpy(cache_.slot(slots[page]), from + page * page_bytes, page_bytes);
@@ -99,7 +99,7 @@ ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots
     if (!pins) return std::unexpected(pins.error());
     found = pins_.emplace(index, std::move(*pins)).first;
     if ((*block)->in_frame) {
-      if (auto ok = copy_to_slots(found->second, (*block)->frame, actor); !ok) return ok;
+      if (auto ok = copy_to_slots(index, actor); !ok) return ok;
     }
   }
   std::copy(found->second.begin(), found->second.end(), slots);

@@ -142,6 +142,7 @@ TenantConfig read_tenant(const toml::table& table, std::size_t number, const Con
   reader.read_ids("gids", tenant.gids);
   reader.read("socket", tenant.socket, socket_path);
   reader.read("socket_mode", tenant.socket_mode, socket_mode);
+  reader.read("mps_pipe_directory", tenant.mps_pipe_directory, mps_directory);
   if (auto hbm = reader.table("hbm")) read_quota(*hbm, tenant.hbm);
   if (auto dram = reader.table("dram")) read_quota(*dram, tenant.dram);
   read_nvme_quota(reader, config.nvme, tenant.nvme);

@@ -162,6 +162,10 @@ struct TenantConfig {
   QuotaConfig hbm;
   QuotaConfig dram;
   NvmeQuotaConfig nvme;
+  // Of the MPS server under which the tenant's processes share GPUs (CUDA_MPS_PIPE_DIRECTORY); a
+  // fault of one ends what all of them have there, so they trust one another. Empty: none, and no
+  // executor daemon on GPUs.
+  std::string mps_pipe_directory;
   bool operator==(const TenantConfig&) const = default;
 };
 

@@ -120,6 +120,7 @@ std::vector<ConfigValue> list_config(const Config& config) {
     list.add_ids(key + ".gids", tenant.gids);
     list.add_text(key + ".socket", tenant.socket);
     list.add(key + ".socket_mode", format_mode(tenant.socket_mode));
+    list.add_text(key + ".mps_pipe_directory", tenant.mps_pipe_directory);
     list.add_quota(key + ".hbm", tenant.hbm);
     list.add_quota(key + ".dram", tenant.dram);
     if (config.nvme.has_store()) list.add_quota(key + ".nvme", tenant.nvme);

@@ -97,14 +97,31 @@ Parsed<std::vector<NvmeDirectory>> nvme_directories(const toml::node& node) {
   return list;
 }
 
-Parsed<std::string> program_path(const toml::node& node) {
+namespace {
+
+// An absolute path, or nothing.
+std::optional<std::string> path_or_none(const toml::node& node) {
   const std::optional<std::string_view> text = node.value_exact<std::string_view>();
   const bool absolute = text && text->starts_with('/') && !text->ends_with('/');
   if (text && (text->empty() || absolute) && text->size() <= kMaxProgramPath &&
       text->find('\0') == text->npos) {
     return std::string(*text);
   }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Parsed<std::string> program_path(const toml::node& node) {
+  if (auto path = path_or_none(node)) return std::move(*path);
   return std::unexpected("the absolute path of a program, or \"\" for the one beside sluiced");
+}
+
+Parsed<std::string> mps_directory(const toml::node& node) {
+  if (auto path = path_or_none(node)) return std::move(*path);
+  return std::unexpected(
+      "the absolute path of the directory that CUDA_MPS_PIPE_DIRECTORY names for the tenant's "
+      "processes, or \"\"");
 }
 
 Parsed<std::string> socket_path(const toml::node& node) {

@@ -92,6 +92,7 @@ Parsed<std::vector<std::string>> gpus(const toml::node& node);
 Parsed<std::vector<NvmeDirectory>> nvme_directories(const toml::node& node);
 Parsed<std::string> program_path(const toml::node& node);
 Parsed<std::string> socket_path(const toml::node& node);
+Parsed<std::string> mps_directory(const toml::node& node);
 Parsed<mode_t> socket_mode(const toml::node& node);
 Parsed<std::string> metrics_address(const toml::node& node);
 Parsed<double> weight(const toml::node& node);

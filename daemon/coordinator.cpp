@@ -6,6 +6,7 @@
 #include <iterator>
 #include <utility>
 
+#include "daemon/device_executor.h"
 #include "daemon/logging.h"
 #include "ipc/kill_point.h"
 
@@ -95,15 +96,7 @@ ipc::Result<ipc::DeviceId> find_device(const OpenCacheRequest& request, const De
                   " devices (backend.devices names it so often): give an index below that");
 }
 
-ipc::Status check_executor(const OpenCacheRequest& request, bool on_gpu) {
-  if (!on_gpu || request.executor != ipc::wire::Executor::daemon) return {};
-  return fail(Errc::not_supported,
-              "executor daemon is not built for GPUs: open the cache with executor direct, which "
-              "resolves in the stream of the process itself");
-}
-
-ipc::Status check_request(const OpenCacheRequest& request, bool on_gpu) {
-  if (auto ok = check_executor(request, on_gpu); !ok) return ok;
+ipc::Status check_request(const OpenCacheRequest& request) {
   if (request.kind > static_cast<std::uint8_t>(ipc::wire::CacheKind::opaque_bytes)) {
     return fail(Errc::invalid_argument, "unknown kind of cache " + std::to_string(request.kind));
   }
@@ -358,8 +351,8 @@ ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
   const OpenCacheRequest& request = opening->request;
   const auto device = find_device(request, devices_);
   if (!device) return std::unexpected(device.error());
-  if (auto ok = check_request(request, on_gpus()); !ok) {
-    return std::unexpected(std::move(ok.error()));
+  for (const auto& ok : {check_request(request), check_executor(session, request)}) {
+    if (!ok) return std::unexpected(ok.error());
   }
   if (auto ok = session.check_room(); !ok) return std::unexpected(std::move(ok.error()));
   const std::lock_guard lock(mutex_);
@@ -405,13 +398,50 @@ ipc::Result<OpenedCache> Coordinator::give_cache(Session& session, const OpenCac
                                                  ipc::CacheId cache, ipc::DeviceId device,
                                                  bool created) {
   std::shared_ptr<CacheMemory> memory = caches_[cache.value].arenas.at(device).memory;
-  auto handle = session.add_cache({cache, memory, request.executor, device});
-  if (handle) return OpenedCache{*handle, created, std::move(memory)};
+  auto on_device = executor_for(session, request, device, memory);
+  if (on_device) {
+    auto handle =
+        session.add_cache({cache, memory, request.executor, device, std::move(*on_device)});
+    if (handle) return OpenedCache{*handle, created, std::move(memory)};
+    on_device = std::unexpected(std::move(handle.error()));
+  }
   Actions actions;
   const auto closed = manager_.close_cache(session.id, cache, actions, device);
   SLUICE_ASSERT(closed.has_value());
   execute(actions);
-  return std::unexpected(std::move(handle.error()));
+  return std::unexpected(std::move(on_device.error()));
+}
+
+// On GPUs it resolves in a process that shares the fate of the tenant's own.
+ipc::Status Coordinator::check_executor(const Session& session,
+                                        const OpenCacheRequest& request) const {
+  const TenantConfig& tenant = config_.tenants[session.tenant.value];
+  if (!on_gpus() || request.executor != ipc::wire::Executor::daemon ||
+      !tenant.mps_pipe_directory.empty()) {
+    return {};
+  }
+  return fail(
+      Errc::not_supported,
+      "executor daemon on a GPU is for tenants whose processes run under one MPS server and "
+      "trust one another: open the cache with executor direct, which resolves in the stream "
+      "of the process itself, or set mps_pipe_directory of tenant \"" +
+          tenant.name + "\"");
+}
+
+// Null where lanes resolve, or nobody of the daemon does.
+ipc::Result<std::shared_ptr<ExecutorArena>> Coordinator::executor_for(
+    const Session& session, const OpenCacheRequest& request, ipc::DeviceId device,
+    const std::shared_ptr<CacheMemory>& memory) {
+  if (request.executor != ipc::wire::Executor::daemon) return nullptr;
+  auto executor = devices_[device.value]->executor(
+      session.tenant, config_.tenants[session.tenant.value].mps_pipe_directory);
+  if (executor == nullptr) return nullptr;
+  return ExecutorArena::make(std::move(executor), memory);
+}
+
+void Coordinator::seal_pins(CacheMemory& cache, const std::vector<ipc::BlockId>& ids) {
+  const std::lock_guard lock(mutex_);
+  cache.drop_pins(ids, true);
 }
 
 void Coordinator::abandon_open(Session& session, CacheOpening& opening) {

@@ -176,6 +176,10 @@ class Coordinator {
   ipc::Status truncate(ipc::SessionId session, ipc::Handle sequence, std::uint32_t blocks);
   ipc::Status release(ipc::SessionId session, ipc::Handle sequence);
 
+  // Pins of these blocks, which are sealed and nobody's to write any more, become ordinary pages
+  // once the device is told. Any thread.
+  void seal_pins(CacheMemory& cache, const std::vector<ipc::BlockId>& ids);
+
   // An actor for a lane's own work for a session. It goes with the session.
   ipc::Result<std::uint32_t> open_lane_actor(ipc::SessionId session, CacheMemory& cache);
 
@@ -340,6 +344,10 @@ class Coordinator {
   void end_session_locked(ipc::SessionId id);
   void adopt_cache(KeptCache kept, const std::set<std::uint64_t>& sessions);
   void listen_to_orders(ipc::CacheId id, ipc::DeviceId device, CacheMemory& memory);
+  ipc::Status check_executor(const Session& session, const OpenCacheRequest& request) const;
+  ipc::Result<std::shared_ptr<ExecutorArena>> executor_for(
+      const Session& session, const OpenCacheRequest& request, ipc::DeviceId device,
+      const std::shared_ptr<CacheMemory>& memory);
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
                                       ipc::CacheId cache, ipc::DeviceId device, bool created);
 

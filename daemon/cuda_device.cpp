@@ -2,6 +2,8 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -10,6 +12,7 @@
 
 #include "daemon/device.h"
 #include "daemon/device_client.h"
+#include "daemon/device_executor.h"
 #include "daemon/logging.h"
 #include "daemon/numa.h"
 #include "daemon/programs.h"
@@ -28,9 +31,15 @@ constexpr const char* kWorkerProgram = "sluice-device-worker";
 // HBM is the worker's to make and to wipe, and nobody here maps it.
 class CudaDevice final : public Device {
  public:
-  CudaDevice(std::shared_ptr<DeviceClient> client, device_worker::DeviceFacts facts,
-             std::unique_ptr<Device> node)
-      : client_(std::move(client)), facts_(std::move(facts)), node_(std::move(node)) {}
+  CudaDevice(DeviceClient::Options options, std::shared_ptr<DeviceClient> client,
+             device_worker::DeviceFacts facts, std::unique_ptr<Device> node)
+      : options_(std::move(options)),
+        client_(std::move(client)),
+        facts_(std::move(facts)),
+        node_(std::move(node)) {}
+  ~CudaDevice() override {
+    for (const auto& [tenant, executor] : executors_) executor->stop();
+  }
 
   ipc::Result<ipc::Fd> allocate_extent(Tier tier, std::uint64_t bytes) override {
     return tier == Tier::hbm ? client_->allocate(bytes) : node_->allocate_extent(tier, bytes);
@@ -73,16 +82,61 @@ class CudaDevice final : public Device {
   std::uint64_t hbm_granularity() const override { return facts_.granularity_bytes; }
   std::vector<std::uint32_t> dram_nodes() const override { return node_->dram_nodes(); }
   const device_worker::DeviceFacts* gpu() const override { return &facts_; }
-  DeviceHealth health() const override { return client_->health(); }
-  void on_worker(std::function<void(pid_t)> listener) override {
-    client_->on_start(std::move(listener));
+  // An executor that fails is its tenant's trouble, and counted.
+  DeviceHealth health() const override {
+    DeviceHealth health = client_->health();
+    const std::lock_guard lock(mutex_);
+    for (const auto& [tenant, executor] : executors_) {
+      health.worker_failures += executor->health().worker_failures;
+    }
+    return health;
   }
-  void look_after() override { client_->look_after(); }
+  void on_worker(WorkerListener listener) override {
+    client_->on_start([listener](pid_t pid) { listener(0, pid); });
+    const std::lock_guard lock(mutex_);
+    listener_ = std::move(listener);
+    for (const auto& [tenant, executor] : executors_) listen_to(tenant, *executor);
+  }
+  void look_after() override {
+    client_->look_after();
+    const std::lock_guard lock(mutex_);
+    for (const auto& [tenant, executor] : executors_) executor->look_after();
+  }
+
+  std::shared_ptr<DeviceExecutor> executor(ipc::TenantId tenant,
+                                           const std::string& mps_pipe_directory) override {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<DeviceExecutor>& executor = executors_[tenant.value];
+    if (executor != nullptr) return executor;
+    if (std::error_code ignored;
+        !std::filesystem::exists(mps_pipe_directory + "/control", ignored)) {
+      log_warn("no MPS server is there: the executor and the engines have the GPU by turns",
+               {{"tenant", tenant.value}, {"mps_pipe_directory", mps_pipe_directory}});
+    }
+    DeviceClient::Options options = options_;
+    options.device = device_worker::to_string(facts_.uuid);
+    options.environment = {"CUDA_MPS_PIPE_DIRECTORY=" + mps_pipe_directory};
+    options.known = true;
+    executor = std::make_shared<DeviceExecutor>(std::move(options));
+    listen_to(tenant.value, *executor);
+    return executor;
+  }
 
  private:
+  void listen_to(std::uint32_t tenant, DeviceExecutor& executor) const {
+    if (!listener_) return;
+    executor.on_start(
+        [listener = listener_, number = tenant + 1](pid_t pid) { listener(number, pid); });
+  }
+
+  const DeviceClient::Options options_;
   std::shared_ptr<DeviceClient> client_;
   device_worker::DeviceFacts facts_;
   std::unique_ptr<Device> node_;
+
+  mutable std::mutex mutex_;  // for what follows
+  WorkerListener listener_;
+  std::map<std::uint32_t, std::shared_ptr<DeviceExecutor>> executors_;  // by tenant
 };
 
 std::string worker_program(const BackendConfig& backend) {
@@ -100,7 +154,8 @@ DeviceClient::Options options_for(const BackendConfig& backend, const std::strin
 
 ipc::Result<std::unique_ptr<Device>> make_one(const Config& config, const std::string& device,
                                               const std::string& sysfs) {
-  auto client = std::make_shared<DeviceClient>(options_for(config.backend, device));
+  const DeviceClient::Options options = options_for(config.backend, device);
+  auto client = std::make_shared<DeviceClient>(options);
   auto facts = client->describe();
   if (!facts) {
     return fail(facts.error().code,
@@ -108,7 +163,7 @@ ipc::Result<std::unique_ptr<Device>> make_one(const Config& config, const std::s
   }
   auto nodes = numa_nodes_for(config.dram.numa, facts->pci_bus_id, sysfs);
   return std::make_unique<CudaDevice>(
-      std::move(client), std::move(*facts),
+      options, std::move(client), std::move(*facts),
       make_host_device(HugePages::never, config.dram.huge_pages, std::move(nodes)));
 }
 

@@ -83,8 +83,9 @@ ipc::Status Daemon::Impl::start(DaemonParts parts) {
   if (auto ended = end_workers(found->workers); !ended) return ended;
   left->forget_workers();
   for (std::uint32_t i = 0; i < devices.size(); ++i) {
-    devices[i]->on_worker(
-        [kept = left.get(), i](pid_t pid) { kept->keep_worker(ipc::DeviceId{i}, pid); });
+    devices[i]->on_worker([kept = left.get(), i](std::uint32_t number, pid_t pid) {
+      kept->keep_worker(ipc::DeviceId{i}, number, pid);
+    });
   }
   // What sequences of before have only there is held before anything may be dropped.
   auto nvme = NvmeTier::open(config, parts.tune_store, storage::Cleaning::when_asked);

@@ -25,6 +25,8 @@
 
 namespace sluice::daemon {
 
+class DeviceExecutor;
+
 // How the GPU does, as far as the daemon has found out.
 struct DeviceHealth {
   enum class State : std::uint8_t {
@@ -79,8 +81,17 @@ class Device {
   // From any thread; never waits.
   virtual DeviceHealth health() const { return {}; }
 
-  // `listener` is told of each process that works on the device for the daemon, before it does.
-  virtual void on_worker(std::function<void(pid_t)> /*listener*/) {}
+  // `listener` is told of each process that works on the device for the daemon, before it does, and
+  // takes the place of an earlier one of the same number: 0, or that of a tenant's executor.
+  using WorkerListener = std::function<void(std::uint32_t number, pid_t pid)>;
+  virtual void on_worker(WorkerListener /*listener*/) {}
+
+  // Who resolves on the device for sessions of this tenant whose executor is the daemon, under the
+  // MPS server of that directory. Null: the CPU does, in lanes.
+  virtual std::shared_ptr<DeviceExecutor> executor(ipc::TenantId /*tenant*/,
+                                                   const std::string& /*mps_pipe_directory*/) {
+    return nullptr;
+  }
 
   // To be called now and then.
   virtual void look_after() {}

@@ -108,8 +108,15 @@ ipc::Status DeviceClient::start() {
   if (posix_spawn_file_actions_init(&actions) != 0) return ipc::fail_errno("posix_spawn");
   // Also where both are the same: the copy is kept over the exec.
   (void)posix_spawn_file_actions_adddup2(&actions, theirs.get(), kWorkerSocket);
-  const int error =
-      posix_spawn(&pid_, options_.program.c_str(), &actions, nullptr, arguments.data(), environ);
+  // The first of a name counts.
+  std::vector<char*> environment;
+  for (std::string& variable : options_.environment) environment.push_back(variable.data());
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    environment.push_back(*variable);
+  }
+  environment.push_back(nullptr);
+  const int error = posix_spawn(&pid_, options_.program.c_str(), &actions, nullptr,
+                                arguments.data(), environment.data());
   (void)posix_spawn_file_actions_destroy(&actions);
   if (error != 0) {
     pid_ = -1;
@@ -118,7 +125,6 @@ ipc::Status DeviceClient::start() {
   }
   socket_ = std::move(ours);
   reader_ = ipc::FrameReader(ipc::FdPolicy::accept);
-  open_tables_.clear();
   broken_ = false;
   log_debug("device worker started", {{"pid", std::int64_t{pid_}}});
   started_(pid_);
@@ -131,9 +137,15 @@ void DeviceClient::on_start(std::function<void(pid_t)> listener) {
   if (pid_ >= 0) started_(pid_);
 }
 
-ipc::Status DeviceClient::bury() {
+// Nothing more is asked of this worker.
+void DeviceClient::hang_up() {
   socket_.reset();
   open_tables_.clear();
+  open_arenas_.clear();
+}
+
+ipc::Status DeviceClient::bury() {
+  hang_up();
   if (pid_ < 0) return {};
   (void)kill(pid_, SIGKILL);
   if (!reap(pid_, ipc::deadline_in(kDeathPatience))) {
@@ -166,7 +178,7 @@ const ipc::Error& DeviceClient::note_hang(const ipc::Error& reason) {
 
 // A new worker gets no context. Before the GPU was found that is a matter of the configuration.
 ipc::Error DeviceClient::note_refusal(ipc::Error reason) {
-  if (!known_) return reason;
+  if (!options_.known) return reason;
   reason = {Errc::device_lost, "the GPU " + options_.device + " is lost: " + reason.text +
                                    "; it is tried again while there is something to do on it"};
   refusal_.emplace(reason, options_.lost_rest);
@@ -219,7 +231,7 @@ class DeviceClient::Asking {
 };
 
 template <class Ask>
-auto DeviceClient::with_worker(Ask&& ask) {
+auto DeviceClient::with_worker(Ask&& ask, Retry retry) {
   const std::lock_guard lock(mutex_);
   using Answered = decltype(ask());
   // What waits behind a hang would wait as long, one after the other.
@@ -229,7 +241,7 @@ auto DeviceClient::with_worker(Ask&& ask) {
   refusal_.reset();
   const Asking asking(*this);
   Answered answered = fail(Errc::internal, "nobody was asked");
-  for (int attempt = 0; attempt < 2; ++attempt) {
+  for (int attempts = retry == Retry::yes ? 2 : 1; attempts > 0; --attempts) {
     if (!socket_ || broken_) {
       if (auto dead = bury(); !dead) return Answered(std::unexpected(note_hang(dead.error())));
       if (auto up = start(); !up) return Answered(std::unexpected(std::move(up.error())));
@@ -290,7 +302,7 @@ ipc::Result<device_worker::DeviceFacts> DeviceClient::describe() {
     auto facts = device_worker::facts_from(*answer->message->body_as_Device());
     if (facts) {
       options_.device = device_worker::to_string(facts->uuid);
-      known_ = true;
+      options_.known = true;
     }
     return facts;
   });
@@ -307,14 +319,18 @@ ipc::Result<ipc::Fd> DeviceClient::allocate(std::uint64_t bytes) {
   });
 }
 
+// A request that is answered by Done.
+ipc::Status DeviceClient::plain(const std::vector<std::byte>& request, std::span<const int> fds) {
+  auto answer = exchange(request, fds, worker::Body::Done);
+  if (!answer) return std::unexpected(std::move(answer.error()));
+  return {};
+}
+
 ipc::Status DeviceClient::scrub(const ipc::Fd& memory, std::uint64_t bytes) {
   return with_worker([&]() -> ipc::Status {
-    auto answer =
-        exchange(make_message(++requests_,
+    return plain(make_message(++requests_,
                               [&](FlatBufferBuilder& b) { return worker::CreateScrub(b, bytes); }),
-                 std::array{memory.get()}, worker::Body::Done);
-    if (!answer) return std::unexpected(std::move(answer.error()));
-    return {};
+                 std::array{memory.get()});
   });
 }
 
@@ -334,30 +350,24 @@ ipc::Result<ipc::Fd> DeviceClient::make_table(const kernels::TableSizes& sizes,
 
 ipc::Status DeviceClient::open_table(const SplitTableParts& table) {
   if (open_tables_.contains(table.number)) return {};
-  auto answer =
-      exchange(make_message(++requests_,
-                            [&](FlatBufferBuilder& b) {
-                              return worker::CreateOpenTable(
-                                  b, table.number, device_worker::write_sizes(b, table.sizes));
-                            }),
-               std::array{table.device.get(), table.node.get()}, worker::Body::Done);
-  if (!answer) return std::unexpected(std::move(answer.error()));
-  open_tables_.insert(table.number);
-  return {};
+  auto opened =
+      plain(make_message(++requests_,
+                         [&](FlatBufferBuilder& b) {
+                           return worker::CreateOpenTable(
+                               b, table.number, device_worker::write_sizes(b, table.sizes));
+                         }),
+            std::array{table.device.get(), table.node.get()});
+  if (opened) open_tables_.insert(table.number);
+  return opened;
 }
 
 ipc::Status DeviceClient::work(const SplitTableParts& table, const device_worker::TableWork& work) {
   return with_worker([&]() -> ipc::Status {
     if (auto open = open_table(table); !open) return open;
-    auto answer = exchange(make_message(++requests_,
-                                        [&](FlatBufferBuilder& b) {
-                                          return worker::CreateWorkDirect(
-                                              b, table.number, &work.idle_actors, &work.seal_pins,
-                                              &work.drop_pins, &work.drop_pages);
-                                        }),
-                           {}, worker::Body::Done);
-    if (!answer) return std::unexpected(std::move(answer.error()));
-    return {};
+    return plain(make_message(++requests_, [&](FlatBufferBuilder& b) {
+      return worker::CreateWorkDirect(b, table.number, &work.idle_actors, &work.seal_pins,
+                                      &work.drop_pins, &work.drop_pages);
+    }));
   });
 }
 
@@ -365,25 +375,69 @@ ipc::Status DeviceClient::read_words(const SplitTableParts& table, std::uint32_t
                                      std::uint32_t count, const ipc::Fd& into) {
   return with_worker([&]() -> ipc::Status {
     if (auto open = open_table(table); !open) return open;
-    auto answer =
-        exchange(make_message(++requests_,
+    return plain(make_message(++requests_,
                               [&](FlatBufferBuilder& b) {
                                 return worker::CreateReadWords(b, table.number, first, count);
                               }),
-                 std::array{into.get()}, worker::Body::Done);
-    if (!answer) return std::unexpected(std::move(answer.error()));
-    return {};
+                 std::array{into.get()});
   });
 }
 
 void DeviceClient::forget_table(std::uint64_t number) {
   const std::lock_guard lock(mutex_);
+  open_arenas_.erase(number);
   if (!socket_ || broken_ || open_tables_.erase(number) == 0) return;
   // Not worth a second try: what a dead worker kept is gone.
-  (void)exchange(
-      make_message(++requests_,
-                   [&](FlatBufferBuilder& b) { return worker::CreateForgetTable(b, number); }),
-      {}, worker::Body::Done);
+  (void)plain(make_message(
+      ++requests_, [&](FlatBufferBuilder& b) { return worker::CreateForgetTable(b, number); }));
+}
+
+ipc::Status DeviceClient::open_arena(const ArenaParts& arena) {
+  const std::uint64_t number = arena.table.number;
+  if (auto open = open_table(arena.table); !open) return open;
+  if (!open_arenas_.contains(number)) {
+    const device_worker::ArenaShape& shape = arena.shape;
+    auto opened = plain(make_message(++requests_,
+                                     [&](FlatBufferBuilder& b) {
+                                       return worker::CreateOpenArena(
+                                           b, number, shape.page_bytes, shape.frame_stride,
+                                           shape.slot_extent_bytes, shape.slot_extents,
+                                           shape.frame_extent_bytes, shape.frames_per_extent,
+                                           shape.frame_extents);
+                                     }),
+                        std::array{arena.lists.get()});
+    if (!opened) return opened;
+    open_arenas_[number] = {};
+  }
+  Extents& mapped = open_arenas_[number];
+  if (auto ok = map_extents(arena, ipc::Tier::hbm, mapped.hbm); !ok) return ok;
+  return map_extents(arena, ipc::Tier::dram, mapped.dram);
+}
+
+// One by one, so that after an error it is known what is mapped. Pinning takes its time, too.
+ipc::Status DeviceClient::map_extents(const ArenaParts& arena, ipc::Tier tier,
+                                      std::uint32_t& mapped) {
+  while (true) {
+    const std::vector<int> next = arena.extents(tier, mapped, 1);
+    if (next.empty()) return {};
+    auto done = plain(make_message(++requests_,
+                                   [&](FlatBufferBuilder& b) {
+                                     return worker::CreateMapExtents(
+                                         b, arena.table.number, static_cast<std::uint8_t>(tier));
+                                   }),
+                      next);
+    if (!done) return done;
+    ++mapped;
+  }
+}
+
+ipc::Status DeviceClient::in_arena(const ArenaParts& arena, const MakeRequest& make, Retry retry) {
+  return with_worker(
+      [&]() -> ipc::Status {
+        if (auto open = open_arena(arena); !open) return open;
+        return plain(make(++requests_));
+      },
+      retry);
 }
 
 void DeviceClient::look_after() {
@@ -394,14 +448,13 @@ void DeviceClient::look_after() {
   if (const auto end = reap(pid_, ipc::Clock::now())) {
     note_failure("it " + describe_end(*end));
     pid_ = -1;
-    socket_.reset();
-    open_tables_.clear();
+    hang_up();
     return;
   }
+  if (!open_arenas_.empty()) return;
   if (std::chrono::steady_clock::now() - last_used_ < options_.idle) return;
   // It has nothing in hand, so that it ends by itself, and another may begin before it has.
-  socket_.reset();
-  open_tables_.clear();
+  hang_up();
   leaving_.push_back(std::exchange(pid_, -1));
   log_debug("the idle device worker was let go");
 }

@@ -15,6 +15,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -27,6 +28,7 @@
 #include "ipc/error.h"
 #include "ipc/fd.h"
 #include "ipc/frame.h"
+#include "ipc/ids.h"
 #include "kernels/table_sizes.h"
 
 namespace sluice::daemon {
@@ -39,16 +41,28 @@ struct SplitTableParts {
   ipc::Fd device;
 };
 
+// An arena that a worker resolves in for sessions of executor daemon, on the table of these parts.
+struct ArenaParts {
+  SplitTableParts table;
+  device_worker::ArenaShape shape;
+  ipc::Fd lists;  // of ListMemory::kBytes
+  // Descriptors of up to `most` extents of a tier that exist, from `first` on; there may be more of
+  // DRAM later. They stay open as long as this object.
+  std::function<std::vector<int>(ipc::Tier tier, std::uint32_t first, std::size_t most)> extents;
+};
+
 class DeviceClient {
  public:
   struct Options {
     std::string program;
-    std::string device;  // as in backend.devices
+    std::string device;                      // as in backend.devices
+    std::vector<std::string> environment{};  // NAME=value, beside the daemon's own
     std::chrono::milliseconds idle{10'000};
     std::chrono::milliseconds patience{60'000};  // for one answer
     std::chrono::milliseconds rest{10'000};      // after two that hung: requests fail at once
     std::chrono::milliseconds lost_rest{1'000};  // likewise, after the GPU was found to be lost
     std::chrono::milliseconds silence{5'000};    // of a worker, that health() tells
+    bool known = false;                          // another worker has found the GPU already
   };
 
   explicit DeviceClient(Options options);
@@ -69,8 +83,15 @@ class DeviceClient {
   ipc::Status work(const SplitTableParts& table, const device_worker::TableWork& work);
   ipc::Status read_words(const SplitTableParts& table, std::uint32_t first, std::uint32_t count,
                          const ipc::Fd& into);
-  // The worker, if it knows the table, gives up what it keeps of it.
+  // The worker, if it knows the table, gives up what it keeps of it, and of its arena.
   void forget_table(std::uint64_t number);
+
+  // Has the worker do what `make(number)` asks for, in an arena that it knows with all extents that
+  // there are by then. Of another worker, too, if the first one broke, unless it is `no`. While
+  // there is an arena, the worker stays. Errors: also limit_reached (DRAM that it may not pin).
+  using MakeRequest = std::function<std::vector<std::byte>(std::uint64_t number)>;
+  enum class Retry : bool { no, yes };
+  ipc::Status in_arena(const ArenaParts& arena, const MakeRequest& make, Retry retry = Retry::yes);
 
   // `listener` is told of the worker that runs, and of each that is started from now on, before
   // anything is asked of it.
@@ -98,13 +119,17 @@ class DeviceClient {
 
   // `ask` runs once, and once more with another worker if the first one broke.
   template <class Ask>
-  auto with_worker(Ask&& ask);
+  auto with_worker(Ask&& ask, Retry retry = Retry::yes);
   ipc::Status start();
   // Ends what is left of the worker. Errors: io_error (it does not die).
   ipc::Status bury();
   ipc::Result<Answer> exchange(const std::vector<std::byte>& request, std::span<const int> fds,
                                device_worker::wire::Body expected);
+  ipc::Status plain(const std::vector<std::byte>& request, std::span<const int> fds = {});
   ipc::Status open_table(const SplitTableParts& table);
+  ipc::Status open_arena(const ArenaParts& arena);
+  ipc::Status map_extents(const ArenaParts& arena, ipc::Tier tier, std::uint32_t& mapped);
+  void hang_up();
   ipc::Error broken(ipc::Error reason);
   const ipc::Error& note_hang(const ipc::Error& reason);
   ipc::Error note_refusal(ipc::Error reason);
@@ -118,12 +143,16 @@ class DeviceClient {
   pid_t pid_ = -1;
   ipc::FrameReader reader_{ipc::FdPolicy::accept};
   bool broken_ = false;             // the worker is of no more use
-  bool known_ = false;              // a worker has found the GPU
   std::optional<Refusal> refusal_;  // of the last request
   std::uint64_t requests_ = 0;
   std::chrono::steady_clock::time_point last_used_{};
-  std::set<std::uint64_t> open_tables_;  // that this worker knows
-  std::vector<pid_t> leaving_;           // let go, not seen to be dead yet
+  struct Extents {
+    std::uint32_t hbm = 0;
+    std::uint32_t dram = 0;
+  };
+  std::set<std::uint64_t> open_tables_;           // that this worker knows
+  std::map<std::uint64_t, Extents> open_arenas_;  // by table: what it has mapped
+  std::vector<pid_t> leaving_;                    // let go, not seen to be dead yet
 
   mutable std::mutex health_mutex_;  // for what follows; taken inside the other one
   DeviceHealth health_;

@@ -44,9 +44,13 @@ void ForecastQueue::count_dropped(const Queued& waiting) {
   for (std::size_t i = waiting.done; i < waiting.pages.size(); ++i) {
     dropped += announced_.erase(announced_key(waiting.cache.id, waiting.pages[i]));
   }
-  if (dropped == 0) return;
-  coordinator_.forecast(waiting.cache.id, residency::ForecastEvent::dropped, dropped);
-  counts_.dropped += static_cast<std::uint32_t>(dropped);
+  count_dropped(waiting.cache.id, dropped);
+}
+
+void ForecastQueue::count_dropped(ipc::CacheId cache, std::uint64_t pages) {
+  if (pages == 0) return;
+  coordinator_.forecast(cache, residency::ForecastEvent::dropped, pages);
+  counts_.dropped += static_cast<std::uint32_t>(pages);
 }
 
 bool ForecastQueue::run() {
@@ -72,15 +76,11 @@ bool ForecastQueue::run() {
     announced_.erase(announced_key(next.cache.id, list.pages[i]));
   }
   next.done += list.count;
-  counts_.issued += static_cast<std::uint32_t>(counts.issued);
-  counts_.dropped += static_cast<std::uint32_t>(counts.dropped);
-  if (counts.dropped != 0) {
-    coordinator_.forecast(next.cache.id, residency::ForecastEvent::dropped, counts.dropped);
-  }
+  count_issued(counts.issued);
+  count_dropped(next.cache.id, counts.dropped);
   return true;
 }
 
-// The lane's own actor for this session's forecasts in a cache.
 std::optional<std::uint32_t> ForecastQueue::actor_of(const SessionCache& cache) {
   // A cache's id and address may have been another's before; the weak pointer tells them apart.
   const auto found = actors_.find(cache.id.value);

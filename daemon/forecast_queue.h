@@ -40,6 +40,13 @@ class ForecastQueue {
   // A resolve brought the page in: whether it was announced and still waited.
   bool overtaken(ipc::CacheId cache, kernels::Page page);
 
+  // The lane's own actor for this session's forecasts in a cache. Nothing: there is none left.
+  std::optional<std::uint32_t> actor_of(const SessionCache& cache);
+
+  // What became of pages that a device forecasts.
+  void count_issued(std::uint64_t pages) { counts_.issued += static_cast<std::uint32_t>(pages); }
+  void count_dropped(ipc::CacheId cache, std::uint64_t pages);
+
   // What waits for this cache is dropped, and the cache's memory with it.
   void forget_cache(ipc::CacheId cache);
 
@@ -65,7 +72,6 @@ class ForecastQueue {
 
   void drop_oldest();
   void count_dropped(const Queued& waiting);
-  std::optional<std::uint32_t> actor_of(const SessionCache& cache);
 
   ipc::SessionId session_;
   Coordinator& coordinator_;

@@ -310,22 +310,23 @@ void KeptState::forget_arena(ipc::CacheId id, ipc::DeviceId device) {
   remove_below(kept::arena_name(id, device) + ".");
 }
 
-void KeptState::keep_worker(ipc::DeviceId device, pid_t pid) {
+void KeptState::keep_worker(ipc::DeviceId device, std::uint32_t number, pid_t pid) {
   if (store_ == nullptr) return;
+  const std::uint64_t which = std::uint64_t{number} * kMaxDevices + device.value;
   const ipc::Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (!pidfd) {
     const std::lock_guard lock(mutex_);
-    tell(ipc::fail_errno("pidfd_open of a device worker"), "w" + std::to_string(device.value));
+    tell(ipc::fail_errno("pidfd_open of a device worker"), "w" + std::to_string(which));
     return;
   }
-  const std::string name = "w" + std::to_string(device.value) + ".";
-  std::uint32_t number = 0;
+  const std::string name = "w" + std::to_string(which) + ".";
+  std::uint32_t latest = 0;
   {
     const std::lock_guard lock(mutex_);
-    number = ++workers_[device.value];
+    latest = ++workers_[which];
   }
-  put(name + std::to_string(number), pidfd.get());
-  remove(name + std::to_string(number - 1));
+  put(name + std::to_string(latest), pidfd.get());
+  remove(name + std::to_string(latest - 1));
 }
 
 void KeptState::forget_workers() { remove_below("w"); }

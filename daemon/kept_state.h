@@ -108,8 +108,9 @@ class KeptState {
   void disown_arena(ipc::CacheId id, ipc::DeviceId device);
   void forget_arena(ipc::CacheId id, ipc::DeviceId device);
 
-  // A process that works on the device for the daemon; earlier ones do no more.
-  void keep_worker(ipc::DeviceId device, pid_t pid);
+  // A process that works on the device for the daemon; earlier ones of this number (see
+  // Device::on_worker) do no more.
+  void keep_worker(ipc::DeviceId device, std::uint32_t number, pid_t pid);
   // Those of before are dead: until then whoever comes next has to see to it. Before keep_worker.
   void forget_workers();
 
@@ -130,7 +131,7 @@ class KeptState {
   std::string geometry_;
   mutable std::mutex mutex_;
   std::set<std::string> names_;
-  std::map<std::uint32_t, std::uint32_t> workers_;  // by device: the number of the latest
+  std::map<std::uint64_t, std::uint32_t> workers_;  // which of them is the latest
   std::string trouble_;                             // the first
 };
 

@@ -36,6 +36,10 @@ std::expected<void, SessionEnd> LaneSession::Impl::run(const wire::Submission& r
       copier.reply_area(Untrusted(request.reply_offset()), Untrusted(request.reply_length()));
   if (!area) return std::unexpected(end_by(std::move(area.error()), Violation::descriptor));
   const auto done = execute(request, *area);
+  if (task && done) {
+    begin_task(request, *area);
+    return {};
+  }
   return running ? go_on() : answer(request, *area, done);
 }
 
@@ -92,6 +96,8 @@ ipc::Result<LaneReply> LaneSession::Impl::execute(const wire::Submission& reques
       return seal(request, reply);
     case wire::Op::tail_slots:
       return pin(request, reply);
+    case wire::Op::tail_copy:
+      return copy_tail(request);
     case wire::Op::step_begin:
       return begin_step(request);
     case wire::Op::step_end:
@@ -106,8 +112,9 @@ ipc::Result<LaneReply> LaneSession::Impl::execute(const wire::Submission& reques
   }
 }
 
-LaneSession::LaneSession(std::shared_ptr<Session> session, Coordinator& coordinator)
-    : impl_(std::make_unique<Impl>(std::move(session), coordinator)) {}
+LaneSession::LaneSession(std::shared_ptr<Session> session, Coordinator& coordinator,
+                         std::function<void()> wake)
+    : impl_(std::make_unique<Impl>(std::move(session), coordinator, std::move(wake))) {}
 
 LaneSession::~LaneSession() = default;
 
@@ -116,6 +123,13 @@ std::expected<bool, SessionEnd> LaneSession::serve(int most) {
   impl_->named = 0;
   // After a slice of a long resolve, or long lists, it is the others' turn.
   for (int i = 0; i < most && (i == 0 || !impl_->running) && impl_->named < kPagesPerTurn; ++i) {
+    if (impl_->task) {
+      if (!impl_->task->done.load(std::memory_order_acquire)) break;
+      some = true;
+      if (auto ran = impl_->end_task(); !ran) return std::unexpected(std::move(ran.error()));
+      if (impl_->completions.publish()) impl_->session->bell.ring();
+      continue;
+    }
     if (impl_->running) {
       some = true;
       if (auto ran = impl_->go_on(); !ran) return std::unexpected(std::move(ran.error()));
@@ -133,9 +147,14 @@ std::expected<bool, SessionEnd> LaneSession::serve(int most) {
   return some || impl_->forecasts.run();
 }
 
+bool LaneSession::waits_for_device() const {
+  return impl_->task && !impl_->task->done.load(std::memory_order_acquire);
+}
+
 void LaneSession::forget_cache(ipc::CacheId cache) { impl_->forecasts.forget_cache(cache); }
 
 std::expected<bool, SessionEnd> LaneSession::prepare_to_sleep() {
+  if (impl_->task) return waits_for_device();  // and is woken; requests come afterwards
   auto empty = impl_->requests.prepare_to_sleep();
   if (!empty) return std::unexpected(end_by(std::move(empty.error()), Violation::cursor));
   return *empty;

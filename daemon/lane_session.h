@@ -7,6 +7,7 @@
 #pragma once
 
 #include <expected>
+#include <functional>
 #include <memory>
 
 #include "daemon/session_end.h"
@@ -21,12 +22,19 @@ struct Session;
 
 class LaneSession {
  public:
-  LaneSession(std::shared_ptr<Session> session, Coordinator& coordinator);
+  // `wake`, from any thread: a device is through with what the session waits for.
+  LaneSession(
+      std::shared_ptr<Session> session, Coordinator& coordinator,
+      std::function<void()> wake = [] {});
   ~LaneSession();
 
   // Runs at most `most` requests, fewer if they are long; whether there were any. An error ends the
   // session.
   std::expected<bool, SessionEnd> serve(int most);
+
+  // Whether a device is working for the session. It does so with the session's actors, which nobody
+  // may have before that is over.
+  bool waits_for_device() const;
 
   // The session closed this cache: what still waits for it is dropped, and the cache's memory with
   // it.

@@ -60,17 +60,18 @@ ipc::Result<LaneReply> LaneSession::Impl::adopt(const wire::Submission& request,
   if (!adopted) return std::unexpected(std::move(adopted.error()));
   if (!more) {
     target = &add_sequence(adopted->sequence);
-    target->memory = cache->memory;
-    target->cache = cache->id;
+    target->be_of(*cache);
   }
   const auto first = static_cast<std::uint32_t>(target->ids.size());
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    target->ids.push_back(blocks[i].id.value);
+    target->add(blocks[i]);
     const wire::BlockRef ref(blocks[i].id.value, blocks[i].frame.value);
     std::memcpy(reply.data() + i * sizeof(ref), &ref, sizeof(ref));
   }
+  const LaneReply done{adopted->sequence.bits(), blocks.size(), target->memory->frame_extents()};
+  if (cache->on_device) return find_pins_on_device(*target, first, done);
   if (cache->executor == wire::Executor::daemon) find_pins(*target, first);
-  return LaneReply{adopted->sequence.bits(), blocks.size(), target->memory->frame_extents()};
+  return done;
 }
 
 // Pins that a lane of before claimed for private blocks: the client has their slots.

@@ -1,13 +1,16 @@
 // What a lane keeps of a session, and the operations on it: lane_session.cpp takes requests and
-// answers them, lane_session_sequences.cpp, _steps.cpp and _resolve.cpp execute them.
+// answers them, lane_session_sequences.cpp, _steps.cpp and _resolve.cpp execute them, and
+// lane_session_device.cpp has them executed on a device.
 //
 // Thread-safety: the lane's thread only.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -16,6 +19,7 @@
 #include <vector>
 
 #include "daemon/coordinator.h"
+#include "daemon/device_executor.h"
 #include "daemon/forecast_queue.h"
 #include "daemon/lane_session.h"
 #include "daemon/session.h"
@@ -43,8 +47,24 @@ struct LaneSequence {
   std::uint32_t generation = 0;  // 0: free
   std::shared_ptr<CacheMemory> memory;
   ipc::CacheId cache;
+  std::shared_ptr<ExecutorArena> on_device;  // as SessionCache
   std::vector<std::uint32_t> ids;
+  std::vector<std::uint32_t> frames;  // as ids: where each block is, or was when it was sealed
   std::unordered_map<std::uint32_t, std::vector<kernels::Slot>> pins;  // by block index
+
+  void be_of(const SessionCache& its_cache) {
+    memory = its_cache.memory;
+    cache = its_cache.id;
+    on_device = its_cache.on_device;
+  }
+  void add(const residency::BlockRef& block) {
+    ids.push_back(block.id.value);
+    frames.push_back(block.frame.value);
+  }
+  void put(std::uint32_t index, const residency::BlockRef& block) {
+    ids[index] = block.id.value;
+    frames[index] = block.frame.value;
+  }
 };
 
 // A step of an actor that the daemon runs.
@@ -65,10 +85,24 @@ struct RunningResolve {
   std::chrono::steady_clock::time_point start;
 };
 
+// What a device does for a session, which waits for it. Both functions own what they use, or use
+// what belongs to the session: the lane keeps the session until `done`.
+struct DeviceTask {
+  ipc::wire::Submission request;
+  std::span<std::byte> reply;
+  std::shared_ptr<ExecutorArena> arena;
+  std::function<ipc::Status(DeviceClient& worker)> work;  // on the executor's thread
+  std::function<ipc::Result<LaneReply>()> finish;         // then on the lane's
+  ipc::Status status;
+  std::atomic<bool> done{false};
+};
+
 struct LaneSession::Impl {
-  Impl(std::shared_ptr<Session> its_session, Coordinator& its_coordinator)
+  Impl(std::shared_ptr<Session> its_session, Coordinator& its_coordinator,
+       std::function<void()> its_wake)
       : session(std::move(its_session)),
         coordinator(its_coordinator),
+        wake(std::move(its_wake)),
         requests(session->memory.submission_ring()),
         completions(session->memory.completion_ring()),
         copier(session->memory.request_memory()),
@@ -98,10 +132,37 @@ struct LaneSession::Impl {
   ipc::Result<LaneReply> end_step(const ipc::wire::Submission& request);
   ipc::Result<LaneReply> begin_resolve(const ipc::wire::Submission& request,
                                        std::span<std::byte> reply);
-  LaneReply end_resolve();
+  LaneReply end_resolve(const SessionCache& cache, const kernels::ResolveCounts& found,
+                        std::chrono::steady_clock::time_point start, std::span<std::byte> reply);
   ipc::wire::ResolveCounts take_results(const SessionCache& cache,
                                         const kernels::ResolveCounts& counts);
   ipc::Result<LaneReply> forecast(const ipc::wire::Submission& request);
+
+  // Has what execute() was asked done on a device: it returns what this does, and the answer
+  // follows when `finish` gives it.
+  template <class Work, class Finish>
+  ipc::Result<LaneReply> on_device(const std::shared_ptr<ExecutorArena>& arena, Work&& work,
+                                   Finish&& finish) {
+    task = std::make_shared<DeviceTask>();
+    task->arena = arena;
+    task->work = std::forward<Work>(work);
+    task->finish = std::forward<Finish>(finish);
+    return LaneReply{};
+  }
+  void begin_task(const ipc::wire::Submission& request, std::span<std::byte> reply);
+  Ran end_task();
+  ipc::Result<LaneReply> begin_step_on_device(const SessionCache& cache, std::uint32_t actor);
+  ipc::Result<LaneReply> end_step_on_device(const SessionCache& cache, std::uint32_t actor);
+  ipc::Result<LaneReply> resolve_on_device(const SessionCache& cache, std::uint32_t actor,
+                                           std::span<std::byte> reply);
+  ipc::Result<LaneReply> forecast_on_device(const SessionCache& cache, kernels::Step min_age);
+  ipc::Result<LaneReply> pin_on_device(LaneSequence& target, std::uint32_t index,
+                                       std::uint32_t actor, std::span<std::byte> reply);
+  ipc::Result<LaneReply> seal_pins_on_device(LaneSequence& target, std::uint32_t index,
+                                             std::uint32_t actor, const LaneReply& sealed);
+  ipc::Result<LaneReply> find_pins_on_device(LaneSequence& target, std::uint32_t first,
+                                             const LaneReply& adopted);
+  ipc::Result<LaneReply> copy_tail(const ipc::wire::Submission& request);
 
   ipc::Result<std::span<const std::byte>> copy(const ipc::wire::Submission& request) {
     return copier.copy(ipc::Untrusted(request.offset()), ipc::Untrusted(request.length()),
@@ -119,6 +180,7 @@ struct LaneSession::Impl {
 
   std::shared_ptr<Session> session;
   Coordinator& coordinator;
+  const std::function<void()> wake;
   ipc::SubmissionConsumer requests;
   ipc::CompletionProducer completions;
   ipc::RequestCopier copier;
@@ -136,10 +198,14 @@ struct LaneSession::Impl {
   std::vector<kernels::Slot> found_slots;
   std::vector<kernels::Outcome> found_outcomes;
   std::optional<RunningResolve> running;  // then nothing else of the session runs
+  std::shared_ptr<DeviceTask> task;       // likewise
+  ipc::Status task_status;                // of the one that is over, for its `finish`
   std::size_t named = 0;                  // pages, by the requests of this turn
 };
 
 // The error of a reply area that is too small; sizes in bytes.
 std::unexpected<ipc::Error> small_reply(std::size_t need, std::size_t have);
+// The error of a pin for which the arena has no slots.
+std::unexpected<ipc::Error> no_pins(std::size_t pages);
 
 }  // namespace sluice::daemon

@@ -92,6 +92,7 @@ ipc::Result<LaneReply> LaneSession::Impl::begin_resolve(const wire::Submission& 
   if (!count) return std::unexpected(std::move(count.error()));
   const std::size_t need = sizeof(wire::ResolveCounts) + *count * (sizeof(std::int32_t) + 1);
   if (reply.size() < need) return small_reply(need, reply.size());
+  if (cache->on_device) return resolve_on_device(*cache, request.actor(), reply);
 
   found_slots.resize(pages.size());
   found_outcomes.resize(pages.size());
@@ -115,24 +116,28 @@ std::expected<void, SessionEnd> LaneSession::Impl::go_on() {
       running->progress,
       static_cast<std::uint32_t>(std::min<std::uint64_t>(slice, running->list.count)));
   if (!over) return {};
-  const LaneReply reply = end_resolve();
+  const LaneReply reply =
+      end_resolve(running->cache, running->progress.counts, running->start, running->reply);
   const RunningResolve done = *std::exchange(running, std::nullopt);
   return answer(done.request, done.reply, reply);
 }
 
-LaneReply LaneSession::Impl::end_resolve() {
-  const wire::ResolveCounts counts = take_results(running->cache, running->progress.counts);
-  std::byte* const to = running->reply.data();
+// What was found for `pages` is in found_slots and found_outcomes.
+LaneReply LaneSession::Impl::end_resolve(const SessionCache& cache,
+                                         const kernels::ResolveCounts& found,
+                                         std::chrono::steady_clock::time_point start,
+                                         std::span<std::byte> reply) {
+  const wire::ResolveCounts counts = take_results(cache, found);
+  std::byte* const to = reply.data();
   std::memcpy(to, &counts, sizeof(counts));
   if (!slots.empty()) {
     std::byte* const to_slots = to + sizeof(counts);
     std::memcpy(to_slots, slots.data(), slots.size() * sizeof(std::int32_t));
     std::memcpy(to_slots + slots.size() * sizeof(std::int32_t), outcomes.data(), outcomes.size());
   }
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - running->start;
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   resolve_time.observe(took.count());
-  const CacheMemory& memory = *running->cache.memory;
-  return LaneReply{0, memory.forecast_wasted(), memory.frame_extents()};
+  return LaneReply{0, cache.memory->forecast_wasted(), cache.memory->frame_extents()};
 }
 
 // Puts what was found for `pages` into the places of `slots` that are open, and into `outcomes`.
@@ -168,6 +173,9 @@ ipc::Result<LaneReply> LaneSession::Impl::forecast(const wire::Submission& reque
   if (!cache) return std::unexpected(std::move(cache.error()));
   auto count = gather(*cache, request);
   if (!count) return std::unexpected(std::move(count.error()));
+  if (cache->on_device) {
+    return forecast_on_device(*cache, kernels::forecast_min_age(request.flags()));
+  }
   const auto deadline = std::min<std::uint64_t>(request.value(), kMaxForecastDeadlineUs);
   forecasts.add(*cache, pages, kernels::forecast_min_age(request.flags()),
                 std::chrono::steady_clock::now() + std::chrono::microseconds(deadline));

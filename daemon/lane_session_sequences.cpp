@@ -22,6 +22,12 @@ void put(std::byte* to, const T& value) {
 
 }  // namespace
 
+std::unexpected<ipc::Error> no_pins(std::size_t pages) {
+  return fail(Errc::no_slot, "the arena has no " + std::to_string(pages) +
+                                 " slots that running steps do not use; end a step, or give the "
+                                 "cache more HBM");
+}
+
 ipc::Result<LaneSequence*> LaneSession::Impl::sequence(std::uint64_t bits) {
   const Handle handle = Handle::from_bits(bits);
   if (handle.generation == 0 || handle.index >= sequences.size() ||
@@ -101,11 +107,10 @@ ipc::Result<LaneReply> LaneSession::Impl::open(const wire::Submission& request,
   match_stored(cache->id, opened->sequence, *keys);
   if (!more) {
     target = &add_sequence(opened->sequence);
-    target->memory = cache->memory;
-    target->cache = cache->id;
+    target->be_of(*cache);
   }
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    target->ids.push_back(blocks[i].id.value);
+    target->add(blocks[i]);
     put(reply.data() + i * sizeof(wire::BlockRef),
         wire::BlockRef(blocks[i].id.value, blocks[i].frame.value));
   }
@@ -123,7 +128,7 @@ ipc::Result<LaneReply> LaneSession::Impl::extend(const wire::Submission& request
                                   request.count(), blocks);
   if (!first) return std::unexpected(std::move(first.error()));
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    (*found)->ids.push_back(blocks[i].id.value);
+    (*found)->add(blocks[i]);
     put(reply.data() + i * sizeof(wire::BlockRef),
         wire::BlockRef(blocks[i].id.value, blocks[i].frame.value));
   }
@@ -142,20 +147,17 @@ ipc::Result<LaneReply> LaneSession::Impl::fork(const wire::Submission& request,
     (void)coordinator.release(session->id, *child);
     return small_reply(need, reply.size());
   }
-  std::vector<std::uint32_t> ids = (*parent)->ids;
-  std::shared_ptr<CacheMemory> memory = (*parent)->memory;
-  const ipc::CacheId cache = (*parent)->cache;
+  LaneSequence same = **parent;
+  same.pins.clear();
   for (std::size_t i = 0; i < copies.size(); ++i) {
     const residency::ForkedBlock& block = copies[i];
-    ids[block.index] = block.child.id.value;
+    same.put(block.index, block.child);
     put(reply.data() + i * sizeof(wire::ForkedRef),
         wire::ForkedRef(block.index, block.parent.id.value, block.parent.frame.value,
                         block.child.id.value, block.child.frame.value));
   }
-  LaneSequence& made = add_sequence(*child);
-  made.ids = std::move(ids);
-  made.memory = std::move(memory);
-  made.cache = cache;
+  same.generation = child->generation;
+  LaneSequence& made = add_sequence(*child) = std::move(same);
   return LaneReply{child->bits(), copies.size(), made.memory->frame_extents()};
 }
 
@@ -166,6 +168,7 @@ ipc::Result<LaneReply> LaneSession::Impl::truncate(const wire::Submission& reque
       coordinator.truncate(session->id, Handle::from_bits(request.handle()), request.count());
   if (!done) return std::unexpected(std::move(done.error()));
   (*found)->ids.resize(request.count());
+  (*found)->frames.resize(request.count());
   std::erase_if((*found)->pins, [&](const auto& pin) { return pin.first >= request.count(); });
   return LaneReply{};
 }
@@ -194,20 +197,28 @@ ipc::Result<LaneReply> LaneSession::Impl::seal(const wire::Submission& request,
     return small_reply(sizeof(wire::BlockRef), reply.size());
   }
   const std::uint32_t index = request.count();
+  if ((*found)->on_device && (*found)->pins.contains(index)) {
+    auto actor = actor_of({(*found)->cache, (*found)->memory, wire::Executor::daemon},
+                          request.actor(), true);
+    if (!actor) return std::unexpected(std::move(actor.error()));
+  }
   auto sealed = coordinator.seal(session->id, Handle::from_bits(request.handle()), index,
                                  (*keys)[0], request.value());
   if (!sealed) return std::unexpected(std::move(sealed.error()));
   LaneSequence& target = **found;
   // After a deduplication the old id retires, pins and all; it may even be somebody else's by now.
   if (sealed->deduplicated) target.pins.erase(index);
-  if (const auto pins = target.pins.find(index); pins != target.pins.end()) {
+  const auto pins = target.pins.find(index);
+  const bool seals_on_device = pins != target.pins.end() && target.on_device;
+  if (pins != target.pins.end() && !seals_on_device) {
     const kernels::HotTable& table = target.memory->table();
     kernels::seal_pins(table, target.ids[index], kernels::clock_of(table), pins->second.data());
     target.pins.erase(pins);
   }
-  target.ids[index] = sealed->block.id.value;
+  target.put(index, sealed->block);
   put(reply.data(), wire::BlockRef(sealed->block.id.value, sealed->block.frame.value));
-  return LaneReply{sealed->deduplicated ? 1U : 0U, 0, target.memory->frame_extents()};
+  const LaneReply done{sealed->deduplicated ? 1U : 0U, 0, target.memory->frame_extents()};
+  return seals_on_device ? seal_pins_on_device(target, index, request.actor(), done) : done;
 }
 
 ipc::Result<LaneReply> LaneSession::Impl::pin(const wire::Submission& request,
@@ -227,6 +238,9 @@ ipc::Result<LaneReply> LaneSession::Impl::pin(const wire::Submission& request,
   auto actor =
       actor_of({target.cache, target.memory, wire::Executor::daemon}, request.actor(), true);
   if (!actor) return std::unexpected(std::move(actor.error()));
+  if (target.on_device && !target.pins.contains(index)) {
+    return pin_on_device(target, index, request.actor(), reply);
+  }
   auto& pins = target.pins[index];
   if (pins.empty()) {
     // Only a private block has no frame that resolvers know.
@@ -238,10 +252,7 @@ ipc::Result<LaneReply> LaneSession::Impl::pin(const wire::Submission& request,
     if (!kernels::claim_pins(table, table.sizes.slots, target.ids[index], (*actor)->step,
                              pins.data())) {
       target.pins.erase(index);
-      return fail(Errc::no_slot,
-                  "the arena has no " + std::to_string(per_block) +
-                      " slots that running steps do not use; end a step, or give the "
-                      "cache more HBM");
+      return no_pins(per_block);
     }
   }
   std::memcpy(reply.data(), pins.data(), need);

@@ -50,6 +50,7 @@ ipc::Result<LaneReply> LaneSession::Impl::begin_step(const wire::Submission& req
   if (!cache) return std::unexpected(std::move(cache.error()));
   auto actor = actor_of(*cache, request.actor(), false);
   if (!actor) return std::unexpected(std::move(actor.error()));
+  if (cache->on_device) return begin_step_on_device(*cache, request.actor());
   (*actor)->step = kernels::enter_step(cache->memory->table(), request.actor());
   (*actor)->in_step = true;
   return LaneReply{(*actor)->step, 0, cache->memory->frame_extents()};
@@ -60,6 +61,7 @@ ipc::Result<LaneReply> LaneSession::Impl::end_step(const wire::Submission& reque
   if (!cache) return std::unexpected(std::move(cache.error()));
   auto actor = actor_of(*cache, request.actor(), true);
   if (!actor) return std::unexpected(std::move(actor.error()));
+  if (cache->on_device) return end_step_on_device(*cache, request.actor());
   kernels::leave_step(cache->memory->table(), request.actor());
   (*actor)->in_step = false;
   return LaneReply{};

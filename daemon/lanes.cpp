@@ -33,15 +33,15 @@ class Lane {
         spin_(spin),
         yields_(ipc::usable_processors() <= ipc::AdaptiveSpin::kFewCores),
         epoll_(epoll_create1(EPOLL_CLOEXEC)),
-        wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    SLUICE_ASSERT(epoll_ && wake_);
-    watch(wake_.get(), nullptr);
+        wake_(std::make_shared<ipc::Fd>(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))) {
+    SLUICE_ASSERT(epoll_ && *wake_);
+    watch(wake_->get(), nullptr);
     thread_ = std::thread([this] { run(); });
   }
 
   ~Lane() {
     stopping_.store(true, std::memory_order_relaxed);
-    wake();
+    ring(*wake_);
     thread_.join();
   }
 
@@ -52,7 +52,7 @@ class Lane {
       commands_.push_back(std::move(command));
       has_commands_.store(true, std::memory_order_release);
     }
-    wake();
+    ring(*wake_);
   }
 
   void add(std::shared_ptr<Session> session, Lanes::OnEnd on_end) {
@@ -60,7 +60,9 @@ class Lane {
     served->id = session->id;
     served->on_end = std::move(on_end);
     served->bell_fd = session->bell.fd();
-    served->requests = std::make_unique<LaneSession>(std::move(session), coordinator_);
+    // An executor may ring when the lane is gone.
+    served->requests = std::make_unique<LaneSession>(std::move(session), coordinator_,
+                                                     [wake = wake_] { ring(*wake); });
     watch(served->bell_fd, served.get());
     sessions_.push_back(std::move(served));
   }
@@ -73,11 +75,15 @@ class Lane {
     if (Served* served = find(id); served != nullptr) served->requests->forget_cache(cache);
   }
 
-  void remove(ipc::SessionId id) {
-    if (Served* served = find(id); served != nullptr) {
-      unwatch(*served);
-      std::erase_if(sessions_, [&](const auto& s) { return s.get() == served; });
-    }
+  // Calls `done` once the lane, and whoever works for the session on a device, has let go of it.
+  void remove(ipc::SessionId id, std::function<void()> done) {
+    Served* served = find(id);
+    if (served == nullptr) return done();
+    unwatch(*served);
+    served->stopped = true;
+    served->removed = std::move(done);
+    ++removing_;
+    finish_removals();
   }
 
  private:
@@ -88,6 +94,7 @@ class Lane {
     int bell_fd = -1;
     bool watched = true;
     bool stopped = false;
+    std::function<void()> removed;  // to be called, if it is on its way out
   };
 
   Served* find(ipc::SessionId id) {
@@ -96,9 +103,24 @@ class Lane {
     return found == sessions_.end() ? nullptr : found->get();
   }
 
-  void wake() const {
+  static void ring(const ipc::Fd& wake) {
     const std::uint64_t one = 1;
-    (void)!write(wake_.get(), &one, sizeof(one));
+    (void)!write(wake.get(), &one, sizeof(one));
+  }
+
+  void finish_removals() {
+    std::vector<std::unique_ptr<Served>> gone;
+    for (auto& served : sessions_) {
+      if (!served->removed || served->requests->waits_for_device()) continue;
+      gone.push_back(std::move(served));
+    }
+    removing_ -= gone.size();
+    std::erase(sessions_, nullptr);
+    for (auto& served : gone) {
+      const auto done = std::move(served->removed);
+      served.reset();
+      done();
+    }
   }
 
   void watch(int fd, Served* served) const {
@@ -121,6 +143,7 @@ class Lane {
     auto idle_since = std::chrono::steady_clock::now();
     while (!stopping_.load(std::memory_order_relaxed)) {
       if (has_commands_.load(std::memory_order_acquire)) run_commands();
+      if (removing_ > 0) finish_removals();
       if (serve_all()) {
         idle_since = std::chrono::steady_clock::now();
         continue;
@@ -197,7 +220,7 @@ class Lane {
   void silence(Served* served) {
     if (served == nullptr) {
       std::uint64_t ignored = 0;
-      (void)!read(wake_.get(), &ignored, sizeof(ignored));
+      (void)!read(wake_->get(), &ignored, sizeof(ignored));
     } else if (served->requests->drain_bell() == ipc::Doorbell::Drained::peer_gone) {
       unwatch(*served);  // a dead peer's bell never falls silent
     }
@@ -207,8 +230,9 @@ class Lane {
   const std::chrono::microseconds spin_;
   const bool yields_;
   ipc::Fd epoll_;
-  ipc::Fd wake_;
+  const std::shared_ptr<const ipc::Fd> wake_;
   std::vector<std::unique_ptr<Served>> sessions_;  // of the lane's thread
+  std::size_t removing_ = 0;                       // of these, on their way out
 
   std::mutex mutex_;
   std::vector<std::function<void()>> commands_;
@@ -246,9 +270,8 @@ void Lanes::forget_cache(ipc::SessionId session, ipc::CacheId cache) {
 
 void Lanes::remove(ipc::SessionId session, std::function<void()> done) {
   Lane& lane = lane_of(session);
-  lane.post([&lane, session, done = std::move(done)] {
-    lane.remove(session);
-    done();
+  lane.post([&lane, session, done = std::move(done)]() mutable {
+    lane.remove(session, std::move(done));
   });
 }
 

@@ -24,15 +24,18 @@
 namespace sluice::daemon {
 
 class CacheMemory;
+class ExecutorArena;
 
 inline constexpr std::uint32_t kMaxCachesPerSession = 64;
 
-// A cache as one session opened it, on a device.
+// A cache as one session opened it, on a device. What lanes run on the CPU otherwise is run by
+// `on_device` if that is not null.
 struct SessionCache {
   ipc::CacheId id;
   std::shared_ptr<CacheMemory> memory;
   ipc::wire::Executor executor = ipc::wire::Executor::daemon;
   ipc::DeviceId device{};
+  std::shared_ptr<ExecutorArena> on_device{};  // of executor daemon on a GPU
 };
 
 struct Session {

@@ -18,6 +18,9 @@ inline constexpr std::uint16_t kProtocolMinor = 1;  // 1: sessions that outlive 
 // Bit n is given out together with the behaviour it stands for; version 1.0 needs none.
 inline constexpr std::uint64_t kProtocolFeatures = 0;
 
+// Flags of Op::tail_copy.
+inline constexpr std::uint16_t kTailToFrame = 1;
+
 // Descriptors of Welcome, in order: the session memory, the client's end of the doorbell.
 inline constexpr int kWelcomeFds = 2;
 

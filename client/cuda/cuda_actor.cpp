@@ -358,10 +358,12 @@ ipc::Status CudaActor::unpin(std::uint32_t id, const std::vector<std::int32_t>& 
   return wait("the seal of pinned slots");
 }
 
-ipc::Status CudaActor::copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame) {
+ipc::Status CudaActor::copy_to_frame(const Sequence& from, std::uint32_t block,
+                                     const Sequence& to) {
+  const std::uint32_t frame = to.frame(block);
   if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) return ok;
   const Current current(device_.context());
-  if (auto ok = stage_block(0, frame, slots); !ok) return ok;
+  if (auto ok = stage_block(0, frame, *from.pinned(block)); !ok) return ok;
   if (auto ok = check_launch(kernels::cuda::copy_to_frames(
                                  cache().table(), cache().store(), cache().frames(),
                                  state_->block.at<kernels::Slot>(BlockPlaces::slots),
@@ -373,10 +375,11 @@ ipc::Status CudaActor::copy_to_frame(const std::vector<std::int32_t>& slots, std
   return wait("a copy to a frame");
 }
 
-ipc::Status CudaActor::copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame) {
+ipc::Status CudaActor::copy_to_slots(const Sequence& of, std::uint32_t block) {
+  const std::uint32_t frame = of.frame(block);
   if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) return ok;
   const Current current(device_.context());
-  if (auto ok = stage_block(0, frame, slots); !ok) return ok;
+  if (auto ok = stage_block(0, frame, *of.pinned(block)); !ok) return ok;
   if (auto ok = check_launch(
           kernels::cuda::copy_to_slots(
               cache().table(), cache().store(), state_->block.at<kernels::Slot>(BlockPlaces::slots),

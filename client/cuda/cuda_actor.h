@@ -26,14 +26,13 @@ class CudaActor final : public Actor {
   ~CudaActor() override;
 
   ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override;
-  ipc::Status copy_to_frame(const std::vector<std::int32_t>& slots, std::uint32_t frame) override;
-  ipc::Status copy_to_slots(const std::vector<std::int32_t>& slots, std::uint32_t frame) override;
+  ipc::Status copy_to_frame(const Sequence& from, std::uint32_t block, const Sequence& to) override;
+  ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block) override;
 
   // ---- for its plans
 
   CudaCache& device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
-  std::uint32_t number() const { return index(); }
   // The actor forecasts: its own stream is one of the least priority from now on. What is enqueued
   // in the present one comes first.
   ipc::Status lower_priority();

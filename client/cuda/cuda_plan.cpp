@@ -147,14 +147,14 @@ cudaStream_t CudaPlan::stream_of(const StreamRef& stream) const {
 kernels::cuda::Status CudaPlan::enqueue(cudaStream_t stream) {
   const Cache& cache = actor_.cache();
   if (forecast_) {
-    return kernels::cuda::forecast(cache.table(), cache.store(), actor_.number(), batch_, goal_,
+    return kernels::cuda::forecast(cache.table(), cache.store(), actor_.index(), batch_, goal_,
                                    scratch_->data(), stream);
   }
   if (wait_us_ == 0) {
-    return kernels::cuda::resolve(cache.table(), cache.store(), actor_.number(), batch_,
+    return kernels::cuda::resolve(cache.table(), cache.store(), actor_.index(), batch_,
                                   arrangement_, scratch_->data(), stream);
   }
-  return kernels::cuda::resolve_waiting(cache.table(), cache.store(), actor_.number(), batch_,
+  return kernels::cuda::resolve_waiting(cache.table(), cache.store(), actor_.index(), batch_,
                                         arrangement_, scratch_->data(), wait_us_,
                                         wait_state_->at<kernels::cuda::WaitState>(), stream);
 }

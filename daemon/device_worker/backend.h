@@ -11,6 +11,7 @@
 #include <memory>
 #include <utility>
 
+#include "daemon/device_worker/arena.h"
 #include "daemon/device_worker/protocol.h"
 #include "ipc/error.h"
 #include "ipc/fd.h"
@@ -42,9 +43,17 @@ class Backend {
   // Writes words [first, first + count) of the table to the start of `into`.
   virtual ipc::Status read_words(std::uint64_t table, std::uint32_t first, std::uint32_t count,
                                  const ipc::Fd& into) = 0;
+  // With its arena, if it has one.
   virtual void forget_table(std::uint64_t table) = 0;
   // Errors: not_found.
   virtual ipc::Result<kernels::TableSizes> sizes_of(std::uint64_t table) const = 0;
+
+  // The arena of a table, of a shape that check_shape() passed, and without extents yet; `lists` is
+  // of ListMemory::kBytes. Errors: not_found (no such table), no_memory, io_error.
+  virtual ipc::Status open_arena(std::uint64_t table, const ArenaShape& shape,
+                                 const ipc::Fd& lists) = 0;
+  // Null: none was opened.
+  virtual Arena* arena(std::uint64_t table) = 0;
 };
 
 // Refuses everything, for a reason: there is no such device, say.

@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "daemon/device_worker/cuda_arena.h"
 #include "daemon/device_worker/cuda_memory.h"
 #include "ipc/mapping.h"
 #include "ipc/memfd.h"
@@ -24,31 +25,6 @@ using ipc::fail;
 
 namespace {
 
-// Memory of the GPU for this process alone.
-class DeviceBuffer {
- public:
-  DeviceBuffer() = default;
-  DeviceBuffer(DeviceBuffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
-  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    return *this;
-  }
-  ~DeviceBuffer() {
-    if (data_ != nullptr) (void)cudaFree(data_);
-  }
-  static ipc::Result<DeviceBuffer> make(std::uint64_t bytes) {
-    DeviceBuffer buffer;
-    if (const cudaError_t status = cudaMalloc(&buffer.data_, bytes); status != cudaSuccess) {
-      return std::unexpected(cuda_error(status, "memory for a set of blocks"));
-    }
-    return buffer;
-  }
-  void* data() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-};
-
 // Both parts of a table as the GPU addresses them. Without a bitmap until the first drop.
 struct OpenedTable {
   kernels::TableSizes sizes;
@@ -56,6 +32,7 @@ struct OpenedTable {
   PinnedMapping node;
   std::vector<std::uint64_t> marks;  // bitmap over blocks, clear between calls
   std::optional<DeviceBuffer> device_marks;
+  std::unique_ptr<Arena> arena;  // of executor daemon; goes before what it uses
 
   kernels::HotTable view() const {
     return kernels::view_split_table(device.data(), node.on_device(), sizes);
@@ -177,6 +154,24 @@ class CudaBackend final : public Backend {
     return found->second.sizes;
   }
 
+  ipc::Status open_arena(std::uint64_t table, const ArenaShape& shape,
+                         const ipc::Fd& lists) override {
+    auto found = find(table);
+    if (!found) return std::unexpected(std::move(found.error()));
+    OpenedTable& opened = **found;
+    auto made =
+        judged(make_cuda_arena(device_, opened.view(), shape, lists,
+                               [this](ipc::Error error) { return judged(std::move(error)); }));
+    if (!made) return std::unexpected(std::move(made.error()));
+    opened.arena = std::move(*made);
+    return {};
+  }
+
+  Arena* arena(std::uint64_t table) override {
+    const auto found = tables_.find(table);
+    return found == tables_.end() ? nullptr : found->second.arena.get();
+  }
+
  private:
   // As the kernel writes it, in small letters; empty if the driver does not tell.
   std::string pci_bus_id() const {
@@ -224,7 +219,8 @@ class CudaBackend final : public Backend {
         judged(DeviceMapping::map(device_, device, device_part_bytes(sizes, granularity_)));
     if (!device_part) return std::unexpected(std::move(device_part.error()));
     table.device = std::move(*device_part);
-    auto node_part = judged(PinnedMapping::map(node, kernels::split_offsets_of(sizes).host_end));
+    auto node_part = judged(PinnedMapping::map(node, kernels::split_offsets_of(sizes).host_end,
+                                               "the node's part of a hot table"));
     if (!node_part) return std::unexpected(std::move(node_part.error()));
     table.node = std::move(*node_part);
     table.marks.assign((sizes.blocks + 63) / 64, 0);
@@ -235,7 +231,7 @@ class CudaBackend final : public Backend {
                    kernels::cuda::Drop what) {
     if (blocks.empty()) return {};
     if (!table.device_marks) {
-      auto made = judged(DeviceBuffer::make(table.marks_bytes()));
+      auto made = judged(DeviceBuffer::make(table.marks_bytes(), "memory for a set of blocks"));
       if (!made) return std::unexpected(std::move(made.error()));
       table.device_marks = std::move(*made);
     }

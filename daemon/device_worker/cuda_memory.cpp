@@ -3,6 +3,7 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <numeric>
 #include <string>
 
 namespace sluice::device_worker {
@@ -89,16 +90,20 @@ class Allocation {
   CUmemGenericAllocationHandle handle_;
 };
 
-ipc::Result<std::uintptr_t> map_allocation(int device, const Allocation& allocation,
-                                           std::uint64_t bytes) {
+ipc::Result<std::uintptr_t> reserve_addresses(std::uint64_t bytes) {
   CUdeviceptr address = 0;
   if (const CUresult reserved = driver().reserve(&address, bytes, 0, 0, 0);
       reserved != CUDA_SUCCESS) {
     return failed(reserved, "reserving addresses of the GPU");
   }
+  return static_cast<std::uintptr_t>(address);
+}
+
+// Maps at reserved addresses, readable and writable.
+ipc::Status map_at(std::uintptr_t address, int device, const Allocation& allocation,
+                   std::uint64_t bytes) {
   if (const CUresult mapped = driver().map(address, bytes, 0, allocation.handle(), 0);
       mapped != CUDA_SUCCESS) {
-    (void)driver().unreserve(address, bytes);
     return failed(mapped, "mapping memory of the GPU");
   }
   CUmemAccessDesc access{};
@@ -108,10 +113,35 @@ ipc::Result<std::uintptr_t> map_allocation(int device, const Allocation& allocat
   if (const CUresult allowed = driver().set_access(address, bytes, &access, 1);
       allowed != CUDA_SUCCESS) {
     (void)driver().unmap(address, bytes);
-    (void)driver().unreserve(address, bytes);
     return failed(allowed, "access to memory of the GPU");
   }
-  return static_cast<std::uintptr_t>(address);
+  return {};
+}
+
+ipc::Result<std::uintptr_t> map_allocation(int device, const Allocation& allocation,
+                                           std::uint64_t bytes) {
+  auto address = reserve_addresses(bytes);
+  if (!address) return address;
+  if (auto mapped = map_at(*address, device, allocation, bytes); !mapped) {
+    (void)driver().unreserve(*address, bytes);
+    return std::unexpected(std::move(mapped.error()));
+  }
+  return address;
+}
+
+// An allocation behind a descriptor, which stays the caller's.
+ipc::Result<CUmemGenericAllocationHandle> import_allocation(const ipc::Fd& memory) {
+  CUmemGenericAllocationHandle handle{};
+  // The interface takes the number of a descriptor as a pointer.
+  const auto number = static_cast<std::uintptr_t>(memory.get());
+  if (const CUresult imported = driver().from_fd(
+          &handle, reinterpret_cast<void*>(number),  // NOLINT(performance-no-int-to-ptr)
+          CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+      imported != CUDA_SUCCESS) {
+    return failed(imported, "a descriptor that should be memory of this GPU",
+                  Errc::invalid_argument);
+  }
+  return handle;
 }
 
 }  // namespace
@@ -172,19 +202,32 @@ ipc::Result<ipc::Fd> allocate_device_memory(int device, std::uint64_t bytes) {
   return memory;
 }
 
+DeviceBuffer::~DeviceBuffer() {
+  if (data_ != nullptr) (void)cudaFree(data_);
+}
+
+ipc::Result<DeviceBuffer> DeviceBuffer::make(std::uint64_t bytes, const char* what) {
+  DeviceBuffer buffer;
+  if (const cudaError_t status = cudaMalloc(&buffer.data_, bytes); status != cudaSuccess) {
+    return std::unexpected(cuda_error(status, what));
+  }
+  return buffer;
+}
+
+ipc::Result<DeviceBuffer> DeviceBuffer::make_zeroed(std::uint64_t bytes, const char* what) {
+  auto buffer = make(bytes, what);
+  if (!buffer) return buffer;
+  if (auto zeroed = zero_device_memory(buffer->data(), bytes); !zeroed) {
+    return std::unexpected(std::move(zeroed.error()));
+  }
+  return buffer;
+}
+
 ipc::Result<DeviceMapping> DeviceMapping::map(int device, const ipc::Fd& memory,
                                               std::uint64_t bytes) {
-  CUmemGenericAllocationHandle handle{};
-  // The interface takes the number of a descriptor as a pointer; it stays ours.
-  const auto number = static_cast<std::uintptr_t>(memory.get());
-  if (const CUresult imported = driver().from_fd(
-          &handle, reinterpret_cast<void*>(number),  // NOLINT(performance-no-int-to-ptr)
-          CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
-      imported != CUDA_SUCCESS) {
-    return failed(imported, "a descriptor that should be memory of this GPU",
-                  Errc::invalid_argument);
-  }
-  const Allocation allocation(handle);
+  auto handle = import_allocation(memory);
+  if (!handle) return std::unexpected(std::move(handle.error()));
+  const Allocation allocation(*handle);
   auto address = map_allocation(device, allocation, bytes);
   if (!address) return std::unexpected(std::move(address.error()));
   return DeviceMapping(*address, bytes);
@@ -196,20 +239,53 @@ DeviceMapping::~DeviceMapping() {
   (void)driver().unreserve(address_, bytes_);
 }
 
-ipc::Result<PinnedMapping> PinnedMapping::map(const ipc::Fd& memory, std::uint64_t bytes) {
-  auto mapped = ipc::Mapping::map(memory.get(), 0, bytes, ipc::Access::read_write,
-                                  "the node's part of a hot table");
+ipc::Result<DeviceRange> DeviceRange::reserve(int device, std::uint64_t bytes) {
+  auto address = reserve_addresses(bytes);
+  if (!address) return std::unexpected(std::move(address.error()));
+  DeviceRange range;
+  range.device_ = device;
+  range.address_ = *address;
+  range.bytes_ = bytes;
+  return range;
+}
+
+ipc::Status DeviceRange::append(const ipc::Fd& memory, std::uint64_t bytes) {
+  const std::uint64_t used = std::accumulate(pieces_.begin(), pieces_.end(), std::uint64_t{0});
+  if (bytes > bytes_ - used) {
+    return fail(Errc::invalid_argument, "more memory than addresses were reserved for");
+  }
+  auto handle = import_allocation(memory);
+  if (!handle) return std::unexpected(std::move(handle.error()));
+  const Allocation allocation(*handle);
+  if (auto mapped = map_at(address_ + used, device_, allocation, bytes); !mapped) return mapped;
+  pieces_.push_back(bytes);
+  return {};
+}
+
+DeviceRange::~DeviceRange() {
+  if (address_ == 0) return;
+  std::uintptr_t at = address_;
+  for (const std::uint64_t bytes : pieces_) {
+    (void)driver().unmap(at, bytes);
+    at += bytes;
+  }
+  (void)driver().unreserve(address_, bytes_);
+}
+
+ipc::Result<PinnedMapping> PinnedMapping::map(const ipc::Fd& memory, std::uint64_t bytes,
+                                              const char* what) {
+  auto mapped = ipc::Mapping::map(memory.get(), 0, bytes, ipc::Access::read_write, what);
   if (!mapped) return std::unexpected(std::move(mapped.error()));
   PinnedMapping pinned;
   if (const cudaError_t status = cudaHostRegister(mapped->data(), bytes, cudaHostRegisterMapped);
       status != cudaSuccess) {
-    return std::unexpected(cuda_error(status, "pinning the node's part of a hot table"));
+    return std::unexpected(cuda_error(status, (std::string("pinning ") + what).c_str()));
   }
   pinned.memory_ = std::move(*mapped);
   if (const cudaError_t status =
           cudaHostGetDevicePointer(&pinned.device_, pinned.memory_.data(), 0);
       status != cudaSuccess) {
-    return std::unexpected(cuda_error(status, "addresses for the node's part of a hot table"));
+    return std::unexpected(cuda_error(status, (std::string("addresses for ") + what).c_str()));
   }
   return pinned;
 }

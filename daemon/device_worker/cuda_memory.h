@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "ipc/error.h"
 #include "ipc/fd.h"
@@ -25,6 +26,32 @@ ipc::Result<ipc::Fd> allocate_device_memory(int device, std::uint64_t bytes);
 
 // Writes zeros and waits until they are there.
 ipc::Status zero_device_memory(void* address, std::uint64_t bytes);
+
+// Memory of the GPU for this process alone.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(DeviceBuffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~DeviceBuffer();
+
+  // `what` it is, for errors. Errors: no_memory, io_error.
+  static ipc::Result<DeviceBuffer> make(std::uint64_t bytes, const char* what);
+  // The same, zeroed when it returns.
+  static ipc::Result<DeviceBuffer> make_zeroed(std::uint64_t bytes, const char* what);
+
+  void* data() const { return data_; }
+  template <class T>
+  T* at(std::size_t offset = 0) const {
+    return reinterpret_cast<T*>(static_cast<std::byte*>(data_) + offset);
+  }
+
+ private:
+  void* data_ = nullptr;
+};
 
 class DeviceMapping {
  public:
@@ -51,6 +78,35 @@ class DeviceMapping {
   std::uint64_t bytes_ = 0;
 };
 
+// Addresses of the GPU, into which allocations are mapped one after another.
+class DeviceRange {
+ public:
+  DeviceRange() = default;
+  DeviceRange(DeviceRange&& other) noexcept { *this = std::move(other); }
+  DeviceRange& operator=(DeviceRange&& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(address_, other.address_);
+    std::swap(bytes_, other.bytes_);
+    pieces_.swap(other.pieces_);
+    return *this;
+  }
+  ~DeviceRange();
+
+  // `bytes`: a multiple of the granularity. Errors: no_memory, io_error.
+  static ipc::Result<DeviceRange> reserve(int device, std::uint64_t bytes);
+  // Maps all of a descriptor's memory, `bytes`, behind what is mapped already. Errors: as
+  // DeviceMapping::map.
+  ipc::Status append(const ipc::Fd& memory, std::uint64_t bytes);
+
+  void* data() const { return reinterpret_cast<void*>(address_); }
+
+ private:
+  int device_ = 0;
+  std::uintptr_t address_ = 0;
+  std::uint64_t bytes_ = 0;
+  std::vector<std::uint64_t> pieces_;  // their sizes, from the start of the range
+};
+
 // Memory of the node that the GPU can use, pinned.
 class PinnedMapping {
  public:
@@ -64,10 +120,12 @@ class PinnedMapping {
   }
   ~PinnedMapping();
 
-  // Errors: no_memory, io_error.
-  static ipc::Result<PinnedMapping> map(const ipc::Fd& memory, std::uint64_t bytes);
+  // `what` it is, for errors. Errors: no_memory, io_error.
+  static ipc::Result<PinnedMapping> map(const ipc::Fd& memory, std::uint64_t bytes,
+                                        const char* what);
 
   void* on_device() const { return device_; }
+  std::byte* on_host() const { return memory_.data(); }
 
  private:
   ipc::Mapping memory_;

@@ -63,6 +63,27 @@ ipc::Result<kernels::TableSizes> sizes_from(const wire::Sizes* sizes) {
   return table;
 }
 
+ipc::Status check_shape(const ArenaShape& shape, const kernels::TableSizes& table) {
+  const auto fits = [](std::uint64_t count, std::uint64_t bytes) {
+    return bytes != 0 && count != 0 && count <= kMaxArenaBytes / bytes;
+  };
+  const bool possible =
+      fits(shape.slot_extents, shape.slot_extent_bytes) && fits(table.slots, shape.page_bytes) &&
+      fits(shape.frame_extents, shape.frame_extent_bytes) &&
+      fits(shape.frames_per_extent, shape.frame_stride) &&
+      table.slots * shape.page_bytes <= shape.arena_bytes() &&
+      table.pages_per_block * shape.page_bytes <= shape.frame_stride &&
+      shape.frames_per_extent * shape.frame_stride <= shape.frame_extent_bytes &&
+      shape.frames() <= ~std::uint32_t{0} && table.pages_per_block <= kMaxListItems;
+  if (possible) return {};
+  return fail(Errc::peer_violation, "an arena that cannot be: " + std::to_string(table.slots) +
+                                        " slots of " + std::to_string(shape.page_bytes) +
+                                        " bytes in " + std::to_string(shape.slot_extents) +
+                                        " extents, frames of " +
+                                        std::to_string(shape.frame_stride) + " bytes in " +
+                                        std::to_string(shape.frame_extents));
+}
+
 flatbuffers::Offset<wire::Sizes> write_sizes(flatbuffers::FlatBufferBuilder& builder,
                                              const kernels::TableSizes& sizes) {
   return wire::CreateSizes(builder, sizes.slots, sizes.blocks, sizes.pages_per_block, sizes.actors,

@@ -50,6 +50,39 @@ struct TableWork {
 inline constexpr std::size_t kMaxWorkItems = std::size_t{1} << 17;
 inline constexpr std::uint32_t kMaxWordsPerRead = 1u << 20;
 
+// An arena of executor daemon: how its memory is cut.
+struct ArenaShape {
+  std::uint64_t page_bytes = 0;
+  std::uint64_t frame_stride = 0;
+  std::uint64_t slot_extent_bytes = 0;
+  std::uint32_t slot_extents = 0;
+  std::uint64_t frame_extent_bytes = 0;
+  std::uint32_t frames_per_extent = 0;
+  std::uint32_t frame_extents = 0;  // at most
+
+  std::uint64_t arena_bytes() const { return slot_extents * slot_extent_bytes; }
+  std::uint64_t frames_bytes() const { return frame_extents * frame_extent_bytes; }
+  std::uint64_t frames() const { return std::uint64_t{frames_per_extent} * frame_extents; }
+};
+// What one may promise, so that products of its numbers stay far below 2^63.
+inline constexpr std::uint64_t kMaxArenaBytes = std::uint64_t{1} << 46;
+// Errors: peer_violation (numbers that no arena of a table of these sizes has).
+ipc::Status check_shape(const ArenaShape& shape, const kernels::TableSizes& table);
+
+// The memory that both ends map for the lists of a request: items, then slots, then outcomes.
+inline constexpr std::uint32_t kMaxListItems = 1u << 16;
+struct ListMemory {
+  static constexpr std::size_t kSlots = kMaxListItems * sizeof(std::int32_t);
+  static constexpr std::size_t kOutcomes = 2 * kSlots;
+  static constexpr std::size_t kBytes = kOutcomes + kMaxListItems;
+
+  std::byte* data = nullptr;
+
+  std::int32_t* items() const { return reinterpret_cast<std::int32_t*>(data); }
+  std::int32_t* slots() const { return reinterpret_cast<std::int32_t*>(data + kSlots); }
+  std::uint8_t* outcomes() const { return reinterpret_cast<std::uint8_t*>(data + kOutcomes); }
+};
+
 // Bytes of the allocation that the device's part of a table lies in.
 constexpr std::uint64_t device_part_bytes(const kernels::TableSizes& sizes,
                                           std::uint64_t granularity) {

@@ -24,6 +24,10 @@ class RefusingBackend final : public Backend {
   }
   void forget_table(std::uint64_t) override {}
   ipc::Result<kernels::TableSizes> sizes_of(std::uint64_t) const override { return refusal(); }
+  ipc::Status open_arena(std::uint64_t, const ArenaShape&, const ipc::Fd&) override {
+    return refusal();
+  }
+  Arena* arena(std::uint64_t) override { return nullptr; }
 
  private:
   std::unexpected<ipc::Error> refusal() const { return std::unexpected(reason_); }

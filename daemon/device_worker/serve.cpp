@@ -110,6 +110,38 @@ class Server {
       case wire::Body::ForgetTable:
         backend_.forget_table(message.body_as_ForgetTable()->table());
         return Answer{done(request), {}};
+      case wire::Body::OpenArena:
+        return open_arena(request, *message.body_as_OpenArena(), fds[0]);
+      case wire::Body::MapExtents:
+        return map_extents(request, *message.body_as_MapExtents(), fds);
+      case wire::Body::EnterStep:
+        return on_actor(request, *message.body_as_EnterStep(), [](Arena& arena, const auto& body) {
+          return arena.enter_step(body.actor());
+        });
+      case wire::Body::LeaveStep:
+        return on_actor(request, *message.body_as_LeaveStep(), [](Arena& arena, const auto& body) {
+          return arena.leave_step(body.actor());
+        });
+      case wire::Body::Resolve:
+        return on_items(request, *message.body_as_Resolve(), [](Arena& arena, const auto& body) {
+          return arena.resolve(body.actor(), body.items());
+        });
+      case wire::Body::Forecast:
+        return on_items(request, *message.body_as_Forecast(), [](Arena& arena, const auto& body) {
+          return arena.forecast(body.actor(), body.items(), body.min_age(), body.budget_bytes());
+        });
+      case wire::Body::ClaimPins:
+        return on_block(request, *message.body_as_ClaimPins(), [](Arena& arena, const auto& body) {
+          return arena.claim_pins(body.actor(), body.block());
+        });
+      case wire::Body::FindPins:
+        return find_pins(request, *message.body_as_FindPins());
+      case wire::Body::SealPins:
+        return on_block(request, *message.body_as_SealPins(), [](Arena& arena, const auto& body) {
+          return arena.seal_pins(body.actor(), body.block());
+        });
+      case wire::Body::CopyBlock:
+        return copy_block(request, *message.body_as_CopyBlock());
       default:
         return fail(Errc::peer_violation, std::string("a device worker does not serve ") +
                                               wire::EnumNameBody(message.body_type()));
@@ -118,9 +150,13 @@ class Server {
 
  private:
   static ipc::Status check_fds(wire::Body type, std::size_t has) {
+    if (type == wire::Body::MapExtents) {
+      if (has > 0) return {};
+      return fail(Errc::peer_violation, "MapExtents without descriptors");
+    }
     const std::size_t needs = type == wire::Body::OpenTable ? 2
                               : type == wire::Body::Scrub || type == wire::Body::MakeTable ||
-                                      type == wire::Body::ReadWords
+                                      type == wire::Body::ReadWords || type == wire::Body::OpenArena
                                   ? 1
                                   : 0;
     if (has == needs) return {};
@@ -181,6 +217,112 @@ class Server {
                                             std::to_string(sizes->slots));
     }
     return plain(request, backend_.read_words(body.table(), body.first(), body.count(), into));
+  }
+
+  // ---- executor daemon
+
+  ipc::Result<Answer> open_arena(std::uint64_t request, const wire::OpenArena& body,
+                                 const ipc::Fd& lists) {
+    auto sizes = backend_.sizes_of(body.table());
+    if (!sizes) return std::unexpected(std::move(sizes.error()));
+    const ArenaShape shape{body.page_bytes(),   body.frame_stride(),       body.slot_extent_bytes(),
+                           body.slot_extents(), body.frame_extent_bytes(), body.frames_per_extent(),
+                           body.frame_extents()};
+    if (auto ok = check_shape(shape, *sizes); !ok) return std::unexpected(std::move(ok.error()));
+    if (auto ok = ipc::check_memfd(lists.get(), ListMemory::kBytes, "memory for lists"); !ok) {
+      return std::unexpected(std::move(ok.error()));
+    }
+    return plain(request, backend_.open_arena(body.table(), shape, lists));
+  }
+
+  ipc::Result<Arena*> arena(std::uint64_t table) {
+    if (Arena* const found = backend_.arena(table); found != nullptr) return found;
+    return fail(Errc::not_found, "no arena of table " + std::to_string(table) + " was opened here");
+  }
+
+  ipc::Result<Answer> map_extents(std::uint64_t request, const wire::MapExtents& body,
+                                  const std::vector<ipc::Fd>& fds) {
+    auto found = arena(body.table());
+    if (!found) return std::unexpected(std::move(found.error()));
+    const auto tier = static_cast<ipc::Tier>(body.tier());
+    if (tier != ipc::Tier::hbm && tier != ipc::Tier::dram) {
+      return fail(Errc::peer_violation, "extents of tier " + std::to_string(body.tier()));
+    }
+    const ArenaShape& shape = (*found)->shape();
+    const std::uint32_t most = tier == ipc::Tier::hbm ? shape.slot_extents : shape.frame_extents;
+    if (fds.size() > most - (*found)->mapped(tier)) {
+      return fail(Errc::peer_violation, std::to_string(fds.size()) + " more extents than " +
+                                            std::to_string((*found)->mapped(tier)) + " of " +
+                                            std::to_string(most));
+    }
+    for (const ipc::Fd& extent : fds) {
+      if (auto ok = (*found)->map(tier, extent); !ok) return std::unexpected(std::move(ok.error()));
+    }
+    return Answer{done(request), {}};
+  }
+
+  // The arena that a request is about, whose actor is one of its table.
+  template <class Body>
+  ipc::Result<Arena*> arena_with_actor(const Body& body) {
+    auto found = arena(body.table());
+    if (!found) return found;
+    const auto sizes = backend_.sizes_of(body.table());
+    if (!sizes) return std::unexpected(sizes.error());
+    if (body.actor() < sizes->actors) return found;
+    return fail(Errc::peer_violation, "actor " + std::to_string(body.actor()) + " of a table for " +
+                                          std::to_string(sizes->actors));
+  }
+
+  template <class Body, class Do>
+  ipc::Result<Answer> on_actor(std::uint64_t request, const Body& body, Do&& act) {
+    auto found = arena_with_actor(body);
+    if (!found) return std::unexpected(std::move(found.error()));
+    return plain(request, std::forward<Do>(act)(**found, body));
+  }
+
+  template <class Body, class Do>
+  ipc::Result<Answer> on_items(std::uint64_t request, const Body& body, Do&& act) {
+    if (body.items() == 0 || body.items() > kMaxListItems) {
+      return fail(Errc::peer_violation, "a list of " + std::to_string(body.items()) + " items");
+    }
+    return on_actor(request, body, std::forward<Do>(act));
+  }
+
+  ipc::Status check_block(std::uint64_t table, std::uint32_t block) {
+    const auto sizes = backend_.sizes_of(table);
+    if (!sizes) return std::unexpected(sizes.error());
+    if (block < sizes->blocks) return {};
+    return fail(Errc::peer_violation, "block " + std::to_string(block) + " of a table for " +
+                                          std::to_string(sizes->blocks));
+  }
+
+  template <class Body, class Do>
+  ipc::Result<Answer> on_block(std::uint64_t request, const Body& body, Do&& act) {
+    if (auto ok = check_block(body.table(), body.block()); !ok) {
+      return std::unexpected(std::move(ok.error()));
+    }
+    return on_actor(request, body, std::forward<Do>(act));
+  }
+
+  ipc::Result<Answer> find_pins(std::uint64_t request, const wire::FindPins& body) {
+    auto found = arena(body.table());
+    if (!found) return std::unexpected(std::move(found.error()));
+    if (auto ok = check_block(body.table(), body.block()); !ok) {
+      return std::unexpected(std::move(ok.error()));
+    }
+    return plain(request, (*found)->find_pins(body.block()));
+  }
+
+  ipc::Result<Answer> copy_block(std::uint64_t request, const wire::CopyBlock& body) {
+    auto found = arena(body.table());
+    if (!found) return std::unexpected(std::move(found.error()));
+    const std::uint64_t mapped =
+        std::uint64_t{(*found)->mapped(ipc::Tier::dram)} * (*found)->shape().frames_per_extent;
+    if (body.frame() >= mapped) {
+      return fail(Errc::peer_violation, "frame " + std::to_string(body.frame()) + " of " +
+                                            std::to_string(mapped) + " that are mapped here");
+    }
+    return plain(request, (*found)->copy_block(body.frame(), body.to_frame()));
   }
 
   Backend& backend_;

@@ -24,12 +24,12 @@ class FakeActor final : public Actor {
     note("unpin " + std::to_string(id));
     return {};
   }
-  ipc::Status copy_to_frame(const std::vector<std::int32_t>&, std::uint32_t frame) override {
-    note("copy to frame " + std::to_string(frame));
+  ipc::Status copy_to_frame(const Sequence&, std::uint32_t block, const Sequence& to) override {
+    note("copy to frame " + std::to_string(to.frame(block)));
     return {};
   }
-  ipc::Status copy_to_slots(const std::vector<std::int32_t>&, std::uint32_t frame) override {
-    note("copy from frame " + std::to_string(frame));
+  ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block) override {
+    note("copy from frame " + std::to_string(of.frame(block)));
     return {};
   }
 

@@ -32,7 +32,7 @@ constexpr device_worker::Uuid fake_uuid(std::uint32_t gpu) {
 using Request = device_worker::wire::Body;
 
 struct FakeDeviceControl {
-  static constexpr int kRequests = 16;  // more than there are kinds
+  static constexpr int kRequests = 32;  // more than there are kinds
 
   std::atomic<std::uint32_t> started{0};                   // workers
   std::atomic<std::uint32_t> pid{0};                       // of the last one

@@ -17,6 +17,7 @@
 #include "kernels/drop.h"
 #include "kernels/pins.h"
 #include "kernels/steps.h"
+#include "tests/daemon/fake_arena.h"
 #include "tests/daemon/fake_device.h"
 
 namespace sluice::test {
@@ -32,6 +33,7 @@ struct OpenedTable {
   kernels::TableSizes sizes;
   ipc::Mapping device;
   ipc::Mapping node;
+  std::unique_ptr<FakeArena> arena;
 
   kernels::HotTable view() const {
     return kernels::view_split_table(device.data(), node.data(), sizes);
@@ -127,6 +129,19 @@ class NodeBackend final : public device_worker::Backend {
     return found->second.sizes;
   }
 
+  ipc::Status open_arena(std::uint64_t table, const device_worker::ArenaShape& shape,
+                         const ipc::Fd& lists) override {
+    if (auto ok = no_error(Request::OpenArena); !ok) return ok;
+    OpenedTable& opened = tables_.at(table);
+    opened.arena = std::make_unique<FakeArena>(opened.view(), shape);
+    return opened.arena->prepare(lists);
+  }
+
+  device_worker::Arena* arena(std::uint64_t table) override {
+    const auto found = tables_.find(table);
+    return found == tables_.end() ? nullptr : found->second.arena.get();
+  }
+
  private:
   // As after an illegal access: this context is lost.
   ipc::Status no_error(Request request) {
@@ -146,7 +161,7 @@ class NodeBackend final : public device_worker::Backend {
     auto node_part =
         ipc::Mapping::map(node.get(), 0, offsets.host_end, Access::read_write, "the node's part");
     if (!node_part) return std::unexpected(std::move(node_part.error()));
-    return OpenedTable{sizes, std::move(*device_part), std::move(*node_part)};
+    return OpenedTable{sizes, std::move(*device_part), std::move(*node_part), nullptr};
   }
 
   kernels::BlockSet marked(const kernels::HotTable& table, const std::vector<std::uint32_t>& ids) {

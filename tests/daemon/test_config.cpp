@@ -186,6 +186,7 @@ uids = [1000, 1001]
 gids = [100]
 socket = "/tmp/prod.sock"
 socket_mode = "600"
+mps_pipe_directory = "/run/nvidia-mps"
 hbm = {guaranteed = "1GiB", limit = "1.5GiB", weight = 2}
 dram.limit = "3GiB"
 )");
@@ -209,7 +210,8 @@ dram.limit = "3GiB"
                        0600,
                        {kGiB, 3 * kGiB / 2, 2.0},
                        {0, 3 * kGiB, 1.0},
-                       {}}};
+                       {},
+                       "/run/nvidia-mps"}};
   EXPECT_EQ(config, expected);
 }
 

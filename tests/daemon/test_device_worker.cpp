@@ -27,6 +27,54 @@ using ::testing::IsEmpty;
 constexpr std::chrono::seconds kPatience{20};
 constexpr kernels::TableSizes kSizes{8, 8, 2, 4, 16, 64};
 
+// Notes what it is asked, in words.
+class NotingArena final : public Arena {
+ public:
+  explicit NotingArena(const ArenaShape& shape) : shape_(shape) {}
+
+  const ArenaShape& shape() const override { return shape_; }
+  std::uint32_t mapped(ipc::Tier tier) const override {
+    return tier == ipc::Tier::hbm ? slot_extents_ : frame_extents_;
+  }
+  ipc::Status map(ipc::Tier tier, const ipc::Fd&) override {
+    ++(tier == ipc::Tier::hbm ? slot_extents_ : frame_extents_);
+    return {};
+  }
+  ipc::Status enter_step(std::uint32_t actor) override { return note("enter", actor); }
+  ipc::Status leave_step(std::uint32_t actor) override { return note("leave", actor); }
+  ipc::Status resolve(std::uint32_t actor, std::uint32_t items) override {
+    return note("resolve " + std::to_string(items), actor);
+  }
+  ipc::Status forecast(std::uint32_t actor, std::uint32_t items, std::uint32_t min_age,
+                       std::uint64_t budget_bytes) override {
+    return note("forecast " + std::to_string(items) + " older than " + std::to_string(min_age) +
+                    " within " + std::to_string(budget_bytes),
+                actor);
+  }
+  ipc::Status claim_pins(std::uint32_t actor, std::uint32_t block) override {
+    return note("claim " + std::to_string(block), actor);
+  }
+  ipc::Status find_pins(std::uint32_t block) override { return note("find", block); }
+  ipc::Status seal_pins(std::uint32_t actor, std::uint32_t block) override {
+    return note("seal " + std::to_string(block), actor);
+  }
+  ipc::Status copy_block(std::uint32_t frame, bool to_frame) override {
+    return note(to_frame ? "copy to frame" : "copy from frame", frame);
+  }
+
+  std::vector<std::string> calls;
+
+ private:
+  ipc::Status note(const std::string& what, std::uint32_t number) {
+    calls.push_back(what + ", " + std::to_string(number));
+    return {};
+  }
+
+  ArenaShape shape_;
+  std::uint32_t slot_extents_ = 0;
+  std::uint32_t frame_extents_ = 0;
+};
+
 // Notes what it is told.
 class NotingBackend final : public Backend {
  public:
@@ -59,10 +107,18 @@ class NotingBackend final : public Backend {
     if (!opened) return ipc::fail(Errc::not_found, "no such table");
     return *opened;
   }
+  ipc::Status open_arena(std::uint64_t, const ArenaShape& shape, const ipc::Fd&) override {
+    noted_arena.emplace(shape);
+    return {};
+  }
+  Arena* arena(std::uint64_t table) override {
+    return noted_arena && table == 1 ? &*noted_arena : nullptr;
+  }
 
   bool usable_now = true;
   std::optional<kernels::TableSizes> opened;
   std::vector<TableWork> works;
+  std::optional<NotingArena> noted_arena;
 };
 
 struct AWorker : ::testing::Test {
@@ -179,6 +235,109 @@ TEST_F(AWorker, RefusesDescriptorsThatDoNotBelong) {
   EXPECT_EQ(ask([](FlatBufferBuilder& b) { return wire::CreateScrub(b, 4096); }).code,
             Errc::peer_violation);
   EXPECT_EQ(ask(describe).code, Errc::ok) << "and goes on";
+}
+
+// ---- arenas of executor daemon
+
+struct AWorkerWithAnArena : AWorker {
+  // 8 slots of 4 KiB in two extents, and two extents of 4 frames of two pages.
+  static constexpr ArenaShape kShape{4096, 8192, 16384, 2, 32768, 4, 2};
+
+  ipc::Error open_arena(const ArenaShape& shape) {
+    const auto lists = ipc::create_memfd("lists", ListMemory::kBytes, ipc::Populate::no);
+    return ask(
+        [&](FlatBufferBuilder& b) {
+          return wire::CreateOpenArena(b, 1, shape.page_bytes, shape.frame_stride,
+                                       shape.slot_extent_bytes, shape.slot_extents,
+                                       shape.frame_extent_bytes, shape.frames_per_extent,
+                                       shape.frame_extents);
+        },
+        {lists->get()});
+  }
+  ipc::Error map(ipc::Tier tier, std::size_t extents) {
+    const auto extent = ipc::create_memfd("extent", 4096, ipc::Populate::no);
+    return ask(
+        [&](FlatBufferBuilder& b) {
+          return wire::CreateMapExtents(b, 1, static_cast<std::uint8_t>(tier));
+        },
+        std::vector<int>(extents, extent->get()));
+  }
+  template <class Make>
+  Errc code(Make&& make) {
+    return ask(std::forward<Make>(make)).code;
+  }
+};
+
+TEST_F(AWorkerWithAnArena, RunsRequestsInIt) {
+  const auto enter = [](FlatBufferBuilder& b) { return wire::CreateEnterStep(b, 1, 3); };
+  ASSERT_EQ(open_table(kSizes).code, Errc::ok);
+  EXPECT_EQ(code(enter), Errc::not_found);
+  ASSERT_EQ(open_arena(kShape).code, Errc::ok);
+  EXPECT_EQ(map(ipc::Tier::hbm, 2).code, Errc::ok);
+  EXPECT_EQ(map(ipc::Tier::dram, 1).code, Errc::ok);
+  EXPECT_EQ(code(enter), Errc::ok);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateResolve(b, 1, 3, 7); }), Errc::ok);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateForecast(b, 1, 2, 5, 4, 99); }),
+            Errc::ok);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateClaimPins(b, 1, 3, 6); }), Errc::ok);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateCopyBlock(b, 1, 3, true); }),
+            Errc::ok);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateCopyBlock(b, 1, 0, false); }),
+            Errc::ok);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateFindPins(b, 1, 6); }), Errc::ok);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateSealPins(b, 1, 3, 6); }), Errc::ok);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateLeaveStep(b, 1, 3); }), Errc::ok);
+  EXPECT_THAT(
+      backend.noted_arena->calls,
+      ElementsAre("enter, 3", "resolve 7, 3", "forecast 5 older than 4 within 99, 2", "claim 6, 3",
+                  "copy to frame, 3", "copy from frame, 0", "find, 6", "seal 6, 3", "leave, 3"));
+}
+
+TEST_F(AWorkerWithAnArena, RefusesNumbersThatItDoesNotHave) {
+  ASSERT_EQ(open_table(kSizes).code, Errc::ok);
+  ASSERT_EQ(open_arena(kShape).code, Errc::ok);
+  EXPECT_EQ(map(ipc::Tier::hbm, 3).code, Errc::peer_violation);
+  EXPECT_EQ(map(ipc::Tier::hbm, 0).code, Errc::peer_violation);
+  EXPECT_EQ(map(ipc::Tier::nvme, 1).code, Errc::peer_violation);
+  EXPECT_EQ(map(ipc::Tier::dram, 1).code, Errc::ok);
+  EXPECT_EQ(map(ipc::Tier::dram, 2).code, Errc::peer_violation) << "one is left";
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateEnterStep(b, 1, 4); }),
+            Errc::peer_violation);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateLeaveStep(b, 2, 0); }),
+            Errc::not_found);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateResolve(b, 1, 0, 0); }),
+            Errc::peer_violation);
+  EXPECT_EQ(
+      code([](FlatBufferBuilder& b) { return wire::CreateResolve(b, 1, 0, kMaxListItems + 1); }),
+      Errc::peer_violation);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateClaimPins(b, 1, 0, 8); }),
+            Errc::peer_violation);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateFindPins(b, 1, 8); }),
+            Errc::peer_violation);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateSealPins(b, 1, 0, 8); }),
+            Errc::peer_violation);
+  EXPECT_EQ(code([](FlatBufferBuilder& b) { return wire::CreateCopyBlock(b, 1, 4, true); }),
+            Errc::peer_violation)
+      << "a frame of an extent that is not mapped";
+  EXPECT_THAT(backend.noted_arena->calls, IsEmpty());
+}
+
+TEST_F(AWorkerWithAnArena, RefusesShapesThatCannotBe) {
+  ASSERT_EQ(open_table(kSizes).code, Errc::ok);
+  const auto with = [&](auto&& change) {
+    ArenaShape shape = kShape;
+    change(shape);
+    return open_arena(shape).code;
+  };
+  EXPECT_EQ(with([](ArenaShape& s) { s.page_bytes = 0; }), Errc::peer_violation);
+  EXPECT_EQ(with([](ArenaShape& s) { s.slot_extents = 1; }), Errc::peer_violation);
+  EXPECT_EQ(with([](ArenaShape& s) { s.page_bytes = ~std::uint64_t{0}; }), Errc::peer_violation);
+  EXPECT_EQ(with([](ArenaShape& s) { s.frame_stride = 4096; }), Errc::peer_violation);
+  EXPECT_EQ(with([](ArenaShape& s) { s.frames_per_extent = 5; }), Errc::peer_violation);
+  EXPECT_EQ(with([](ArenaShape& s) { s.frame_extent_bytes = kMaxArenaBytes; }),
+            Errc::peer_violation);
+  EXPECT_FALSE(backend.noted_arena);
+  EXPECT_EQ(with([](ArenaShape&) {}), Errc::ok);
 }
 
 TEST_F(AWorker, SaysWhyAndEndsWhenItsDeviceIsLost) {

@@ -190,7 +190,7 @@ TEST_F(KeptStateTest, WorkersAreKnownUntilTheyAreDead) {
   {
     auto state = life();
     ASSERT_TRUE(state->take());
-    state->keep_worker(ipc::DeviceId{0}, getpid());
+    state->keep_worker(ipc::DeviceId{0}, 0, getpid());
   }
   for (int deaths = 0; deaths < 2; ++deaths) {  // of daemons that wait for it
     auto found = life()->take();

@@ -101,7 +101,7 @@ class Engine {
   explicit Engine(const CacheMemory& memory) {
     const CacheShape& shape = memory.shape();
     std::vector<int> fds = memory.table_fds();
-    node_ = must(PinnedMapping::map(must(ipc::duplicate(fds[0])), shape.table_bytes));
+    node_ = must(PinnedMapping::map(must(ipc::duplicate(fds[0])), shape.table_bytes, "a table"));
     device_ =
         must(DeviceMapping::map(0, must(ipc::duplicate(fds[1])), shape.device_table_extent_bytes));
     table = kernels::view_split_table(device_.data(), node_.on_device(), shape.table);

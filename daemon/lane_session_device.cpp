@@ -1,0 +1,297 @@
+// Requests that a device executes for executor daemon on a GPU: the lane hands over what is to be
+// done and answers when it is. Nothing else of the session runs meanwhile.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daemon/lane_session_impl.h"
+#include "ipc/protocol.h"
+#include "kernels/steps.h"
+
+namespace sluice::daemon {
+
+namespace wire = ipc::wire;
+using ipc::Errc;
+using ipc::fail;
+using ipc::Handle;
+
+namespace {
+
+// What the device is asked for and finds: the task's own, whatever becomes of the session.
+struct Lists {
+  std::vector<kernels::Page> pages;
+  std::vector<kernels::Slot> slots;
+  std::vector<kernels::Outcome> outcomes;
+};
+
+// That a worker died, hung or lost its context says nothing of the daemon, nor of time.
+ipc::Status told_to_engines(ipc::Status status) {
+  if (status) return status;
+  const Errc code = status.error().code;
+  if (code != Errc::daemon_away && code != Errc::timed_out && code != Errc::peer_violation) {
+    return status;
+  }
+  return fail(Errc::io_error, "the daemon's executor on the GPU failed: " + status.error().text);
+}
+
+kernels::ResolveCounts count(const std::vector<kernels::Outcome>& outcomes,
+                             std::uint64_t page_bytes) {
+  kernels::ResolveCounts counts;
+  for (const kernels::Outcome outcome : outcomes) {
+    switch (outcome) {
+      case kernels::Outcome::hit:
+        ++counts.hits;
+        break;
+      case kernels::Outcome::filled:
+        ++counts.fills;
+        break;
+      case kernels::Outcome::no_slot:
+        ++counts.no_slot;
+        break;
+      case kernels::Outcome::absent:
+        ++counts.absent;
+        break;
+      case kernels::Outcome::lost:
+        ++counts.lost;
+        break;
+      case kernels::Outcome::pinned:
+        ++counts.pinned;
+        break;
+      case kernels::Outcome::invalid:
+        ++counts.invalid;
+        break;
+    }
+  }
+  counts.filled_bytes = counts.fills * page_bytes;
+  return counts;
+}
+
+std::uint64_t actor_key(ipc::CacheId cache, std::uint32_t actor) {
+  return (std::uint64_t{cache.value} << 32) | actor;
+}
+
+}  // namespace
+
+void LaneSession::Impl::begin_task(const wire::Submission& request, std::span<std::byte> reply) {
+  task->request = request;
+  task->reply = reply;
+  task->arena->post([task = task, wake = wake](DeviceClient& worker) {
+    task->status = told_to_engines(task->work(worker));
+    task->work = nullptr;
+    task->done.store(true, std::memory_order_release);
+    wake();
+  });
+}
+
+LaneSession::Impl::Ran LaneSession::Impl::end_task() {
+  const std::shared_ptr<DeviceTask> over = std::exchange(task, nullptr);
+  task_status = std::move(over->status);
+  const ipc::Result<LaneReply> done = over->finish();
+  return answer(over->request, over->reply, done);
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::begin_step_on_device(const SessionCache& cache,
+                                                               std::uint32_t actor) {
+  const auto enter = [arena = cache.on_device, actor](DeviceClient& worker) {
+    return arena->enter_step(worker, actor);
+  };
+  const auto finish = [this, memory = cache.memory, id = cache.id,
+                       actor]() -> ipc::Result<LaneReply> {
+    if (!task_status) return std::unexpected(task_status.error());
+    LaneActor& entered = actors[actor_key(id, actor)];
+    const std::uint32_t active =
+        kernels::load_acquire(&kernels::actor_line(memory->table(), actor)->active);
+    entered.step = kernels::active_step(active);
+    entered.in_step = true;
+    return LaneReply{entered.step, 0, memory->frame_extents()};
+  };
+  return on_device(cache.on_device, enter, finish);
+}
+
+// Whatever became of it, the session is through with the step: if the device could not be told, the
+// actor keeps what it uses until it enters another one, or goes.
+ipc::Result<LaneReply> LaneSession::Impl::end_step_on_device(const SessionCache& cache,
+                                                             std::uint32_t actor) {
+  const auto leave = [arena = cache.on_device, actor](DeviceClient& worker) {
+    return arena->leave_step(worker, actor);
+  };
+  const auto finish = [this, id = cache.id, actor]() -> ipc::Result<LaneReply> {
+    actors[actor_key(id, actor)].in_step = false;
+    if (!task_status) return std::unexpected(task_status.error());
+    return LaneReply{};
+  };
+  return on_device(cache.on_device, leave, finish);
+}
+
+// Of `pages`, as gather() left them.
+ipc::Result<LaneReply> LaneSession::Impl::resolve_on_device(const SessionCache& cache,
+                                                            std::uint32_t actor,
+                                                            std::span<std::byte> reply) {
+  const auto lists = std::make_shared<Lists>();
+  lists->pages = pages;
+  lists->slots.resize(pages.size());
+  lists->outcomes.resize(pages.size());
+  const auto look_up = [lists, arena = cache.on_device, actor](DeviceClient& worker) {
+    return arena->resolve(worker, actor, lists->pages, lists->slots, lists->outcomes);
+  };
+  const auto finish = [this, lists, cache, reply,
+                       start = std::chrono::steady_clock::now()]() -> ipc::Result<LaneReply> {
+    if (!task_status) return std::unexpected(task_status.error());
+    found_slots = std::move(lists->slots);
+    found_outcomes = std::move(lists->outcomes);
+    const auto counts = count(found_outcomes, cache.memory->store().page_bytes);
+    return end_resolve(cache, counts, start, reply);
+  };
+  return on_device(cache.on_device, look_up, finish);
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::forecast_on_device(const SessionCache& cache,
+                                                             kernels::Step min_age) {
+  const auto actor = forecasts.actor_of(cache);
+  if (!actor || pages.empty()) {
+    forecasts.count_dropped(cache.id, pages.size());
+    return LaneReply{};
+  }
+  const auto lists = std::make_shared<Lists>();
+  lists->pages = pages;
+  // What the device does not get to is dropped.
+  lists->outcomes.assign(pages.size(), kernels::Outcome::no_slot);
+  const auto bring_in = [lists, arena = cache.on_device, actor = *actor,
+                         min_age](DeviceClient& worker) {
+    return arena->forecast(worker, actor, lists->pages, min_age, lists->outcomes);
+  };
+  const auto finish = [this, lists, id = cache.id]() -> ipc::Result<LaneReply> {
+    const auto counts = count(lists->outcomes, 0);
+    forecasts.count_issued(counts.fills);
+    forecasts.count_dropped(id, counts.no_slot + counts.lost + counts.invalid);
+    if (counts.absent != 0) coordinator.call_mover();
+    return LaneReply{};  // a hint; what failed is told to who cannot do without it
+  };
+  return on_device(cache.on_device, bring_in, finish);
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::pin_on_device(LaneSequence& target, std::uint32_t index,
+                                                        std::uint32_t actor,
+                                                        std::span<std::byte> reply) {
+  const kernels::HotTable& table = target.memory->table();
+  const kernels::Block block = target.ids[index];
+  if (kernels::frame_of(table, block) != kernels::kNoFrame) {
+    return fail(Errc::wrong_state, "block " + std::to_string(index) + " is sealed");
+  }
+  const auto lists = std::make_shared<Lists>();
+  lists->slots.assign(table.sizes.pages_per_block, kernels::kNoSlot);
+  const auto claim = [lists, arena = target.on_device, actor, block](DeviceClient& worker) {
+    return arena->claim_pins(worker, actor, block, lists->slots);
+  };
+  const auto finish = [this, lists, reply, index, &target]() -> ipc::Result<LaneReply> {
+    if (!task_status) return std::unexpected(task_status.error());
+    if (lists->slots.front() == kernels::kNoSlot) return no_pins(lists->slots.size());
+    std::memcpy(reply.data(), lists->slots.data(), lists->slots.size() * sizeof(kernels::Slot));
+    target.pins[index] = std::move(lists->slots);
+    return LaneReply{};
+  };
+  return on_device(target.on_device, claim, finish);
+}
+
+// The block is known by its key already. If its pins stay, nobody finds its pages in HBM: then they
+// are sealed by an order, which waits for the device.
+ipc::Result<LaneReply> LaneSession::Impl::seal_pins_on_device(LaneSequence& target,
+                                                              std::uint32_t index,
+                                                              std::uint32_t actor,
+                                                              const LaneReply& sealed) {
+  const auto lists = std::make_shared<Lists>();
+  const auto pins = target.pins.find(index);
+  lists->slots = std::move(pins->second);
+  target.pins.erase(pins);
+  const kernels::Block block = target.ids[index];
+  const auto seal = [lists, arena = target.on_device, actor, block](DeviceClient& worker) {
+    return arena->seal_pins(worker, actor, block, lists->slots);
+  };
+  const auto finish = [this, sealed, block, cache = target.cache,
+                       memory = target.memory]() -> ipc::Result<LaneReply> {
+    if (!task_status) coordinator.seal_pins(*memory, {ipc::BlockId{block}});
+    return sealed;
+  };
+  return on_device(target.on_device, seal, finish);
+}
+
+// After a restart: pins that a daemon of before claimed for private blocks, and those of blocks
+// that it published and did not come to.
+ipc::Result<LaneReply> LaneSession::Impl::find_pins_on_device(LaneSequence& target,
+                                                              std::uint32_t first,
+                                                              const LaneReply& adopted) {
+  struct Found {
+    std::uint32_t index;
+    kernels::Block block;
+    std::vector<kernels::Slot> slots;
+  };
+  const kernels::HotTable& table = target.memory->table();
+  const auto unsealed = std::make_shared<std::vector<Found>>();
+  std::vector<ipc::BlockId> published;
+  for (std::uint32_t i = first; i < target.ids.size(); ++i) {
+    if (kernels::frame_of(table, target.ids[i]) != kernels::kNoFrame) {
+      published.push_back(ipc::BlockId{target.ids[i]});
+    } else {
+      unsealed->push_back(
+          {i, target.ids[i],
+           std::vector<kernels::Slot>(table.sizes.pages_per_block, kernels::kNoSlot)});
+    }
+  }
+  if (!published.empty()) coordinator.seal_pins(*target.memory, published);
+  if (unsealed->empty()) return adopted;
+  const auto find = [unsealed, arena = target.on_device](DeviceClient& worker) -> ipc::Status {
+    for (Found& one : *unsealed) {
+      if (auto ok = arena->find_pins(worker, one.block, one.slots); !ok) return ok;
+    }
+    return {};
+  };
+  const auto finish = [this, unsealed, adopted, &target]() -> ipc::Result<LaneReply> {
+    if (!task_status) return std::unexpected(task_status.error());
+    for (Found& one : *unsealed) {
+      if (std::ranges::find(one.slots, kernels::kNoSlot) != one.slots.end()) continue;
+      target.pins[one.index] = std::move(one.slots);
+    }
+    return adopted;
+  };
+  return on_device(target.on_device, find, finish);
+}
+
+ipc::Result<LaneReply> LaneSession::Impl::copy_tail(const wire::Submission& request) {
+  auto pinned = sequence(request.handle());
+  if (!pinned) return std::unexpected(std::move(pinned.error()));
+  auto framed = sequence(request.value());
+  if (!framed) return std::unexpected(std::move(framed.error()));
+  const LaneSequence& from = **pinned;
+  const LaneSequence& to = **framed;
+  const std::uint32_t index = request.count();
+  if (!from.on_device || from.memory != to.memory) {
+    return fail(Errc::not_supported,
+                "blocks are copied so between sequences of one cache of executor daemon on a GPU");
+  }
+  auto actor = actor_of({from.cache, from.memory, wire::Executor::daemon}, request.actor(), true);
+  if (!actor) return std::unexpected(std::move(actor.error()));
+  const auto pins = from.pins.find(index);
+  if (pins == from.pins.end() || index >= to.ids.size()) {
+    return fail(Errc::wrong_state,
+                "block " + std::to_string(index) + " has no pinned slots, or no counterpart");
+  }
+  if (kernels::frame_of(to.memory->table(), to.ids[index]) != kernels::kNoFrame) {
+    return fail(Errc::wrong_state,
+                "block " + std::to_string(index) + " is sealed, so its bytes can no longer change");
+  }
+  const bool to_frame = (request.flags() & ipc::kTailToFrame) != 0;
+  const auto copy_it = [slots = pins->second, frame = to.frames[index], to_frame,
+                        arena = from.on_device](DeviceClient& worker) {
+    return arena->copy_block(worker, slots, frame, to_frame);
+  };
+  const auto finish = [this]() -> ipc::Result<LaneReply> {
+    if (!task_status) return std::unexpected(task_status.error());
+    return LaneReply{};
+  };
+  return on_device(from.on_device, copy_it, finish);
+}
+
+}  // namespace sluice::daemon

@@ -1,0 +1,350 @@
+// Executor daemon on a GPU, which is a fake one: what engines get from it, and who may die.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/daemon/fake_device.h"
+#include "tests/integration/daemon_process.h"
+#include "tests/ipc/support.h"
+#include "tests/status_of.h"
+
+namespace sluice::test {
+namespace {
+
+using nlohmann::json;
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+constexpr std::size_t kPageBytes = 2048;
+constexpr std::uint32_t kLayers = 4;  // pages of a block
+
+DaemonProcess::Options under_mps(const std::string& more = "") {
+  DaemonProcess::Options options;
+  options.extra = "[backend]\nkind = \"cuda\"\ndevice_worker = \"" + FakeDevice::program() +
+                  "\"\nworker_idle = \"100ms\"\n" + more;
+  options.tenant_a = "mps_pipe_directory = \"/nowhere/nvidia-mps\"";
+  return options;
+}
+
+sluice_cache_desc on_gpu(const char* model = "m") {
+  sluice_cache_desc desc = small_cache(model, SLUICE_EXECUTOR_DAEMON, kLayers);
+  desc.device_type = 2;
+  return desc;
+}
+
+std::byte pattern(std::uint32_t seed, std::uint32_t layer) {
+  return static_cast<std::byte>(1 + seed * 7 + layer);
+}
+
+void fill(std::span<std::byte> block, std::uint32_t seed) {
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    std::memset(block.data() + layer * kPageBytes, std::to_integer<int>(pattern(seed, layer)),
+                kPageBytes);
+  }
+}
+
+// An engine of tenant a.
+struct Engine {
+  explicit Engine(const DaemonProcess& daemon, const char* model = "m")
+      : client(daemon.connect('a', 60'000'000)),
+        cache(must(client.open_cache(on_gpu(model)))),
+        actor(must(cache.open_actor())) {}
+
+  std::span<const std::byte> slot(std::int32_t slot) {
+    return {static_cast<const std::byte*>(must(cache.arena()).base) +
+                static_cast<std::size_t>(slot) * kPageBytes,
+            kPageBytes};
+  }
+  std::span<std::byte> writable(std::int32_t slot) {
+    return {static_cast<std::byte*>(must(cache.arena()).base) +
+                static_cast<std::size_t>(slot) * kPageBytes,
+            kPageBytes};
+  }
+
+  // Blocks whose bytes say which they are, written to their frames.
+  client::Sequence written(std::uint32_t blocks, const std::string& prefix) {
+    auto sequence = std::move(must(cache.open_sequence({})).sequence);
+    must(sequence.extend(blocks));
+    for (std::uint32_t i = 0; i < blocks; ++i) {
+      fill(must(sequence.map(i)), i);
+      const std::string key = prefix + std::to_string(i);
+      must(sequence.seal(i, std::as_bytes(std::span(key))));
+    }
+    return sequence;
+  }
+
+  client::Result<client::ResolveCounts> resolve(client::Sequence& sequence, std::uint32_t layer,
+                                                const std::vector<std::uint32_t>& blocks) {
+    slots.assign(blocks.size(), -2);
+    outcomes.assign(blocks.size(), 99);
+    const client::PageList list{
+        sequence.get(), layer,        static_cast<std::uint32_t>(blocks.size()),
+        blocks.data(),  slots.data(), outcomes.data()};
+    return actor.resolve({&list, 1});
+  }
+
+  // All layers of the blocks, in a step; how many pages were missed.
+  std::uint64_t step(client::Sequence& sequence, const std::vector<std::uint32_t>& blocks) {
+    must(actor.begin_step());
+    std::uint64_t misses = 0;
+    for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+      const client::ResolveCounts counts = must(resolve(sequence, layer, blocks));
+      EXPECT_EQ(counts.hits + counts.misses, blocks.size());
+      misses += counts.misses;
+      for (std::size_t i = 0; i < blocks.size(); ++i) {
+        EXPECT_THAT(slot(slots[i]), Each(pattern(blocks[i], layer)));
+      }
+    }
+    must(actor.end_step());
+    return misses;
+  }
+
+  client::Client client;
+  client::Cache cache;
+  client::Actor actor;
+  std::vector<std::int32_t> slots;
+  std::vector<std::uint8_t> outcomes;
+};
+
+TEST(TheExecutorOnAGpu, IsForTenantsThatSayWhoseMpsServerTheyShare) {
+  const FakeDevice device;
+  DaemonProcess::Options options = under_mps();
+  options.tenant_a.clear();
+  const DaemonProcess daemon(options);
+  client::Client client = daemon.connect('a');
+  const auto cache = client.open_cache(on_gpu());
+  ASSERT_FALSE(cache);
+  EXPECT_EQ(cache.error().code, SLUICE_NOT_SUPPORTED);
+  EXPECT_THAT(cache.error().text, HasSubstr("mps_pipe_directory of tenant \"a\""));
+}
+
+TEST(TheExecutorOnAGpu, FindsAndFillsPages) {
+  const FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(6, "k");
+  EXPECT_EQ(engine.step(sequence, {5, 0, 3}), 3 * kLayers);
+  EXPECT_EQ(engine.step(sequence, {3, 5, 0, 1}), kLayers) << "the others are there";
+  Engine other(daemon);
+  client::Sequence same = other.written(6, "k");
+  EXPECT_EQ(other.step(same, {0, 1, 3, 5}), 0U) << "of both sessions";
+  EXPECT_EQ(status_of(engine.cache.wait_pinned(0)), SLUICE_OK);
+  EXPECT_EQ(must(engine.cache.info()).pinned_frame_extents, 0U) << "by another process";
+}
+
+TEST(TheExecutorOnAGpu, RefusesWhatItCannotDo) {
+  const FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(1, "k");
+  EXPECT_EQ(status_of(engine.resolve(sequence, 0, {0})), SLUICE_WRONG_STATE) << "in no step";
+  EXPECT_EQ(status_of(sequence.row()), SLUICE_NOT_SUPPORTED);
+  EXPECT_EQ(status_of(engine.actor.set_stream(nullptr)), SLUICE_NOT_SUPPORTED);
+  must(engine.actor.begin_step());
+  EXPECT_EQ(status_of(engine.actor.begin_step()), SLUICE_WRONG_STATE);
+  EXPECT_EQ(status_of(engine.resolve(sequence, kLayers, {0})), SLUICE_INVALID_ARGUMENT);
+  std::vector<std::int32_t> pins(kLayers);
+  EXPECT_EQ(status_of(sequence.pin(0, engine.actor, pins)), SLUICE_WRONG_STATE) << "sealed";
+  must(engine.actor.end_step());
+}
+
+// The bytes of a pinned block go from its slots to its frame at the seal, and from there anywhere.
+TEST(TheExecutorOnAGpu, WritesAndSealsPinnedBlocks) {
+  const FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = std::move(must(engine.cache.open_sequence({})).sequence);
+  must(sequence.extend(2));
+  fill(must(sequence.map(0)), 40);
+  must(engine.actor.begin_step());
+  std::vector<std::int32_t> pins(kLayers, -1);
+  must(sequence.pin(0, engine.actor, pins));
+  EXPECT_THAT(engine.slot(pins[2]), Each(pattern(40, 2))) << "what was written before comes along";
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    std::memset(engine.writable(pins[layer]).data(), std::to_integer<int>(pattern(0, layer)),
+                kPageBytes);
+  }
+  must(engine.resolve(sequence, 1, {0}));
+  EXPECT_EQ(engine.slots[0], pins[1]);
+  client::Sequence child = must(sequence.fork(&engine.actor));
+  const std::string key = "a block";
+  must(sequence.seal(0, std::as_bytes(std::span(key)), &engine.actor));
+  must(engine.actor.end_step());
+  EXPECT_EQ(engine.step(sequence, {0}), 0U) << "it is in its slots still";
+  const auto forked = must(child.map(0));
+  EXPECT_THAT(forked.subspan(3 * kPageBytes, kPageBytes), Each(pattern(0, 3)));
+
+  Engine other(daemon, "m");
+  const sluice_keys keys{reinterpret_cast<const std::uint8_t*>(key.data()),
+                         static_cast<std::uint32_t>(key.size()),
+                         static_cast<std::uint32_t>(key.size()), 1};
+  auto matched = must(other.cache.open_sequence(keys));
+  EXPECT_EQ(matched.matched_blocks, 1U);
+  EXPECT_EQ(other.step(matched.sequence, {0}), 0U);
+}
+
+TEST(TheExecutorOnAGpu, ForecastsBringPagesIn) {
+  const FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(4, "k");
+  must(engine.actor.begin_step());
+  const std::uint32_t blocks[] = {0, 1, 2};
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    const client::PageList list{sequence.get(), layer, 3, blocks, nullptr, nullptr};
+    must(engine.actor.forecast({&list, 1}, 1'000'000, 100));
+  }
+  must(engine.actor.end_step());
+  EXPECT_EQ(engine.step(sequence, {0, 1, 2, 3}), kLayers) << "of the block that nobody announced";
+  EXPECT_EQ(must(engine.cache.stats()).forecast_issued, 3U * kLayers);
+}
+
+// ---- deaths
+
+class AnExecutorThatDies : public ::testing::TestWithParam<Request> {};
+
+TEST_P(AnExecutorThatDies, IsReplacedAndAskedAgain) {
+  FakeDevice device;
+  for (auto* const deaths : {&device->deaths, &device->late_deaths}) {
+    const DaemonProcess daemon(under_mps());
+    Engine engine(daemon);
+    constexpr std::uint32_t tail = 4;
+    client::Sequence sequence = engine.written(tail, "k");
+    device->of(*deaths, GetParam()) = 1;
+    engine.step(sequence, {0, 1, 2});
+    must(sequence.extend(1));
+    must(engine.actor.begin_step());
+    std::vector<std::int32_t> pins(kLayers, -1);
+    must(sequence.pin(tail, engine.actor, pins));
+    for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+      std::memset(engine.writable(pins[layer]).data(), std::to_integer<int>(pattern(tail, layer)),
+                  kPageBytes);
+    }
+    const std::string key = "tail";
+    must(sequence.seal(tail, std::as_bytes(std::span(key)), &engine.actor));
+    must(engine.actor.end_step());
+    engine.step(sequence, {0, 1, 2, tail});
+    EXPECT_EQ(device->of(*deaths, GetParam()), 0U) << "somebody died of it";
+    const json residency = json::parse(daemon.admin("residency"));
+    EXPECT_EQ(residency["caches"][0]["hbm_pages"]["pinned"], 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(At, AnExecutorThatDies,
+                         ::testing::Values(Request::EnterStep, Request::Resolve, Request::LeaveStep,
+                                           Request::ClaimPins, Request::SealPins,
+                                           Request::CopyBlock, Request::MapExtents,
+                                           Request::OpenArena),
+                         [](const auto& param) {
+                           return device_worker::wire::EnumNameBody(param.param);
+                         });
+
+TEST(TheExecutorOnAGpu, SaysThatItFailedAndGoesOn) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(2, "k");
+  must(engine.actor.begin_step());
+  device->of(device->deaths, Request::Resolve) = 2;
+  const auto failed = engine.resolve(sequence, 0, {0});
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, SLUICE_IO_ERROR);
+  EXPECT_THAT(failed.error().text, HasSubstr("executor on the GPU failed"));
+  must(engine.resolve(sequence, 0, {0}));
+  must(engine.actor.end_step());
+  engine.step(sequence, {0, 1});
+}
+
+TEST(TheExecutorOnAGpu, HoldsNobodyElseUp) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(1, "k");
+  client::Client neighbour = daemon.connect('b');
+  device->of(device->held, Request::Resolve) = 1;
+  std::thread step([&] { engine.step(sequence, {0}); });
+  EXPECT_TRUE(eventually([&] { return device->of(device->asked, Request::Resolve) == 1; }));
+  sluice_cache_desc direct = on_gpu("other");
+  direct.executor = SLUICE_EXECUTOR_DAEMON;
+  EXPECT_EQ(status_of(neighbour.open_cache(direct)), SLUICE_NOT_SUPPORTED) << "but at once";
+  EXPECT_EQ(status_of(neighbour.ping()), SLUICE_OK);
+  device->of(device->held, Request::Resolve) = 0;
+  step.join();
+}
+
+// What works for a dead engine ends before its actors are somebody else's.
+TEST(TheExecutorOnAGpu, OutlivesItsEnginesAndIsWaitedFor) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  const auto sessions = [&] { return json::parse(daemon.admin("sessions"))["sessions"].size(); };
+  device->of(device->held, Request::Resolve) = 1;
+  ipc::Child child([&] {
+    Engine engine(daemon);
+    client::Sequence sequence = engine.written(1, "k");
+    engine.step(sequence, {0});
+    return 0;
+  });
+  ASSERT_TRUE(eventually([&] { return device->of(device->asked, Request::Resolve) == 1; }));
+  child.kill_and_reap();
+  // Others that end meanwhile are gone, so the daemon has noticed by then.
+  for (int i = 0; i < 3; ++i) {
+    must(daemon.connect('a').ping());
+    EXPECT_TRUE(eventually([&] { return sessions() == 1; }));
+  }
+  EXPECT_EQ(sessions(), 1U) << "it is there while the device works for it";
+  device->of(device->held, Request::Resolve) = 0;
+  EXPECT_TRUE(eventually([&] { return sessions() == 0; }));
+  Engine next(daemon);
+  client::Sequence sequence = next.written(1, "k");
+  next.step(sequence, {0});
+}
+
+TEST(TheExecutorOnAGpu, LeavesTheGpuWithTheLastOfItsCaches) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  std::optional<Engine> engine(std::in_place, daemon);
+  {
+    client::Sequence sequence = engine->written(1, "k");
+    engine->step(sequence, {0});
+  }
+  const auto worker = static_cast<pid_t>(device->pid.load());
+  const auto is_there = [&] { return kill(worker, 0) == 0; };
+  EXPECT_TRUE(is_there());
+  engine.reset();
+  EXPECT_TRUE(eventually([&] { return !is_there(); }));
+}
+
+// Slots that an engine writes in are its own over the death of the daemon, which finds them again.
+TEST(TheExecutorOnAGpu, FindsPinsAgainAfterARestart) {
+  FakeDevice device;
+  DaemonProcess daemon(under_mps("[restart]\nwarm = true\n"));
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(2, "k");
+  engine.step(sequence, {0, 1});
+  must(sequence.extend(1));
+  must(engine.actor.begin_step());
+  std::vector<std::int32_t> pins(kLayers, -1);
+  must(sequence.pin(2, engine.actor, pins));
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    std::memset(engine.writable(pins[layer]).data(), std::to_integer<int>(pattern(2, layer)),
+                kPageBytes);
+  }
+  daemon.kill_and_restart();
+  must(engine.resolve(sequence, 3, {2, 0}));
+  EXPECT_EQ(engine.slots[0], pins[3]);
+  EXPECT_THAT(engine.slot(engine.slots[1]), Each(pattern(0, 3)));
+  const std::string key = "tail";
+  must(sequence.seal(2, std::as_bytes(std::span(key)), &engine.actor));
+  must(engine.actor.end_step());
+  EXPECT_EQ(engine.step(sequence, {0, 1, 2}), 0U) << "HBM is as it was";
+}
+
+}  // namespace
+}  // namespace sluice::test
