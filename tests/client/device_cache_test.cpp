@@ -84,11 +84,26 @@ TEST_F(DeviceCacheTest, ATableThatIsTooSmallIsNotAttached) {
   EXPECT_FALSE(device.open);
 }
 
-TEST_F(DeviceCacheTest, TheDaemonsExecutorIsRefusedBeforeItIsAsked) {
+TEST_F(DeviceCacheTest, OfTheDaemonsExecutorMapsTheArenaAlone) {
   CacheOptions wanted = options();
   wanted.executor = ipc::wire::Executor::daemon;
-  EXPECT_ERROR(Cache::open(*client, wanted), Errc::not_supported);
-  EXPECT_FALSE(daemon.opened_on_device);
+  auto opened = Cache::open(*client, wanted);
+  ASSERT_OK(opened);
+  EXPECT_TRUE(daemon.opened_on_device);
+  EXPECT_THAT(device.calls, ElementsAre("reserve arena of 8192", "map arena at 0, 8192"));
+  EXPECT_EQ((*opened)->device()->pinned(), 0u);
+  auto acting = Actor::open(**opened);
+  ASSERT_OK(acting);
+  EXPECT_ERROR((*acting)->set_stream({}), Errc::not_supported);
+  ASSERT_OK((*acting)->begin_step());
+  ASSERT_OK((*acting)->end_step());
+  EXPECT_THAT(device.calls, testing::SizeIs(2)) << "the daemon steps and resolves";
+}
+
+TEST_F(DeviceCacheTest, ADaemonThatOpensItForAnotherExecutorIsNotBelieved) {
+  daemon.opens_for_itself = true;
+  EXPECT_ERROR(Cache::open(*client, options()), Errc::peer_violation);
+  EXPECT_FALSE(device.open);
 }
 
 TEST_F(DeviceCacheTest, ARowFollowsItsSequence) {

@@ -138,7 +138,9 @@ kernels::TableSizes FakeDaemon::table() {
 std::vector<std::byte> FakeDaemon::open_cache(const wire::Envelope& envelope,
                                               std::vector<int>& fds) {
   opened_on_device = envelope.body_as_OpenCache()->device_type() != 0;
-  if (!opened_on_device && envelope.body_as_OpenCache()->executor() == wire::Executor::direct) {
+  const bool direct =
+      envelope.body_as_OpenCache()->executor() == wire::Executor::direct && !opens_for_itself;
+  if (!opened_on_device && direct) {
     const kernels::TableSizes sizes = table();
     fds = {host_table_.get()};
     return ipc::make_message(envelope.request(), [&](auto& builder) {
@@ -148,7 +150,7 @@ std::vector<std::byte> FakeDaemon::open_cache(const wire::Envelope& envelope,
                                      wire::Executor::direct);
     });
   }
-  if (!opened_on_device) {
+  if (!direct) {
     return ipc::make_message(envelope.request(), [&](auto& builder) {
       return wire::CreateCacheOpened(builder, kCache, true, kSlots, arena_bytes(), 1, kFrames,
                                      frames_bytes(), kFrames, 1, 1, 0, 1);

@@ -49,6 +49,7 @@ class FakeDaemon {
   // On a GPU: the device's part of the table is told to have so many bytes less than it has.
   std::atomic<std::uint64_t> table_bytes_missing{0};
   std::atomic<bool> opened_on_device{false};  // as the last open asked
+  std::atomic<bool> opens_for_itself{false};  // says executor daemon, whoever asked for which
 
   static constexpr std::uint32_t kNoOtherBlock = ~0u;
 

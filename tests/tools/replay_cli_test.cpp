@@ -196,7 +196,8 @@ TEST(ReplayCli, UsageErrorsAndBadTracesExitWith2) {
         "--spawn --dram 1% " + std::string(kSlice),
         "--spawn --no-such-option " + std::string(kSlice),
         "--spawn --engines 2 --kill-engine-at 1000000 " + std::string(kSlice),
-        "--spawn --backend cuda " + std::string(kSlice), "--spawn --graphs " + std::string(kSlice),
+        "--spawn --backend cuda --graphs " + std::string(kSlice),
+        "--spawn --graphs " + std::string(kSlice),
         "--spawn --device 1 " + std::string(kSlice),
         "--spawn --backend cuda --executor direct --graphs " + std::string(kMooncake),
         "--spawn " + bad.path(), std::string("--spawn /nonexistent/trace")}) {
@@ -210,7 +211,7 @@ TEST(ReplayCli, UsageErrorsNameTheOptionAndWhatItTakes) {
   for (const auto& [arguments, text] : std::vector<std::pair<std::string, std::string>>{
            {"--executor other", "--executor: 'other' is not one of daemon|direct"},
            {"--backend other", "--backend: 'other' is not one of host|cuda"},
-           {"--backend cuda", "--backend cuda"},
+           {"--backend cuda --graphs", "--backend cuda"},
            {"--graphs", "--graphs needs --backend cuda"},
            {"--devices 2", "--devices needs --backend cuda"},
            {"--devices 0", "--devices: Value 0 not in range 1 to 64"},

@@ -69,6 +69,9 @@ std::string config_text(const DaemonSpec& spec, const std::string& folder) {
          << "hbm.limit = " << bytes(tenant.hbm_bytes)
          << "dram.guaranteed = " << bytes(tenant.dram_bytes)
          << "dram.limit = " << bytes(tenant.dram_bytes);
+    if (!spec.mps_pipe_directory.empty()) {
+      text << "mps_pipe_directory = \"" << spec.mps_pipe_directory << "\"\n";
+    }
   }
   return text.str();
 }

@@ -30,6 +30,7 @@ struct DaemonSpec {
   bool cuda = false;                   // the backend
   std::string gpu;                     // with cuda: its UUID; empty: the daemon's default
   std::vector<std::string> more_gpus;  // further devices; a GPU named again serves as another one
+  std::string mps_pipe_directory;      // of all tenants; empty: no executor daemon on GPUs
   std::string worker_idle;  // with cuda: as in the configuration; empty: the daemon's default
   std::uint64_t hbm_extent_bytes = 0;
   std::uint64_t dram_extent_bytes = 0;

@@ -112,7 +112,7 @@ Result<EngineLink> open_link(const EngineJob& job) {
   if (!actor) return std::unexpected(actor.error());
   auto forecaster = in_call("sluice_actor_open", cache->open_actor());
   if (!forecaster) return std::unexpected(forecaster.error());
-  if (job.options->backend == Backend::cuda) {
+  if (job.options->backend == Backend::cuda && job.options->executor == Executor::direct) {
     const sluice_stream stream{SLUICE_STREAM_CUDA, 0, (*slots)->stream()};
     if (auto s = in_call("sluice_actor_set_stream", actor->set_stream(&stream)); !s) {
       return std::unexpected(s.error());

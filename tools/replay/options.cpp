@@ -63,8 +63,9 @@ std::string contradiction(const Options& options) {
   if (options.dram && options.dram->kind == Kind::times) return "--dram takes a size or P%, not Nx";
   if (options.backend == Backend::cuda) {
     if (!has_cuda()) return "--backend cuda: this build has no CUDA; build with nvcc";
-    if (options.executor != Executor::direct) {
-      return "--backend cuda needs --executor direct: on a GPU engines resolve in their own stream";
+    if (options.graphs && options.executor != Executor::direct) {
+      return "--graphs with --backend cuda needs --executor direct: the daemon resolves in a "
+             "stream of its own";
     }
   } else if (options.graphs) {
     return "--graphs needs --backend cuda";

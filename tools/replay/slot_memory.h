@@ -33,6 +33,9 @@ class SlotMemory {
   // Sets `out`. The pages begin with token 0.
   virtual client::Status compare(std::span<const SlotPage> pages, Comparison& out) = 0;
 
+  // Waits until what was written is there, also for other processes.
+  virtual client::Status settle() { return {}; }
+
   // On a GPU: the cudaStream_t that writes and comparisons run in.
   virtual void* stream() const { return nullptr; }
 };

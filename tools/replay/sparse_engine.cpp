@@ -590,7 +590,11 @@ Status SparseEngine::forecast_layer(std::uint32_t layer) {
   return in_call("sluice_step_end", link_.forecaster.end_step());
 }
 
+// Whoever resolves in a stream of its own copies what is there when it is asked to.
 Status SparseEngine::seal_full_blocks() {
+  if (job_.options->executor == Executor::daemon) {
+    if (auto s = link_.slots->settle(); !s) return s;
+  }
   for (Active* const a : due_) {
     if (a->tail_tokens != tokens_per_block_) continue;
     const std::uint32_t block = new_token_block(*a);

@@ -38,6 +38,8 @@ class CudaSlots final : public SlotMemory {
                  "writing slots");
   }
 
+  Status settle() override { return check(cudaStreamSynchronize(stream_), "writing slots"); }
+
   Status compare(std::span<const SlotPage> pages, Comparison& out) override {
     out.different = 0;
     out.places.clear();
