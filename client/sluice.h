@@ -10,14 +10,22 @@
  * in the calling thread, on tables shared with the daemon. The calls are the same. Steps of
  * `direct` go on without a daemon; see below.
  *
- * GPUs. A cache with device_type 2 has its arena on a CUDA GPU, and its executor is `direct`: steps
- * and resolves are kernels in a stream of the caller. sluice_step_begin and sluice_step_end only
+ * GPUs. A cache with device_type 2 has its arena on a CUDA GPU. With executor `direct` steps and
+ * resolves are kernels in a stream of the caller. sluice_step_begin and sluice_step_end only
  * enqueue; a plan does, too, and may be captured in a graph; sluice_resolve, sluice_block_pin,
  * sluice_seal and sluice_sequence_fork wait for the stream. Pages are filled out of DRAM that this
  * process has registered with the device, which happens in the background after an extent is
  * mapped: until then they are absent (sluice_cache_wait_pinned). Calls make the device current for
  * themselves and leave the caller's as it was; none may be made during a capture of their stream,
  * except sluice_step_begin, sluice_step_end and sluice_plan_launch.
+ *
+ * With executor `daemon` on a GPU, which the daemon's configuration allows to tenants whose
+ * processes share an MPS server (mps_pipe_directory), a process of the daemon does all that, in a
+ * stream of its own: steps, resolves, pins, seals and forks are requests that are over when they
+ * return; there are no streams, rows or plans, and nothing is pinned here. What kernels of the
+ * caller write to pinned slots must be complete (cudaStreamSynchronize) before the block is sealed
+ * or forked, and what they read of slots before the step is ended. SLUICE_IO_ERROR: that process
+ * failed twice over the request; a begun step can still be ended, and calls can be made again.
  *
  * Errors of a GPU. SLUICE_CONTEXT_LOST: the CUDA context of this process is lost, by an illegal
  * access of any kernel in it or by an error of the GPU. All calls that work on the device return it
@@ -556,7 +564,7 @@ typedef struct sluice_plan_desc {
   const uint32_t* sequences;   /* [max_lists / lists_per_sequence] of sluice_sequence_row */
   int32_t* slots;         /* out, [max_lists][list_capacity]; -1: none. NULL: of a forecast only */
   uint8_t* outcomes;      /* out, likewise: sluice_outcome, beyond LOST it is ABSENT; or NULL */
-  uint32_t* without_slot; /* one number, to which items with NO_ROOM or ABSENT are added; or NULL */
+  uint32_t* without_slot; /* one number, to which items without a slot are added; or NULL */
   uint64_t budget_bytes;  /* of each launch of a forecast; 0: 64 MiB; else zero */
   uint64_t wait_us;       /* a launch waits so long in its stream, at most; 0: it does not */
   uint64_t reserved[2];
@@ -570,10 +578,10 @@ typedef struct sluice_plan_desc {
 /* Waiting in the stream (wait_us, at most SLUICE_MAX_PLAN_WAIT_US): if items are ABSENT, a launch
  * waits on the device, and nothing later of its stream begins, until their blocks are in DRAM, or
  * lost, or the time is over; then it looks all of them up once more, and outcomes are those of that
- * look. It may be captured, and the host waits for nothing. It needs `outcomes`; no forecast waits.
- * A launch that finds nothing absent takes a few us longer than without wait_us. An extent of DRAM
- * that this process has not mapped yet is not waited for with success: sluice_plan_launch_wait maps
- * it, and so does every call that asks the daemon. */
+ * look, but for MISSes of the first one. It may be captured, and the host waits for nothing. It
+ * needs `outcomes`; no forecast waits. A launch that finds nothing absent takes a few us longer
+ * than without wait_us. An extent of DRAM that this process has not mapped yet is not waited for
+ * with success: sluice_plan_launch_wait maps it, and so does every call that asks the daemon. */
 
 /* Checks and allocates what launches need. INVALID_ARGUMENT: also a pointer that the device cannot
  * use. LIST_TOO_LONG: more than SLUICE_MAX_PLAN_ITEMS. The plan is destroyed before its actor is
@@ -586,7 +594,8 @@ SLUICE_API sluice_status sluice_plan_create(sluice_actor* actor, const sluice_pl
  * must not overlap: in another stream than the actor's, order them with events. Steps and plans may
  * be launched early (programmatic dependent launch, compute capability 9.0) and then wait on the
  * device for the kernel before them: one that was itself launched so must have waited
- * (griddepcontrol.wait) when it ends, as what comes after it relies on that. The actor is in a
+ * (griddepcontrol.wait) when it ends, as what comes after it relies on that. So has a kernel that
+ * is launched early behind a plan to wait before it reads slots. The actor is in a
  * step when the launch runs; WRONG_STATE tells outside of captures that it is in none. Pages are
  * not counted in the cache's stats; see `outcomes`. */
 SLUICE_API sluice_status sluice_plan_launch(sluice_plan* plan, const sluice_stream* stream,

@@ -36,7 +36,7 @@ struct ForecastCounts {
   std::uint64_t present = 0;
   std::uint64_t issued = 0;   // brought in
   std::uint64_t absent = 0;   // not in DRAM, or not mapped here; the block is marked wanted
-  std::uint64_t dropped = 0;  // no spare slot, or no budget left
+  std::uint64_t dropped = 0;  // no spare slot, no budget left, or lost
   std::uint64_t issued_bytes = 0;
 };
 

@@ -33,7 +33,7 @@ struct ActorCounters {
   std::uint64_t forecast_issued = 0;  // pages brought in because of a forecast
   std::uint64_t forecast_used = 0;    // of anybody's forecasts, hit by this actor
   std::uint64_t forecast_bytes = 0;
-  std::uint64_t forecast_dropped = 0;  // pages of forecasts for which there was no slot or budget
+  std::uint64_t forecast_dropped = 0;  // for which there was no slot or budget, or that are lost
 };
 
 // One actor's own cache lines: what it publishes for sweeps and graces, and its counters.

@@ -144,27 +144,29 @@ cudaStream_t CudaPlan::stream_of(const StreamRef& stream) const {
   return stream.is_cuda ? static_cast<cudaStream_t>(stream.handle) : actor_.stream();
 }
 
-kernels::cuda::Status CudaPlan::enqueue(cudaStream_t stream) {
+kernels::cuda::Status CudaPlan::enqueue(cudaStream_t stream, std::uint64_t wait_us) {
   const Cache& cache = actor_.cache();
   if (forecast_) {
     return kernels::cuda::forecast(cache.table(), cache.store(), actor_.index(), batch_, goal_,
                                    scratch_->data(), stream);
   }
-  if (wait_us_ == 0) {
+  if (wait_us == 0) {
     return kernels::cuda::resolve(cache.table(), cache.store(), actor_.index(), batch_,
                                   arrangement_, scratch_->data(), stream);
   }
   return kernels::cuda::resolve_waiting(cache.table(), cache.store(), actor_.index(), batch_,
-                                        arrangement_, scratch_->data(), wait_us_,
+                                        arrangement_, scratch_->data(), wait_us,
                                         wait_state_->at<kernels::cuda::WaitState>(), stream);
 }
 
-ipc::Status CudaPlan::launch(const StreamRef& stream) {
+ipc::Status CudaPlan::launch(const StreamRef& stream) { return launch_and_wait(stream, wait_us_); }
+
+ipc::Status CudaPlan::launch_and_wait(const StreamRef& stream, std::uint64_t wait_us) {
   if (auto ok = actor_.cache().client().check(); !ok) return ok;
   const Current current(actor_.device().context());
   const cudaStream_t in = stream_of(stream);
   if (auto ok = check_step(in); !ok) return ok;
-  return check(static_cast<cudaError_t>(enqueue(in)), "launching a plan");
+  return check(static_cast<cudaError_t>(enqueue(in, wait_us)), "launching a plan");
 }
 
 ipc::Status CudaPlan::check_wait(cudaStream_t stream) const {
@@ -192,7 +194,8 @@ ipc::Result<std::uint64_t> CudaPlan::count_absent(const StreamRef& stream) {
       return std::unexpected(ok.error());
     }
   }
-  if (auto ok = launch(stream); !ok) return std::unexpected(ok.error());
+  // It is the host that waits, and that maps what the device cannot.
+  if (auto ok = launch_and_wait(stream, 0); !ok) return std::unexpected(ok.error());
   const Current current(actor_.device().context());
   auto* const heard = heard_->at<kernels::Outcome>();
   const cudaError_t copied = cudaMemcpyAsync(heard, batch_.outcomes, items, cudaMemcpyDefault, in);

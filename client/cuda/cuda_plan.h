@@ -26,7 +26,8 @@ class CudaPlan final : public Plan {
  private:
   explicit CudaPlan(CudaActor& actor) : actor_(actor) {}
   ipc::Status check_step(cudaStream_t stream) const;
-  kernels::cuda::Status enqueue(cudaStream_t stream);
+  kernels::cuda::Status enqueue(cudaStream_t stream, std::uint64_t wait_us);
+  ipc::Status launch_and_wait(const StreamRef& stream, std::uint64_t wait_us);
   cudaStream_t stream_of(const StreamRef& stream) const;
   ipc::Status check_wait(cudaStream_t stream) const;
   // Launches once and waits; how many items are absent.

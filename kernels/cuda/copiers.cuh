@@ -51,7 +51,7 @@ class Handed {
   }
 
   // Waits for the fill at a place, which was looked at; false: there are not so many. Lookers were
-  // started before us and wait for nobody.
+  // started before us, and wait for others only with a bound.
   __device__ bool wait(std::uint32_t place, Fill& fill) {
     while (fill.seen == 0) {
       if (known_ && place >= end_) return false;
@@ -204,10 +204,12 @@ __device__ inline void copy_handed_odd(const Launch& launch, Shared& shared) {
   for (std::uint32_t page = blockIdx.x - launch.lookers;; page += launch.copiers) {
     if (threadIdx.x == 0) {
       fill = handed.look(page);
-      shared.handed = handed.wait(page, fill) ? 1 : 0;
+      shared.more = handed.wait(page, fill);
+      // What its looker had read from the CPU comes before what all of us read there.
+      __threadfence();
     }
     __syncthreads();
-    if (shared.handed == 0) return;
+    if (!shared.more) return;
     copy_odd(launch, &fill, 1);
     __threadfence();
     __syncthreads();

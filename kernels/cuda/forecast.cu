@@ -73,6 +73,7 @@ __device__ void gather(const Launch& launch, Shared& shared, std::uint32_t begin
   const Item item = items[0];
   bool missing = false;
   bool absent = false;
+  bool lost = false;
   std::uint32_t hint = 0;
   Frame frame = kNoFrame;
   if (item.page < table.pages) {
@@ -84,9 +85,11 @@ __device__ void gather(const Launch& launch, Shared& shared, std::uint32_t begin
       const Block block = block_of(table, item.page);
       frame = frame_in(load(&table.frame_of[block]));
       missing = frame < shared.frames_ready;
-      absent = !missing;
-      if (absent) {
-        tell(launch, index, kNoSlot, without_frame_by(table, block, frame, kWantedSoon));
+      if (!missing) {
+        const Outcome outcome = without_frame_by(table, block, frame, kWantedSoon);
+        lost = outcome == Outcome::lost;
+        absent = !lost;
+        tell(launch, index, kNoSlot, outcome);
       }
     }
   } else if (item.real) {
@@ -94,10 +97,12 @@ __device__ void gather(const Launch& launch, Shared& shared, std::uint32_t begin
   }
   const unsigned group = __ballot_sync(kWholeWarp, missing);
   const unsigned away = __ballot_sync(kWholeWarp, absent);
+  const unsigned gone = __ballot_sync(kWholeWarp, lost);
   std::uint32_t first = 0;
   if (lane_id() == 0) {
     if (group != 0) first = atomicAdd(&shared.missing, __popc(group));
     if (away != 0) atomicAdd(&shared.absent, __popc(away));
+    if (gone != 0) atomicAdd(&shared.no_slot, __popc(gone));
   }
   first = __shfl_sync(kWholeWarp, first, 0);
   if (!missing) return;

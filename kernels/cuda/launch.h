@@ -105,9 +105,10 @@ struct alignas(16) WaitState {
 };
 
 // The same, and waits in the stream for the blocks of absent items: at most `wait_us` on the
-// device, by one block of threads that looks for their frames now and then. Then all is looked up
-// once more; the outcomes are of that. Nothing of it happens if nothing is absent. `batch.outcomes`
-// is not null.
+// device, and a look, by one block of threads that looks for their frames now and then. Then all is
+// looked up once more; the outcomes are of that, but for what the first look brought in, which
+// stays so. Nothing of it happens if nothing is absent; pages that somebody else brings in
+// meanwhile, without a frame in sight, are not looked for. `batch.outcomes` is not null.
 Status resolve_waiting(const HotTable& table, const PageStore& store, std::uint32_t actor,
                        const ResolveBatch& batch, const Arrangement& arrangement, void* scratch,
                        std::uint64_t wait_us, WaitState* state, Stream stream);

@@ -61,8 +61,8 @@ struct Divisor {
 
 // Roles of the blocks of threads of a launch, in the order in which the device starts them:
 // `lookers` look up, claim and, unless there are copiers, copy; `copiers` copy what the lookers
-// missed; the clerk keeps the books. Only copiers and the clerk wait, for blocks that were started
-// before them.
+// missed; the clerk keeps the books. Copiers and the clerk wait for blocks that were started before
+// them; lookers, too, but only so long.
 struct Launch {
   HotTable table;
   PageStore store;

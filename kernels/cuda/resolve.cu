@@ -27,6 +27,12 @@ constexpr std::uint64_t kSmallPageBytes = 4096;
 constexpr unsigned kLookAgainNs = 10'000;
 constexpr std::uint64_t kAskAgainNs = 1'000'000;
 
+// Of a page that is there. A look after a wait leaves what the one before it brought in as that.
+__device__ inline Outcome outcome_of_hit(const Launch& launch, std::uint32_t index) {
+  if (launch.only_if == nullptr) return Outcome::hit;
+  return launch.batch.outcomes[index] == Outcome::filled ? Outcome::filled : Outcome::hit;
+}
+
 // By all threads, kPerThread items each, whose loads overlap. Returns how many of its items the
 // warp misses; then `window` is its first one.
 template <unsigned kPerThread>
@@ -89,7 +95,7 @@ __device__ std::uint32_t look_up(const Launch& launch, Shared& shared, std::uint
     }
     if (met[j] == Met::ready) {
       ++hits;
-      finish(launch, index[j], static_cast<Slot>(slot[j]), Outcome::hit);
+      finish(launch, index[j], static_cast<Slot>(slot[j]), outcome_of_hit(launch, index[j]));
       if (shared.forecasts != 0) use_mark(table, shared, slot[j]);
     } else if (!missing[j] && items[j].real) {
       finish(launch, index[j], kNoSlot, Outcome::invalid);
@@ -157,7 +163,8 @@ __device__ void keep_books(const Launch& launch, Shared& shared) {
 // By a warp, when all claims of the block are made.
 __device__ void account(const Launch& launch, const Shared& shared) {
   ActorCounters& counters = actor_line(launch.table, launch.actor)->counters;
-  const std::uint32_t none = shared.no_slot + shared.absent + shared.invalid;
+  const std::uint32_t absent = shared.absent + shared.lost;
+  const std::uint32_t none = shared.no_slot + absent + shared.invalid;
   std::uint64_t* to = nullptr;
   std::uint64_t count = 0;
   const auto lane = [&](unsigned i, std::uint64_t& counter, std::uint64_t n) {
@@ -170,7 +177,7 @@ __device__ void account(const Launch& launch, const Shared& shared) {
   lane(1, counters.fills, shared.fills.count);
   lane(2, counters.filled_bytes, shared.fills.count * launch.store.page_bytes);
   lane(3, counters.no_slot, again ? 0 : shared.no_slot);
-  lane(4, counters.absent, again ? 0 : shared.absent);
+  lane(4, counters.absent, again ? 0 : absent);
   lane(5, counters.forecast_used, shared.used);
   lane(6, launch.table.header->freed, shared.displaced);
   if (count != 0) atomicAdd(reinterpret_cast<unsigned long long*>(to), count);
@@ -234,17 +241,18 @@ __device__ bool any_away(const Launch& launch, bool ask) {
   const HotTable& table = launch.table;
   const std::uint32_t frames_ready = load(launch.store.frames_ready);
   bool any = false;
-#pragma unroll 4
   for (std::uint32_t index = threadIdx.x; index < launch.items; index += kThreads) {
     if (launch.batch.outcomes[index] != Outcome::absent) continue;
     Item items[1];
     load_items<1>(launch, {index}, launch.items, items, [] {});
     if (items[0].page >= table.pages) continue;  // beyond what is real, and never written to
     const Block block = block_of(table, items[0].page);
-    const Frame frame = frame_in(load_acquire_system(&table.frame_original[block]));
+    // Not acquired: whoever looks up again reads it once more.
+    const Frame frame = frame_in(load_system(&table.frame_original[block]));
     if (frame < frames_ready || frame == kLostFrame) continue;
     any = true;
-    if (ask) mark_wanted_by(table, block, kWantedNow);
+    if (!ask) break;
+    mark_wanted_by(table, block, kWantedNow);
   }
   return any;
 }
@@ -347,6 +355,8 @@ Status resolve_waiting(const HotTable& table, const PageStore& store, std::uint3
   }
   if (const Status failed = launch_kernel_early(await_frames, 1, kThreads, stream, launch,
                                                 wait_us * 1000, state, batch.without_slot)) {
+    // Nobody takes what the first one counted.
+    (void)cudaMemsetAsync(state, 0, sizeof(WaitState), static_cast<cudaStream_t>(stream));
     return failed;
   }
   launch.advance = false;

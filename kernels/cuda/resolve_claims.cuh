@@ -146,12 +146,13 @@ __device__ inline void count_outcomes(Shared& shared, Outcome outcome) {
   if (__all_sync(kWholeWarp, outcome == Outcome::filled || outcome == Outcome::invalid)) return;
   const unsigned hits = __ballot_sync(kWholeWarp, outcome == Outcome::hit);
   const unsigned none = __ballot_sync(kWholeWarp, outcome == Outcome::no_slot);
-  const unsigned absent =
-      __ballot_sync(kWholeWarp, outcome == Outcome::absent || outcome == Outcome::lost);
-  if (lane_id() != 0 || (hits | none | absent) == 0) return;
+  const unsigned absent = __ballot_sync(kWholeWarp, outcome == Outcome::absent);
+  const unsigned lost = __ballot_sync(kWholeWarp, outcome == Outcome::lost);
+  if (lane_id() != 0 || (hits | none | absent | lost) == 0) return;
   if (hits != 0) atomicAdd(&shared.hits, __popc(hits));
   if (none != 0) atomicAdd(&shared.no_slot, __popc(none));
   if (absent != 0) atomicAdd(&shared.absent, __popc(absent));
+  if (lost != 0) atomicAdd(&shared.lost, __popc(lost));
 }
 
 // The frame of a block that has none in frame_of: it may have been logged since that was brought up

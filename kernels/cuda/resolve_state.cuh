@@ -33,11 +33,13 @@ struct Shared {
   std::uint32_t looked;  // warps that are through with their look-ups
   std::uint32_t hits;
   std::uint32_t no_slot;
-  std::uint32_t absent;     // or lost
+  std::uint32_t absent;
+  std::uint32_t lost;
   std::uint32_t invalid;    // no pages, and no padding
   std::uint32_t used;       // marks that hits took away
   std::uint32_t displaced;  // pages that gave their place
-  std::uint32_t handed;     // pages of the launch that were handed over
+  std::uint32_t handed;     // of a looker: its first place among what is handed over
+  bool more;                // of a copier that takes a page at a time: there is one
   Wants wants[kWarps];
   Missing<kMostOfWarp> miss[kWarps];
   Fills fills;
@@ -100,6 +102,7 @@ class Opening {
     shared.hits = 0;
     shared.no_slot = 0;
     shared.absent = 0;
+    shared.lost = 0;
     shared.invalid = 0;
     shared.used = 0;
     shared.fills.count = 0;

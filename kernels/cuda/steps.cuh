@@ -162,7 +162,7 @@ __device__ inline void mirror_counters(const HotTable& table, std::uint32_t acto
   if (lane_id() == kCounters + 3) store_system(&sums->forecasts, load(&own->forecasts));
 }
 
-// What the stream read of slots it has read: kernels of a stream end before the next one begins.
+// What the stream read of slots it has read: what comes before us in it has ended (await_stream).
 __device__ inline void leave_by_warp(const HotTable& table, std::uint32_t actor) {
   if (lane_id() == 0) {
     store(&actor_line(table, actor)->active, kIdle);

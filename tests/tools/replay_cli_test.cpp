@@ -197,8 +197,7 @@ TEST(ReplayCli, UsageErrorsAndBadTracesExitWith2) {
         "--spawn --no-such-option " + std::string(kSlice),
         "--spawn --engines 2 --kill-engine-at 1000000 " + std::string(kSlice),
         "--spawn --backend cuda --graphs " + std::string(kSlice),
-        "--spawn --graphs " + std::string(kSlice),
-        "--spawn --device 1 " + std::string(kSlice),
+        "--spawn --graphs " + std::string(kSlice), "--spawn --device 1 " + std::string(kSlice),
         "--spawn --backend cuda --executor direct --graphs " + std::string(kMooncake),
         "--spawn " + bad.path(), std::string("--spawn /nonexistent/trace")}) {
     const Outcome outcome = call(arguments + " 2>&1");

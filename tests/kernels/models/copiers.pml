@@ -9,7 +9,8 @@
    empty afterwards.
    Limits: sequentially consistent; NL lookers of at most two fills, NC copiers, LAUNCHES launches.
    Seeded bugs: BUG_KEEP (places are not cleared), BUG_FIRST (the first part clears the place), BUG_END (the end is read
-   before all lookers have counted), BUG_ONE_COUNT (launches share one count of pages). */
+   before all lookers have counted), BUG_ONE_COUNT (launches share one count of pages), BUG_FORGET (nothing is handed
+   over). */
 #ifndef NL
 #define NL 2
 #endif
@@ -23,6 +24,11 @@
 #define LAUNCHES 3
 #endif
 #define PLACES (2 * NL)
+#ifdef BUG_END
+#define ALL_COUNTED (handed > base)
+#else
+#define ALL_COUNTED (handed - base == NL)
+#endif
 
 /* Scratch memory. */
 byte turn, handed_base, looked_base, looked, handed;
@@ -45,7 +51,11 @@ proctype looker() {
   atomic { looked++; if :: n = 0 :: n = 1 :: n = 2 fi; given = given + n };
   atomic { at = pages[COUNT]; pages[COUNT] = at + n };
   do
+#ifdef BUG_FORGET
+  :: i < n -> i++
+#else
   :: i < n -> assert(seen[at + i] == 0); seen[at + i] = 1; i++
+#endif
   :: !told -> handed++; told = true
   :: i == n && told -> break
   od;
@@ -60,16 +70,18 @@ proctype copier(byte me) {
   do
   :: piece / PARTS >= end -> break
   :: piece / PARTS < end ->
-     found = seen[piece / PARTS];
+     /* Blocks, so that what never comes is an end that is none. */
+     atomic {
+       seen[piece / PARTS] != 0 || (!known && ALL_COUNTED);
+       found = seen[piece / PARTS];
+       if
+       :: found == 0 -> end = pages[COUNT]; known = true
+       :: else
+       fi
+     };
      if
      :: found != 0 -> copied[piece / PARTS]++; piece = piece + NC
-     :: found == 0 && !known ->
-#ifdef BUG_END
-        atomic { if :: handed > base -> end = pages[COUNT]; known = true :: else fi }
-#else
-        atomic { if :: handed - base == NL -> end = pages[COUNT]; known = true :: else fi }
-#endif
-     :: found == 0 && known               /* it will come */
+     :: else
      fi
   od;
   /* All of the block is stored, and the end is known. */
