@@ -211,6 +211,13 @@ class Coordinator {
     return devices_[device.value]->health();
   }
 
+  std::vector<ExecutorStatus> executors(ipc::DeviceId device) const {
+    return devices_[device.value]->executors();
+  }
+  const std::string& tenant_name(ipc::TenantId tenant) const {
+    return config_.tenants[tenant.value].name;
+  }
+
   // Null if there is none.
   NvmeTier* nvme() const { return nvme_.get(); }
   // Somebody in this process marked blocks as wanted.

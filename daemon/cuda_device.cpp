@@ -82,14 +82,14 @@ class CudaDevice final : public Device {
   std::uint64_t hbm_granularity() const override { return facts_.granularity_bytes; }
   std::vector<std::uint32_t> dram_nodes() const override { return node_->dram_nodes(); }
   const device_worker::DeviceFacts* gpu() const override { return &facts_; }
-  // An executor that fails is its tenant's trouble, and counted.
-  DeviceHealth health() const override {
-    DeviceHealth health = client_->health();
+  DeviceHealth health() const override { return client_->health(); }
+  std::vector<ExecutorStatus> executors() const override {
     const std::lock_guard lock(mutex_);
+    std::vector<ExecutorStatus> all;
     for (const auto& [tenant, executor] : executors_) {
-      health.worker_failures += executor->health().worker_failures;
+      all.push_back({ipc::TenantId{tenant}, executor->health()});
     }
-    return health;
+    return all;
   }
   void on_worker(WorkerListener listener) override {
     client_->on_start([listener](pid_t pid) { listener(0, pid); });

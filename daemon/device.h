@@ -37,6 +37,14 @@ struct DeviceHealth {
   State state = State::well;
   std::string text;                   // why it is lost
   std::uint64_t worker_failures = 0;  // device workers that died, hung, or lost their context
+  pid_t worker = -1;                  // that runs; -1: none
+  std::uint64_t pinned_bytes = 0;     // of DRAM, by it
+};
+
+// The executor of a tenant on a device.
+struct ExecutorStatus {
+  ipc::TenantId tenant;
+  DeviceHealth health;
 };
 std::string_view to_string(DeviceHealth::State state);
 
@@ -92,6 +100,9 @@ class Device {
                                                    const std::string& /*mps_pipe_directory*/) {
     return nullptr;
   }
+
+  // Those that there are.
+  virtual std::vector<ExecutorStatus> executors() const { return {}; }
 
   // To be called now and then.
   virtual void look_after() {}

@@ -126,6 +126,10 @@ ipc::Status DeviceClient::start() {
   socket_ = std::move(ours);
   reader_ = ipc::FrameReader(ipc::FdPolicy::accept);
   broken_ = false;
+  {
+    const std::lock_guard lock(health_mutex_);
+    health_.worker = pid_;
+  }
   log_debug("device worker started", {{"pid", std::int64_t{pid_}}});
   started_(pid_);
   return {};
@@ -142,6 +146,15 @@ void DeviceClient::hang_up() {
   socket_.reset();
   open_tables_.clear();
   open_arenas_.clear();
+  note_pinned(-1);
+}
+
+void DeviceClient::note_pinned(pid_t worker) {
+  std::uint64_t bytes = 0;
+  for (const auto& [number, extents] : open_arenas_) bytes += extents.pinned_bytes;
+  const std::lock_guard lock(health_mutex_);
+  health_.worker = worker;
+  health_.pinned_bytes = bytes;
 }
 
 ipc::Status DeviceClient::bury() {
@@ -385,7 +398,7 @@ ipc::Status DeviceClient::read_words(const SplitTableParts& table, std::uint32_t
 
 void DeviceClient::forget_table(std::uint64_t number) {
   const std::lock_guard lock(mutex_);
-  open_arenas_.erase(number);
+  if (open_arenas_.erase(number) != 0) note_pinned(pid_);
   if (!socket_ || broken_ || open_tables_.erase(number) == 0) return;
   // Not worth a second try: what a dead worker kept is gone.
   (void)plain(make_message(
@@ -411,7 +424,13 @@ ipc::Status DeviceClient::open_arena(const ArenaParts& arena) {
   }
   Extents& mapped = open_arenas_[number];
   if (auto ok = map_extents(arena, ipc::Tier::hbm, mapped.hbm); !ok) return ok;
-  return map_extents(arena, ipc::Tier::dram, mapped.dram);
+  const std::uint32_t before = mapped.dram;
+  auto pinned = map_extents(arena, ipc::Tier::dram, mapped.dram);
+  if (mapped.dram != before) {
+    mapped.pinned_bytes = mapped.dram * arena.shape.frame_extent_bytes;
+    note_pinned(pid_);
+  }
+  return pinned;
 }
 
 // One by one, so that after an error it is known what is mapped. Pinning takes its time, too.

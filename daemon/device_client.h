@@ -130,6 +130,8 @@ class DeviceClient {
   ipc::Status open_arena(const ArenaParts& arena);
   ipc::Status map_extents(const ArenaParts& arena, ipc::Tier tier, std::uint32_t& mapped);
   void hang_up();
+  // For health(): the worker, and what it has pinned in the open arenas.
+  void note_pinned(pid_t worker);
   ipc::Error broken(ipc::Error reason);
   const ipc::Error& note_hang(const ipc::Error& reason);
   ipc::Error note_refusal(ipc::Error reason);
@@ -149,6 +151,7 @@ class DeviceClient {
   struct Extents {
     std::uint32_t hbm = 0;
     std::uint32_t dram = 0;
+    std::uint64_t pinned_bytes = 0;
   };
   std::set<std::uint64_t> open_tables_;           // that this worker knows
   std::map<std::uint64_t, Extents> open_arenas_;  // by table: what it has mapped

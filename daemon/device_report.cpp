@@ -33,6 +33,14 @@ json row_of(const Coordinator& coordinator, ipc::DeviceId device, const residenc
   row["uuid"] = device_worker::to_string(gpu->uuid);
   row["pci_bus_id"] = gpu->pci_bus_id;
   row["hbm_total_bytes"] = gpu->hbm_total_bytes;
+  row["executors"] = json::array();
+  for (const ExecutorStatus& executor : coordinator.executors(device)) {
+    row["executors"].push_back({{"tenant", coordinator.tenant_name(executor.tenant)},
+                                {"state", std::string(to_string(executor.health.state))},
+                                {"pid", std::max<std::int64_t>(executor.health.worker, 0)},
+                                {"pinned_bytes", executor.health.pinned_bytes},
+                                {"worker_failures", executor.health.worker_failures}});
+  }
   return row;
 }
 

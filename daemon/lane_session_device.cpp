@@ -137,12 +137,18 @@ ipc::Result<LaneReply> LaneSession::Impl::resolve_on_device(const SessionCache& 
   const auto look_up = [lists, arena = cache.on_device, actor](DeviceClient& worker) {
     return arena->resolve(worker, actor, lists->pages, lists->slots, lists->outcomes);
   };
-  const auto finish = [this, lists, cache, reply,
+  const auto finish = [this, lists, cache, reply, actor,
                        start = std::chrono::steady_clock::now()]() -> ipc::Result<LaneReply> {
     if (!task_status) return std::unexpected(task_status.error());
     found_slots = std::move(lists->slots);
     found_outcomes = std::move(lists->outcomes);
-    const auto counts = count(found_outcomes, cache.memory->store().page_bytes);
+    auto counts = count(found_outcomes, cache.memory->store().page_bytes);
+    // As of its last step: then the device says so.
+    const std::uint64_t used = kernels::load_relaxed(
+        &kernels::actor_line(cache.memory->table(), actor)->counters.forecast_used);
+    std::uint64_t& told = actors[actor_key(cache.id, actor)].forecast_used;
+    if (used > told) counts.forecast_used = used - told;
+    told = used;
     return end_resolve(cache, counts, start, reply);
   };
   return on_device(cache.on_device, look_up, finish);

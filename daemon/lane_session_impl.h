@@ -72,6 +72,7 @@ struct LaneActor {
   std::uint64_t opened = 0;  // which opening of the seat this is about
   bool in_step = false;
   kernels::Step step = 0;
+  std::uint64_t forecast_used = 0;  // of its line's count, that the session was told, on a device
 };
 
 // A resolve that is not over: the pages that it misses are brought in slice by slice.

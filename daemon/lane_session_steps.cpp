@@ -34,9 +34,10 @@ ipc::Result<LaneActor*> LaneSession::Impl::actor_of(const SessionCache& cache, s
   if (const std::uint64_t opened = cache.memory->opened(actor); found.opened != opened) {
     // A seat of before a restart may be in a step, which its session goes on with; any other is
     // idle now.
-    const std::uint32_t active =
-        kernels::load_acquire(&kernels::actor_line(cache.memory->table(), actor)->active);
-    found = {opened, kernels::is_active(active), kernels::active_step(active)};
+    const kernels::ActorLine& line = *kernels::actor_line(cache.memory->table(), actor);
+    const std::uint32_t active = kernels::load_acquire(&line.active);
+    found = {opened, kernels::is_active(active), kernels::active_step(active),
+             kernels::load_relaxed(&line.counters.forecast_used)};
   }
   if (found.in_step != in_step) {
     return fail(Errc::wrong_state, in_step ? "the actor is in no step; begin one first"

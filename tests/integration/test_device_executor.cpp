@@ -136,7 +136,13 @@ TEST(TheExecutorOnAGpu, FindsAndFillsPages) {
   client::Sequence same = other.written(6, "k");
   EXPECT_EQ(other.step(same, {0, 1, 3, 5}), 0U) << "of both sessions";
   EXPECT_EQ(status_of(engine.cache.wait_pinned(0)), SLUICE_OK);
-  EXPECT_EQ(must(engine.cache.info()).pinned_frame_extents, 0U) << "by another process";
+  const auto info = must(engine.cache.info());
+  EXPECT_EQ(info.pinned_frame_extents, 0U) << "by another process";
+  const json executors = json::parse(daemon.admin("devices"))["devices"][0]["executors"];
+  ASSERT_EQ(executors.size(), 1U);
+  EXPECT_EQ(executors[0]["tenant"], "a");
+  EXPECT_EQ(executors[0]["pid"], device->pid.load());
+  EXPECT_EQ(executors[0]["pinned_bytes"], info.frame_extents * info.frame_extent_bytes);
 }
 
 TEST(TheExecutorOnAGpu, RefusesWhatItCannotDo) {
@@ -203,7 +209,10 @@ TEST(TheExecutorOnAGpu, ForecastsBringPagesIn) {
   }
   must(engine.actor.end_step());
   EXPECT_EQ(engine.step(sequence, {0, 1, 2, 3}), kLayers) << "of the block that nobody announced";
-  EXPECT_EQ(must(engine.cache.stats()).forecast_issued, 3U * kLayers);
+  engine.step(sequence, {0});
+  const auto stats = must(engine.cache.stats());
+  EXPECT_EQ(stats.forecast_issued, 3U * kLayers);
+  EXPECT_EQ(stats.forecast_used, 3U * kLayers) << "as of the step before the last";
 }
 
 // ---- deaths

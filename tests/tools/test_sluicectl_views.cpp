@@ -55,6 +55,15 @@ TEST(SluicectlViews, StatusNamesTheGpu) {
       "256.0 MiB\n";
   EXPECT_THAT(text, HasSubstr(table));
   EXPECT_EQ(devices_view({{"devices", status["devices"]}}, {}), table);
+
+  status["devices"][1]["executors"] = {
+      {{"tenant", "prod"}, {"pid", 77}, {"pinned_bytes", 1U << 30}, {"worker_failures", 2}},
+      {{"tenant", "batch"}, {"pid", 0}, {"pinned_bytes", 0}, {"worker_failures", 0}}};
+  EXPECT_EQ(devices_view({{"devices", status["devices"]}}, {}),
+            table +
+                "executor of tenant prod on device 1: pid 77, 1.0 GiB of DRAM pinned, 2 failures\n"
+                "executor of tenant batch on device 1: not running, 0 B of DRAM pinned, 0 "
+                "failures\n");
 }
 
 TEST(SluicectlViews, SessionsShowTheReasonOfAQuarantine) {

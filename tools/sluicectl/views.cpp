@@ -145,6 +145,22 @@ std::string nodes_text(const Json& row) {
   return text.empty() ? "any" : text;
 }
 
+// Processes of the daemon that resolve for tenants.
+std::string executors_of(const Json& document) {
+  std::string text;
+  for (const Json& device : rows_at(document, {"devices"})) {
+    for (const Json& row : rows_at(device, {"executors"})) {
+      text += "executor of tenant " + text_at(row, {"tenant"}) + " on device " +
+              id_text(device, {"device"}) + ": ";
+      const std::uint64_t pid = number_at(row, {"pid"}).value_or(0);
+      text += pid == 0 ? "not running" : "pid " + std::to_string(pid);
+      text += ", " + bytes_text(row, {"pinned_bytes"}) + " of DRAM pinned, " +
+              count_text(row, {"worker_failures"}) + " failures\n";
+    }
+  }
+  return text;
+}
+
 std::string devices_of(const Json& document, const View& view) {
   Table table({{"DEVICE"},
                {"NAME", Align::left},
@@ -163,7 +179,7 @@ std::string devices_of(const Json& document, const View& view) {
                             real_at(row, {"capacity_bytes"}).value_or(0)),
                bytes_text(row, {"guaranteed_bytes"}), bytes_text(row, {"lent_bytes"})});
   }
-  return table.empty() ? "" : table.text(view.colour);
+  return table.empty() ? "" : table.text(view.colour) + executors_of(document);
 }
 
 std::string short_tenants_of(const Json& status, const View& view) {

@@ -1,10 +1,12 @@
 // libsluice and the daemon on a GPU: bytes, pins, forks, streams, plans and graphs.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -33,8 +35,8 @@ DaemonProcess::Options on_gpu() {
   return options;
 }
 
-sluice_cache_desc gpu_cache(const char* model) {
-  sluice_cache_desc desc = small_cache(model, SLUICE_EXECUTOR_DIRECT, kLayers);
+sluice_cache_desc gpu_cache(const char* model, sluice_executor executor = SLUICE_EXECUTOR_DIRECT) {
+  sluice_cache_desc desc = small_cache(model, executor, kLayers);
   desc.device_type = 2;
   return desc;
 }
@@ -167,9 +169,30 @@ sluice_status status_of(const R& result) {
   return result ? SLUICE_OK : result.error().code;
 }
 
-TEST(GpuClient, ResolvesServeTheBytesThatWereSealed) {
-  const DaemonProcess daemon(on_gpu());
-  Engine engine(daemon);
+// What does not depend on who resolves. Without an MPS server the daemon's executor has the GPU by
+// turns with this process.
+class EachExecutor : public testing::TestWithParam<sluice_executor> {
+ protected:
+  static DaemonProcess::Options options() {
+    DaemonProcess::Options wanted = on_gpu();
+    const char* const directory = std::getenv("CUDA_MPS_PIPE_DIRECTORY");
+    wanted.tenant_a = std::string("mps_pipe_directory = \"") +
+                      (directory != nullptr ? directory : "/tmp/nvidia-mps") + "\"";
+    return wanted;
+  }
+  static sluice_cache_desc cache() { return gpu_cache("model", GetParam()); }
+
+  const DaemonProcess daemon{options()};
+  Engine engine{daemon, cache()};
+};
+
+INSTANTIATE_TEST_SUITE_P(GpuClient, EachExecutor,
+                         testing::Values(SLUICE_EXECUTOR_DIRECT, SLUICE_EXECUTOR_DAEMON),
+                         [](const auto& param) {
+                           return param.param == SLUICE_EXECUTOR_DIRECT ? "Direct" : "Daemon";
+                         });
+
+TEST_P(EachExecutor, ResolvesServeTheBytesThatWereSealed) {
   EXPECT_EQ(engine.arena.device_type, 2);
   const Sequence sequence = prefilled(engine, 20);
   must(engine.actor.begin_step());
@@ -199,9 +222,7 @@ TEST(GpuClient, WhatPinningTookIsTold) {
   EXPECT_GE(info.device_bytes, info.frame_extents * info.frame_extent_bytes / 512);
 }
 
-TEST(GpuClient, PinnedSlotsAreWrittenOnTheDeviceAndSealed) {
-  const DaemonProcess daemon(on_gpu());
-  Engine engine(daemon);
+TEST_P(EachExecutor, PinnedSlotsAreWrittenOnTheDeviceAndSealed) {
   Sequence sequence = prefilled(engine, 2);
   must(sequence.extend(1));
   must(engine.actor.begin_step());
@@ -218,7 +239,7 @@ TEST(GpuClient, PinnedSlotsAreWrittenOnTheDeviceAndSealed) {
   EXPECT_EQ(engine.resolve(sequence, 3, {2}), std::vector<std::int32_t>{slots[3]});
   must(engine.actor.end_step());
 
-  Engine other(daemon);
+  Engine other(daemon, cache());
   auto [shared, matched] = open(other, 3);
   ASSERT_EQ(matched, 3u);
   must(other.cache.wait_pinned(kPinTimeoutUs));
@@ -229,9 +250,7 @@ TEST(GpuClient, PinnedSlotsAreWrittenOnTheDeviceAndSealed) {
   must(other.actor.end_step());
 }
 
-TEST(GpuClient, APinTakesAlongWhatWasInTheFrame) {
-  const DaemonProcess daemon(on_gpu());
-  Engine engine(daemon);
+TEST_P(EachExecutor, APinTakesAlongWhatWasInTheFrame) {
   Sequence sequence = open(engine, 0).sequence;
   must(sequence.extend(1));
   const auto frame = must(sequence.map(0));
@@ -241,9 +260,7 @@ TEST(GpuClient, APinTakesAlongWhatWasInTheFrame) {
   must(engine.actor.end_step());
 }
 
-TEST(GpuClient, AForkCopiesPinnedBlocksInAStepOfAnActor) {
-  const DaemonProcess daemon(on_gpu());
-  Engine engine(daemon);
+TEST_P(EachExecutor, AForkCopiesPinnedBlocksInAStepOfAnActor) {
   Sequence sequence = open(engine, 0).sequence;
   must(sequence.extend(1));
   must(engine.actor.begin_step());
@@ -727,11 +744,42 @@ TEST(GpuClient, APlanForecastsWithoutResults) {
   EXPECT_EQ(stats.forecast_dropped, 1u);
 }
 
-TEST(GpuClient, ACacheOnAGpuHasTheDirectExecutorOnly) {
+// Processes that work for a daemon.
+std::vector<pid_t> children_of(pid_t parent) {
+  std::vector<pid_t> children;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    std::ifstream file(entry.path() / "stat");
+    pid_t pid = 0;
+    std::string name;
+    std::string state;
+    pid_t its_parent = 0;
+    if (file >> pid >> name >> state >> its_parent && its_parent == parent) children.push_back(pid);
+  }
+  return children;
+}
+
+TEST_P(EachExecutor, GoesOnWithOtherWorkers) {
+  Sequence sequence = prefilled(engine, 6);
+  must(sequence.extend(1));
+  must(engine.actor.begin_step());
+  const auto slots = pin(engine, sequence, 6);
+  for (const std::int32_t slot : slots) engine.fill(slot, 7);
+  for (const std::uint32_t block : {0u, 2u, 4u}) {
+    for (const pid_t worker : children_of(daemon.pid())) kill(worker, SIGKILL);
+    EXPECT_TRUE(
+        engine.filled(engine.resolve(sequence, 1, {block})[0], static_cast<int>(block) + 1));
+  }
+  const std::string name = key(6);
+  for (const pid_t worker : children_of(daemon.pid())) kill(worker, SIGKILL);
+  must(sequence.seal(6, std::as_bytes(std::span(name)), &engine.actor));
+  EXPECT_EQ(engine.resolve(sequence, 2, {6}), std::vector<std::int32_t>{slots[2]});
+  must(engine.actor.end_step());
+}
+
+TEST(GpuClient, ACacheOnAGpuHasTheDirectExecutorUnlessATenantTrustsItself) {
   const DaemonProcess daemon(on_gpu());
   Client client = daemon.connect('a');
-  sluice_cache_desc desc = gpu_cache("model");
-  desc.executor = SLUICE_EXECUTOR_DAEMON;
+  sluice_cache_desc desc = gpu_cache("model", SLUICE_EXECUTOR_DAEMON);
   EXPECT_EQ(status_of(client.open_cache(desc)), SLUICE_NOT_SUPPORTED);
   desc.executor = SLUICE_EXECUTOR_DIRECT;
   desc.device_type = 0;
