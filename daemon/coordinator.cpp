@@ -397,8 +397,9 @@ ipc::Result<std::optional<OpenedCache>> Coordinator::open_cache(
 ipc::Result<OpenedCache> Coordinator::give_cache(Session& session, const OpenCacheRequest& request,
                                                  ipc::CacheId cache, ipc::DeviceId device,
                                                  bool created) {
-  std::shared_ptr<CacheMemory> memory = caches_[cache.value].arenas.at(device).memory;
-  auto on_device = executor_for(session, request, device, memory);
+  Arena& arena = caches_[cache.value].arenas.at(device);
+  std::shared_ptr<CacheMemory> memory = arena.memory;
+  auto on_device = executor_for(session, request, device, arena);
   if (on_device) {
     auto handle =
         session.add_cache({cache, memory, request.executor, device, std::move(*on_device)});
@@ -430,13 +431,15 @@ ipc::Status Coordinator::check_executor(const Session& session,
 
 // Null where lanes resolve, or nobody of the daemon does.
 ipc::Result<std::shared_ptr<ExecutorArena>> Coordinator::executor_for(
-    const Session& session, const OpenCacheRequest& request, ipc::DeviceId device,
-    const std::shared_ptr<CacheMemory>& memory) {
+    const Session& session, const OpenCacheRequest& request, ipc::DeviceId device, Arena& arena) {
   if (request.executor != ipc::wire::Executor::daemon) return nullptr;
+  if (auto shared = arena.executor.lock()) return shared;
   auto executor = devices_[device.value]->executor(
       session.tenant, config_.tenants[session.tenant.value].mps_pipe_directory);
   if (executor == nullptr) return nullptr;
-  return ExecutorArena::make(std::move(executor), memory);
+  auto made = ExecutorArena::make(std::move(executor), arena.memory);
+  if (made) arena.executor = *made;
+  return made;
 }
 
 void Coordinator::seal_pins(CacheMemory& cache, const std::vector<ipc::BlockId>& ids) {

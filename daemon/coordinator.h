@@ -271,6 +271,7 @@ class Coordinator {
   struct Arena {
     std::shared_ptr<CacheMemory> memory;    // null while it is being made or freed
     std::shared_ptr<CacheOpening> opening;  // while it is being made
+    std::weak_ptr<ExecutorArena> executor;  // that its sessions of executor daemon share
     // What the ledger was told of the table's own counters.
     std::uint64_t forecast_issued = 0, forecast_used = 0, forecast_wasted = 0;
   };
@@ -352,9 +353,9 @@ class Coordinator {
   void adopt_cache(KeptCache kept, const std::set<std::uint64_t>& sessions);
   void listen_to_orders(ipc::CacheId id, ipc::DeviceId device, CacheMemory& memory);
   ipc::Status check_executor(const Session& session, const OpenCacheRequest& request) const;
-  ipc::Result<std::shared_ptr<ExecutorArena>> executor_for(
-      const Session& session, const OpenCacheRequest& request, ipc::DeviceId device,
-      const std::shared_ptr<CacheMemory>& memory);
+  ipc::Result<std::shared_ptr<ExecutorArena>> executor_for(const Session& session,
+                                                           const OpenCacheRequest& request,
+                                                           ipc::DeviceId device, Arena& arena);
   ipc::Result<OpenedCache> give_cache(Session& session, const OpenCacheRequest& request,
                                       ipc::CacheId cache, ipc::DeviceId device, bool created);
 

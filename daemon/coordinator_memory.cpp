@@ -196,6 +196,7 @@ Coordinator::SharedFrames Coordinator::share(ipc::CacheId id, std::unique_ptr<Fr
 void Coordinator::let_go(Cache& cache, Arena& arena) {
   counters_[cache.tenant.value].resolved_before += arena.memory->totals();
   arena.memory.reset();
+  arena.executor.reset();
 }
 
 void Coordinator::execute(const residency::DestroyArena& action) {
