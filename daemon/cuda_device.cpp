@@ -86,6 +86,7 @@ class CudaDevice final : public Device {
   std::vector<ExecutorStatus> executors() const override {
     const std::lock_guard lock(mutex_);
     std::vector<ExecutorStatus> all;
+    all.reserve(executors_.size());
     for (const auto& [tenant, executor] : executors_) {
       all.push_back({ipc::TenantId{tenant}, executor->health()});
     }

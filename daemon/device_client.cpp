@@ -110,6 +110,7 @@ ipc::Status DeviceClient::start() {
   (void)posix_spawn_file_actions_adddup2(&actions, theirs.get(), kWorkerSocket);
   // The first of a name counts.
   std::vector<char*> environment;
+  environment.reserve(options_.environment.size());
   for (std::string& variable : options_.environment) environment.push_back(variable.data());
   for (char** variable = environ; *variable != nullptr; ++variable) {
     environment.push_back(*variable);

@@ -141,41 +141,44 @@ ipc::Status ExecutorArena::leave_step(DeviceClient& worker, std::uint32_t actor)
   });
 }
 
-ipc::Status ExecutorArena::resolve(DeviceClient& worker, std::uint32_t actor,
-                                   std::span<const kernels::Page> pages,
-                                   std::span<kernels::Slot> slots,
-                                   std::span<kernels::Outcome> outcomes) {
+// Asks about pages, as many at a time as the lists' memory takes, by what `make(builder, count)`
+// returns. `slots` may be empty.
+template <class Make>
+ipc::Status ExecutorArena::ask_about(DeviceClient& worker, std::span<const kernels::Page> pages,
+                                     std::span<kernels::Slot> slots,
+                                     std::span<kernels::Outcome> outcomes, Make&& make) {
   for (std::size_t done = 0; done < pages.size();) {
     const auto some =
         static_cast<std::uint32_t>(std::min<std::size_t>(kMaxListItems, pages.size() - done));
     std::memcpy(lists_.items(), pages.data() + done, some * sizeof(kernels::Page));
-    auto asked = ask(worker, [&](FlatBufferBuilder& b) {
-      return worker_wire::CreateResolve(b, parts_.table.number, actor, some);
-    });
-    if (!asked) return asked;
-    std::memcpy(slots.data() + done, lists_.slots(), some * sizeof(kernels::Slot));
+    if (auto asked = ask(worker, [&](FlatBufferBuilder& b) { return make(b, some); }); !asked) {
+      return asked;
+    }
+    if (!slots.empty()) {
+      std::memcpy(slots.data() + done, lists_.slots(), some * sizeof(kernels::Slot));
+    }
     std::memcpy(outcomes.data() + done, lists_.outcomes(), some);
     done += some;
   }
   return {};
 }
 
+ipc::Status ExecutorArena::resolve(DeviceClient& worker, std::uint32_t actor,
+                                   std::span<const kernels::Page> pages,
+                                   std::span<kernels::Slot> slots,
+                                   std::span<kernels::Outcome> outcomes) {
+  return ask_about(worker, pages, slots, outcomes, [&](FlatBufferBuilder& b, std::uint32_t count) {
+    return worker_wire::CreateResolve(b, parts_.table.number, actor, count);
+  });
+}
+
 ipc::Status ExecutorArena::forecast(DeviceClient& worker, std::uint32_t actor,
                                     std::span<const kernels::Page> pages, kernels::Step min_age,
                                     std::span<kernels::Outcome> outcomes) {
-  for (std::size_t done = 0; done < pages.size();) {
-    const auto some =
-        static_cast<std::uint32_t>(std::min<std::size_t>(kMaxListItems, pages.size() - done));
-    std::memcpy(lists_.items(), pages.data() + done, some * sizeof(kernels::Page));
-    auto asked = ask(worker, [&](FlatBufferBuilder& b) {
-      return worker_wire::CreateForecast(b, parts_.table.number, actor, some, min_age,
-                                         kForecastBudgetBytes);
-    });
-    if (!asked) return asked;
-    std::memcpy(outcomes.data() + done, lists_.outcomes(), some);
-    done += some;
-  }
-  return {};
+  return ask_about(worker, pages, {}, outcomes, [&](FlatBufferBuilder& b, std::uint32_t count) {
+    return worker_wire::CreateForecast(b, parts_.table.number, actor, count, min_age,
+                                       kForecastBudgetBytes);
+  });
 }
 
 // What a worker that died over it had claimed is given up before another one claims.

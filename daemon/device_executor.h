@@ -98,6 +98,10 @@ class ExecutorArena {
   // Asks for the table that `make(builder)` returns.
   template <class Make>
   ipc::Status ask(DeviceClient& worker, Make&& make);
+  template <class Make>
+  ipc::Status ask_about(DeviceClient& worker, std::span<const kernels::Page> pages,
+                        std::span<kernels::Slot> slots, std::span<kernels::Outcome> outcomes,
+                        Make&& make);
 
   const std::shared_ptr<DeviceExecutor> executor_;
   std::shared_ptr<CacheMemory> memory_;

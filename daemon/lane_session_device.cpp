@@ -216,8 +216,7 @@ ipc::Result<LaneReply> LaneSession::Impl::seal_pins_on_device(LaneSequence& targ
   const auto seal = [lists, arena = target.on_device, actor, block](DeviceClient& worker) {
     return arena->seal_pins(worker, actor, block, lists->slots);
   };
-  const auto finish = [this, sealed, block, cache = target.cache,
-                       memory = target.memory]() -> ipc::Result<LaneReply> {
+  const auto finish = [this, sealed, block, memory = target.memory]() -> ipc::Result<LaneReply> {
     if (!task_status) coordinator.seal_pins(*memory, {ipc::BlockId{block}});
     return sealed;
   };

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -605,6 +606,21 @@ TEST_F(OverAStore, APlanWaitsInItsStream) {
   }
   EXPECT_GT(came, 0);
   EXPECT_GE(came * 2, away_at_first) << "who does not wait meets a block only by chance";
+}
+
+// A block that nobody has sealed never comes; the plan's own wait is not that of its host.
+TEST_F(OverAStore, TheHostWaitsNoLongerThanItSays) {
+  Sequence sequence = prefilled(*engine, 2);
+  must(sequence.extend(1));
+  sluice_plan_desc desc = lists.desc(SLUICE_ITEM_BLOCK, 2);
+  desc.wait_us = SLUICE_MAX_PLAN_WAIT_US;
+  Plan plan = must(Plan::create(engine->actor, desc));
+  lists.put({{0, 2}}, {must(sequence.row())});
+  must(engine->actor.begin_step());
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(must(plan.launch_wait(1'000)), 1u);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+  must(engine->actor.end_step());
 }
 
 TEST_F(OverAStore, APlanDoesNotWaitForWhatIsLost) {
