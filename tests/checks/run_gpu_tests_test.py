@@ -66,17 +66,27 @@ class RunGpuTestsTest(harness.CheckTest):
 
     def test_all_is_run_and_counted(self):
         status, lines = self.run_script()
-        self.assertEqual((status, lines[-1]), (0, "14 passed, 0 failed, 0 skipped"), lines)
-        self.assertEqual(len([line for line in lines if line.startswith("ok ")]), 14)
+        self.assertEqual((status, lines[-1]), (0, "15 passed, 0 failed, 0 skipped"), lines)
+        self.assertEqual(len([line for line in lines if line.startswith("ok ")]), 15)
         replays = (self.root / "replays").read_text().splitlines()
-        self.assertEqual(["--graphs" in replay for replay in replays], [False, False, True, False])
-        self.assertEqual(["--backend cuda" in replay for replay in replays], [False, True, True, True])
+        self.assertEqual(["--graphs" in replay for replay in replays], [False, False, True, False, False])
+        self.assertEqual(["--backend cuda" in replay for replay in replays], [False, True, True, True, True])
         for replay in replays[:3]:
             self.assertIn("--spawn --executor direct --engines 4 --tenants 2", replay)
-        self.assertIn("--spawn --executor direct --engines 4 --tenants 1", replays[3])
-        self.assertIn("--backend cuda --devices 2", replays[3])
+        self.assertIn("--spawn --executor daemon --engines 4 --tenants 2", replays[3])
+        self.assertIn("--spawn --executor direct --engines 4 --tenants 1", replays[4])
+        self.assertIn("--backend cuda --devices 2", replays[4])
         self.assertEqual((self.root / "sanitized").read_text().splitlines(),
                          [f"{tool} tests/first_test" for tool in ("memcheck", "initcheck", "racecheck")])
+
+    def test_executors_run_under_an_mps_server_of_their_own(self):
+        self.script("machine/nvidia-cuda-mps-control",
+                    f'echo "$CUDA_MPS_PIPE_DIRECTORY $1 $([ -n "$1" ] || cat)" >> {self.root}/mps')
+        self.assertEqual(self.run_script("--only", "executor")[0], 0)
+        started, ended = (self.root / "mps").read_text().splitlines()
+        folder = started.split()[0]
+        self.assertEqual((started, ended), (f"{folder} -d ", f"{folder}  quit"))
+        self.assertFalse(os.path.exists(folder))
 
     def test_list_and_only(self):
         self.assertEqual(self.run_script("--list", "--only", "^(test|bench)/"),
@@ -129,7 +139,7 @@ class RunGpuTestsTest(harness.CheckTest):
     def test_without_a_gpu_it_says_so_and_skips(self):
         self.script("machine/nvidia-smi", "echo no driver; exit 9")
         status, lines = self.run_script()
-        self.assertEqual((status, lines[-1]), (0, "4 passed, 0 failed, 10 skipped"))
+        self.assertEqual((status, lines[-1]), (0, "4 passed, 0 failed, 11 skipped"))
         self.assertIn("NO GPU HERE (nvidia-smi finds none: no driver).", lines)
         self.assertEqual(self.run_script("--require-gpu")[0], 77)
 
