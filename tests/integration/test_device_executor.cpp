@@ -319,15 +319,23 @@ TEST(TheExecutorOnAGpu, LeavesTheGpuWithTheLastOfItsCaches) {
   FakeDevice device;
   const DaemonProcess daemon(under_mps());
   std::optional<Engine> engine(std::in_place, daemon);
+  const std::uint32_t before = device->pid;
   {
     client::Sequence sequence = engine->written(1, "k");
     engine->step(sequence, {0});
   }
-  const auto worker = static_cast<pid_t>(device->pid.load());
-  const auto is_there = [&] { return kill(worker, 0) == 0; };
-  EXPECT_TRUE(is_there());
+  const auto is_there = [](std::uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) == 0; };
+  const std::uint32_t worker = device->pid;
+  EXPECT_TRUE(eventually([&] { return !is_there(before); })) << "the device's own";
+  // Its next one is asked for the words, and goes when it was idle for so long as to go: so was the
+  // executor.
+  ASSERT_FALSE(daemon.admin("residency").empty());
+  const std::uint32_t own = device->pid;
+  ASSERT_NE(own, worker);
+  EXPECT_TRUE(eventually([&] { return !is_there(own); }));
+  EXPECT_TRUE(is_there(worker));
   engine.reset();
-  EXPECT_TRUE(eventually([&] { return !is_there(); }));
+  EXPECT_TRUE(eventually([&] { return !is_there(worker); }));
 }
 
 // Slots that an engine writes in are its own over the death of the daemon, which finds them again.
