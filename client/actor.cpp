@@ -93,9 +93,10 @@ void Actor::note_whether_answered(const ipc::Status& status) {
 
 ipc::Status Actor::end_step() {
   if (auto ok = check_in_step(); !ok) return ok;
-  in_step_ = false;
   auto ended = do_end_step();
   note_whether_answered(ended);
+  // A daemon that answers that it could not is to be asked again.
+  in_step_ = !ended && asks_daemon() && !uncertain_ && ended.error().code == ipc::Errc::io_error;
   return ended;
 }
 

@@ -105,6 +105,7 @@ class Sequence {
     bool sealed = false;
     bool in_frame = false;  // private: the engine has had its frame, so that bytes may be there
     bool exposed = false;   // private: resolves find it, so its bytes are what they are
+    bool uncopied = false;  // pinned: its slots do not have what its frame has yet
   };
 
   // A block that the resume put in the place of one.

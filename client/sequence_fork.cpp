@@ -63,7 +63,8 @@ ipc::Status Sequence::copy_to_child(Sequence& child, std::uint32_t block, Actor*
   copy.exposed = false;  // it has an id of its own
   std::byte* const to = cache_.frame(copy.frame);
   if (to == nullptr) return impossible_frame();
-  if (pinned(block) != nullptr) {
+  copy.uncopied = false;
+  if (pinned(block) != nullptr && !blocks_[block].uncopied) {
     copy.in_frame = true;
     return copy_to_frame(block, child, actor);
   }

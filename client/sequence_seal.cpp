@@ -150,6 +150,11 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   if (pins != pins_.end()) {
     if (auto ok = check_actor(index, actor, "seal it"); !ok) return std::unexpected(ok.error());
     if (cache_.frame(blocks_[index].frame) == nullptr) return impossible_frame();
+    if (blocks_[index].uncopied) {
+      return fail(Errc::wrong_state, "the pin of block " + std::to_string(index) +
+                                         " failed before its slots had what its frame has; pin it "
+                                         "again");
+    }
     if (auto ok = copy_to_frame(index, *this, actor); !ok) {
       return std::unexpected(ok.error());
     }

@@ -98,9 +98,11 @@ ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots
     auto pins = actor.pin(*this, index);
     if (!pins) return std::unexpected(pins.error());
     found = pins_.emplace(index, std::move(*pins)).first;
-    if ((*block)->in_frame) {
-      if (auto ok = copy_to_slots(index, actor); !ok) return ok;
-    }
+    (*block)->uncopied = (*block)->in_frame;
+  }
+  if ((*block)->uncopied) {
+    if (auto ok = copy_to_slots(index, actor); !ok) return ok;
+    (*block)->uncopied = false;
   }
   std::copy(found->second.begin(), found->second.end(), slots);
   return {};

@@ -24,8 +24,10 @@
  * stream of its own: steps, resolves, pins, seals and forks are requests that are over when they
  * return; there are no streams, rows or plans, and nothing is pinned here. What kernels of the
  * caller write to pinned slots must be complete (cudaStreamSynchronize) before the block is sealed
- * or forked, and what they read of slots before the step is ended. SLUICE_IO_ERROR: that process
- * failed twice over the request; a begun step can still be ended, and calls can be made again.
+ * or forked, and what they read of slots before the step is ended. A forecast brings in at most
+ * 16 MiB at a time, whatever its deadline. DRAM that the process may not pin is absent.
+ * SLUICE_IO_ERROR: that process failed twice over the request; the call can be made again, also
+ * sluice_step_end, after which the actor is in its step still.
  *
  * Errors of a GPU. SLUICE_CONTEXT_LOST: the CUDA context of this process is lost, by an illegal
  * access of any kernel in it or by an error of the GPU. All calls that work on the device return it

@@ -68,7 +68,8 @@ ipc::Result<std::string> Admin::run(const AdminScope& scope, std::string_view ve
   }
   if (verb == "devices") {
     json out = document("sluice.devices");
-    out["devices"] = devices_json(coordinator_);
+    out["devices"] =
+        devices_json(coordinator_, [&](ipc::TenantId tenant) { return request.sees(tenant); });
     return dump(out);
   }
   if (verb == "sessions") {

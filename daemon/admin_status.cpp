@@ -130,7 +130,8 @@ ipc::Result<json> status_of(const AdminRequest& request, const AdminHooks& hooks
                    {"metrics_address", hooks.metrics_address()}};
   if (request.everything()) out["restart"] = restart_json(request, node);
   out["tiers"] = json::array({tier_json("hbm", node.hbm), tier_json("dram", node.dram)});
-  out["devices"] = devices_json(request.coordinator());
+  out["devices"] = devices_json(request.coordinator(),
+                                [&](ipc::TenantId tenant) { return request.sees(tenant); });
   out["nvme"] = nvme_json(request);
   out["daemon"]["device"] =
       request.coordinator().on_gpus() ? out["devices"][0] : json(nullptr);  // the first of them

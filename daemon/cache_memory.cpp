@@ -387,7 +387,9 @@ std::vector<ipc::SessionId> CacheMemory::overdue_actors(std::chrono::steady_cloc
     const kernels::ActorLine* line = kernels::actor_line(table_, i);
     const std::uint64_t entries = kernels::load_relaxed(&line->entries);
     const bool active = kernels::is_active(kernels::load_relaxed(&line->active));
-    if (owner == 0 || owner == kResetting || !active || entries != seat.seen_entries ||
+    // The lane's own work is no fault of the session.
+    const bool nobodys = owner == 0 || owner == kResetting || seat.of_lane.load();
+    if (nobodys || !active || entries != seat.seen_entries ||
         seat.seen_since == std::chrono::steady_clock::time_point{}) {
       seat.seen_entries = entries;
       seat.seen_since = now;

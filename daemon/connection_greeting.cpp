@@ -212,7 +212,8 @@ asio::awaitable<ipc::Status> Connection::welcome_session(std::uint64_t request,
     return wire::CreateWelcomeDirect(
         builder, ipc::kProtocolMinor, ipc::kProtocolFeatures, session->id.value,
         session->tenant_name.c_str(), layout.ring_capacity, layout.request_bytes,
-        layout.memory_bytes, kVersion, server->coordinator.on_gpus() ? kDirectOnly : kBothExecutors,
+        layout.memory_bytes, kVersion,
+        server->coordinator.serves_daemon_executor(session->tenant) ? kBothExecutors : kDirectOnly,
         resumed, &token, outage);
   });
   log_info(resumed ? "session resumed" : "session opened", {{"session", session->id.value},

@@ -155,8 +155,8 @@ ipc::Result<std::unique_ptr<Coordinator>> Coordinator::create(const Config& conf
 Coordinator::Coordinator(const Config& config, Devices devices, std::unique_ptr<NvmeTier> nvme,
                          std::unique_ptr<KeptState> kept, residency::Manager manager)
     : config_(config),
-      devices_(std::move(devices)),
       kept_(std::move(kept)),
+      devices_(std::move(devices)),
       manager_(std::move(manager)),
       counters_(config.tenants.size()),
       nvme_(std::move(nvme)) {
@@ -174,6 +174,7 @@ Coordinator::Coordinator(const Config& config, Devices devices, std::unique_ptr<
 
 // The store answers what is under way before it goes; nobody is told of it any more.
 Coordinator::~Coordinator() {
+  for (const auto& device : devices_) device->stop_executors();
   if (mover_.joinable()) {
     mover_.request_stop();
     call_mover();
@@ -417,8 +418,7 @@ ipc::Result<OpenedCache> Coordinator::give_cache(Session& session, const OpenCac
 ipc::Status Coordinator::check_executor(const Session& session,
                                         const OpenCacheRequest& request) const {
   const TenantConfig& tenant = config_.tenants[session.tenant.value];
-  if (!on_gpus() || request.executor != ipc::wire::Executor::daemon ||
-      !tenant.mps_pipe_directory.empty()) {
+  if (request.executor != ipc::wire::Executor::daemon || serves_daemon_executor(session.tenant)) {
     return {};
   }
   return fail(

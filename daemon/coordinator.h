@@ -214,6 +214,10 @@ class Coordinator {
   std::vector<ExecutorStatus> executors(ipc::DeviceId device) const {
     return devices_[device.value]->executors();
   }
+  // Whether caches of the tenant may be opened for executor daemon.
+  bool serves_daemon_executor(ipc::TenantId tenant) const {
+    return !on_gpus() || !config_.tenants[tenant.value].mps_pipe_directory.empty();
+  }
   const std::string& tenant_name(ipc::TenantId tenant) const {
     return config_.tenants[tenant.value].name;
   }
@@ -395,8 +399,8 @@ class Coordinator {
   SharedFrames share(ipc::CacheId id, std::unique_ptr<FrameMemory> frames);
 
   const Config& config_;
-  Devices devices_;
   const std::unique_ptr<KeptState> kept_;
+  Devices devices_;       // which tell it of their workers
   TakenOver taken_over_;  // from the start on
   mutable std::mutex mutex_;
   residency::Manager manager_;

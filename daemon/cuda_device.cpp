@@ -31,15 +31,15 @@ constexpr const char* kWorkerProgram = "sluice-device-worker";
 // HBM is the worker's to make and to wipe, and nobody here maps it.
 class CudaDevice final : public Device {
  public:
-  CudaDevice(DeviceClient::Options options, std::shared_ptr<DeviceClient> client,
-             device_worker::DeviceFacts facts, std::unique_ptr<Device> node)
+  CudaDevice(DeviceClient::Options options, std::chrono::milliseconds executor_patience,
+             std::shared_ptr<DeviceClient> client, device_worker::DeviceFacts facts,
+             std::unique_ptr<Device> node)
       : options_(std::move(options)),
+        executor_patience_(executor_patience),
         client_(std::move(client)),
         facts_(std::move(facts)),
         node_(std::move(node)) {}
-  ~CudaDevice() override {
-    for (const auto& [tenant, executor] : executors_) executor->stop();
-  }
+  ~CudaDevice() override { CudaDevice::stop_executors(); }
 
   ipc::Result<ipc::Fd> allocate_extent(Tier tier, std::uint64_t bytes) override {
     return tier == Tier::hbm ? client_->allocate(bytes) : node_->allocate_extent(tier, bytes);
@@ -92,6 +92,10 @@ class CudaDevice final : public Device {
     }
     return all;
   }
+  void stop_executors() override {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [tenant, executor] : executors_) executor->stop();
+  }
   void on_worker(WorkerListener listener) override {
     client_->on_start([listener](pid_t pid) { listener(0, pid); });
     const std::lock_guard lock(mutex_);
@@ -118,6 +122,8 @@ class CudaDevice final : public Device {
     options.device = device_worker::to_string(facts_.uuid);
     options.environment = {"CUDA_MPS_PIPE_DIRECTORY=" + mps_pipe_directory};
     options.known = true;
+    // What waits behind a worker that hangs is still in its step, and not overdue.
+    options.patience = std::min(options.patience, executor_patience_);
     executor = std::make_shared<DeviceExecutor>(std::move(options));
     listen_to(tenant.value, *executor);
     return executor;
@@ -131,6 +137,7 @@ class CudaDevice final : public Device {
   }
 
   const DeviceClient::Options options_;
+  const std::chrono::milliseconds executor_patience_;
   std::shared_ptr<DeviceClient> client_;
   device_worker::DeviceFacts facts_;
   std::unique_ptr<Device> node_;
@@ -164,7 +171,7 @@ ipc::Result<std::unique_ptr<Device>> make_one(const Config& config, const std::s
   }
   auto nodes = numa_nodes_for(config.dram.numa, facts->pci_bus_id, sysfs);
   return std::make_unique<CudaDevice>(
-      options, std::move(client), std::move(*facts),
+      options, config.limits.step_deadline / 3, std::move(client), std::move(*facts),
       make_host_device(HugePages::never, config.dram.huge_pages, std::move(nodes)));
 }
 

@@ -103,6 +103,8 @@ class Device {
 
   // Those that there are.
   virtual std::vector<ExecutorStatus> executors() const { return {}; }
+  // They do nothing more; see DeviceExecutor::stop().
+  virtual void stop_executors() {}
 
   // To be called now and then.
   virtual void look_after() {}

@@ -33,11 +33,14 @@ constexpr std::chrono::seconds kDeathPatience{30};
 // For one that closed its socket to be dead by itself, so that one can say how.
 constexpr std::chrono::seconds kDyingPatience{1};
 constexpr std::chrono::microseconds kReapPause{100};
+// For DRAM that could not be pinned to be tried again.
+constexpr std::chrono::seconds kPinAgain{1};
 // The descriptor of a worker's socket in that worker.
 constexpr int kWorkerSocket = 3;
 
 // Waits until a child is dead, and takes note of it: its status, or nothing at the deadline.
 std::optional<int> reap(pid_t pid, ipc::Deadline deadline) {
+  SLUICE_ASSERT(pid > 0);
   const ipc::Fd watch(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (watch) {
     pollfd dead{watch.get(), POLLIN, 0};
@@ -127,9 +130,12 @@ ipc::Status DeviceClient::start() {
   socket_ = std::move(ours);
   reader_ = ipc::FrameReader(ipc::FdPolicy::accept);
   broken_ = false;
+  auto copy = ipc::duplicate(socket_.get());
   {
     const std::lock_guard lock(health_mutex_);
     health_.worker = pid_;
+    if (copy) quit_socket_ = std::move(*copy);
+    if (quitting_ && quit_socket_) (void)shutdown(quit_socket_.get(), SHUT_RDWR);
   }
   log_debug("device worker started", {{"pid", std::int64_t{pid_}}});
   started_(pid_);
@@ -156,6 +162,7 @@ void DeviceClient::note_pinned(pid_t worker) {
   const std::lock_guard lock(health_mutex_);
   health_.worker = worker;
   health_.pinned_bytes = bytes;
+  if (worker < 0) quit_socket_.reset();
 }
 
 ipc::Status DeviceClient::bury() {
@@ -256,6 +263,7 @@ auto DeviceClient::with_worker(Ask&& ask, Retry retry) {
   const Asking asking(*this);
   Answered answered = fail(Errc::internal, "nobody was asked");
   for (int attempts = retry == Retry::yes ? 2 : 1; attempts > 0; --attempts) {
+    if (quitting()) return Answered(std::unexpected(quit_error()));
     if (!socket_ || broken_) {
       if (auto dead = bury(); !dead) return Answered(std::unexpected(note_hang(dead.error())));
       if (auto up = start(); !up) return Answered(std::unexpected(std::move(up.error())));
@@ -404,6 +412,22 @@ void DeviceClient::forget_table(std::uint64_t number) {
   // Not worth a second try: what a dead worker kept is gone.
   (void)plain(make_message(
       ++requests_, [&](FlatBufferBuilder& b) { return worker::CreateForgetTable(b, number); }));
+  if (broken_) (void)bury();
+}
+
+void DeviceClient::quit() {
+  const std::lock_guard lock(health_mutex_);
+  quitting_ = true;
+  if (quit_socket_) (void)shutdown(quit_socket_.get(), SHUT_RDWR);
+}
+
+bool DeviceClient::quitting() const {
+  const std::lock_guard lock(health_mutex_);
+  return quitting_;
+}
+
+ipc::Error DeviceClient::quit_error() {
+  return {Errc::shutting_down, "the daemon asks its device worker for nothing more"};
 }
 
 ipc::Status DeviceClient::open_arena(const ArenaParts& arena) {
@@ -425,13 +449,30 @@ ipc::Status DeviceClient::open_arena(const ArenaParts& arena) {
   }
   Extents& mapped = open_arenas_[number];
   if (auto ok = map_extents(arena, ipc::Tier::hbm, mapped.hbm); !ok) return ok;
+  return pin_extents(arena, mapped);
+}
+
+// What the worker may not pin is not there for it, as for a client that pins by itself.
+ipc::Status DeviceClient::pin_extents(const ArenaParts& arena, Extents& mapped) {
+  const auto now = std::chrono::steady_clock::now();
+  if (mapped.pin_failure.code != Errc::ok && now - mapped.pin_failed_at < kPinAgain) return {};
   const std::uint32_t before = mapped.dram;
   auto pinned = map_extents(arena, ipc::Tier::dram, mapped.dram);
   if (mapped.dram != before) {
     mapped.pinned_bytes = mapped.dram * arena.shape.frame_extent_bytes;
     note_pinned(pid_);
   }
-  return pinned;
+  if (pinned || broken_ || pinned.error().code != Errc::limit_reached) {
+    mapped.pin_failure = {Errc::ok, {}};
+    return pinned;
+  }
+  if (mapped.pin_failure.code == Errc::ok) {
+    log_error("DRAM cannot be pinned for executor daemon; blocks that lie there are absent",
+              {{"reason", pinned.error().text}});
+  }
+  mapped.pin_failure = std::move(pinned.error());
+  mapped.pin_failed_at = now;
+  return {};
 }
 
 // One by one, so that after an error it is known what is mapped. Pinning takes its time, too.
@@ -455,7 +496,12 @@ ipc::Status DeviceClient::in_arena(const ArenaParts& arena, const MakeRequest& m
   return with_worker(
       [&]() -> ipc::Status {
         if (auto open = open_arena(arena); !open) return open;
-        return plain(make(++requests_));
+        auto done = plain(make(++requests_));
+        if (done || broken_) return done;
+        // It asked for memory that could not be pinned, perhaps.
+        const Extents& mapped = open_arenas_[arena.table.number];
+        if (mapped.pin_failure.code == Errc::ok) return done;
+        return std::unexpected(mapped.pin_failure);
       },
       retry);
 }
@@ -465,6 +511,10 @@ void DeviceClient::look_after() {
   if (!lock.owns_lock()) return;
   std::erase_if(leaving_, [](pid_t pid) { return reap(pid, ipc::Clock::now()).has_value(); });
   if (!socket_) return;
+  if (pid_ < 0) {  // it broke, and is dead
+    hang_up();
+    return;
+  }
   if (const auto end = reap(pid_, ipc::Clock::now())) {
     note_failure("it " + describe_end(*end));
     pid_ = -1;

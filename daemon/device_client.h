@@ -88,7 +88,8 @@ class DeviceClient {
 
   // Has the worker do what `make(number)` asks for, in an arena that it knows with all extents that
   // there are by then. Of another worker, too, if the first one broke, unless it is `no`. While
-  // there is an arena, the worker stays. Errors: also limit_reached (DRAM that it may not pin).
+  // there is an arena, the worker stays. DRAM that it may not pin is absent to it (logged). Errors:
+  // also limit_reached, if the request needs such memory.
   using MakeRequest = std::function<std::vector<std::byte>(std::uint64_t number)>;
   enum class Retry : bool { no, yes };
   ipc::Status in_arena(const ArenaParts& arena, const MakeRequest& make, Retry retry = Retry::yes);
@@ -98,6 +99,10 @@ class DeviceClient {
   void on_start(std::function<void(pid_t)> listener);
 
   DeviceHealth health() const;
+
+  // The request under way fails soon, and no other one is made, and no worker started: the daemon
+  // stops. Never waits.
+  void quit();
 
   // To be called now and then: lets an idle worker go, and takes note of the end of those that
   // went.
@@ -128,7 +133,6 @@ class DeviceClient {
   ipc::Status plain(const std::vector<std::byte>& request, std::span<const int> fds = {});
   ipc::Status open_table(const SplitTableParts& table);
   ipc::Status open_arena(const ArenaParts& arena);
-  ipc::Status map_extents(const ArenaParts& arena, ipc::Tier tier, std::uint32_t& mapped);
   void hang_up();
   // For health(): the worker, and what it has pinned in the open arenas.
   void note_pinned(pid_t worker);
@@ -152,13 +156,22 @@ class DeviceClient {
     std::uint32_t hbm = 0;
     std::uint32_t dram = 0;
     std::uint64_t pinned_bytes = 0;
+    ipc::Error pin_failure{ipc::Errc::ok, {}};  // of the next extent of DRAM
+    std::chrono::steady_clock::time_point pin_failed_at{};
   };
+  ipc::Status map_extents(const ArenaParts& arena, ipc::Tier tier, std::uint32_t& mapped);
+  ipc::Status pin_extents(const ArenaParts& arena, Extents& mapped);
+  bool quitting() const;
+  static ipc::Error quit_error();
+
   std::set<std::uint64_t> open_tables_;           // that this worker knows
   std::map<std::uint64_t, Extents> open_arenas_;  // by table: what it has mapped
   std::vector<pid_t> leaving_;                    // let go, not seen to be dead yet
 
   mutable std::mutex health_mutex_;  // for what follows; taken inside the other one
   DeviceHealth health_;
+  bool quitting_ = false;
+  ipc::Fd quit_socket_;  // the same as socket_, for quit()
   std::optional<std::chrono::steady_clock::time_point> asking_since_;
 };
 

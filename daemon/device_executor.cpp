@@ -56,6 +56,7 @@ void DeviceExecutor::stop() {
     dropped.swap(jobs_);
   }
   work_.notify_one();
+  worker_.quit();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -129,10 +130,13 @@ ipc::Status ExecutorArena::ask(DeviceClient& worker, Make&& make) {
       parts_, [&](std::uint64_t request) { return device_worker::make_message(request, make); });
 }
 
+// If it cannot be said whether the actor has entered, it leaves.
 ipc::Status ExecutorArena::enter_step(DeviceClient& worker, std::uint32_t actor) {
-  return ask(worker, [&](FlatBufferBuilder& b) {
+  auto entered = ask(worker, [&](FlatBufferBuilder& b) {
     return worker_wire::CreateEnterStep(b, parts_.table.number, actor);
   });
+  if (!entered) (void)leave_step(worker, actor);
+  return entered;
 }
 
 ipc::Status ExecutorArena::leave_step(DeviceClient& worker, std::uint32_t actor) {
@@ -175,15 +179,24 @@ ipc::Status ExecutorArena::resolve(DeviceClient& worker, std::uint32_t actor,
 ipc::Status ExecutorArena::forecast(DeviceClient& worker, std::uint32_t actor,
                                     std::span<const kernels::Page> pages, kernels::Step min_age,
                                     std::span<kernels::Outcome> outcomes) {
-  return ask_about(worker, pages, {}, outcomes, [&](FlatBufferBuilder& b, std::uint32_t count) {
-    return worker_wire::CreateForecast(b, parts_.table.number, actor, count, min_age,
-                                       kForecastBudgetBytes);
-  });
+  auto forecast =
+      ask_about(worker, pages, {}, outcomes, [&](FlatBufferBuilder& b, std::uint32_t count) {
+        return worker_wire::CreateForecast(b, parts_.table.number, actor, count, min_age,
+                                           kForecastBudgetBytes);
+      });
+  if (!forecast) (void)leave_step(worker, actor);
+  return forecast;
 }
 
 // What a worker that died over it had claimed is given up before another one claims.
 ipc::Status ExecutorArena::claim_pins(DeviceClient& worker, std::uint32_t actor,
-                                      kernels::Block block, std::span<kernels::Slot> slots) {
+                                      kernels::Block block, std::span<kernels::Slot> slots,
+                                      bool maybe_claimed) {
+  device_worker::TableWork drop;
+  drop.drop_pins = {block};
+  if (maybe_claimed) {
+    if (auto dropped = worker.work(parts_.table, drop); !dropped) return dropped;
+  }
   const auto claim = [&] {
     return worker.in_arena(
         parts_,
@@ -196,8 +209,6 @@ ipc::Status ExecutorArena::claim_pins(DeviceClient& worker, std::uint32_t actor,
   };
   auto claimed = claim();
   if (!claimed) {
-    device_worker::TableWork drop;
-    drop.drop_pins = {block};
     if (auto dropped = worker.work(parts_.table, drop); !dropped) return dropped;
     claimed = claim();
   }

@@ -37,7 +37,7 @@ class DeviceExecutor {
   // In turn, on the executor's thread; it may ask the worker. Dropped after stop().
   using Job = std::move_only_function<void(DeviceClient& worker)>;
   void post(Job job);
-  // Returns when no job runs and none will. Not from a job.
+  // Returns when no job runs and none will; the one that runs fails soon. Not from a job.
   void stop();
 
   // ---- as DeviceClient
@@ -82,8 +82,9 @@ class ExecutorArena {
                        std::span<const kernels::Page> pages, kernels::Step min_age,
                        std::span<kernels::Outcome> outcomes);
   // `slots` has an entry for each page of a block; kNoSlot in all of them: there was no room.
+  // `maybe_claimed`: some may be pinned, by a claim that failed; they are given up first.
   ipc::Status claim_pins(DeviceClient& worker, std::uint32_t actor, kernels::Block block,
-                         std::span<kernels::Slot> slots);
+                         std::span<kernels::Slot> slots, bool maybe_claimed);
   // Those that are pinned already; kNoSlot where none is.
   ipc::Status find_pins(DeviceClient& worker, kernels::Block block, std::span<kernels::Slot> slots);
   ipc::Status seal_pins(DeviceClient& worker, std::uint32_t actor, kernels::Block block,

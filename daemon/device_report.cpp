@@ -12,7 +12,7 @@ using nlohmann::json;
 namespace {
 
 json row_of(const Coordinator& coordinator, ipc::DeviceId device, const residency::TierStatus& hbm,
-            std::size_t caches) {
+            std::size_t caches, const std::function<bool(ipc::TenantId)>& sees) {
   const device_worker::DeviceFacts* const gpu = coordinator.gpu(device);
   json row = {{"device", device.value},
               {"capacity_bytes", hbm.capacity_bytes},
@@ -35,6 +35,7 @@ json row_of(const Coordinator& coordinator, ipc::DeviceId device, const residenc
   row["hbm_total_bytes"] = gpu->hbm_total_bytes;
   row["executors"] = json::array();
   for (const ExecutorStatus& executor : coordinator.executors(device)) {
+    if (!sees(executor.tenant)) continue;
     row["executors"].push_back({{"tenant", coordinator.tenant_name(executor.tenant)},
                                 {"state", std::string(to_string(executor.health.state))},
                                 {"pid", std::max<std::int64_t>(executor.health.worker, 0)},
@@ -46,7 +47,7 @@ json row_of(const Coordinator& coordinator, ipc::DeviceId device, const residenc
 
 }  // namespace
 
-json devices_json(Coordinator& coordinator) {
+json devices_json(Coordinator& coordinator, const std::function<bool(ipc::TenantId)>& sees) {
   const auto [node, caches] =
       coordinator.with_manager([](auto& m) { return std::tuple(m.status(), m.caches()); });
   json list = json::array();
@@ -55,7 +56,8 @@ json devices_json(Coordinator& coordinator) {
     const auto count = std::ranges::count_if(caches, [&](const residency::CacheStatus& row) {
       return std::ranges::find(row.arenas, id, &residency::ArenaStatus::device) != row.arenas.end();
     });
-    list.push_back(row_of(coordinator, id, node.devices[device], static_cast<std::size_t>(count)));
+    list.push_back(
+        row_of(coordinator, id, node.devices[device], static_cast<std::size_t>(count), sees));
   }
   return list;
 }

@@ -83,13 +83,13 @@ bool ForecastQueue::run() {
 
 std::optional<std::uint32_t> ForecastQueue::actor_of(const SessionCache& cache) {
   // A cache's id and address may have been another's before; the weak pointer tells them apart.
-  const auto found = actors_.find(cache.id.value);
+  const auto found = actors_.find({cache.id.value, cache.device.value});
   if (found != actors_.end() && found->second.memory.lock() == cache.memory) {
     return found->second.index;
   }
   auto opened = coordinator_.open_lane_actor(session_, *cache.memory);
   if (!opened) return std::nullopt;
-  actors_[cache.id.value] = {cache.memory, *opened};
+  actors_[{cache.id.value, cache.device.value}] = {cache.memory, *opened};
   return *opened;
 }
 

@@ -10,11 +10,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
-#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "daemon/session.h"
@@ -76,8 +77,8 @@ class ForecastQueue {
   ipc::SessionId session_;
   Coordinator& coordinator_;
   std::deque<Queued> queued_;
-  std::unordered_map<std::uint32_t, Actor> actors_;  // by cache id
-  std::unordered_set<std::uint64_t> announced_;      // cache and page of what waits
+  std::map<std::pair<std::uint32_t, std::uint32_t>, Actor> actors_;  // by cache and device
+  std::unordered_set<std::uint64_t> announced_;                      // cache and page of what waits
   Counts counts_;
 };
 

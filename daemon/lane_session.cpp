@@ -148,7 +148,8 @@ std::expected<bool, SessionEnd> LaneSession::serve(int most) {
 }
 
 bool LaneSession::waits_for_device() const {
-  return impl_->task && !impl_->task->done.load(std::memory_order_acquire);
+  const auto& task = impl_->task;
+  return task && task->handed_over && !task->done.load(std::memory_order_acquire);
 }
 
 void LaneSession::forget_cache(ipc::CacheId cache) { impl_->forecasts.forget_cache(cache); }

@@ -54,6 +54,9 @@ ipc::Result<LaneReply> LaneSession::Impl::adopt(const wire::Submission& request,
     auto found = sequence(request.handle());
     if (!found) return std::unexpected(std::move(found.error()));
     target = *found;
+    if (target->memory != cache->memory || target->executor != cache->executor) {
+      return fail(Errc::invalid_argument, "the sequence is of another cache");
+    }
   }
   auto adopted = coordinator.adopt_sequence(session->id, *cache,
                                             Handle::from_bits(request.handle()), ids, blocks);
@@ -64,12 +67,12 @@ ipc::Result<LaneReply> LaneSession::Impl::adopt(const wire::Submission& request,
   }
   const auto first = static_cast<std::uint32_t>(target->ids.size());
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    target->add(blocks[i]);
+    target->add(blocks[i], false);
     const wire::BlockRef ref(blocks[i].id.value, blocks[i].frame.value);
     std::memcpy(reply.data() + i * sizeof(ref), &ref, sizeof(ref));
   }
   const LaneReply done{adopted->sequence.bits(), blocks.size(), target->memory->frame_extents()};
-  if (cache->on_device) return find_pins_on_device(*target, first, done);
+  if (target->on_device) return find_pins_on_device(*target, first, done);
   if (cache->executor == wire::Executor::daemon) find_pins(*target, first);
   return done;
 }

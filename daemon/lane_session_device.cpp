@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -79,11 +80,16 @@ void LaneSession::Impl::begin_task(const wire::Submission& request, std::span<st
   task->request = request;
   task->reply = reply;
   task->arena->post([task = task, wake = wake](DeviceClient& worker) {
-    task->status = told_to_engines(task->work(worker));
+    try {
+      task->status = told_to_engines(task->work(worker));
+    } catch (const std::bad_alloc&) {
+      task->status = fail(Errc::no_memory, "the daemon had no memory for a request to a device");
+    }
     task->work = nullptr;
     task->done.store(true, std::memory_order_release);
     wake();
   });
+  task->handed_over = true;
 }
 
 LaneSession::Impl::Ran LaneSession::Impl::end_task() {
@@ -111,16 +117,16 @@ ipc::Result<LaneReply> LaneSession::Impl::begin_step_on_device(const SessionCach
   return on_device(cache.on_device, enter, finish);
 }
 
-// Whatever became of it, the session is through with the step: if the device could not be told, the
-// actor keeps what it uses until it enters another one, or goes.
+// If the device could not be told, the actor is still in its step, and the session may end it
+// again.
 ipc::Result<LaneReply> LaneSession::Impl::end_step_on_device(const SessionCache& cache,
                                                              std::uint32_t actor) {
   const auto leave = [arena = cache.on_device, actor](DeviceClient& worker) {
     return arena->leave_step(worker, actor);
   };
   const auto finish = [this, id = cache.id, actor]() -> ipc::Result<LaneReply> {
-    actors[actor_key(id, actor)].in_step = false;
     if (!task_status) return std::unexpected(task_status.error());
+    actors[actor_key(id, actor)].in_step = false;
     return LaneReply{};
   };
   return on_device(cache.on_device, leave, finish);
@@ -184,16 +190,22 @@ ipc::Result<LaneReply> LaneSession::Impl::pin_on_device(LaneSequence& target, st
                                                         std::span<std::byte> reply) {
   const kernels::HotTable& table = target.memory->table();
   const kernels::Block block = target.ids[index];
-  if (kernels::frame_of(table, block) != kernels::kNoFrame) {
+  if (target.is_sealed(index)) {
     return fail(Errc::wrong_state, "block " + std::to_string(index) + " is sealed");
   }
+  const bool maybe_claimed = target.maybe_pinned.contains(index);
   const auto lists = std::make_shared<Lists>();
   lists->slots.assign(table.sizes.pages_per_block, kernels::kNoSlot);
-  const auto claim = [lists, arena = target.on_device, actor, block](DeviceClient& worker) {
-    return arena->claim_pins(worker, actor, block, lists->slots);
+  const auto claim = [lists, arena = target.on_device, actor, block,
+                      maybe_claimed](DeviceClient& worker) {
+    return arena->claim_pins(worker, actor, block, lists->slots, maybe_claimed);
   };
   const auto finish = [this, lists, reply, index, &target]() -> ipc::Result<LaneReply> {
-    if (!task_status) return std::unexpected(task_status.error());
+    if (!task_status) {
+      target.maybe_pinned.insert(index);
+      return std::unexpected(task_status.error());
+    }
+    target.maybe_pinned.erase(index);
     if (lists->slots.front() == kernels::kNoSlot) return no_pins(lists->slots.size());
     std::memcpy(reply.data(), lists->slots.data(), lists->slots.size() * sizeof(kernels::Slot));
     target.pins[index] = std::move(lists->slots);
@@ -237,7 +249,8 @@ ipc::Result<LaneReply> LaneSession::Impl::find_pins_on_device(LaneSequence& targ
   const auto unsealed = std::make_shared<std::vector<Found>>();
   std::vector<ipc::BlockId> published;
   for (std::uint32_t i = first; i < target.ids.size(); ++i) {
-    if (kernels::frame_of(table, target.ids[i]) != kernels::kNoFrame) {
+    if (target.is_sealed(i) || kernels::frame_of(table, target.ids[i]) != kernels::kNoFrame) {
+      target.frames[i] = kernels::kNoFrame;
       published.push_back(ipc::BlockId{target.ids[i]});
     } else {
       unsealed->push_back(
@@ -256,8 +269,11 @@ ipc::Result<LaneReply> LaneSession::Impl::find_pins_on_device(LaneSequence& targ
   const auto finish = [this, unsealed, adopted, &target]() -> ipc::Result<LaneReply> {
     if (!task_status) return std::unexpected(task_status.error());
     for (Found& one : *unsealed) {
-      if (std::ranges::find(one.slots, kernels::kNoSlot) != one.slots.end()) continue;
-      target.pins[one.index] = std::move(one.slots);
+      if (std::ranges::find(one.slots, kernels::kNoSlot) == one.slots.end()) {
+        target.pins[one.index] = std::move(one.slots);
+      } else {
+        target.maybe_pinned.insert(one.index);
+      }
     }
     return adopted;
   };
@@ -283,7 +299,7 @@ ipc::Result<LaneReply> LaneSession::Impl::copy_tail(const wire::Submission& requ
     return fail(Errc::wrong_state,
                 "block " + std::to_string(index) + " has no pinned slots, or no counterpart");
   }
-  if (kernels::frame_of(to.memory->table(), to.ids[index]) != kernels::kNoFrame) {
+  if (to.is_sealed(index)) {
     return fail(Errc::wrong_state,
                 "block " + std::to_string(index) + " is sealed, so its bytes can no longer change");
   }

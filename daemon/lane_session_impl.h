@@ -15,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -47,23 +48,27 @@ struct LaneSequence {
   std::uint32_t generation = 0;  // 0: free
   std::shared_ptr<CacheMemory> memory;
   ipc::CacheId cache;
-  std::shared_ptr<ExecutorArena> on_device;  // as SessionCache
+  ipc::wire::Executor executor = ipc::wire::Executor::daemon;  // as SessionCache
+  std::shared_ptr<ExecutorArena> on_device;                    // likewise
   std::vector<std::uint32_t> ids;
-  std::vector<std::uint32_t> frames;  // as ids: where each block is, or was when it was sealed
+  std::vector<std::uint32_t> frames;  // as ids: of private blocks; kNoFrame of sealed ones
   std::unordered_map<std::uint32_t, std::vector<kernels::Slot>> pins;  // by block index
+  std::unordered_set<std::uint32_t> maybe_pinned;  // on a device: a claim failed, or did not end
 
   void be_of(const SessionCache& its_cache) {
     memory = its_cache.memory;
     cache = its_cache.id;
+    executor = its_cache.executor;
     on_device = its_cache.on_device;
   }
-  void add(const residency::BlockRef& block) {
+  bool is_sealed(std::uint32_t index) const { return frames[index] == kernels::kNoFrame; }
+  void add(const residency::BlockRef& block, bool sealed) {
     ids.push_back(block.id.value);
-    frames.push_back(block.frame.value);
+    frames.push_back(sealed ? kernels::kNoFrame : block.frame.value);
   }
-  void put(std::uint32_t index, const residency::BlockRef& block) {
+  void put(std::uint32_t index, const residency::BlockRef& block, bool sealed) {
     ids[index] = block.id.value;
-    frames[index] = block.frame.value;
+    frames[index] = sealed ? kernels::kNoFrame : block.frame.value;
   }
 };
 
@@ -95,6 +100,7 @@ struct DeviceTask {
   std::function<ipc::Status(DeviceClient& worker)> work;  // on the executor's thread
   std::function<ipc::Result<LaneReply>()> finish;         // then on the lane's
   ipc::Status status;
+  bool handed_over = false;  // to the executor, which will be done some time
   std::atomic<bool> done{false};
 };
 
@@ -144,10 +150,11 @@ struct LaneSession::Impl {
   template <class Work, class Finish>
   ipc::Result<LaneReply> on_device(const std::shared_ptr<ExecutorArena>& arena, Work&& work,
                                    Finish&& finish) {
-    task = std::make_shared<DeviceTask>();
-    task->arena = arena;
-    task->work = std::forward<Work>(work);
-    task->finish = std::forward<Finish>(finish);
+    auto made = std::make_shared<DeviceTask>();
+    made->arena = arena;
+    made->work = std::forward<Work>(work);
+    made->finish = std::forward<Finish>(finish);
+    task = std::move(made);
     return LaneReply{};
   }
   void begin_task(const ipc::wire::Submission& request, std::span<std::byte> reply);

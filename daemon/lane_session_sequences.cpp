@@ -110,7 +110,7 @@ ipc::Result<LaneReply> LaneSession::Impl::open(const wire::Submission& request,
     target->be_of(*cache);
   }
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    target->add(blocks[i]);
+    target->add(blocks[i], true);
     put(reply.data() + i * sizeof(wire::BlockRef),
         wire::BlockRef(blocks[i].id.value, blocks[i].frame.value));
   }
@@ -128,7 +128,7 @@ ipc::Result<LaneReply> LaneSession::Impl::extend(const wire::Submission& request
                                   request.count(), blocks);
   if (!first) return std::unexpected(std::move(first.error()));
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    (*found)->add(blocks[i]);
+    (*found)->add(blocks[i], false);
     put(reply.data() + i * sizeof(wire::BlockRef),
         wire::BlockRef(blocks[i].id.value, blocks[i].frame.value));
   }
@@ -149,9 +149,10 @@ ipc::Result<LaneReply> LaneSession::Impl::fork(const wire::Submission& request,
   }
   LaneSequence same = **parent;
   same.pins.clear();
+  same.maybe_pinned.clear();
   for (std::size_t i = 0; i < copies.size(); ++i) {
     const residency::ForkedBlock& block = copies[i];
-    same.put(block.index, block.child);
+    same.put(block.index, block.child, false);
     put(reply.data() + i * sizeof(wire::ForkedRef),
         wire::ForkedRef(block.index, block.parent.id.value, block.parent.frame.value,
                         block.child.id.value, block.child.frame.value));
@@ -170,6 +171,7 @@ ipc::Result<LaneReply> LaneSession::Impl::truncate(const wire::Submission& reque
   (*found)->ids.resize(request.count());
   (*found)->frames.resize(request.count());
   std::erase_if((*found)->pins, [&](const auto& pin) { return pin.first >= request.count(); });
+  std::erase_if((*found)->maybe_pinned, [&](auto index) { return index >= request.count(); });
   return LaneReply{};
 }
 
@@ -215,7 +217,7 @@ ipc::Result<LaneReply> LaneSession::Impl::seal(const wire::Submission& request,
     kernels::seal_pins(table, target.ids[index], kernels::clock_of(table), pins->second.data());
     target.pins.erase(pins);
   }
-  target.put(index, sealed->block);
+  target.put(index, sealed->block, true);
   put(reply.data(), wire::BlockRef(sealed->block.id.value, sealed->block.frame.value));
   const LaneReply done{sealed->deduplicated ? 1U : 0U, 0, target.memory->frame_extents()};
   return seals_on_device ? seal_pins_on_device(target, index, request.actor(), done) : done;
@@ -226,6 +228,11 @@ ipc::Result<LaneReply> LaneSession::Impl::pin(const wire::Submission& request,
   auto found = sequence(request.handle());
   if (!found) return std::unexpected(std::move(found.error()));
   LaneSequence& target = **found;
+  // Of executor direct the daemon may not see the words of the table.
+  if (target.executor != wire::Executor::daemon) {
+    return fail(Errc::wrong_state,
+                "this cache was opened for executor direct: its pins are claimed in the client");
+  }
   const std::uint32_t index = request.count();
   const kernels::HotTable& table = target.memory->table();
   const std::uint32_t per_block = table.sizes.pages_per_block;

@@ -14,6 +14,7 @@
 namespace sluice::test {
 
 inline constexpr const char* kFakeDeviceVariable = "SLUICE_FAKE_DEVICE";
+inline constexpr const char* kFakeMpsDirectory = "/nowhere/nvidia-mps";
 inline constexpr std::uint64_t kFakeGranularity = std::uint64_t{2} << 20;
 inline constexpr std::uint64_t kFakeHbmBytes = std::uint64_t{256} << 20;
 inline constexpr std::uint32_t kFakeGpus = 2;
@@ -36,6 +37,7 @@ struct FakeDeviceControl {
 
   std::atomic<std::uint32_t> started{0};                   // workers
   std::atomic<std::uint32_t> pid{0};                       // of the last one
+  std::atomic<std::uint32_t> under_mps{0};                 // workers that were told of a server
   std::atomic<std::uint32_t> asked[kRequests] = {};        // by kind of request
   std::atomic<std::uint32_t> deaths[kRequests] = {};       // so many workers die when asked for it
   std::atomic<std::uint32_t> late_deaths[kRequests] = {};  // or when it is done, before they say so

@@ -214,6 +214,10 @@ int run(int argc, char** argv) {
   FakeDeviceControl* control = map_fake_device(file);
   control->pid = static_cast<std::uint32_t>(getpid());
   ++control->started;
+  if (const char* mps = std::getenv("CUDA_MPS_PIPE_DIRECTORY");
+      mps != nullptr && std::string(mps) == kFakeMpsDirectory) {
+    ++control->under_mps;
+  }
   const auto gpu = find_gpu(arguments->device);
   if (!gpu) {
     const auto refusing = device_worker::make_refusing_backend(

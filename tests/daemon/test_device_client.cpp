@@ -87,6 +87,25 @@ TEST_F(ADeviceClient, AsksAnotherWorkerIfOneDies) {
   EXPECT_EQ(device->of(device->asked, Request::Allocate), 4U);
 }
 
+// Nobody is to be reaped, or killed, by the number of a worker that is gone.
+TEST_F(ADeviceClient, ForgetsATableOfAWorkerThatDied) {
+  kernels::TableSizes sizes{8, 8, 2, 4, 16, 64};
+  SplitTableParts table;
+  table.number = 1;
+  table.sizes = sizes;
+  table.node = std::move(
+      *ipc::create_memfd("node", kernels::split_offsets_of(sizes).host_end, ipc::Populate::yes));
+  table.device = std::move(*client.make_table(sizes, table.node));
+  ASSERT_TRUE(client.work(table, {}));
+  const auto worker = static_cast<pid_t>(device->pid.load());
+  ASSERT_EQ(kill(worker, SIGKILL), 0);
+  client.forget_table(1);
+  EXPECT_EQ(client.health().worker, -1);
+  client.look_after();
+  EXPECT_TRUE(client.describe()) << "by another one";
+  EXPECT_NE(static_cast<pid_t>(device->pid.load()), worker);
+}
+
 TEST_F(ADeviceClient, SaysHowTwoWorkersDied) {
   device->of(device->deaths, Request::Allocate) = 2;
   const auto memory = client.allocate(kFakeGranularity);

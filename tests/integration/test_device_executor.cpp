@@ -29,7 +29,8 @@ DaemonProcess::Options under_mps(const std::string& more = "") {
   DaemonProcess::Options options;
   options.extra = "[backend]\nkind = \"cuda\"\ndevice_worker = \"" + FakeDevice::program() +
                   "\"\nworker_idle = \"100ms\"\n" + more;
-  options.tenant_a = "mps_pipe_directory = \"/nowhere/nvidia-mps\"";
+  options.tenant_a = options.tenant_b =
+      "mps_pipe_directory = \"" + std::string(kFakeMpsDirectory) + "\"";
   return options;
 }
 
@@ -50,10 +51,9 @@ void fill(std::span<std::byte> block, std::uint32_t seed) {
   }
 }
 
-// An engine of tenant a.
 struct Engine {
-  explicit Engine(const DaemonProcess& daemon, const char* model = "m")
-      : client(daemon.connect('a', 60'000'000)),
+  explicit Engine(const DaemonProcess& daemon, const char* model = "m", char tenant = 'a')
+      : client(daemon.connect(tenant, 60'000'000)),
         cache(must(client.open_cache(on_gpu(model)))),
         actor(must(cache.open_actor())) {}
 
@@ -141,8 +141,41 @@ TEST(TheExecutorOnAGpu, FindsAndFillsPages) {
   const json executors = json::parse(daemon.admin("devices"))["devices"][0]["executors"];
   ASSERT_EQ(executors.size(), 1U);
   EXPECT_EQ(executors[0]["tenant"], "a");
-  EXPECT_EQ(executors[0]["pid"], device->pid.load());
+  EXPECT_EQ(kill(executors[0]["pid"].get<pid_t>(), 0), 0) << "is there";
   EXPECT_EQ(executors[0]["pinned_bytes"], info.frame_extents * info.frame_extent_bytes);
+}
+
+TEST(TheExecutorOnAGpu, IsATenantsOwnUnderItsMpsServer) {
+  const FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine a(daemon);
+  client::Sequence sequence = a.written(1, "k");
+  a.step(sequence, {0});
+  EXPECT_EQ(device->under_mps, 1U) << "and not the device's own";
+  Engine b(daemon, "m", 'b');
+  client::Sequence other = b.written(1, "k");
+  b.step(other, {0});
+  EXPECT_EQ(device->under_mps, 2U);
+  EXPECT_EQ(json::parse(daemon.admin("devices"))["devices"][0]["executors"].size(), 2U);
+}
+
+TEST(TheExecutorOnAGpu, TakesListsOfAnyLengthAndMemoryThatCameSince) {
+  const FakeDevice device;
+  DaemonProcess::Options options = under_mps();
+  options.daemon = "";
+  options.extra += "\n[rings]\nrequest_memory = \"16MiB\"\n";
+  const DaemonProcess daemon(options);
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(2, "k");
+  engine.step(sequence, {0, 1});
+  client::Sequence more = engine.written(300, "more");  // in other extents
+  must(engine.actor.begin_step());
+  std::vector<std::uint32_t> blocks(device_worker::kMaxListItems + 300);
+  for (std::size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<std::uint32_t>(i % 300);
+  const auto counts = must(engine.resolve(more, 2, blocks));
+  EXPECT_EQ(counts.hits + counts.misses, blocks.size());
+  EXPECT_THAT(engine.slot(engine.slots.back()), Each(pattern(blocks.back(), 2)));
+  must(engine.actor.end_step());
 }
 
 TEST(TheExecutorOnAGpu, RefusesWhatItCannotDo) {
@@ -271,6 +304,61 @@ TEST(TheExecutorOnAGpu, SaysThatItFailedAndGoesOn) {
   engine.step(sequence, {0, 1});
 }
 
+// A step that could not be ended is ended by the next try; a pin that failed is made again whole.
+TEST(TheExecutorOnAGpu, CallsThatFailedAreMadeAgain) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(2, "k");
+  device->of(device->late_deaths, Request::EnterStep) = 2;
+  EXPECT_EQ(status_of(engine.actor.begin_step()), SLUICE_IO_ERROR);
+  must(engine.actor.begin_step());
+  device->of(device->deaths, Request::LeaveStep) = 2;
+  EXPECT_EQ(status_of(engine.actor.end_step()), SLUICE_IO_ERROR);
+  must(engine.actor.end_step());
+
+  must(sequence.extend(1));
+  fill(must(sequence.map(2)), 30);
+  must(engine.actor.begin_step());
+  std::vector<std::int32_t> pins(kLayers, -1);
+  device->of(device->late_deaths, Request::ClaimPins) = 2;
+  EXPECT_EQ(status_of(sequence.pin(2, engine.actor, pins)), SLUICE_IO_ERROR);
+  device->of(device->deaths, Request::CopyBlock) = 2;
+  EXPECT_EQ(status_of(sequence.pin(2, engine.actor, pins)), SLUICE_IO_ERROR);
+  const std::string key = "tail";
+  EXPECT_EQ(status_of(sequence.seal(2, std::as_bytes(std::span(key)), &engine.actor)),
+            SLUICE_WRONG_STATE)
+      << "its slots are not what its frame is";
+  must(sequence.pin(2, engine.actor, pins));
+  EXPECT_THAT(engine.slot(pins[1]), Each(pattern(30, 1)));
+  const auto pinned = [&] {
+    return json::parse(daemon.admin("residency"))["caches"][0]["hbm_pages"]["pinned"];
+  };
+  EXPECT_EQ(pinned(), kLayers) << "once";
+  must(sequence.seal(2, std::as_bytes(std::span(key)), &engine.actor));
+  must(engine.actor.end_step());
+  engine.step(sequence, {0, 1});
+}
+
+TEST(TheExecutorOnAGpu, EndsWithTheDaemonInTheMiddleOfARequest) {
+  FakeDevice device;
+  DaemonProcess daemon(under_mps("[restart]\nwarm = true\n"));
+  device->of(device->hangs, Request::Resolve) = 1;
+  ipc::Child child([&] {
+    Engine engine(daemon);
+    client::Sequence sequence = engine.written(1, "k");
+    engine.step(sequence, {0});
+    return 0;
+  });
+  ASSERT_TRUE(eventually([&] { return device->of(device->asked, Request::Resolve) == 1; }));
+  const std::uint32_t started = device->started;
+  daemon.signal(SIGTERM);
+  const int status = daemon.wait();
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(device->started, started) << "no other worker";
+  child.kill_and_reap();
+}
+
 TEST(TheExecutorOnAGpu, HoldsNobodyElseUp) {
   FakeDevice device;
   const DaemonProcess daemon(under_mps());
@@ -282,7 +370,7 @@ TEST(TheExecutorOnAGpu, HoldsNobodyElseUp) {
   EXPECT_TRUE(eventually([&] { return device->of(device->asked, Request::Resolve) == 1; }));
   sluice_cache_desc direct = on_gpu("other");
   direct.executor = SLUICE_EXECUTOR_DAEMON;
-  EXPECT_EQ(status_of(neighbour.open_cache(direct)), SLUICE_NOT_SUPPORTED) << "but at once";
+  EXPECT_TRUE(neighbour.open_cache(direct));
   EXPECT_EQ(status_of(neighbour.ping()), SLUICE_OK);
   device->of(device->held, Request::Resolve) = 0;
   step.join();
