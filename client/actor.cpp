@@ -95,8 +95,11 @@ ipc::Status Actor::end_step() {
   if (auto ok = check_in_step(); !ok) return ok;
   auto ended = do_end_step();
   note_whether_answered(ended);
-  // A daemon that answers that it could not is to be asked again.
-  in_step_ = !ended && asks_daemon() && !uncertain_ && ended.error().code == ipc::Errc::io_error;
+  // A daemon that answers that it could not, whyever, is to be asked again.
+  const bool refused = !ended && asks_daemon() && !uncertain_ &&
+                       ended.error().code != Errc::wrong_state &&
+                       cache_.client().gate().state() != Gate::State::ended;
+  in_step_ = refused;
   return ended;
 }
 

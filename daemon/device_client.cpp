@@ -497,8 +497,8 @@ ipc::Status DeviceClient::in_arena(const ArenaParts& arena, const MakeRequest& m
       [&]() -> ipc::Status {
         if (auto open = open_arena(arena); !open) return open;
         auto done = plain(make(++requests_));
-        if (done || broken_) return done;
-        // It asked for memory that could not be pinned, perhaps.
+        if (done || broken_ || done.error().code != Errc::peer_violation) return done;
+        // A number that the worker does not know: of a frame that it could not pin, if there are.
         const Extents& mapped = open_arenas_[arena.table.number];
         if (mapped.pin_failure.code == Errc::ok) return done;
         return std::unexpected(mapped.pin_failure);

@@ -1,6 +1,7 @@
 // Requests that a device executes for executor daemon on a GPU: the lane hands over what is to be
 // done and answers when it is. Nothing else of the session runs meanwhile.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -38,34 +39,22 @@ ipc::Status told_to_engines(ipc::Status status) {
   return fail(Errc::io_error, "the daemon's executor on the GPU failed: " + status.error().text);
 }
 
+// Values that are none, in memory that a worker writes, count as nothing.
 kernels::ResolveCounts count(const std::vector<kernels::Outcome>& outcomes,
                              std::uint64_t page_bytes) {
+  std::array<std::uint64_t, 256> of{};
+  for (const kernels::Outcome outcome : outcomes) ++of[static_cast<std::uint8_t>(outcome)];
+  const auto number = [&](kernels::Outcome outcome) {
+    return of[static_cast<std::uint8_t>(outcome)];
+  };
   kernels::ResolveCounts counts;
-  for (const kernels::Outcome outcome : outcomes) {
-    switch (outcome) {
-      case kernels::Outcome::hit:
-        ++counts.hits;
-        break;
-      case kernels::Outcome::filled:
-        ++counts.fills;
-        break;
-      case kernels::Outcome::no_slot:
-        ++counts.no_slot;
-        break;
-      case kernels::Outcome::absent:
-        ++counts.absent;
-        break;
-      case kernels::Outcome::lost:
-        ++counts.lost;
-        break;
-      case kernels::Outcome::pinned:
-        ++counts.pinned;
-        break;
-      case kernels::Outcome::invalid:
-        ++counts.invalid;
-        break;
-    }
-  }
+  counts.hits = number(kernels::Outcome::hit);
+  counts.fills = number(kernels::Outcome::filled);
+  counts.no_slot = number(kernels::Outcome::no_slot);
+  counts.absent = number(kernels::Outcome::absent);
+  counts.lost = number(kernels::Outcome::lost);
+  counts.pinned = number(kernels::Outcome::pinned);
+  counts.invalid = number(kernels::Outcome::invalid);
   counts.filled_bytes = counts.fills * page_bytes;
   return counts;
 }

@@ -113,6 +113,16 @@ struct Engine {
   std::vector<std::uint8_t> outcomes;
 };
 
+// A process with an engine that makes one.
+auto a_step_of(const DaemonProcess& daemon) {
+  return [&daemon] {
+    Engine engine(daemon);
+    client::Sequence sequence = engine.written(1, "k");
+    engine.step(sequence, {0});
+    return 0;
+  };
+}
+
 TEST(TheExecutorOnAGpu, IsForTenantsThatSayWhoseMpsServerTheyShare) {
   const FakeDevice device;
   DaemonProcess::Options options = under_mps();
@@ -316,6 +326,12 @@ TEST(TheExecutorOnAGpu, CallsThatFailedAreMadeAgain) {
   device->of(device->deaths, Request::LeaveStep) = 2;
   EXPECT_EQ(status_of(engine.actor.end_step()), SLUICE_IO_ERROR);
   must(engine.actor.end_step());
+  // Whatever it failed for.
+  must(engine.actor.begin_step());
+  device->of(device->deaths, Request::LeaveStep) = 1;
+  device->lost = 1;
+  EXPECT_EQ(status_of(engine.actor.end_step()), SLUICE_DEVICE_LOST);
+  EXPECT_TRUE(eventually([&] { return status_of(engine.actor.end_step()) == SLUICE_OK; }));
 
   must(sequence.extend(1));
   fill(must(sequence.map(2)), 30);
@@ -344,12 +360,7 @@ TEST(TheExecutorOnAGpu, EndsWithTheDaemonInTheMiddleOfARequest) {
   FakeDevice device;
   DaemonProcess daemon(under_mps("[restart]\nwarm = true\n"));
   device->of(device->hangs, Request::Resolve) = 1;
-  ipc::Child child([&] {
-    Engine engine(daemon);
-    client::Sequence sequence = engine.written(1, "k");
-    engine.step(sequence, {0});
-    return 0;
-  });
+  ipc::Child child(a_step_of(daemon));
   ASSERT_TRUE(eventually([&] { return device->of(device->asked, Request::Resolve) == 1; }));
   const std::uint32_t started = device->started;
   daemon.signal(SIGTERM);
@@ -382,12 +393,7 @@ TEST(TheExecutorOnAGpu, OutlivesItsEnginesAndIsWaitedFor) {
   const DaemonProcess daemon(under_mps());
   const auto sessions = [&] { return json::parse(daemon.admin("sessions"))["sessions"].size(); };
   device->of(device->held, Request::Resolve) = 1;
-  ipc::Child child([&] {
-    Engine engine(daemon);
-    client::Sequence sequence = engine.written(1, "k");
-    engine.step(sequence, {0});
-    return 0;
-  });
+  ipc::Child child(a_step_of(daemon));
   ASSERT_TRUE(eventually([&] { return device->of(device->asked, Request::Resolve) == 1; }));
   child.kill_and_reap();
   // Others that end meanwhile are gone, so the daemon has noticed by then.
