@@ -21,8 +21,8 @@ struct GpuOptions {
 };
 
 // In the order in which they run: the first one forks, which CUDA does not survive.
-inline constexpr std::array<std::string_view, 5> kGpuBenchmarks = {"footprint", "resolve", "steps",
-                                                                   "interference", "reach"};
+inline constexpr std::array<std::string_view, 6> kGpuBenchmarks = {
+    "footprint", "resolve", "steps", "interference", "reach", "executor"};
 
 // Runs and prints. Returns an exit code of options.h: kBenchUnreachable without a GPU, or in a
 // build without CUDA.

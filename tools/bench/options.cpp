@@ -35,7 +35,7 @@ std::string footer() {
 }
 
 constexpr const char* kGpuDescription =
-    "Measures the CUDA backend: footprint, resolve, steps, interference, reach";
+    "Measures the CUDA backend: footprint, resolve, steps, interference, reach, executor";
 
 void add_gpu(CLI::App& app, GpuOptions& options) {
   CLI::App* const gpu = app.add_subcommand("gpu", kGpuDescription);

@@ -142,6 +142,11 @@ std::string SpawnedDaemon::tenant_socket(const std::string& tenant) const {
 const std::string& SpawnedDaemon::folder() const { return state_->folder; }
 pid_t SpawnedDaemon::pid() const { return state_->pid; }
 
+std::string mps_pipe_directory() {
+  const char* const directory = std::getenv("CUDA_MPS_PIPE_DIRECTORY");
+  return directory != nullptr ? directory : "/tmp/nvidia-mps";
+}
+
 std::string beside_this_program(const char* name) {
   std::error_code error;
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);

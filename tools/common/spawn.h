@@ -74,6 +74,9 @@ class SpawnedDaemon {
   std::unique_ptr<State> state_;
 };
 
+// Where the MPS server of this process is: CUDA_MPS_PIPE_DIRECTORY, or where it is without that.
+std::string mps_pipe_directory();
+
 // The path of a program that is installed beside this one.
 std::string beside_this_program(const char* name);
 

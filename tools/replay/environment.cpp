@@ -1,7 +1,6 @@
 #include "tools/replay/environment.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -10,10 +9,6 @@
 
 namespace sluice::tools {
 namespace {
-
-// NVIDIA's, and where its server is unless that says otherwise.
-constexpr const char* kMpsVariable = "CUDA_MPS_PIPE_DIRECTORY";
-constexpr const char* kDefaultMpsDirectory = "/tmp/nvidia-mps";
 
 std::string tenant_name(std::uint32_t tenant) { return "t" + std::to_string(tenant); }
 
@@ -62,8 +57,7 @@ DaemonSpec daemon_spec(const Plan& plan, const Options& options,
   spec.keep_folder = options.keep;
   spec.cuda = options.backend == Backend::cuda;
   if (spec.cuda && options.executor == Executor::daemon) {
-    const char* const directory = std::getenv(kMpsVariable);
-    spec.mps_pipe_directory = directory != nullptr ? directory : kDefaultMpsDirectory;
+    spec.mps_pipe_directory = mps_pipe_directory();
   }
   for (std::uint32_t device = 0; !gpus.empty() && device < options.devices; ++device) {
     const std::string& gpu = gpus[place_of(device, options, gpus.size()).ordinal];

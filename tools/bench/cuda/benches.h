@@ -36,6 +36,7 @@ ipc::Status bench_resolve(GpuRun& run);
 ipc::Status bench_steps(GpuRun& run);
 ipc::Status bench_interference(GpuRun& run);
 ipc::Status bench_reach(GpuRun& run);
+ipc::Status bench_executor(GpuRun& run);
 
 // Before this process uses CUDA.
 ipc::Status bench_footprint(GpuRun& run);

@@ -26,6 +26,7 @@ constexpr GpuBenchmark kBenchmarks[] = {
     {kGpuBenchmarks[2], cuda::bench_steps, true, false},
     {kGpuBenchmarks[3], cuda::bench_interference, true, false},
     {kGpuBenchmarks[4], cuda::bench_reach, false, false},
+    {kGpuBenchmarks[5], cuda::bench_executor, false, false},
 };
 
 void complain(std::string_view name, const ipc::Error& error) {

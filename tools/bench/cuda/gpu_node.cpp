@@ -52,6 +52,7 @@ DaemonSpec daemon_for(const GpuNodeSpec& spec) {
   daemon.cuda = true;
   daemon.gpu = spec.gpu;
   daemon.worker_idle = spec.worker_idle;
+  if (spec.executor == SLUICE_EXECUTOR_DAEMON) daemon.mps_pipe_directory = mps_pipe_directory();
   daemon.hbm_extent_bytes =
       spec.hbm_extent_bytes != 0
           ? spec.hbm_extent_bytes
@@ -101,7 +102,7 @@ ipc::Status GpuNode::open_cache() {
   const PageShape& shape = spec_.shape;
   sluice_cache_desc desc = SLUICE_CACHE_DESC_INIT;
   desc.model = "sluice-bench/gpu";
-  desc.executor = SLUICE_EXECUTOR_DIRECT;
+  desc.executor = static_cast<std::uint32_t>(spec_.executor);
   desc.layers = shape.layers;
   desc.kv_heads = shape.kv_heads;
   desc.head_dim = shape.head_dim;
@@ -124,9 +125,11 @@ ipc::Status GpuNode::open_cache() {
   auto actor = named("sluice_actor_open", cache_->open_actor());
   if (!actor) return std::unexpected(std::move(actor.error()));
   actor_.emplace(std::move(*actor));
-  const sluice_stream ours{SLUICE_STREAM_CUDA, 0, stream_.get()};
-  auto set = named("sluice_actor_set_stream", actor_->set_stream(&ours));
-  if (!set) return std::unexpected(std::move(set.error()));
+  if (is_direct()) {
+    const sluice_stream ours{SLUICE_STREAM_CUDA, 0, stream_.get()};
+    auto set = named("sluice_actor_set_stream", actor_->set_stream(&ours));
+    if (!set) return std::unexpected(std::move(set.error()));
+  }
   auto arena = named("sluice_cache_arena", cache_->arena());
   if (!arena) return std::unexpected(std::move(arena.error()));
   arena_ = *arena;
@@ -145,7 +148,9 @@ ipc::Status GpuNode::prefill() {
     if (auto ok = fill_frames(); !ok) return ok;
   }
   if (auto ok = seal_sequences(); !ok) return ok;
-  if (auto ok = wait_pinned(); !ok) return ok;
+  if (is_direct()) {
+    if (auto ok = wait_pinned(); !ok) return ok;
+  }
   auto info = named("sluice_cache_get_info", cache_->info());
   if (!info) return std::unexpected(std::move(info.error()));
   info_ = *info;
@@ -187,6 +192,7 @@ ipc::Status GpuNode::seal_sequences() {
       auto sealed = named("sluice_seal", sequences_[s].seal(b, key));
       if (!sealed) return std::unexpected(std::move(sealed.error()));
     }
+    if (!is_direct()) continue;
     auto row = named("sluice_sequence_row", sequences_[s].row());
     if (!row) return std::unexpected(std::move(row.error()));
     rows.push_back(*row);

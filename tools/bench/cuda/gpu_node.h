@@ -37,10 +37,11 @@ struct GpuNodeSpec {
   // Of HBM; 0: the least that there is, so that an arena has exactly the slots that were asked for.
   std::uint64_t hbm_extent_bytes = 0;
   std::string sluiced;
-  std::string gpu;               // its UUID
-  std::string worker_idle;       // as in the configuration; empty: its default
-  std::uint64_t dram_bytes = 0;  // of the tier; 0: what the blocks take
-  bool fill = true;              // else frames keep what they have, and cannot be verified
+  std::string gpu;                                    // its UUID
+  std::string worker_idle;                            // as in the configuration; empty: its default
+  std::uint64_t dram_bytes = 0;                       // of the tier; 0: what the blocks take
+  sluice_executor executor = SLUICE_EXECUTOR_DIRECT;  // daemon: no rows, and nothing pinned here
+  bool fill = true;  // else frames keep what they have, and cannot be verified
   FillBlock fill_block = fill_bench_words;
   GpuNodeProgress progress;  // or null
 };
@@ -57,6 +58,7 @@ class GpuNode {
 
   client::Cache& cache() { return *cache_; }
   client::Actor& actor() { return *actor_; }
+  const client::Sequence& sequence(std::uint32_t number) const { return sequences_[number]; }
   Stream& stream() { return stream_; }  // the actor's
   const sluice_cache_info& info() const { return info_; }
   const sluice_arena_view& arena() const { return arena_; }
@@ -80,6 +82,7 @@ class GpuNode {
   ipc::Status fill_frames();
   ipc::Status seal_sequences();
   ipc::Status wait_pinned();
+  bool is_direct() const { return spec_.executor == SLUICE_EXECUTOR_DIRECT; }
   ipc::Status tell(const char* doing, std::uint64_t done, std::uint64_t all) const {
     return spec_.progress == nullptr ? ipc::Status{} : spec_.progress(doing, done, all);
   }

@@ -1,10 +1,12 @@
-// An attention-like kernel, which reads HBM, beside resolves in another stream.
+// Kernels that read HBM, beside resolves in another stream.
 #include <algorithm>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "tools/bench/cuda/benches.h"
 #include "tools/bench/cuda/lists.h"
+#include "tools/bench/cuda/readers.h"
 #include "tools/bench/node.h"
 
 namespace sluice::tools::cuda {
@@ -15,9 +17,8 @@ constexpr double kMisses = 0.13;
 constexpr double kPoolSteps = 2;
 constexpr std::uint32_t kCopyingCtas = 8;
 constexpr std::uint32_t kHitLaunches = 64;  // of a graph
-constexpr std::size_t kReadBytes = std::size_t{4} << 30;
-constexpr int kReads = 100;  // long enough for several graphs of resolves
-constexpr int kTries = 4;    // to have resolves beside all of the reads
+constexpr int kReads = 100;                 // long enough for several graphs of resolves
+constexpr int kTries = 4;                   // to have resolves beside all of the reads
 constexpr double kLonger = 2;
 constexpr double kBytesPerUsAndGb = 1000;  // per us, of 1 GB/s
 constexpr double kMostSlowdown = 1.08;
@@ -29,53 +30,27 @@ struct Beside {
   double launch_us = 0;  // of the resolves, meanwhile
 };
 
-class Reader {
- public:
-  static ipc::Result<Reader> make();
-  // Reads of one after the other: events around each.
-  ipc::Status enqueue(std::vector<Event>& events);
-  const Stream& stream() const { return stream_; }
-  double gb_per_s(double us) const { return double(kReadBytes) / us / kBytesPerUsAndGb; }
-  // Of the memory's clock and width; 0 if the driver does not say.
-  double peak_gb_per_s() const { return peak_; }
-
- private:
-  Stream stream_;
-  DeviceArray<std::byte> buffer_;
-  DeviceArray<unsigned> sink_;
-  double peak_ = 0;
-};
-
-ipc::Result<Reader> Reader::make() {
-  Reader reader;
-  auto stream = Stream::make();
-  if (!stream) return std::unexpected(std::move(stream.error()));
-  reader.stream_ = std::move(*stream);
-  auto buffer = DeviceArray<std::byte>::make(kReadBytes, "what the attention-like kernel reads");
-  if (!buffer) return std::unexpected(std::move(buffer.error()));
-  reader.buffer_ = std::move(*buffer);
-  auto sink = DeviceArray<unsigned>::make(1, "a word");
-  if (!sink) return std::unexpected(std::move(sink.error()));
-  reader.sink_ = std::move(*sink);
+// Of the memory's clock and width; 0 if the driver does not say.
+double hbm_peak_gb_per_s() {
   int khz = 0, bits = 0;
+  double peak = 0;
   if (cudaDeviceGetAttribute(&khz, cudaDevAttrMemoryClockRate, 0) == cudaSuccess &&
       cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, 0) == cudaSuccess) {
-    reader.peak_ = 2.0 * khz * (bits / 8.0) / 1e6;  // two transfers per clock
+    peak = 2.0 * khz * (bits / 8.0) / 1e6;  // two transfers per clock
   }
   (void)cudaGetLastError();
-  return reader;
+  return peak;
 }
 
-ipc::Status Reader::enqueue(std::vector<Event>& events) {
+// Reads of one after the other: events around each.
+ipc::Status enqueue(Reader& reader, const Stream& stream, std::vector<Event>& events) {
   for (int i = 0; i <= kReads; ++i) {
     auto event = Event::make();
     if (!event) return std::unexpected(std::move(event.error()));
-    if (auto ok = event->record(stream_); !ok) return ok;
+    if (auto ok = event->record(stream); !ok) return ok;
     events.push_back(std::move(*event));
     if (i == kReads) break;
-    if (auto ok = check(attend(buffer_.data(), kReadBytes, sink_.data(), stream_.get()),
-                        "launching the attention-like kernel");
-        !ok) {
+    if (auto ok = check(reader.launch(stream.get()), "launching a kernel that reads HBM"); !ok) {
       return ok;
     }
   }
@@ -92,14 +67,13 @@ ipc::Result<double> median_of(const std::vector<Event>& events) {
   return series.median();
 }
 
-ipc::Result<double> read_alone(Reader& reader) {
+ipc::Result<double> read_alone(Reader& reader, const Stream& stream) {
   double us = 0;
   for (int i = 0; i < 2; ++i) {  // the first one warms up
     std::vector<Event> events;
-    if (auto ok = reader.enqueue(events); !ok) return std::unexpected(std::move(ok.error()));
-    if (auto ok = reader.stream().wait("the attention-like kernel"); !ok) {
+    if (auto ok = enqueue(reader, stream, events); !ok)
       return std::unexpected(std::move(ok.error()));
-    }
+    if (auto ok = stream.wait(reader.name()); !ok) return std::unexpected(std::move(ok.error()));
     auto median = median_of(events);
     if (!median) return median;
     us = *median;
@@ -130,8 +104,8 @@ ipc::Result<double> covered_launch_us(const std::vector<Event>& graphs,
   return count == 0 ? 0.0 : all / count / launches;
 }
 
-ipc::Result<Beside> read_beside(Reader& reader, GpuNode& node, const ResolveCycle& cycle,
-                                double read_us, double launch_us) {
+ipc::Result<Beside> read_beside(Reader& reader, const Stream& stream, GpuNode& node,
+                                const ResolveCycle& cycle, double read_us, double launch_us) {
   double factor = kLonger;
   for (int i = 0; i < kTries; ++i, factor *= 2) {
     const auto graphs =
@@ -152,12 +126,12 @@ ipc::Result<Beside> read_beside(Reader& reader, GpuNode& node, const ResolveCycl
       }
       if (g != 1) continue;
       // The reads begin when resolves are under way, and the other graphs are enqueued meanwhile.
-      if (auto ok = check(cudaStreamWaitEvent(reader.stream().get(), graph_events[1].get(), 0),
+      if (auto ok = check(cudaStreamWaitEvent(stream.get(), graph_events[1].get(), 0),
                           "cudaStreamWaitEvent");
           !ok) {
         return std::unexpected(std::move(ok.error()));
       }
-      if (auto ok = reader.enqueue(read_events); !ok) {
+      if (auto ok = enqueue(reader, stream, read_events); !ok) {
         return std::unexpected(std::move(ok.error()));
       }
     }
@@ -172,10 +146,54 @@ ipc::Result<Beside> read_beside(Reader& reader, GpuNode& node, const ResolveCycl
     return Beside{*us, *covered};
   }
   return ipc::fail(ipc::Errc::timed_out,
-                   "the attention-like kernel never ran beside resolves all the time");
+                   std::string(reader.name()) + " never ran beside resolves all the time");
 }
 
-ipc::Status measure(GpuRun& run, GpuNode& node, Reader& reader, double misses) {
+struct Resolves {
+  ResolveCycle& cycle;
+  double misses = 0;
+  double alone_us = 0;
+  double copy_only_us = 0;
+};
+
+ipc::Status measure(GpuRun& run, GpuNode& node, Reader& reader, const Resolves& resolves) {
+  auto stream = Stream::make();
+  if (!stream) return std::unexpected(std::move(stream.error()));
+  auto alone = read_alone(reader, *stream);
+  if (!alone) return std::unexpected(std::move(alone.error()));
+  ResolveCycle& cycle = resolves.cycle;
+  auto beside = read_beside(reader, *stream, node, cycle, *alone, resolves.alone_us);
+  if (!beside) return std::unexpected(std::move(beside.error()));
+  auto seen = cycle.look(node);
+  if (!seen) return std::unexpected(std::move(seen.error()));
+
+  const double slowdown = beside->read_us / *alone;
+  GpuRow row = gpu_row("interference");
+  row["reader"] = reader.name();
+  row["sequences"] = kSequences;
+  row["misses"] = resolves.misses;
+  row["copying_ctas"] = kCopyingCtas;
+  row["slowdown"] = slowdown;
+  row["reader_us"] = *alone;
+  row["reader_gb_per_s"] = double(reader.bytes()) / *alone / kBytesPerUsAndGb;
+  row["hbm_peak_gb_per_s"] = hbm_peak_gb_per_s();
+  row["launch_us_alone"] = resolves.alone_us;
+  row["launch_us_beside"] = beside->launch_us;
+  row["misses_seen"] = seen->misses;
+  if (resolves.misses > 0) {
+    const double bytes = cycle.lists().moved() * double(node.spec().shape.page_bytes());
+    row["gb_per_s"] = bytes / beside->launch_us / kBytesPerUsAndGb;
+    row["copy_only_gb_per_s"] = bytes / resolves.copy_only_us / kBytesPerUsAndGb;
+    const double share = resolves.copy_only_us / beside->launch_us;
+    row["link_share"] = share;
+    add_least(row, "link_share", share, kLeastLinkShare);
+  }
+  add_most(row, "slowdown", slowdown, resolves.misses > 0 ? kMostSlowdown : kMostHitSlowdown);
+  run.report.add(row);
+  return {};
+}
+
+ipc::Status measure_all(GpuRun& run, GpuNode& node, double misses) {
   const PageShape& shape = node.spec().shape;
   const double pool = double(node.slots()) / kSequences;
   const StepPlan plan = plan_steps(shape.items, misses, 0, pool);
@@ -192,38 +210,13 @@ ipc::Status measure(GpuRun& run, GpuNode& node, Reader& reader, double misses) {
   if (!cycle) return std::unexpected(std::move(cycle.error()));
   auto idle = time_graph(node.stream(), cycle->graph(), launches, run.options.seconds);
   if (!idle) return std::unexpected(std::move(idle.error()));
-  auto alone = read_alone(reader);
-  if (!alone) return std::unexpected(std::move(alone.error()));
-  auto beside = read_beside(reader, node, *cycle, *alone, idle->median());
-  if (!beside) return std::unexpected(std::move(beside.error()));
-  auto seen = cycle->look(node);
-  if (!seen) return std::unexpected(std::move(seen.error()));
-  auto ended = to_ipc(node.actor().end_step());
-  if (!ended) return std::unexpected(std::move(ended.error()));
-
-  const double slowdown = beside->read_us / *alone;
-  GpuRow row = gpu_row("interference");
-  row["sequences"] = kSequences;
-  row["misses"] = misses;
-  row["copying_ctas"] = kCopyingCtas;
-  row["slowdown"] = slowdown;
-  row["reader_us"] = *alone;
-  row["reader_gb_per_s"] = reader.gb_per_s(*alone);
-  row["hbm_peak_gb_per_s"] = reader.peak_gb_per_s();
-  row["launch_us_alone"] = idle->median();
-  row["launch_us_beside"] = beside->launch_us;
-  row["misses_seen"] = seen->misses;
-  if (misses > 0) {
-    const double bytes = cycle->lists().moved() * double(shape.page_bytes());
-    row["gb_per_s"] = bytes / beside->launch_us / kBytesPerUsAndGb;
-    row["copy_only_gb_per_s"] = bytes / copy->best / kBytesPerUsAndGb;
-    const double share = copy->best / beside->launch_us;
-    row["link_share"] = share;
-    add_least(row, "link_share", share, kLeastLinkShare);
+  for (const auto make : {make_paged_attention, make_tile_reader}) {
+    auto reader = make();
+    if (!reader) return std::unexpected(std::move(reader.error()));
+    const Resolves resolves{*cycle, misses, idle->median(), copy->best};
+    if (auto ok = measure(run, node, **reader, resolves); !ok) return ok;
   }
-  add_most(row, "slowdown", slowdown, misses > 0 ? kMostSlowdown : kMostHitSlowdown);
-  run.report.add(row);
-  return {};
+  return to_ipc(node.actor().end_step());
 }
 
 }  // namespace
@@ -234,10 +227,8 @@ ipc::Status bench_interference(GpuRun& run) {
   const StepPlan plan = plan_steps(shape.items, kMisses, 0, double(slots) / kSequences);
   auto node = GpuNode::open(run.spec_for(shape, kSequences, slots, plan.universe));
   if (!node) return std::unexpected(std::move(node.error()));
-  auto reader = Reader::make();
-  if (!reader) return std::unexpected(std::move(reader.error()));
-  if (auto ok = measure(run, *node, *reader, kMisses); !ok) return ok;
-  return measure(run, *node, *reader, 0);
+  if (auto ok = measure_all(run, *node, kMisses); !ok) return ok;
+  return measure_all(run, *node, 0);
 }
 
 }  // namespace sluice::tools::cuda

@@ -26,7 +26,12 @@ constexpr std::uint32_t kCopyingCtas[] = {0, 8};
 constexpr std::uint32_t kLeastLaunches = 64;  // of a graph
 constexpr std::uint32_t kCountedSteps = 16;   // of which misses are counted
 constexpr std::uint32_t kSteadyLaunches = 10'000;
-constexpr double kSlowState = 1.5;         // the slowest part of a steady run over the mean
+constexpr double kSlowState = 1.5;  // the slowest part of a steady run over the mean
+// The link of a machine that does other things too is slower for tenths of a second at times. What
+// was measured then shows in copy-only, before and after.
+constexpr double kSteady = 1.05;
+constexpr double kSteadyUs = 0.5;  // and so much
+constexpr int kTries = 4;
 constexpr double kLeastMissesSeen = 0.97;  // of the rows that are meant to miss
 constexpr double kFlushedL2s = 3;          // bytes of the buffer that flushes, over those of the L2
 
@@ -50,7 +55,11 @@ class ResolveBench {
   // A cycle with its bytes compared; counts the misses of some steps.
   ipc::Status verify_cycle(std::vector<client::Plan>& plans);
   ipc::Status check_bytes(Verified& found);
-  ipc::Status measure_arrangement(const Case& one, std::uint32_t ctas, const CopyOnly& copy);
+  ipc::Result<CopyOnly> time_copy(const Case& one);
+  // Measures again what the machine's other work was felt in: `copy` is of after it then.
+  ipc::Result<double> time_while_steady(const Case& one, std::vector<client::Plan>& plans,
+                                        CopyOnly& copy, GpuRow& row);
+  ipc::Status measure_arrangement(const Case& one, std::uint32_t ctas, CopyOnly& copy);
   ipc::Result<double> time_launches(const Case& one, std::vector<client::Plan>& plans, GpuRow& row);
   ipc::Status run_steadily(const Graph& graph, std::uint32_t launches, GpuRow& row);
   ipc::Status enqueue_flush() {
@@ -239,8 +248,40 @@ ipc::Result<double> ResolveBench::time_launches(const Case& one, std::vector<cli
   return times->median() - *flushing;
 }
 
-ipc::Status ResolveBench::measure_arrangement(const Case& one, std::uint32_t ctas,
-                                              const CopyOnly& copy) {
+ipc::Result<CopyOnly> ResolveBench::time_copy(const Case& one) {
+  std::function<ipc::Status()> before;
+  if (one.flushed) before = [this] { return enqueue_flush(); };
+  auto copy = time_copy_only(node_, *lists_, seconds(), before);
+  if (!copy || !one.flushed || copy->best == 0) return copy;
+  auto flushing = flush_us();
+  if (!flushing) return std::unexpected(std::move(flushing.error()));
+  copy->best -= *flushing;
+  copy->with_8 -= *flushing;
+  return copy;
+}
+
+ipc::Result<double> ResolveBench::time_while_steady(const Case& one,
+                                                    std::vector<client::Plan>& plans,
+                                                    CopyOnly& copy, GpuRow& row) {
+  for (int tries = 1;; ++tries) {
+    auto us = time_launches(one, plans, row);
+    if (!us || copy.best == 0) return us;
+    auto after = time_copy(one);
+    if (!after) return std::unexpected(std::move(after.error()));
+    const auto near = [](double a, double b) {
+      return std::max(a, b) <= kSteady * std::min(a, b) + kSteadyUs;
+    };
+    const bool steady = near(copy.best, after->best) && near(copy.with_8, after->with_8);
+    copy = *after;
+    if (steady || tries == kTries) {
+      row["tries"] = tries;
+      row["steady"] = steady;
+      return us;
+    }
+  }
+}
+
+ipc::Status ResolveBench::measure_arrangement(const Case& one, std::uint32_t ctas, CopyOnly& copy) {
   auto plans = make_plans(node_, *lists_, *results_, ctas);
   if (!plans) return std::unexpected(std::move(plans.error()));
   if (auto ok = results_->verified.clear("clearing a comparison"); !ok) return ok;
@@ -262,7 +303,7 @@ ipc::Status ResolveBench::measure_arrangement(const Case& one, std::uint32_t cta
   row["copying_ctas"] = ctas;
   row["pool_steps"] = pool_of(node_) / shape.items;
   row["us"] = 0.0;  // for its place in the row
-  auto us = time_launches(one, *plans, row);
+  auto us = time_while_steady(one, *plans, copy, row);
   if (!us) return std::unexpected(std::move(us.error()));
   if (auto ok = verify_cycle(*plans); !ok) return ok;
   if (auto ok = check_bytes(found); !ok) return ok;
@@ -288,16 +329,8 @@ ipc::Status ResolveBench::measure(const Case& one) {
   if (auto ok = prepare_case(one); !ok) return ok;
   auto begun = to_ipc(node_.actor().begin_step());
   if (!begun) return std::unexpected(std::move(begun.error()));
-  std::function<ipc::Status()> before;
-  if (one.flushed) before = [this] { return enqueue_flush(); };
-  auto copy = time_copy_only(node_, *lists_, seconds(), before);
+  auto copy = time_copy(one);
   if (!copy) return std::unexpected(std::move(copy.error()));
-  if (one.flushed && copy->best > 0) {
-    auto flushing = flush_us();
-    if (!flushing) return std::unexpected(std::move(flushing.error()));
-    copy->best -= *flushing;
-    copy->with_8 -= *flushing;
-  }
   for (const std::uint32_t ctas : kCopyingCtas) {
     if (auto ok = measure_arrangement(one, ctas, *copy); !ok) return ok;
   }
