@@ -64,6 +64,8 @@ ipc::Status Actor::close() {
   if (in_step_) {
     if (auto ok = end_step(); !ok) return ok;
   }
+  // A step that may have begun; if that is not known in time, the daemon leaves it.
+  if (uncertain_) (void)do_end_step();
   if (auto ok = do_close(); !ok) return ok;
   return cache_.close_actor(index_);
 }

@@ -85,6 +85,10 @@ LaneSession::Impl::Ran LaneSession::Impl::end_task() {
   const std::shared_ptr<DeviceTask> over = std::exchange(task, nullptr);
   task_status = std::move(over->status);
   const ipc::Result<LaneReply> done = over->finish();
+  if (task && done) {
+    begin_task(over->request, over->reply);
+    return {};
+  }
   return answer(over->request, over->reply, done);
 }
 
@@ -93,9 +97,12 @@ ipc::Result<LaneReply> LaneSession::Impl::begin_step_on_device(const SessionCach
   const auto enter = [arena = cache.on_device, actor](DeviceClient& worker) {
     return arena->enter_step(worker, actor);
   };
-  const auto finish = [this, memory = cache.memory, id = cache.id,
-                       actor]() -> ipc::Result<LaneReply> {
+  const auto finish = [this, memory = cache.memory, id = cache.id, actor, arena = cache.on_device,
+                       opened = cache.memory->opened(actor)]() -> ipc::Result<LaneReply> {
     if (!task_status) return std::unexpected(task_status.error());
+    if (!memory->owns_actor(session->id, actor) || memory->opened(actor) != opened) {
+      return leave_closed_actor(arena, actor);
+    }
     LaneActor& entered = actors[actor_key(id, actor)];
     const std::uint32_t active =
         kernels::load_acquire(&kernels::actor_line(memory->table(), actor)->active);
@@ -104,6 +111,19 @@ ipc::Result<LaneReply> LaneSession::Impl::begin_step_on_device(const SessionCach
     return LaneReply{entered.step, 0, memory->frame_extents()};
   };
   return on_device(cache.on_device, enter, finish);
+}
+
+// Nobody else would end the step of an actor that was closed while it began.
+ipc::Result<LaneReply> LaneSession::Impl::leave_closed_actor(
+    const std::shared_ptr<ExecutorArena>& arena, std::uint32_t actor) {
+  const auto leave = [arena, actor](DeviceClient& worker) {
+    return arena->leave_step(worker, actor);
+  };
+  const auto finish = [actor]() -> ipc::Result<LaneReply> {
+    return fail(Errc::stale_handle,
+                "actor " + std::to_string(actor) + " was closed while its step began");
+  };
+  return on_device(arena, leave, finish);
 }
 
 // If the device could not be told, the actor is still in its step, and the session may end it

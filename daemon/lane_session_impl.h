@@ -146,7 +146,7 @@ struct LaneSession::Impl {
   ipc::Result<LaneReply> forecast(const ipc::wire::Submission& request);
 
   // Has what execute() was asked done on a device: it returns what this does, and the answer
-  // follows when `finish` gives it.
+  // follows when `finish` gives it. That may do the same, if there is more to do.
   template <class Work, class Finish>
   ipc::Result<LaneReply> on_device(const std::shared_ptr<ExecutorArena>& arena, Work&& work,
                                    Finish&& finish) {
@@ -160,6 +160,8 @@ struct LaneSession::Impl {
   void begin_task(const ipc::wire::Submission& request, std::span<std::byte> reply);
   Ran end_task();
   ipc::Result<LaneReply> begin_step_on_device(const SessionCache& cache, std::uint32_t actor);
+  ipc::Result<LaneReply> leave_closed_actor(const std::shared_ptr<ExecutorArena>& arena,
+                                            std::uint32_t actor);
   ipc::Result<LaneReply> end_step_on_device(const SessionCache& cache, std::uint32_t actor);
   ipc::Result<LaneReply> resolve_on_device(const SessionCache& cache, std::uint32_t actor,
                                            std::span<std::byte> reply);

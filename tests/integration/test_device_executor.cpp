@@ -356,6 +356,47 @@ TEST(TheExecutorOnAGpu, CallsThatFailedAreMadeAgain) {
   engine.step(sequence, {0, 1});
 }
 
+TEST(TheExecutorOnAGpu, LeavesTheStepsOfActorsThatWereClosedOverThem) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(1, "k");
+  engine.step(sequence, {0});
+  constexpr std::uint64_t kHastyUs = 300'000;
+  client::Client hasty = daemon.connect('a', kHastyUs);
+  for (const bool begun : {false, true}) {
+    client::Cache cache = must(hasty.open_cache(on_gpu()));
+    std::optional<client::Actor> actor(must(cache.open_actor()));
+    device->of(device->held, Request::EnterStep) = 1;
+    EXPECT_EQ(status_of(actor->begin_step()), SLUICE_TIMED_OUT);
+    if (!begun) actor.reset();
+    device->of(device->held, Request::EnterStep) = 0;
+    EXPECT_TRUE(eventually([&] { return status_of(cache.open_sequence({})) == SLUICE_OK; }))
+        << "what comes after the step in the ring";
+    actor.reset();
+    std::optional<client::Actor> next(must(cache.open_actor()));  // at the same place
+    EXPECT_TRUE(eventually([&] { return status_of(next->begin_step()) == SLUICE_OK; }));
+    next.reset();
+    EXPECT_EQ(status_of(cache.close()), SLUICE_OK) << "an actor is open";
+  }
+}
+
+TEST(TheExecutorOnAGpu, AForecastThatFailsIsDropped) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(2, "k");
+  must(engine.actor.begin_step());
+  device->of(device->deaths, Request::Forecast) = 2;
+  const std::vector<std::uint32_t> blocks = {0, 1};
+  const client::PageList list{sequence.get(), 0, 2, blocks.data(), nullptr, nullptr};
+  must(engine.actor.forecast({&list, 1}, 1'000'000, 100));
+  must(engine.resolve(sequence, 0, {0}));
+  must(engine.actor.end_step());
+  EXPECT_EQ(device->of(device->deaths, Request::Forecast), 0U);
+  engine.step(sequence, {0, 1});
+}
+
 TEST(TheExecutorOnAGpu, EndsWithTheDaemonInTheMiddleOfARequest) {
   FakeDevice device;
   DaemonProcess daemon(under_mps("[restart]\nwarm = true\n"));
