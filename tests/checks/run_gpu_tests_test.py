@@ -66,16 +66,17 @@ class RunGpuTestsTest(harness.CheckTest):
 
     def test_all_is_run_and_counted(self):
         status, lines = self.run_script()
-        self.assertEqual((status, lines[-1]), (0, "15 passed, 0 failed, 0 skipped"), lines)
-        self.assertEqual(len([line for line in lines if line.startswith("ok ")]), 15)
+        self.assertEqual((status, lines[-1]), (0, "16 passed, 0 failed, 0 skipped"), lines)
+        self.assertEqual(len([line for line in lines if line.startswith("ok ")]), 16)
         replays = (self.root / "replays").read_text().splitlines()
-        self.assertEqual(["--graphs" in replay for replay in replays], [False, False, True, False, False])
-        self.assertEqual(["--backend cuda" in replay for replay in replays], [False, True, True, True, True])
-        for replay in replays[:3]:
+        self.assertEqual(["--graphs" in replay for replay in replays], [False, False, True, False, False, False])
+        self.assertEqual(["--backend cuda" in replay for replay in replays], [False, True, True, True, True, True])
+        for replay in replays[:4]:
             self.assertIn("--spawn --executor direct --engines 4 --tenants 2", replay)
-        self.assertIn("--spawn --executor daemon --engines 4 --tenants 2", replays[3])
-        self.assertIn("--spawn --executor direct --engines 4 --tenants 1", replays[4])
-        self.assertIn("--backend cuda --devices 2", replays[4])
+        self.assertIn("--restart warm --kill-daemon-at 20 --kill-daemon-at 40", replays[3])
+        self.assertIn("--spawn --executor daemon --engines 4 --tenants 2", replays[4])
+        self.assertIn("--spawn --executor direct --engines 4 --tenants 1", replays[5])
+        self.assertIn("--backend cuda --devices 2", replays[5])
         self.assertEqual((self.root / "sanitized").read_text().splitlines(),
                          [f"{tool} tests/first_test" for tool in ("memcheck", "initcheck", "racecheck")])
 
@@ -87,6 +88,13 @@ class RunGpuTestsTest(harness.CheckTest):
         folder = started.split()[0]
         self.assertEqual((started, ended), (f"{folder} -d ", f"{folder}  quit"))
         self.assertFalse(os.path.exists(folder))
+
+    def test_what_passed_in_part_says_so(self):
+        self.script("tests/second_test", "echo '[  SKIPPED ] Two.Gpus (0 ms)'; echo '[  SKIPPED ] 1 test, listed below:'")
+        status, lines = self.run_script("--only", "second|executor")
+        self.assertEqual((status, lines[-1]), (0, "2 passed, 0 failed, 0 skipped"), lines)
+        self.assertIn("test/second_test: without 1 of its tests, which this machine cannot run", lines[1])
+        self.assertIn("replay/small/cuda-executor: without an MPS server: none can be started here", lines[2])
 
     def test_list_and_only(self):
         self.assertEqual(self.run_script("--list", "--only", "^(test|bench)/"),
@@ -139,7 +147,7 @@ class RunGpuTestsTest(harness.CheckTest):
     def test_without_a_gpu_it_says_so_and_skips(self):
         self.script("machine/nvidia-smi", "echo no driver; exit 9")
         status, lines = self.run_script()
-        self.assertEqual((status, lines[-1]), (0, "4 passed, 0 failed, 11 skipped"))
+        self.assertEqual((status, lines[-1]), (0, "4 passed, 0 failed, 12 skipped"))
         self.assertIn("NO GPU HERE (nvidia-smi finds none: no driver).", lines)
         self.assertEqual(self.run_script("--require-gpu")[0], 77)
 
