@@ -169,6 +169,10 @@ class CacheMemory {
   // Errors: stale_handle, wrong_state (it is in a step).
   ipc::Status close_actor(ipc::SessionId session, std::uint32_t actor);
   void close_actors_of(ipc::SessionId session);
+  // Orders that an actor, of which nobody can say whether it is in a step, becomes idle; until it
+  // is done(), nobody may use it. Any thread; of split tables.
+  CacheTable::Ticket make_idle(std::uint32_t actor) { return cache_table_->reset_actors({actor}); }
+  bool done(CacheTable::Ticket ticket) const { return cache_table_->done(ticket); }
   std::uint32_t actors_of(ipc::SessionId session) const;
   // Sessions with an actor that is in the same step as `deadline` ago.
   std::vector<ipc::SessionId> overdue_actors(std::chrono::steady_clock::time_point now,

@@ -29,6 +29,9 @@ namespace {
 constexpr const char* kWorkerProgram = "sluice-device-worker";
 
 // HBM is the worker's to make and to wipe, and nobody here maps it.
+// After two workers that hung: what cannot be ended meanwhile is tried again.
+constexpr std::chrono::seconds kExecutorRest{1};
+
 class CudaDevice final : public Device {
  public:
   CudaDevice(DeviceClient::Options options, std::chrono::milliseconds executor_patience,
@@ -124,6 +127,7 @@ class CudaDevice final : public Device {
     options.known = true;
     // What waits behind a worker that hangs is still in its step, and not overdue.
     options.patience = std::min(options.patience, executor_patience_);
+    options.rest = kExecutorRest;
     executor = std::make_shared<DeviceExecutor>(std::move(options));
     listen_to(tenant.value, *executor);
     return executor;

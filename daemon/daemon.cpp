@@ -223,8 +223,9 @@ void Daemon::Impl::schedule_step_look() {
   step_timer.expires_after(kStepLookInterval);
   step_timer.async_wait([this](boost::system::error_code error) {
     if (error || stopping) return;
-    for (const auto& [session, why] :
-         coordinator->overdue_steps(std::chrono::steady_clock::now())) {
+    const auto now = std::chrono::steady_clock::now();
+    for (const auto& [session, why] : coordinator->overdue_steps(now)) {
+      if (server->waited_for_device(session, now, config.limits.step_deadline)) continue;
       (void)server->end_session(session, why);
     }
     schedule_step_look();

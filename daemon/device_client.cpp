@@ -262,6 +262,7 @@ auto DeviceClient::with_worker(Ask&& ask, Retry retry) {
   refusal_.reset();
   const Asking asking(*this);
   Answered answered = fail(Errc::internal, "nobody was asked");
+  int hung = 0;
   for (int attempts = retry == Retry::yes ? 2 : 1; attempts > 0; --attempts) {
     if (quitting()) return Answered(std::unexpected(quit_error()));
     if (!socket_ || broken_) {
@@ -278,9 +279,10 @@ auto DeviceClient::with_worker(Ask&& ask, Retry retry) {
       return Answered(std::unexpected(note_refusal(std::move(answered.error()))));
     }
     note_failure(answered.error().text);
+    hung += answered.error().code == Errc::timed_out ? 1 : 0;
   }
   const auto dead = bury();
-  if (!dead || answered.error().code == Errc::timed_out) (void)note_hang(answered.error());
+  if (!dead || hung > 1) (void)note_hang(answered.error());
   return answered;
 }
 

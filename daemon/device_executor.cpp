@@ -130,12 +130,29 @@ ipc::Status ExecutorArena::ask(DeviceClient& worker, Make&& make) {
       parts_, [&](std::uint64_t request) { return device_worker::make_message(request, make); });
 }
 
+ipc::Status ExecutorArena::check_idle(std::uint32_t actor) {
+  const auto found = becoming_idle_.find(actor);
+  if (found == becoming_idle_.end()) return {};
+  if (!memory_->done(found->second)) {
+    return fail(Errc::io_error,
+                "a step of before, over which the daemon's executor failed, is not "
+                "ended yet; try again");
+  }
+  becoming_idle_.erase(found);
+  return {};
+}
+
+void ExecutorArena::leave_surely(DeviceClient& worker, std::uint32_t actor) {
+  if (!leave_step(worker, actor)) becoming_idle_[actor] = memory_->make_idle(actor);
+}
+
 // If it cannot be said whether the actor has entered, it leaves.
 ipc::Status ExecutorArena::enter_step(DeviceClient& worker, std::uint32_t actor) {
+  if (auto ok = check_idle(actor); !ok) return ok;
   auto entered = ask(worker, [&](FlatBufferBuilder& b) {
     return worker_wire::CreateEnterStep(b, parts_.table.number, actor);
   });
-  if (!entered) (void)leave_step(worker, actor);
+  if (!entered) leave_surely(worker, actor);
   return entered;
 }
 
@@ -179,12 +196,13 @@ ipc::Status ExecutorArena::resolve(DeviceClient& worker, std::uint32_t actor,
 ipc::Status ExecutorArena::forecast(DeviceClient& worker, std::uint32_t actor,
                                     std::span<const kernels::Page> pages, kernels::Step min_age,
                                     std::span<kernels::Outcome> outcomes) {
+  if (auto ok = check_idle(actor); !ok) return ok;
   auto forecast =
       ask_about(worker, pages, {}, outcomes, [&](FlatBufferBuilder& b, std::uint32_t count) {
         return worker_wire::CreateForecast(b, parts_.table.number, actor, count, min_age,
                                            kForecastBudgetBytes);
       });
-  if (!forecast) (void)leave_step(worker, actor);
+  if (!forecast) leave_surely(worker, actor);
   return forecast;
 }
 
@@ -192,10 +210,8 @@ ipc::Status ExecutorArena::forecast(DeviceClient& worker, std::uint32_t actor,
 ipc::Status ExecutorArena::claim_pins(DeviceClient& worker, std::uint32_t actor,
                                       kernels::Block block, std::span<kernels::Slot> slots,
                                       bool maybe_claimed) {
-  device_worker::TableWork drop;
-  drop.drop_pins = {block};
   if (maybe_claimed) {
-    if (auto dropped = worker.work(parts_.table, drop); !dropped) return dropped;
+    if (auto dropped = drop_pins(worker, block); !dropped) return dropped;
   }
   const auto claim = [&] {
     return worker.in_arena(
@@ -209,11 +225,17 @@ ipc::Status ExecutorArena::claim_pins(DeviceClient& worker, std::uint32_t actor,
   };
   auto claimed = claim();
   if (!claimed) {
-    if (auto dropped = worker.work(parts_.table, drop); !dropped) return dropped;
+    if (auto dropped = drop_pins(worker, block); !dropped) return dropped;
     claimed = claim();
   }
   if (claimed) std::memcpy(slots.data(), lists_.slots(), slots.size_bytes());
   return claimed;
+}
+
+ipc::Status ExecutorArena::drop_pins(DeviceClient& worker, kernels::Block block) {
+  device_worker::TableWork drop;
+  drop.drop_pins = {block};
+  return worker.work(parts_.table, drop);
 }
 
 ipc::Status ExecutorArena::find_pins(DeviceClient& worker, kernels::Block block,

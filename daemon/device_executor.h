@@ -17,7 +17,9 @@
 #include <mutex>
 #include <span>
 #include <thread>
+#include <unordered_map>
 
+#include "daemon/cache_table.h"
 #include "daemon/device_client.h"
 #include "ipc/error.h"
 #include "ipc/mapping.h"
@@ -89,6 +91,8 @@ class ExecutorArena {
   ipc::Status find_pins(DeviceClient& worker, kernels::Block block, std::span<kernels::Slot> slots);
   ipc::Status seal_pins(DeviceClient& worker, std::uint32_t actor, kernels::Block block,
                         std::span<const kernels::Slot> slots);
+  // Gives up what is pinned of a block.
+  ipc::Status drop_pins(DeviceClient& worker, kernels::Block block);
   ipc::Status copy_block(DeviceClient& worker, std::span<const kernels::Slot> slots,
                          kernels::Frame frame, bool to_frame);
 
@@ -96,6 +100,10 @@ class ExecutorArena {
   ExecutorArena(std::shared_ptr<DeviceExecutor> executor, std::shared_ptr<CacheMemory> memory)
       : executor_(std::move(executor)), memory_(std::move(memory)) {}
 
+  // Errors: io_error (a step of before is not known to be over).
+  ipc::Status check_idle(std::uint32_t actor);
+  // If the worker cannot be told to leave the step, whoever tells tables does.
+  void leave_surely(DeviceClient& worker, std::uint32_t actor);
   // Asks for the table that `make(builder)` returns.
   template <class Make>
   ipc::Status ask(DeviceClient& worker, Make&& make);
@@ -108,7 +116,8 @@ class ExecutorArena {
   std::shared_ptr<CacheMemory> memory_;
   ArenaParts parts_;
   ipc::Mapping lists_memory_;
-  device_worker::ListMemory lists_;  // of one request at a time
+  device_worker::ListMemory lists_;                                      // of one request at a time
+  std::unordered_map<std::uint32_t, CacheTable::Ticket> becoming_idle_;  // actors
 };
 
 }  // namespace sluice::daemon

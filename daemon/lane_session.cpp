@@ -35,12 +35,17 @@ std::expected<void, SessionEnd> LaneSession::Impl::run(const wire::Submission& r
   auto area =
       copier.reply_area(Untrusted(request.reply_offset()), Untrusted(request.reply_length()));
   if (!area) return std::unexpected(end_by(std::move(area.error()), Violation::descriptor));
-  const auto done = execute(request, *area);
+  return go_on_with(request, *area, execute(request, *area));
+}
+
+std::expected<void, SessionEnd> LaneSession::Impl::go_on_with(const wire::Submission& request,
+                                                              std::span<std::byte> area,
+                                                              const ipc::Result<LaneReply>& done) {
   if (task && done) {
-    begin_task(request, *area);
+    begin_task(request, area);
     return {};
   }
-  return running ? go_on() : answer(request, *area, done);
+  return running ? go_on() : answer(request, area, done);
 }
 
 std::expected<void, SessionEnd> LaneSession::Impl::answer(const wire::Submission& request,
@@ -75,6 +80,7 @@ std::expected<void, SessionEnd> LaneSession::Impl::answer(const wire::Submission
 
 ipc::Result<LaneReply> LaneSession::Impl::execute(const wire::Submission& request,
                                                   std::span<std::byte> reply) {
+  if (auto found = find_pins_for(request, reply)) return std::move(*found);
   switch (static_cast<wire::Op>(request.op())) {
     case wire::Op::nop:
       return LaneReply{};

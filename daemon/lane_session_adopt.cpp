@@ -72,8 +72,11 @@ ipc::Result<LaneReply> LaneSession::Impl::adopt(const wire::Submission& request,
     std::memcpy(reply.data() + i * sizeof(ref), &ref, sizeof(ref));
   }
   const LaneReply done{adopted->sequence.bits(), blocks.size(), target->memory->frame_extents()};
-  if (target->on_device) return find_pins_on_device(*target, first, done);
-  if (cache->executor == wire::Executor::daemon) find_pins(*target, first);
+  if (target->on_device) {
+    adopt_on_device(*target, first);
+  } else if (cache->executor == wire::Executor::daemon) {
+    find_pins(*target, first);
+  }
   return done;
 }
 

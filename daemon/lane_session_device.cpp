@@ -59,13 +59,14 @@ kernels::ResolveCounts count(const std::vector<kernels::Outcome>& outcomes,
   return counts;
 }
 
-std::uint64_t actor_key(ipc::CacheId cache, std::uint32_t actor) {
-  return (std::uint64_t{cache.value} << 32) | actor;
-}
+// What a device takes for a session without being counted as time that the session took.
+constexpr std::chrono::seconds kLongWait{1};
 
 }  // namespace
 
 void LaneSession::Impl::begin_task(const wire::Submission& request, std::span<std::byte> reply) {
+  task->waited_before = session->waited_for_device.exchange(Session::kWaits);
+  task->begin = std::chrono::steady_clock::now();
   task->request = request;
   task->reply = reply;
   task->arena->post([task = task, wake = wake](DeviceClient& worker) {
@@ -84,12 +85,11 @@ void LaneSession::Impl::begin_task(const wire::Submission& request, std::span<st
 LaneSession::Impl::Ran LaneSession::Impl::end_task() {
   const std::shared_ptr<DeviceTask> over = std::exchange(task, nullptr);
   task_status = std::move(over->status);
-  const ipc::Result<LaneReply> done = over->finish();
-  if (task && done) {
-    begin_task(over->request, over->reply);
-    return {};
-  }
-  return answer(over->request, over->reply, done);
+  const auto now = std::chrono::steady_clock::now();
+  const bool excuses = !task_status || now - over->begin >= kLongWait;
+  session->waited_for_device =
+      excuses ? now.time_since_epoch() / std::chrono::nanoseconds(1) : over->waited_before;
+  return go_on_with(over->request, over->reply, over->finish());
 }
 
 ipc::Result<LaneReply> LaneSession::Impl::begin_step_on_device(const SessionCache& cache,
@@ -97,13 +97,13 @@ ipc::Result<LaneReply> LaneSession::Impl::begin_step_on_device(const SessionCach
   const auto enter = [arena = cache.on_device, actor](DeviceClient& worker) {
     return arena->enter_step(worker, actor);
   };
-  const auto finish = [this, memory = cache.memory, id = cache.id, actor, arena = cache.on_device,
+  const auto finish = [this, memory = cache.memory, actor, arena = cache.on_device,
                        opened = cache.memory->opened(actor)]() -> ipc::Result<LaneReply> {
     if (!task_status) return std::unexpected(task_status.error());
     if (!memory->owns_actor(session->id, actor) || memory->opened(actor) != opened) {
       return leave_closed_actor(arena, actor);
     }
-    LaneActor& entered = actors[actor_key(id, actor)];
+    LaneActor& entered = actors[{memory.get(), actor}];
     const std::uint32_t active =
         kernels::load_acquire(&kernels::actor_line(memory->table(), actor)->active);
     entered.step = kernels::active_step(active);
@@ -133,9 +133,9 @@ ipc::Result<LaneReply> LaneSession::Impl::end_step_on_device(const SessionCache&
   const auto leave = [arena = cache.on_device, actor](DeviceClient& worker) {
     return arena->leave_step(worker, actor);
   };
-  const auto finish = [this, id = cache.id, actor]() -> ipc::Result<LaneReply> {
+  const auto finish = [this, memory = cache.memory, actor]() -> ipc::Result<LaneReply> {
     if (!task_status) return std::unexpected(task_status.error());
-    actors[actor_key(id, actor)].in_step = false;
+    actors[{memory.get(), actor}].in_step = false;
     return LaneReply{};
   };
   return on_device(cache.on_device, leave, finish);
@@ -161,7 +161,7 @@ ipc::Result<LaneReply> LaneSession::Impl::resolve_on_device(const SessionCache& 
     // As of its last step: then the device says so.
     const std::uint64_t used = kernels::load_relaxed(
         &kernels::actor_line(cache.memory->table(), actor)->counters.forecast_used);
-    std::uint64_t& told = actors[actor_key(cache.id, actor)].forecast_used;
+    std::uint64_t& told = actors[{cache.memory.get(), actor}].forecast_used;
     if (used > told) counts.forecast_used = used - told;
     told = used;
     return end_resolve(cache, counts, start, reply);
@@ -244,49 +244,92 @@ ipc::Result<LaneReply> LaneSession::Impl::seal_pins_on_device(LaneSequence& targ
   return on_device(target.on_device, seal, finish);
 }
 
-// After a restart: pins that a daemon of before claimed for private blocks, and those of blocks
-// that it published and did not come to.
-ipc::Result<LaneReply> LaneSession::Impl::find_pins_on_device(LaneSequence& target,
-                                                              std::uint32_t first,
-                                                              const LaneReply& adopted) {
-  struct Found {
-    std::uint32_t index;
-    kernels::Block block;
-    std::vector<kernels::Slot> slots;
-  };
+// After a restart. Blocks that a daemon of before published, and did not come to their pins; pins
+// of private ones are looked for when a request needs them: the executor may not be there for long.
+void LaneSession::Impl::adopt_on_device(LaneSequence& target, std::uint32_t first) {
   const kernels::HotTable& table = target.memory->table();
-  const auto unsealed = std::make_shared<std::vector<Found>>();
   std::vector<ipc::BlockId> published;
   for (std::uint32_t i = first; i < target.ids.size(); ++i) {
     if (target.is_sealed(i) || kernels::frame_of(table, target.ids[i]) != kernels::kNoFrame) {
       target.frames[i] = kernels::kNoFrame;
       published.push_back(ipc::BlockId{target.ids[i]});
     } else {
-      unsealed->push_back(
-          {i, target.ids[i],
-           std::vector<kernels::Slot>(table.sizes.pages_per_block, kernels::kNoSlot)});
+      target.not_looked_at.push_back(i);
+      looks_for_pins = true;
     }
   }
   if (!published.empty()) coordinator.seal_pins(*target.memory, published);
-  if (unsealed->empty()) return adopted;
-  const auto find = [unsealed, arena = target.on_device](DeviceClient& worker) -> ipc::Status {
-    for (Found& one : *unsealed) {
+}
+
+std::optional<ipc::Result<LaneReply>> LaneSession::Impl::find_pins_for(
+    const wire::Submission& request, std::span<std::byte> reply) {
+  if (!looks_for_pins) return std::nullopt;
+  const auto op = static_cast<wire::Op>(request.op());
+  if (op != wire::Op::seal && op != wire::Op::tail_slots && op != wire::Op::tail_copy &&
+      op != wire::Op::resolve) {
+    return std::nullopt;
+  }
+  struct Found {
+    std::uint32_t sequence;
+    std::uint32_t index;
+    kernels::Block block;
+    std::vector<kernels::Slot> slots;
+  };
+  const auto all = std::make_shared<std::vector<Found>>();
+  std::shared_ptr<ExecutorArena> arena;  // one at a time
+  for (std::uint32_t s = 0; s < sequences.size(); ++s) {
+    const LaneSequence& target = sequences[s];
+    if (target.not_looked_at.empty() || (arena != nullptr && arena != target.on_device)) continue;
+    arena = target.on_device;
+    const std::uint32_t per_block = target.memory->table().sizes.pages_per_block;
+    for (const std::uint32_t index : target.not_looked_at) {
+      all->push_back(
+          {s, index, target.ids[index], std::vector<kernels::Slot>(per_block, kernels::kNoSlot)});
+    }
+  }
+  if (all->empty()) {
+    looks_for_pins = false;
+    return std::nullopt;
+  }
+  const auto find = [all, arena](DeviceClient& worker) -> ipc::Status {
+    for (Found& one : *all) {
       if (auto ok = arena->find_pins(worker, one.block, one.slots); !ok) return ok;
     }
     return {};
   };
-  const auto finish = [this, unsealed, adopted, &target]() -> ipc::Result<LaneReply> {
+  const auto finish = [this, all, request, reply]() -> ipc::Result<LaneReply> {
     if (!task_status) return std::unexpected(task_status.error());
-    for (Found& one : *unsealed) {
-      if (std::ranges::find(one.slots, kernels::kNoSlot) == one.slots.end()) {
+    for (Found& one : *all) {
+      LaneSequence& target = sequences[one.sequence];
+      target.not_looked_at.clear();
+      const auto missing = std::ranges::count(one.slots, kernels::kNoSlot);
+      if (missing == 0) {
         target.pins[one.index] = std::move(one.slots);
-      } else {
+      } else if (missing != std::ssize(one.slots)) {
         target.maybe_pinned.insert(one.index);
       }
     }
-    return adopted;
+    return execute(request, reply);
   };
-  return on_device(target.on_device, find, finish);
+  return on_device(arena, find, finish);
+}
+
+// Pins that the client does not know, of a call that failed there: what is in them is not what it
+// seals.
+ipc::Result<LaneReply> LaneSession::Impl::drop_pins_and_seal(LaneSequence& target,
+                                                             const wire::Submission& request,
+                                                             std::span<std::byte> reply) {
+  const kernels::Block block = target.ids[request.count()];
+  const auto drop = [arena = target.on_device, block](DeviceClient& worker) {
+    return arena->drop_pins(worker, block);
+  };
+  const auto finish = [this, request, reply, &target]() -> ipc::Result<LaneReply> {
+    if (!task_status) return std::unexpected(task_status.error());
+    target.pins.erase(request.count());
+    target.maybe_pinned.erase(request.count());
+    return execute(request, reply);
+  };
+  return on_device(target.on_device, drop, finish);
 }
 
 ipc::Result<LaneReply> LaneSession::Impl::copy_tail(const wire::Submission& request) {

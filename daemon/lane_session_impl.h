@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <expected>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -54,6 +55,8 @@ struct LaneSequence {
   std::vector<std::uint32_t> frames;  // as ids: of private blocks; kNoFrame of sealed ones
   std::unordered_map<std::uint32_t, std::vector<kernels::Slot>> pins;  // by block index
   std::unordered_set<std::uint32_t> maybe_pinned;  // on a device: a claim failed, or did not end
+  std::vector<std::uint32_t>
+      not_looked_at;  // on a device, after a restart: blocks that may have pins
 
   void be_of(const SessionCache& its_cache) {
     memory = its_cache.memory;
@@ -100,7 +103,9 @@ struct DeviceTask {
   std::function<ipc::Status(DeviceClient& worker)> work;  // on the executor's thread
   std::function<ipc::Result<LaneReply>()> finish;         // then on the lane's
   ipc::Status status;
-  bool handed_over = false;  // to the executor, which will be done some time
+  std::chrono::steady_clock::time_point begin;
+  std::int64_t waited_before = 0;  // as Session::waited_for_device
+  bool handed_over = false;        // to the executor, which will be done some time
   std::atomic<bool> done{false};
 };
 
@@ -118,6 +123,9 @@ struct LaneSession::Impl {
 
   using Ran = std::expected<void, SessionEnd>;
   Ran run(const ipc::wire::Submission& request);
+  // What execute(), or the end of what a device did, has left to do: or the answer.
+  Ran go_on_with(const ipc::wire::Submission& request, std::span<std::byte> reply,
+                 const ipc::Result<LaneReply>& done);
   // A slice of the resolve that is running.
   Ran go_on();
   Ran answer(const ipc::wire::Submission& request, std::span<std::byte> area,
@@ -134,6 +142,7 @@ struct LaneSession::Impl {
   ipc::Result<LaneReply> truncate(const ipc::wire::Submission& request);
   ipc::Result<LaneReply> release(const ipc::wire::Submission& request);
   ipc::Result<LaneReply> seal(const ipc::wire::Submission& request, std::span<std::byte> reply);
+  void drop_pins(LaneSequence& target, std::uint32_t index);
   ipc::Result<LaneReply> pin(const ipc::wire::Submission& request, std::span<std::byte> reply);
   ipc::Result<LaneReply> begin_step(const ipc::wire::Submission& request);
   ipc::Result<LaneReply> end_step(const ipc::wire::Submission& request);
@@ -170,8 +179,13 @@ struct LaneSession::Impl {
                                        std::uint32_t actor, std::span<std::byte> reply);
   ipc::Result<LaneReply> seal_pins_on_device(LaneSequence& target, std::uint32_t index,
                                              std::uint32_t actor, const LaneReply& sealed);
-  ipc::Result<LaneReply> find_pins_on_device(LaneSequence& target, std::uint32_t first,
-                                             const LaneReply& adopted);
+  void adopt_on_device(LaneSequence& target, std::uint32_t first);
+  // Whether pins must be found before the request is executed; then what that returns.
+  std::optional<ipc::Result<LaneReply>> find_pins_for(const ipc::wire::Submission& request,
+                                                      std::span<std::byte> reply);
+  ipc::Result<LaneReply> drop_pins_and_seal(LaneSequence& target,
+                                            const ipc::wire::Submission& request,
+                                            std::span<std::byte> reply);
   ipc::Result<LaneReply> copy_tail(const ipc::wire::Submission& request);
 
   ipc::Result<std::span<const std::byte>> copy(const ipc::wire::Submission& request) {
@@ -195,9 +209,11 @@ struct LaneSession::Impl {
   ipc::CompletionProducer completions;
   ipc::RequestCopier copier;
   Histogram& resolve_time;
-  std::vector<LaneSequence> sequences;                  // by handle index
-  std::unordered_map<std::uint64_t, LaneActor> actors;  // by cache and actor
-  std::vector<residency::BlockRef> blocks;              // scratch
+  std::vector<LaneSequence> sequences;  // by handle index
+  bool looks_for_pins = false;          // there may be one with not_looked_at
+  // By arena, which may be gone, and actor; LaneActor::opened tells whose entry it is.
+  std::map<std::pair<const CacheMemory*, std::uint32_t>, LaneActor> actors;
+  std::vector<residency::BlockRef> blocks;  // scratch
   std::vector<residency::ForkedBlock> copies;
   ForecastQueue forecasts;
   // Of the request at hand: slots that are known because they are pinned, and the pages of the

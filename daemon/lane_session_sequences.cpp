@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "daemon/lane_session_impl.h"
+#include "ipc/protocol.h"
 #include "kernels/pins.h"
 
 namespace sluice::daemon {
@@ -150,6 +151,7 @@ ipc::Result<LaneReply> LaneSession::Impl::fork(const wire::Submission& request,
   LaneSequence same = **parent;
   same.pins.clear();
   same.maybe_pinned.clear();
+  same.not_looked_at.clear();
   for (std::size_t i = 0; i < copies.size(); ++i) {
     const residency::ForkedBlock& block = copies[i];
     same.put(block.index, block.child, false);
@@ -172,6 +174,7 @@ ipc::Result<LaneReply> LaneSession::Impl::truncate(const wire::Submission& reque
   (*found)->frames.resize(request.count());
   std::erase_if((*found)->pins, [&](const auto& pin) { return pin.first >= request.count(); });
   std::erase_if((*found)->maybe_pinned, [&](auto index) { return index >= request.count(); });
+  std::erase_if((*found)->not_looked_at, [&](auto index) { return index >= request.count(); });
   return LaneReply{};
 }
 
@@ -199,7 +202,14 @@ ipc::Result<LaneReply> LaneSession::Impl::seal(const wire::Submission& request,
     return small_reply(sizeof(wire::BlockRef), reply.size());
   }
   const std::uint32_t index = request.count();
-  if ((*found)->on_device && (*found)->pins.contains(index)) {
+  const bool known = (request.flags() & ipc::kSealPinned) != 0;
+  const bool has_pins = (*found)->pins.contains(index);
+  if (!known && (*found)->on_device && (has_pins || (*found)->maybe_pinned.contains(index))) {
+    return drop_pins_and_seal(**found, request, reply);
+  }
+  if (!known && has_pins) {
+    drop_pins(**found, index);
+  } else if (has_pins && (*found)->on_device) {
     auto actor = actor_of({(*found)->cache, (*found)->memory, wire::Executor::daemon},
                           request.actor(), true);
     if (!actor) return std::unexpected(std::move(actor.error()));
@@ -221,6 +231,16 @@ ipc::Result<LaneReply> LaneSession::Impl::seal(const wire::Submission& request,
   put(reply.data(), wire::BlockRef(sealed->block.id.value, sealed->block.frame.value));
   const LaneReply done{sealed->deduplicated ? 1U : 0U, 0, target.memory->frame_extents()};
   return seals_on_device ? seal_pins_on_device(target, index, request.actor(), done) : done;
+}
+
+// On the host; see drop_pins_and_seal().
+void LaneSession::Impl::drop_pins(LaneSequence& target, std::uint32_t index) {
+  const kernels::HotTable& table = target.memory->table();
+  const auto pins = target.pins.find(index);
+  for (std::uint32_t i = 0; i < pins->second.size(); ++i) {
+    kernels::drop_pin(table, pins->second[i], kernels::page_number(table, target.ids[index], i));
+  }
+  target.pins.erase(pins);
 }
 
 ipc::Result<LaneReply> LaneSession::Impl::pin(const wire::Submission& request,

@@ -30,7 +30,7 @@ ipc::Result<LaneActor*> LaneSession::Impl::actor_of(const SessionCache& cache, s
     return fail(Errc::stale_handle,
                 "actor " + std::to_string(actor) + " is not one of this session");
   }
-  LaneActor& found = actors[(std::uint64_t{cache.id.value} << 32) | actor];
+  LaneActor& found = actors[{cache.memory.get(), actor}];
   if (const std::uint64_t opened = cache.memory->opened(actor); found.opened != opened) {
     // A seat of before a restart may be in a step, which its session goes on with; any other is
     // idle now.

@@ -190,6 +190,14 @@ void Server::stop(const std::string& why) {
   impl_->sessions.clear();
 }
 
+bool Server::waited_for_device(ipc::SessionId session, std::chrono::steady_clock::time_point now,
+                               std::chrono::milliseconds within) const {
+  const auto found = impl_->sessions.find(session.value);
+  if (found == impl_->sessions.end()) return false;
+  const std::int64_t at = found->second->session->waited_for_device;
+  return at == Session::kWaits || now.time_since_epoch() - std::chrono::nanoseconds(at) < within;
+}
+
 ipc::Status Server::end_session(ipc::SessionId session, const SessionEnd& why) {
   const auto found = impl_->sessions.find(session.value);
   if (found == impl_->sessions.end()) {

@@ -65,6 +65,10 @@ class Server {
   // Tells every session that the daemon stops, and closes the listeners.
   void stop(const std::string& why);
 
+  // Whether the session had to wait for a device, within that time; from the io thread.
+  bool waited_for_device(ipc::SessionId session, std::chrono::steady_clock::time_point now,
+                         std::chrono::milliseconds within) const;
+
   // Ends one session with a typed reason; from the io thread. Errors: not_found.
   ipc::Status end_session(ipc::SessionId session, const SessionEnd& why);
 

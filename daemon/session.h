@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -55,6 +56,11 @@ struct Session {
     std::atomic<std::uint64_t> requests{0};
     std::atomic<std::uint64_t> failures{0};
   } counters;
+
+  // When it last had to wait for a device for long, or in vain, in ns of the steady clock; kWaits:
+  // it waits now. That is no fault of its. Written by the lane.
+  static constexpr std::int64_t kWaits = std::numeric_limits<std::int64_t>::max();
+  std::atomic<std::int64_t> waited_for_device{0};
 
   // ---- caches, by handle
 

@@ -33,7 +33,8 @@ class Arena {
 
   virtual ipc::Status enter_step(std::uint32_t actor) = 0;
   virtual ipc::Status leave_step(std::uint32_t actor) = 0;
-  // The first `items` pages of the lists: slots and outcomes (kernels::Outcome).
+  // The first `items` pages of the lists: slots and outcomes (kernels::Outcome). The step may be
+  // one that another process began, which is dead: fills that it did not end are done again.
   virtual ipc::Status resolve(std::uint32_t actor, std::uint32_t items) = 0;
   // The same in a step of its own, as a forecast; outcomes alone.
   virtual ipc::Status forecast(std::uint32_t actor, std::uint32_t items, std::uint32_t min_age,

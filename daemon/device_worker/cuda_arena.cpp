@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -118,6 +119,7 @@ class CudaArena final : public Arena {
   }
 
   ipc::Status enter_step(std::uint32_t actor) override {
+    entered_.insert(actor);
     return run("the begin of a step",
                [&] { return kernels::cuda::enter_step(table_, actor, stream_.get()); });
   }
@@ -131,7 +133,13 @@ class CudaArena final : public Arena {
     if (auto ok = take_items(items); !ok) return ok;
     return run(
         "a resolve",
-        [&] {
+        [&]() -> kernels::cuda::Status {
+          // A worker that began this step may have died over a resolve of it.
+          if (entered_.insert(actor).second) {
+            if (const auto failed = kernels::cuda::share_step(table_, actor, stream_.get())) {
+              return failed;
+            }
+          }
           return kernels::cuda::resolve(table_, store_, actor, batch(items), {},
                                         resolve_scratch_.data(), stream_.get());
         },
@@ -342,7 +350,8 @@ class CudaArena final : public Arena {
   DeviceBuffer resolve_scratch_;
   DeviceBuffer forecast_scratch_;
   kernels::PageStore store_;
-  std::array<std::uint32_t, 2> numbers_{};  // read until the stream has passed
+  std::unordered_set<std::uint32_t> entered_;  // actors, by us, or whose step we share
+  std::array<std::uint32_t, 2> numbers_{};     // read until the stream has passed
 };
 
 }  // namespace

@@ -40,6 +40,11 @@ Status enter_step(const HotTable& table, std::uint32_t actor, Stream stream);
 // The actor leaves its step; the counters of its line are mirrored for the daemon.
 Status leave_step(const HotTable& table, std::uint32_t actor, Stream stream);
 
+// Another process than the one that entered the step goes on with it, after that one's end: fills
+// that it began and did not end are in words of this step, and owed by nobody. From now on, until
+// the actor enters the next one, nobody of the step leaves a fill to somebody else of it.
+Status share_step(const HotTable& table, std::uint32_t actor, Stream stream);
+
 // ---- resolve
 
 // What an item of a list means.

@@ -4,7 +4,8 @@
 // may never end (rule 2). Whoever makes the transition of a word to {page, our step, not ready}, by
 // a claim or by raising the step of a fill that somebody else began, owes the fill; anyone else of
 // this launch who meets that word does not. No other launch of the actor can have left such a word,
-// since launches of a step run one after the other and a launch that did not end has no successor;
+// since launches of a step run one after the other and a launch that did not end has no successor
+// (of a process that goes on for another one, see share_step());
 // and no other actor has the same step, unless the clock stands, which `shared` says.
 #pragma once
 

@@ -53,6 +53,11 @@ __global__ void leave(const __grid_constant__ HotTable table, std::uint32_t acto
   leave_by_warp(table, actor);
 }
 
+__global__ void share(const __grid_constant__ HotTable table, std::uint32_t actor) {
+  ActorLine* const line = actor_line(table, actor);
+  store(&line->step, load(&line->step) | kSharedStep);
+}
+
 __global__ void reset(const __grid_constant__ HotTable table, std::uint32_t actor) {
   store_release_device(&actor_line(table, actor)->active, kIdle);
   store_system(&mirror_line(table, actor)->active, kIdle);
@@ -68,6 +73,10 @@ Status leave_step(const HotTable& table, std::uint32_t actor, Stream stream) {
   return launch_kernel_early(leave, 1, kWarp, stream, table, actor);
 }
 
+Status share_step(const HotTable& table, std::uint32_t actor, Stream stream) {
+  return launch_kernel(share, 1, 1, stream, table, actor);
+}
+
 Status reset_actor(const HotTable& table, std::uint32_t actor, Stream stream) {
   return launch_kernel(reset, 1, 1, stream, table, actor);
 }
@@ -75,6 +84,7 @@ Status reset_actor(const HotTable& table, std::uint32_t actor, Stream stream) {
 Status load_steps() {
   if (const Status failed = load_kernel_launched_early(enter)) return failed;
   if (const Status failed = load_kernel_launched_early(leave)) return failed;
+  if (const Status failed = load_kernel(share)) return failed;
   return load_kernel(reset);
 }
 

@@ -69,21 +69,6 @@ std::vector<std::int32_t> pages_from(std::int32_t first, std::size_t count) {
   return pages;
 }
 
-Step step_of_actor(const World& world, std::uint32_t actor) {
-  ActorLine line;
-  EXPECT_EQ(cudaMemcpy(&line, actor_line(world.table_, actor), sizeof line, cudaMemcpyDeviceToHost),
-            cudaSuccess);
-  return line.step & kStepMask;
-}
-
-// The page's fill into the slot was begun and not ended.
-void pose_unfinished(const World& world, std::int32_t page, Slot slot, Step step) {
-  const Word word = make_word(static_cast<Page>(page), step, false, false);
-  const std::uint32_t hint = ~static_cast<std::uint32_t>(slot);
-  CUDA_OK(cudaMemcpy(&world.table_.words[slot], &word, sizeof word, cudaMemcpyHostToDevice));
-  CUDA_OK(cudaMemcpy(&world.table_.slot_of[page], &hint, sizeof hint, cudaMemcpyHostToDevice));
-}
-
 class ForecastOfEverySize : public testing::TestWithParam<std::uint64_t> {};
 
 TEST_P(ForecastOfEverySize, BringsInPagesThatTheNextResolveCountsAsUsed) {

@@ -361,6 +361,29 @@ TEST(Resolve, AGraphReplaysWithOtherLists) {
   CUDA_OK(cudaGraphDestroy(graph));
 }
 
+// A process that goes on with the step of another one, which died over it.
+TEST(Resolve, AFillOfItsOwnStepIsDoneAgainWhereTheStepIsShared) {
+  World world({.slots = 256});
+  User user(world, 0, 1, 3);
+  constexpr std::int32_t kPage = 77;
+  constexpr Slot kSlot = 5;
+  user.enter();
+  user.finish();
+  pose_unfinished(world, kPage, kSlot, step_of_actor(world, 0));
+  CUDA_OK(cuda::share_step(world.table_, 0, user.stream()));
+  const std::vector<std::int32_t> pages = {kPage, kPage + 1, kPage};
+  const auto slots = user.resolve(pages);
+  EXPECT_EQ(slots[0], kSlot);
+  EXPECT_EQ(slots[2], kSlot);
+  EXPECT_EQ(world.wrong(pages, slots), 0u);
+  EXPECT_EQ(user.outcomes.get()[1], Outcome::filled);
+  EXPECT_TRUE(is_ready(world.words()[kSlot]));
+  user.leave();
+  user.step({kPage, kPage + 1, -1});
+  EXPECT_EQ(user.outcomes.get()[0], Outcome::hit);
+  EXPECT_EQ(world.counters(0).fills, 3u) << "two for the duplicate: nobody leaves one to another";
+}
+
 TEST(FrameLog, WhatTheDaemonLoggedHoldsInTheNextStep) {
   World world({});
   User user(world, 0, 1, 1);

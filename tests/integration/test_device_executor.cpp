@@ -52,8 +52,9 @@ void fill(std::span<std::byte> block, std::uint32_t seed) {
 }
 
 struct Engine {
-  explicit Engine(const DaemonProcess& daemon, const char* model = "m", char tenant = 'a')
-      : client(daemon.connect(tenant, 60'000'000)),
+  explicit Engine(const DaemonProcess& daemon, const char* model = "m", char tenant = 'a',
+                  std::uint64_t timeout_us = 60'000'000)
+      : client(daemon.connect(tenant, timeout_us)),
         cache(must(client.open_cache(on_gpu(model)))),
         actor(must(cache.open_actor())) {}
 
@@ -381,6 +382,101 @@ TEST(TheExecutorOnAGpu, LeavesTheStepsOfActorsThatWereClosedOverThem) {
   }
 }
 
+// What the executor holds pinned after a call that failed at the engine is not what it seals.
+TEST(TheExecutorOnAGpu, ASealGivesUpPinsThatTheEngineDoesNotKnow) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(2, "k");
+  engine.step(sequence, {0, 1});
+  std::vector<std::int32_t> pins(kLayers, -1);
+  const auto write_and_seal = [&](client::Sequence& of, std::uint32_t block) {
+    fill(must(of.map(block)), block);
+    const std::string key = "sealed" + std::to_string(block);
+    must(of.seal(block, std::as_bytes(std::span(key))));
+  };
+  {
+    must(sequence.extend(1));
+    must(engine.actor.begin_step());
+    device->of(device->late_deaths, Request::ClaimPins) = 1;
+    device->of(device->deaths, Request::Work) = 2;
+    EXPECT_EQ(status_of(sequence.pin(2, engine.actor, pins)), SLUICE_IO_ERROR);
+    must(engine.actor.end_step());
+    write_and_seal(sequence, 2);
+    engine.step(sequence, {0, 1, 2});
+  }
+  // And of one that it did not wait for.
+  constexpr std::uint64_t kHastyUs = 1'000'000;
+  Engine hasty(daemon, "m", 'a', kHastyUs);
+  auto own = std::move(must(hasty.cache.open_sequence({})).sequence);
+  must(own.extend(1));
+  must(hasty.actor.begin_step());
+  device->of(device->held, Request::ClaimPins) = 1;
+  EXPECT_EQ(status_of(own.pin(0, hasty.actor, pins)), SLUICE_TIMED_OUT);
+  device->of(device->held, Request::ClaimPins) = 0;
+  EXPECT_TRUE(eventually([&] { return status_of(hasty.cache.open_sequence({})) == SLUICE_OK; }))
+      << "what comes after the pin in the ring";
+  write_and_seal(own, 0);
+  must(hasty.actor.end_step());
+  hasty.step(own, {0});
+}
+
+TEST(TheExecutorOnAGpu, AWorkerThatHangsOverAPinIsReplaced) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps("[limits]\nstep_deadline = \"3s\"\n"));
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(1, "k");
+  must(sequence.extend(1));
+  must(engine.actor.begin_step());
+  device->of(device->hangs, Request::ClaimPins) = 1;
+  std::vector<std::int32_t> pins(kLayers, -1);
+  must(sequence.pin(1, engine.actor, pins));
+  must(engine.actor.end_step());
+}
+
+// The step of an actor over which the executor failed, and which it cannot be told to leave.
+TEST(TheExecutorOnAGpu, AnActorThatCannotLeaveIsMadeIdle) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(1, "k");
+  engine.step(sequence, {0});
+  for (const Request over : {Request::EnterStep, Request::Forecast}) {
+    if (over == Request::Forecast) must(engine.actor.begin_step());
+    const std::uint32_t before = device->of(device->asked, Request::Work);
+    device->of(device->late_deaths, over) = 1;
+    device->lost = 1;
+    if (over == Request::EnterStep) {
+      EXPECT_EQ(status_of(engine.actor.begin_step()), SLUICE_DEVICE_LOST);
+    } else {
+      const std::uint32_t block = 0;
+      const client::PageList list{sequence.get(), 0, 1, &block, nullptr, nullptr};
+      must(engine.actor.forecast({&list, 1}, 1'000'000, 100));
+    }
+    EXPECT_TRUE(eventually([&] { return device->of(device->asked, Request::Work) > before; }));
+    if (over == Request::EnterStep) {
+      EXPECT_TRUE(eventually([&] { return status_of(engine.actor.begin_step()) == SLUICE_OK; }));
+    }
+    EXPECT_TRUE(eventually([&] { return status_of(engine.actor.end_step()) == SLUICE_OK; }));
+  }
+  engine.step(sequence, {0});
+}
+
+// An engine whose step the daemon cannot end for a while is not late.
+TEST(TheExecutorOnAGpu, WhoWaitsForItIsNotOverdue) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps("[limits]\nstep_deadline = \"1s\"\n"));
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(1, "k");
+  engine.step(sequence, {0});
+  must(engine.actor.begin_step());
+  device->of(device->hangs, Request::Resolve) = 2;
+  device->of(device->hangs, Request::LeaveStep) = 2;
+  EXPECT_EQ(status_of(engine.resolve(sequence, 0, {0})), SLUICE_IO_ERROR);
+  EXPECT_TRUE(eventually([&] { return status_of(engine.actor.end_step()) == SLUICE_OK; }));
+  engine.step(sequence, {0});
+}
+
 TEST(TheExecutorOnAGpu, AForecastThatFailsIsDropped) {
   FakeDevice device;
   const DaemonProcess daemon(under_mps());
@@ -496,6 +592,35 @@ TEST(TheExecutorOnAGpu, FindsPinsAgainAfterARestart) {
   must(sequence.seal(2, std::as_bytes(std::span(key)), &engine.actor));
   must(engine.actor.end_step());
   EXPECT_EQ(engine.step(sequence, {0, 1, 2}), 0U) << "HBM is as it was";
+}
+
+// A session comes back without the executor, which may not be there for long.
+TEST(TheExecutorOnAGpu, LooksForPinsWhenTheyAreNeeded) {
+  FakeDevice device;
+  DaemonProcess daemon(under_mps("[restart]\nwarm = true\n"));
+  Engine engine(daemon);
+  client::Sequence sequence = engine.written(2, "k");
+  must(sequence.extend(1));
+  must(engine.actor.begin_step());
+  std::vector<std::int32_t> pins(kLayers, -1);
+  must(sequence.pin(2, engine.actor, pins));
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    std::memset(engine.writable(pins[layer]).data(), std::to_integer<int>(pattern(2, layer)),
+                kPageBytes);
+  }
+  device->of(device->held, Request::FindPins) = 1;
+  daemon.kill_and_restart();
+  must(sequence.extend(1));
+  EXPECT_EQ(device->of(device->asked, Request::FindPins), 0U);
+  device->of(device->held, Request::FindPins) = 0;
+  device->of(device->deaths, Request::FindPins) = 2;
+  EXPECT_EQ(status_of(engine.resolve(sequence, 3, {2, 0})), SLUICE_IO_ERROR);
+  must(engine.resolve(sequence, 3, {2, 0}));
+  EXPECT_EQ(engine.slots[0], pins[3]);
+  const std::string key = "tail";
+  must(sequence.seal(2, std::as_bytes(std::span(key)), &engine.actor));
+  must(engine.actor.end_step());
+  engine.step(sequence, {0, 1, 2});
 }
 
 }  // namespace

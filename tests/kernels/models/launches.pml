@@ -6,12 +6,13 @@
    sibling that meets such a word does not fill it (rule 2 of DESIGN §5 says why nobody else may skip). Between
    launches the slots are used. An actor that advances stays active in its last step until both threads have looked
    up, and then publishes the step of the launch. Actor DIES may die anywhere, threads and all;
-   later it is seen idle.
+   later it is seen idle. With AGAIN, what died was a worker of the daemon: another one launches again in the same
+   step, of which it says that it is shared, so that its threads leave no fill to each other.
 
    Checked: a slot that a launch gave holds its page's bytes, all of them, until the next launch begins.
    Limits: sequentially consistent; two pages, NS slots, LAUNCHES launches per actor; no pins, one frame per page.
-   Checked exhaustively, no error: with the death of either actor (5 and 7 million states).
-   Seeded bugs: BUG_SKIP (nobody fills what somebody else began), BUG_SAME_STEP (steps are not unique), BUG_READY
+   Checked exhaustively, no error: with the death of either actor (5 and 7 million states), and AGAIN (25 million).
+   Seeded bugs: BUG_NOT_SHARED (with AGAIN: it does not say so), BUG_SKIP (nobody fills what somebody else began), BUG_SAME_STEP (steps are not unique), BUG_READY
    (ready before the bytes), BUG_CUT (the cut is the clock), BUG_PUBLISH (the next step is published while slots of
    the last one are in use), BUG_GIVE_UP (a claim of the slot that the hint named is given up, though others may have
    met it). */
@@ -43,6 +44,7 @@ byte lo[NS], hi[NS];                                   /* bytes of a slot: page 
 byte running[NA], looked[NA];                          /* threads of the launch */
 byte page[NA * 2] = NONE, slot[NA * 2] = NONE;         /* what each thread was asked for, and got */
 bit dead[NA];
+bit shared[NA];                                        /* the step is: an earlier launch of it died */
 
 #define MAY_DIE if :: dead[me] -> goto stop :: else fi
 
@@ -58,8 +60,8 @@ proctype thread(byte me; byte t) {
 #ifdef BUG_SKIP
        :: w_page[h] == p && !w_ready[h] -> s = h
 #else
-       :: w_page[h] == p && !w_ready[h] && w_step[h] == step[me] -> s = h
-       :: w_page[h] == p && !w_ready[h] && w_step[h] != step[me] -> s = h; owes = 1;
+       :: w_page[h] == p && !w_ready[h] && w_step[h] == step[me] && !shared[me] -> s = h
+       :: w_page[h] == p && !w_ready[h] && (w_step[h] != step[me] || shared[me]) -> s = h; owes = 1;
           if :: w_step[h] < step[me] -> w_step[h] = step[me] :: else fi
 #endif
        fi;
@@ -108,7 +110,7 @@ proctype thread(byte me; byte t) {
        v = 0;
        if
        :: w_page[h] == p && w_ready[h] -> v = 1; if :: w_step[h] < step[me] -> w_step[h] = step[me] :: else fi
-       :: w_page[h] == p && !w_ready[h] && w_step[h] == step[me] -> v = 1
+       :: w_page[h] == p && !w_ready[h] && w_step[h] == step[me] && !shared[me] -> v = 1
        :: else
        fi
      };
@@ -139,7 +141,7 @@ stop: atomic { slot[t] = s; running[me]--; p = 0; s = 0; h = 0; v = 0; cut = 0; 
 }
 
 proctype actor(byte me) {
-  byte n = 0, next = 0, t = 0;
+  byte n = 0, next = 0, t = 0; bit again = 0;
   do
   :: n < LAUNCHES ->
      if
@@ -165,11 +167,13 @@ proctype actor(byte me) {
      :: else -> break
      od;
      atomic {
+       shared[me] = 0;
+       if :: page[me * 2] = 0 :: me > 0 -> page[me * 2] = 1 fi;   /* pages are alike */
+       if :: page[me * 2 + 1] = page[me * 2] :: page[me * 2 + 1] = 1 - page[me * 2] fi;
+launch:
        step[me] = next;
        looked[me] = 0; running[me] = (me == 0 -> 2 : T1);
        slot[me * 2] = NONE; slot[me * 2 + 1] = NONE;
-       if :: page[me * 2] = 0 :: me > 0 -> page[me * 2] = 1 fi;   /* pages are alike */
-       if :: page[me * 2 + 1] = page[me * 2] :: page[me * 2 + 1] = 1 - page[me * 2] fi;
        run thread(me, me * 2);
        if :: me == 0 || T1 == 2 -> run thread(me, me * 2 + 1) :: else -> page[me * 2 + 1] = NONE fi
      };
@@ -178,6 +182,19 @@ proctype actor(byte me) {
      :: running[me] == 0 -> break
      :: me == DIES && !dead[me] -> dead[me] = 1
      od;
+#ifdef AGAIN
+     if
+     :: dead[me] && !again ->
+        atomic {
+          again = 1; dead[me] = 0;
+#ifndef BUG_NOT_SHARED
+          shared[me] = 1
+#endif
+        };
+        goto launch
+     :: else
+     fi;
+#endif
      if :: dead[me] -> goto over :: else fi;
      act[me] = next;
      n++
@@ -191,7 +208,7 @@ proctype actor(byte me) {
   :: t < me * 2 + 2 && slot[t] == NONE -> t++
   :: else -> break
   od;
-over: atomic { act[me] = IDLE; n = 0; next = 0; t = 0 }
+over: atomic { act[me] = IDLE; n = 0; next = 0; t = 0; again = 0 }
 }
 
 init { atomic { byte a = 0; do :: a < NA -> run actor(a); a++ :: else -> break od } }
