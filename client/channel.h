@@ -50,6 +50,8 @@ class Channel {
     std::uint64_t user_data = 0;
   };
 
+  const ipc::SessionMemory& memory() const { return memory_; }
+
   // The daemon is away, and the session not to be gone on with.
   void say_goodbye() const { bell_.say_goodbye(); }
 

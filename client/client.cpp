@@ -76,6 +76,15 @@ Client::~Client() {
   (void)link->control().call([](auto& builder) { return wire::CreateBye(builder); }, deadline());
 }
 
+void Client::note_pinned(std::int64_t bytes) const {
+  const std::lock_guard lock(pinned_mutex_);
+  pinned_bytes_ += bytes;
+  const std::shared_ptr<Link> link = gate_->link();
+  if (session() != 0) {
+    link->channel().memory().tell_pinned(static_cast<std::uint64_t>(pinned_bytes_));
+  }
+}
+
 ipc::Status Client::check() {
   if (!in_owner()) {
     return fail(Errc::forked,

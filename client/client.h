@@ -77,6 +77,11 @@ class Client {
   const std::string& tenant() const { return welcome_.tenant; }
   std::uint32_t executors() const { return welcome_.executors; }
 
+  // So many bytes more, or less, of the node's memory are registered with GPUs for this client;
+  // told to the daemon, for operators. Also of the link that a resume made.
+  void note_pinned(std::int64_t bytes) const;
+  void tell_pinned() const { note_pinned(0); }
+
   // The open caches, which a resume opens again. Inside the gate.
   void add(Cache& cache);
   void remove(Cache& cache);
@@ -89,6 +94,8 @@ class Client {
   std::chrono::microseconds timeout_;
   Link::Welcome welcome_;
   std::unique_ptr<Gate> gate_;
+  mutable std::mutex pinned_mutex_;
+  mutable std::int64_t pinned_bytes_ = 0;
   std::mutex caches_mutex_;
   std::unordered_set<Cache*> caches_;
   std::atomic<std::int64_t> next_look_ns_{0};

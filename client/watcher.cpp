@@ -180,6 +180,7 @@ Watcher::Attempt Watcher::attempt(Error& why) {
     resumed = std::move(next_);
   }
   gate.connect(std::move(resumed));
+  client_.tell_pinned();
   return Attempt::resumed;
 }
 

@@ -192,10 +192,18 @@ json sessions_of(const AdminRequest& request, const std::vector<Server::SessionR
   json list = json::array();
   for (const auto& row : rows) {
     if (!request.sees(ipc::TenantId{row.tenant})) continue;
-    json session = {
-        {"session", row.session},   {"tenant", row.tenant_name}, {"client", row.client_name},
-        {"pid", row.pid},           {"state", row.state},        {"reason", row.reason},
-        {"requests", row.requests}, {"failures", row.failures},  {"caches", row.caches}};
+    json session = {{"session", row.session},
+                    {"tenant", row.tenant_name},
+                    {"client", row.client_name},
+                    {"pid", row.pid},
+                    {"state", row.state},
+                    {"reason", row.reason},
+                    {"requests", row.requests},
+                    {"failures", row.failures},
+                    {"caches", row.caches},
+                    {"pinned_bytes", row.pinned_bytes},
+                    {"to_pin_bytes", row.to_pin_bytes},
+                    {"pin_hbm_bytes", row.pinned_bytes / ipc::kPinnedPerHbmByte}};
     for (const auto& status : held) {
       if (status.session.value != row.session) continue;
       session["sequences"] = status.sequences;

@@ -117,6 +117,8 @@ class CacheMemory {
   std::vector<int> table_fds() const { return cache_table_->fds(); }
   // One past the highest DRAM extent that was ever made.
   std::uint32_t frame_extents() const { return frames_->extents(); }
+  std::uint64_t frame_bytes() const { return frame_extents() * shape_.sizes.frame_extent_bytes; }
+  bool on_gpu() const { return cache_table_->bytes().device != 0; }
   // Descriptors of at most `most` extents of a tier from index `first`; `total` of them exist. They
   // stay open as long as the cache.
   std::vector<int> extent_fds(ipc::Tier tier, std::uint32_t first, std::size_t most,

@@ -224,7 +224,13 @@ std::vector<Server::SessionRow> Server::sessions() const {
     row.reason = connection->end_reason;
     row.requests = session.counters.requests.load(std::memory_order_relaxed);
     row.failures = session.counters.failures.load(std::memory_order_relaxed);
-    row.caches = static_cast<std::uint32_t>(session.caches().size());
+    const auto caches = session.caches();
+    row.caches = static_cast<std::uint32_t>(caches.size());
+    for (const SessionCache& cache : caches) {
+      const bool pins = cache.executor == ipc::wire::Executor::direct && cache.memory->on_gpu();
+      if (pins) row.to_pin_bytes += cache.memory->frame_bytes();
+    }
+    row.pinned_bytes = session.memory.told_pinned();
     rows.push_back(std::move(row));
   }
   for (const AwaySessions::Row& away : impl_->away.rows()) {

@@ -84,6 +84,8 @@ class Server {
     std::uint64_t requests = 0;
     std::uint64_t failures = 0;
     std::uint32_t caches = 0;
+    std::uint64_t pinned_bytes = 0;  // for GPUs, as the client says
+    std::uint64_t to_pin_bytes = 0;  // of DRAM, by its caches
   };
   std::vector<SessionRow> sessions() const;
 

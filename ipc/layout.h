@@ -41,6 +41,9 @@ inline constexpr std::uint64_t kMinPageBytes = 64;
 inline constexpr std::uint64_t kMaxPageBytes = std::uint64_t{1} << 30;
 inline constexpr std::uint64_t kMaxBlockBytes = std::uint64_t{1} << 32;
 inline constexpr std::uint64_t kFrameAlignment = 4096;
+// Bytes of pinned memory that the driver maps into a GPU by a byte of its memory, in every process:
+// 2 MiB per GiB, as measured.
+inline constexpr std::uint64_t kPinnedPerHbmByte = 512;
 
 // What follows from a layout. All sizes in bytes.
 struct Geometry {

@@ -1,5 +1,6 @@
 #include "ipc/session_memory.h"
 
+#include <atomic>
 #include <bit>
 #include <string>
 #include <utility>
@@ -9,8 +10,9 @@
 namespace sluice::ipc {
 namespace {
 
-// The header page: where the shared words of the rings are. Its first line is left free.
+// The header page: what the client says of itself, and the shared words of the rings.
 constexpr std::uint64_t kHeaderBytes = kMapGranularity;
+constexpr std::uint64_t kToldPinned = 0;
 constexpr std::uint64_t kSubmissionControl = kCacheLineBytes;
 constexpr std::uint64_t kCompletionControl = kSubmissionControl + sizeof(RingControl);
 static_assert(kCompletionControl + sizeof(RingControl) <= kHeaderBytes);
@@ -91,6 +93,16 @@ RingView SessionMemory::submission_ring() const {
 RingView SessionMemory::completion_ring() const {
   return ring_at(mapping_.data(), kCompletionControl, layout_.completions_offset,
                  layout_.ring_capacity);
+}
+
+void SessionMemory::tell_pinned(std::uint64_t bytes) const {
+  auto* const at = reinterpret_cast<std::uint64_t*>(mapping_.data() + kToldPinned);
+  std::atomic_ref(*at).store(bytes, std::memory_order_relaxed);
+}
+
+std::uint64_t SessionMemory::told_pinned() const {
+  auto* const at = reinterpret_cast<std::uint64_t*>(mapping_.data() + kToldPinned);
+  return std::atomic_ref(*at).load(std::memory_order_relaxed);
 }
 
 std::span<std::byte> SessionMemory::request_memory() const {

@@ -2,8 +2,8 @@
 // [request memory], each part starting on a page of 4 KiB.
 //
 // Both ends compute the places from the two numbers of Welcome, kept in private memory; nothing is
-// read from the header page but the rings' cursors. The daemon creates it sealed and populated; the
-// client checks size and seals before it maps.
+// read from the header page but the rings' cursors and a number for operators. The daemon creates
+// it sealed and populated; the client checks size and seals before it maps.
 //
 // Thread-safety: const after it is made; for the rings see ring.h.
 #pragma once
@@ -61,6 +61,10 @@ class SessionMemory {
   RingView submission_ring() const;
   RingView completion_ring() const;
   std::span<std::byte> request_memory() const;
+
+  // Bytes of the node's memory that the client has registered with GPUs, as it says: for operators.
+  void tell_pinned(std::uint64_t bytes) const;
+  std::uint64_t told_pinned() const;
 
   const SessionLayout& layout() const { return layout_; }
   const Fd& fd() const { return fd_; }

@@ -124,8 +124,9 @@ ipc::Status CudaCache::attach_table(const kernels::TableSizes& sizes, int device
 ipc::Status CudaCache::start_pinning(std::byte* frames, std::uint64_t extent_bytes,
                                      std::uint32_t frames_per_extent, std::uint32_t most_extents) {
   const CurrentBesideCaptures current(state_->context);
-  auto pinner = Pinner::make(state_->context, frames, extent_bytes, frames_per_extent, most_extents,
-                             node_table_bytes_);
+  auto pinner =
+      Pinner::make(state_->context, frames, extent_bytes, frames_per_extent, most_extents,
+                   node_table_bytes_, [this](std::int64_t bytes) { client_.note_pinned(bytes); });
   if (!pinner) return std::unexpected(pinner.error());
   state_->pinner = std::move(*pinner);
   extent_bytes_ = extent_bytes;
@@ -133,11 +134,9 @@ ipc::Status CudaCache::start_pinning(std::byte* frames, std::uint64_t extent_byt
 }
 
 std::uint64_t CudaCache::device_bytes() const {
-  // The driver maps pinned memory into the GPU with 2 MiB of HBM per GiB, in every process.
-  constexpr std::uint64_t kPinnedPerHbmByte = 512;
   const std::uint64_t pinned = node_table_bytes_ + state_->pinner->pinned() * extent_bytes_;
   return device_table_bytes_ + state_->rows->device_bytes() + state_->pinner->device_bytes() +
-         pinned / kPinnedPerHbmByte;
+         pinned / ipc::kPinnedPerHbmByte;
 }
 
 // The device's own copy of the entry may be older than the original, or newer.

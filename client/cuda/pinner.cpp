@@ -12,9 +12,9 @@ ipc::Result<std::unique_ptr<Pinner>> Pinner::make(const Context& context, std::b
                                                   std::uint64_t extent_bytes,
                                                   std::uint32_t frames_per_extent,
                                                   std::uint32_t most_extents,
-                                                  std::uint64_t registered) {
+                                                  std::uint64_t registered, Told told) {
   std::unique_ptr<Pinner> pinner(
-      new Pinner(context, frames, extent_bytes, frames_per_extent, registered));
+      new Pinner(context, frames, extent_bytes, frames_per_extent, registered, std::move(told)));
   auto stream = OwnStream::make();
   if (!stream) return std::unexpected(stream.error());
   pinner->stream_ = std::move(*stream);
@@ -22,6 +22,7 @@ ipc::Result<std::unique_ptr<Pinner>> Pinner::make(const Context& context, std::b
   if (!frames_ready) return std::unexpected(frames_ready.error());
   pinner->frames_ready_ = std::move(*frames_ready);
   pinner->extents_.reserve(most_extents);
+  pinner->told_(static_cast<std::int64_t>(registered));
   pinner->thread_ = std::thread([self = pinner.get()] { self->run(); });
   return pinner;
 }
@@ -32,7 +33,9 @@ Pinner::~Pinner() {
     stop_ = true;
   }
   changed_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  if (!thread_.joinable()) return;
+  thread_.join();
+  told_(-static_cast<std::int64_t>(registered_ + done_ * extent_bytes_));
 }
 
 ipc::Result<Registration> Pinner::register_extent(std::uint32_t extent) const {
@@ -65,6 +68,9 @@ void Pinner::run() {
     if (registration) {
       extents_.push_back(std::move(*registration));
       ++done_;
+      lock.unlock();
+      told_(static_cast<std::int64_t>(extent_bytes_));
+      lock.lock();
     } else {
       failure_ = std::move(registration.error());
     }

@@ -10,9 +10,11 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "client/cuda/driver.h"
@@ -24,13 +26,16 @@ namespace sluice::client::internal::cuda {
 
 class Pinner {
  public:
+  // Told of bytes that are registered, or not any more (negative); by any thread.
+  using Told = std::function<void(std::int64_t bytes)>;
+
   // `frames`: where extents are mapped; it and `context` outlive the object. `registered`: bytes
   // that the cache has registered beside.
   static ipc::Result<std::unique_ptr<Pinner>> make(const Context& context, std::byte* frames,
                                                    std::uint64_t extent_bytes,
                                                    std::uint32_t frames_per_extent,
                                                    std::uint32_t most_extents,
-                                                   std::uint64_t registered);
+                                                   std::uint64_t registered, Told told);
   // Stops, and unregisters everything; no kernel may read the extents any more.
   ~Pinner();
 
@@ -48,12 +53,13 @@ class Pinner {
 
  private:
   Pinner(const Context& context, std::byte* frames, std::uint64_t extent_bytes,
-         std::uint32_t frames_per_extent, std::uint64_t registered)
+         std::uint32_t frames_per_extent, std::uint64_t registered, Told told)
       : context_(context),
         frames_(frames),
         extent_bytes_(extent_bytes),
         frames_per_extent_(frames_per_extent),
-        registered_(registered) {}
+        registered_(registered),
+        told_(std::move(told)) {}
   void run();
   ipc::Result<Registration> register_extent(std::uint32_t extent) const;
 
@@ -62,6 +68,7 @@ class Pinner {
   const std::uint64_t extent_bytes_;
   const std::uint32_t frames_per_extent_;
   const std::uint64_t registered_;
+  const Told told_;
   OwnStream stream_;
   DeviceBuffer frames_ready_;
 

@@ -80,6 +80,16 @@ TEST_F(DeviceResumeTest, WhatIsMappedStaysAndRowsDoToo) {
 }
 
 // Plans name pages by id and know no pins: for them, too, it is as if it were sealed.
+TEST_F(DeviceResumeTest, WhatIsPinnedIsToldAgain) {
+  const auto told = [&] { return client->gate().link()->channel().memory().told_pinned(); };
+  const std::uint64_t before = told();
+  EXPECT_GT(before, 0u);
+  daemon.die();
+  wait_until_away();
+  come_back();
+  EXPECT_TRUE(test::eventually([&] { return told() == before; }));
+}
+
 TEST_F(DeviceResumeTest, ABlockWhoseSealIsPutOffIsExposedAndUnpinned) {
   const std::string id = std::to_string(sequence->id(0));
   const std::string frame = std::to_string(sequence->id(0));

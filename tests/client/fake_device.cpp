@@ -58,8 +58,11 @@ class FakeActor final : public Actor {
 
 class FakeDeviceCache final : public DeviceCache {
  public:
-  FakeDeviceCache() { the_device.open = true; }
-  ~FakeDeviceCache() override { the_device.open = false; }
+  explicit FakeDeviceCache(const Client& client) : client_(client) { the_device.open = true; }
+  ~FakeDeviceCache() override {
+    the_device.open = false;
+    client_.note_pinned(-kFakePinned * mapped_);
+  }
 
   std::int32_t ordinal() const override { return 3; }
   const DeviceUuid& uuid() const override { return uuid_; }
@@ -86,7 +89,10 @@ class FakeDeviceCache final : public DeviceCache {
   const std::uint32_t* frames_ready() const override { return nullptr; }
   std::uint64_t device_bytes() const override { return 4096; }
 
-  void pin(std::uint32_t extents) override { mapped_ = extents; }
+  void pin(std::uint32_t extents) override {
+    client_.note_pinned(kFakePinned * (std::int64_t{extents} - mapped_));
+    mapped_ = extents;
+  }
   std::uint32_t pinned() const override { return std::min(mapped_, the_device.pinnable); }
   ipc::Status pin_status() const override {
     if (the_device.pin_failure.code == Errc::ok) return {};
@@ -122,6 +128,7 @@ class FakeDeviceCache final : public DeviceCache {
   }
 
  private:
+  const Client& client_;
   DeviceUuid uuid_{1, 2, 3};
   kernels::HotTable table_;
   std::uint32_t mapped_ = 0;
@@ -132,8 +139,8 @@ class FakeDeviceCache final : public DeviceCache {
 FakeDevice& fake_device() { return the_device; }
 void reset_fake_device() { the_device = {}; }
 
-ipc::Result<std::unique_ptr<DeviceCache>> DeviceCache::open(const Client&, std::int32_t) {
-  return std::make_unique<FakeDeviceCache>();
+ipc::Result<std::unique_ptr<DeviceCache>> DeviceCache::open(const Client& client, std::int32_t) {
+  return std::make_unique<FakeDeviceCache>(client);
 }
 
 }  // namespace sluice::client::internal

@@ -13,6 +13,8 @@
 
 namespace sluice::client::internal {
 
+inline constexpr std::int64_t kFakePinned = 1 << 20;  // bytes that the client is told of an extent
+
 struct FakeDevice {
   std::uint32_t pinnable = 100;               // extents; more stay unpinned
   ipc::Error pin_failure{ipc::Errc::ok, {}};  // what stops pinning

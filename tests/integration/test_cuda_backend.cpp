@@ -126,6 +126,19 @@ TEST(TheCudaBackend, IsShownToOperatorsWithItsWords) {
   EXPECT_EQ(residency["caches"][0]["hbm_pages"]["free"], (8 << 20) / 2048);
 }
 
+TEST(TheCudaBackend, ShowsWhatClientsHavePinnedAndWhatThatCosts) {
+  const FakeDevice device;
+  const DaemonProcess daemon(on_fake_gpu());
+  RawPeer peer(daemon.socket('a'));
+  const auto session = peer.open_session();
+  ASSERT_TRUE(open_cache(peer));
+  session.memory.tell_pinned(std::uint64_t{3} << 30);
+  const json row = json::parse(daemon.admin("sessions"))["sessions"][0];
+  EXPECT_EQ(row["pinned_bytes"], std::uint64_t{3} << 30);
+  EXPECT_EQ(row["pin_hbm_bytes"], 6 << 20);
+  EXPECT_EQ(row["to_pin_bytes"], 0U) << "the cache has no DRAM yet";
+}
+
 TEST(TheCudaBackend, ShowsACacheOnTwoDevicesOfOneGpu) {
   const FakeDevice device;
   const DaemonProcess daemon(on_fake_gpu("devices = [0, 0]"));

@@ -76,6 +76,20 @@ TEST(SluicectlViews, SessionsShowTheReasonOfAQuarantine) {
             "    1  an impossible cursor\n");
 }
 
+TEST(SluicectlViews, SessionsShowWhatTheyPinForGpus) {
+  Json document = Json::parse(kSampleSessions);
+  document["sessions"].erase(1);
+  document["sessions"][0].update({{"pinned_bytes", std::uint64_t{3} << 30},
+                                  {"to_pin_bytes", std::uint64_t{4} << 30},
+                                  {"pin_hbm_bytes", 6U << 20}});
+  EXPECT_EQ(
+      sessions_view(document, {}),
+      "SESSION  TENANT  CLIENT     PID  STATE  CACHES  SEQUENCES  BLOCKS  REQUESTS  FAILURES  "
+      "PINNED / to pin  HBM for it  REASON\n"
+      "      3  prod    engine-a  4411  open        1          2     640    12,345         0  "
+      "3.0 GiB / 4.0 GiB     6.0 MiB  -\n");
+}
+
 TEST(SluicectlViews, CachesShowGeometryUseAndHits) {
   EXPECT_EQ(
       caches_view(Json::parse(kSampleCaches), {}),

@@ -292,24 +292,40 @@ std::string tenants_view(const Json& document, const View& view) {
   return table.empty() ? "No tenants that you may see.\n" : table.text(view.colour);
 }
 
+// What is registered with GPUs, and what that costs, has columns if there is such memory.
 std::string sessions_view(const Json& document, const View& view) {
-  Table table({{"SESSION"},
-               {"TENANT", Align::left},
-               {"CLIENT", Align::left},
-               {"PID"},
-               {"STATE", Align::left},
-               {"CACHES"},
-               {"SEQUENCES"},
-               {"BLOCKS"},
-               {"REQUESTS"},
-               {"FAILURES"},
-               {"REASON", Align::left}});
-  for (const Json& row : rows_at(document, {"sessions"})) {
-    table.add({id_text(row, {"session"}), text_at(row, {"tenant"}), text_at(row, {"client"}),
-               id_text(row, {"pid"}), text_at(row, {"state"}), count_text(row, {"caches"}),
-               count_text(row, {"sequences"}), count_text(row, {"blocks"}),
-               count_text(row, {"requests"}), count_text(row, {"failures"}),
-               text_at(row, {"reason"})});
+  const Json& rows = rows_at(document, {"sessions"});
+  const bool pins = std::ranges::any_of(rows, [](const Json& row) {
+    return row.value("to_pin_bytes", std::uint64_t{0}) +
+               row.value("pinned_bytes", std::uint64_t{0}) !=
+           0;
+  });
+  std::vector<Column> columns = {{"SESSION"},
+                                 {"TENANT", Align::left},
+                                 {"CLIENT", Align::left},
+                                 {"PID"},
+                                 {"STATE", Align::left},
+                                 {"CACHES"},
+                                 {"SEQUENCES"},
+                                 {"BLOCKS"},
+                                 {"REQUESTS"},
+                                 {"FAILURES"}};
+  if (pins) columns.insert(columns.end(), {{"PINNED / to pin"}, {"HBM for it"}});
+  columns.push_back({"REASON", Align::left});
+  Table table(std::move(columns));
+  for (const Json& row : rows) {
+    std::vector<std::string> cells = {
+        id_text(row, {"session"}),      text_at(row, {"tenant"}),    text_at(row, {"client"}),
+        id_text(row, {"pid"}),          text_at(row, {"state"}),     count_text(row, {"caches"}),
+        count_text(row, {"sequences"}), count_text(row, {"blocks"}), count_text(row, {"requests"}),
+        count_text(row, {"failures"})};
+    if (pins) {
+      cells.push_back(bytes_text(row, {"pinned_bytes"}) + " / " +
+                      bytes_text(row, {"to_pin_bytes"}));
+      cells.push_back(bytes_text(row, {"pin_hbm_bytes"}));
+    }
+    cells.push_back(text_at(row, {"reason"}));
+    table.add(std::move(cells));
   }
   return table.empty() ? "No sessions: no process is connected.\n" : table.text(view.colour);
 }

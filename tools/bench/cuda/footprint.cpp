@@ -5,6 +5,8 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -14,6 +16,7 @@
 #include "tools/bench/cuda/child.h"
 #include "tools/bench/cuda/kernels.h"
 #include "tools/bench/cuda/probe.h"
+#include "tools/bench/node.h"
 
 namespace sluice::tools::cuda {
 namespace {
@@ -70,6 +73,25 @@ ipc::Result<double> used_mib() {
   auto found = probe();
   if (!found) return std::unexpected(std::move(found.error()));
   return double(found->used_bytes) / kMib;
+}
+
+// What `sluicectl sessions` says that the pinned memory of its one session costs.
+ipc::Result<double> told_pin_mib(const SpawnedDaemon& daemon) {
+  const std::string socket = daemon.admin_socket();
+  sluice_connect_desc where = SLUICE_CONNECT_DESC_INIT;
+  where.socket_path = socket.c_str();
+  char* raw = nullptr;
+  sluice_error error{};
+  if (const sluice_status status = sluice_admin(&where, "sessions", nullptr, &raw, &error);
+      status != SLUICE_OK) {
+    return std::unexpected(to_ipc(status, error));
+  }
+  const std::unique_ptr<char, decltype(&sluice_admin_free)> reply(raw, &sluice_admin_free);
+  const auto document = nlohmann::json::parse(reply.get(), nullptr, false);
+  if (document.is_discarded() || document["sessions"].size() != 1) {
+    return fail(Errc::internal, "sluicectl sessions does not show the one client");
+  }
+  return document["sessions"][0].value("pin_hbm_bytes", 0.0) / kMib;
 }
 
 // A context with the kernels of this program in it.
@@ -129,6 +151,8 @@ ipc::Status bench_footprint(GpuRun& run) {
   if (auto ok = wait_for_worker_to_leave(*daemon); !ok) return ok;
   auto with_client = used_mib();
   if (!with_client) return std::unexpected(std::move(with_client.error()));
+  auto told = told_pin_mib(*daemon);
+  if (!told) return std::unexpected(std::move(told.error()));
   client->let_go();
   if (auto ok = wait_for_worker_to_leave(*daemon); !ok) return ok;
   auto after = used_mib();
@@ -145,10 +169,13 @@ ipc::Status bench_footprint(GpuRun& run) {
   row["pinned_gib"] = double(pinned_bytes) / kMib / 1024;
   row["client_beyond_context_and_arena_mib"] = share;
   row["device_bytes_mib"] = counted;
+  row["sluicectl_pin_hbm_mib"] = *told;
   row["after_client_mib"] = *after - *before;
   add_most(row, "start_s", start_s, kMostStartSeconds);
   add_most(row, "idle_daemon_mib", *idle - *before, kIdleNoiseMib);
   add_most(row, "client_share_mib", share, counted + kClientSlackMib);
+  add_least(row, "sluicectl_pin_hbm_mib", *told,
+            double(pinned_bytes / ipc::kPinnedPerHbmByte) / kMib);
   run.report.add(row);
   return {};
 }
