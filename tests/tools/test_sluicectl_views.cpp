@@ -85,7 +85,7 @@ TEST(SluicectlViews, SessionsShowWhatTheyPinForGpus) {
   EXPECT_EQ(
       sessions_view(document, {}),
       "SESSION  TENANT  CLIENT     PID  STATE  CACHES  SEQUENCES  BLOCKS  REQUESTS  FAILURES  "
-      "PINNED / to pin  HBM for it  REASON\n"
+      "  PINNED / to pin  HBM for it  REASON\n"
       "      3  prod    engine-a  4411  open        1          2     640    12,345         0  "
       "3.0 GiB / 4.0 GiB     6.0 MiB  -\n");
 }
