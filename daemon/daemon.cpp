@@ -95,7 +95,9 @@ ipc::Status Daemon::Impl::start(DaemonParts parts) {
   coordinator = std::move(*made);
   std::vector<KeptSession> sessions = coordinator->adopt(std::move(*found));
   if (coordinator->nvme() != nullptr) coordinator->nvme()->clean_as_needed();
-  health = std::make_unique<HealthWatch>(*coordinator, config.tenants.size());
+  std::vector<std::string> mps;
+  for (const TenantConfig& tenant : config.tenants) mps.push_back(tenant.mps_pipe_directory);
+  health = std::make_unique<HealthWatch>(*coordinator, std::move(mps));
   lanes = std::make_unique<Lanes>(*coordinator, config.rings, config.daemon.lanes);
   admin =
       std::make_unique<Admin>(config, *coordinator,

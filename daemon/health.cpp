@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iterator>
+#include <map>
 #include <utility>
 
 namespace sluice::daemon {
@@ -122,6 +123,29 @@ void look_at_device(std::size_t number, const DeviceHealth& device,
   }
 }
 
+// A fault of one ends what all clients of the server have on the GPU.
+void look_at_mps(const HealthInput& input, std::vector<HealthFinding>& findings) {
+  std::map<std::string_view, std::vector<std::string_view>> tenants;  // by server
+  for (const TenantStatus& tenant : input.tenants) {
+    const std::uint32_t number = tenant.tenant.value;
+    if (number >= input.mps_pipe_directories.size()) continue;
+    const std::string& directory = input.mps_pipe_directories[number];
+    if (!directory.empty()) tenants[directory].push_back(tenant.name);
+  }
+  for (const auto& [directory, names] : tenants) {
+    if (names.size() < 2) continue;
+    std::string all;
+    for (const std::string_view name : names) {
+      if (!all.empty()) all += ", ";
+      all += name;
+    }
+    findings.push_back({HealthCode::mps_shared, HealthLevel::info, std::nullopt,
+                        "tenants share the MPS server at " + std::string(directory) + ": " + all +
+                            "; an illegal access of one ends what the others have on the GPU",
+                        "if they do not trust one another, give each a server of its own"});
+  }
+}
+
 }  // namespace
 
 std::string_view to_string(HealthLevel level) {
@@ -133,7 +157,7 @@ std::string_view to_string(HealthCode code) {
   constexpr std::array<std::string_view, kHealthCodes> names = {
       "DRAINING",       "TIER_NEARLY_FULL", "TENANT_OVER_LIMIT", "TENANT_WANTING",
       "EXTENTS_FAILED", "NO_SLOT_RATE",     "FORECAST_WASTE",    "DEVICE_LOST",
-      "DEVICE_SILENT",  "RESTART_NOT_KEPT", "SESSIONS_AWAY"};
+      "DEVICE_SILENT",  "RESTART_NOT_KEPT", "SESSIONS_AWAY",     "MPS_SHARED"};
   return names[static_cast<std::size_t>(code)];
 }
 
@@ -189,6 +213,7 @@ std::vector<HealthFinding> findings_in(const HealthInput& input) {
          "is "
          "best ended"});
   }
+  look_at_mps(input, findings);
   for (const TenantStatus& tenant : input.tenants) {
     const HealthCounts& recent = input.recent[tenant.tenant.value];
     look_at_quota(tenant, tenant.hbm, "HBM", findings);

@@ -38,8 +38,9 @@ enum class HealthCode : std::uint8_t {
   device_silent,
   restart_not_kept,
   sessions_away,
+  mps_shared,
 };
-inline constexpr std::size_t kHealthCodes = 11;
+inline constexpr std::size_t kHealthCodes = 12;
 std::string_view to_string(HealthCode code);  // "TIER_NEARLY_FULL"
 
 struct HealthFinding {
@@ -90,6 +91,7 @@ struct HealthInput {
   std::vector<DeviceHealth> devices;  // by number
   std::string not_kept;               // why a restart will not find everything; empty: it will
   std::uint32_t away_sessions = 0;    // for longer than a reconnect takes
+  std::vector<std::string> mps_pipe_directories;  // by tenant; empty where there is none
   std::vector<residency::TenantStatus> tenants;
   std::vector<HealthCounts> recent;  // by tenant, within RecentCounts::kWindow
 };

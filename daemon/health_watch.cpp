@@ -41,10 +41,11 @@ std::pair<std::uint64_t, std::uint64_t> reclaimable(
 
 }  // namespace
 
-HealthWatch::HealthWatch(Coordinator& coordinator, std::size_t tenants)
+HealthWatch::HealthWatch(Coordinator& coordinator, std::vector<std::string> mps_pipe_directories)
     : coordinator_(coordinator),
+      mps_pipe_directories_(std::move(mps_pipe_directories)),
       started_(std::chrono::steady_clock::now()),
-      recent_(RecentCounts::Clock::now(), tenants) {}
+      recent_(RecentCounts::Clock::now(), mps_pipe_directories_.size()) {}
 
 void HealthWatch::sample() {
   const auto tenants = coordinator_.with_manager([](auto& m) { return m.tenants(); });
@@ -70,6 +71,7 @@ std::vector<HealthFinding> HealthWatch::look() {
   if (std::chrono::steady_clock::now() - started_ > kReturnPatience) {
     input.away_sessions = node.away_sessions;
   }
+  input.mps_pipe_directories = mps_pipe_directories_;
   auto counts = counts_of(input.tenants, coordinator_.resolve_totals());
   {
     const std::lock_guard lock(mutex_);

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "daemon/health.h"
@@ -16,7 +17,8 @@ class Coordinator;
 
 class HealthWatch {
  public:
-  HealthWatch(Coordinator& coordinator, std::size_t tenants);
+  // `mps_pipe_directories`: as HealthInput; by tenant.
+  HealthWatch(Coordinator& coordinator, std::vector<std::string> mps_pipe_directories);
 
   // To be called every RecentCounts::kSampleInterval.
   void sample();
@@ -30,6 +32,7 @@ class HealthWatch {
   static constexpr std::chrono::seconds kReturnPatience{10};
 
   Coordinator& coordinator_;
+  const std::vector<std::string> mps_pipe_directories_;
   const std::chrono::steady_clock::time_point started_;
   std::atomic<bool> draining_{false};
   std::mutex mutex_;  // for recent_

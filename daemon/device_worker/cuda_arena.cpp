@@ -1,7 +1,6 @@
 #include "daemon/device_worker/cuda_arena.h"
 
 #include <cuda_runtime_api.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -47,16 +46,6 @@ class OwnStream {
  private:
   cudaStream_t stream_ = nullptr;
 };
-
-// What the operating system lets this process pin, and how to raise it.
-std::string pin_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) {
-    return "RLIMIT_MEMLOCK is unlimited: the node, or the GPU's driver, has no more";
-  }
-  return "RLIMIT_MEMLOCK is " + std::to_string(limit.rlim_cur) +
-         " bytes: raise it for sluiced (LimitMEMLOCK= of its unit, or ulimit -l)";
-}
 
 class CudaArena final : public Arena {
  public:
@@ -245,17 +234,7 @@ class CudaArena final : public Arena {
     std::byte* const address = frames_.data() + offset;
     const cudaError_t pinned =
         cudaHostRegister(address, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped);
-    if (pinned == cudaErrorMemoryAllocation || pinned == cudaErrorOperatingSystem ||
-        pinned == cudaErrorNotPermitted) {
-      (void)cudaGetLastError();
-      return fail(Errc::limit_reached, "the executor cannot pin " + std::to_string(bytes) +
-                                           " bytes of DRAM beside the " + std::to_string(offset) +
-                                           " that it has pinned (" + cudaGetErrorString(pinned) +
-                                           "); " + pin_limit());
-    }
-    if (pinned != cudaSuccess) {
-      return std::unexpected(cuda_error(pinned, "pinning a DRAM extent"));
-    }
+    if (pinned != cudaSuccess) return std::unexpected(pin_error(pinned, kWhat, bytes, offset));
     pinned_.push_back(address);
     const auto ready = static_cast<std::uint32_t>(pinned_.size() * shape_.frames_per_extent);
     return done(cudaMemcpy(frames_ready_.data(), &ready, sizeof(ready), cudaMemcpyHostToDevice),

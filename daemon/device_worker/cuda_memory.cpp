@@ -1,5 +1,7 @@
 #include "daemon/device_worker/cuda_memory.h"
 
+#include <sys/resource.h>
+
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
@@ -272,6 +274,33 @@ DeviceRange::~DeviceRange() {
   (void)driver().unreserve(address_, bytes_);
 }
 
+namespace {
+
+// What the operating system lets this process pin, and how to raise it.
+std::string pin_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) {
+    return "RLIMIT_MEMLOCK is unlimited: the node, or the GPU's driver, has no more";
+  }
+  return "RLIMIT_MEMLOCK is " + std::to_string(limit.rlim_cur) +
+         " bytes: raise it for sluiced (LimitMEMLOCK= of its unit, or ulimit -l)";
+}
+
+}  // namespace
+
+ipc::Error pin_error(int status, const char* what, std::uint64_t bytes, std::uint64_t beside) {
+  const auto error = static_cast<cudaError_t>(status);
+  if (error != cudaErrorMemoryAllocation && error != cudaErrorOperatingSystem &&
+      error != cudaErrorNotPermitted) {
+    return cuda_error(status, (std::string("pinning ") + what).c_str());
+  }
+  (void)cudaGetLastError();
+  return {Errc::limit_reached, "the device worker cannot pin " + std::to_string(bytes) +
+                                   " bytes for " + what + " beside the " + std::to_string(beside) +
+                                   " that it has pinned (" + cudaGetErrorString(error) + "); " +
+                                   pin_limit()};
+}
+
 ipc::Result<PinnedMapping> PinnedMapping::map(const ipc::Fd& memory, std::uint64_t bytes,
                                               const char* what) {
   auto mapped = ipc::Mapping::map(memory.get(), 0, bytes, ipc::Access::read_write, what);
@@ -279,7 +308,7 @@ ipc::Result<PinnedMapping> PinnedMapping::map(const ipc::Fd& memory, std::uint64
   PinnedMapping pinned;
   if (const cudaError_t status = cudaHostRegister(mapped->data(), bytes, cudaHostRegisterMapped);
       status != cudaSuccess) {
-    return std::unexpected(cuda_error(status, (std::string("pinning ") + what).c_str()));
+    return std::unexpected(pin_error(status, what, bytes, 0));
   }
   pinned.memory_ = std::move(*mapped);
   if (const cudaError_t status =

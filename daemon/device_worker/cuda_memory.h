@@ -120,7 +120,7 @@ class PinnedMapping {
   }
   ~PinnedMapping();
 
-  // `what` it is, for errors. Errors: no_memory, io_error.
+  // `what` it is, for errors. Errors: no_memory, limit_reached, io_error.
   static ipc::Result<PinnedMapping> map(const ipc::Fd& memory, std::uint64_t bytes,
                                         const char* what);
 
@@ -131,6 +131,10 @@ class PinnedMapping {
   ipc::Mapping memory_;
   void* device_ = nullptr;
 };
+
+// What a failed cudaHostRegister of `what` comes to, beside so many bytes that are pinned:
+// limit_reached, which names the limit to raise, or as cuda_error().
+ipc::Error pin_error(int status, const char* what, std::uint64_t bytes, std::uint64_t beside);
 
 // What a failed call of the runtime comes to: no_memory, or io_error.
 ipc::Error cuda_error(int status, const char* what);

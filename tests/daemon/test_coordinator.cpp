@@ -314,7 +314,7 @@ TEST_F(ACoordinator, SaysOnceThatTheNodeHasNoExtent) {
   EXPECT_EQ(device->asked(Tier::dram), 3);
   EXPECT_EQ(used(Tier::dram), 2 * kExtent);
   EXPECT_EQ(extents_failed(), 3U) << "of the four";
-  HealthWatch health(*coordinator, config.tenants.size());
+  HealthWatch health(*coordinator, std::vector<std::string>(config.tenants.size()));
   const MetricsSnapshot metrics = collect_metrics(config, *coordinator, health);
   EXPECT_EQ(metrics.tenants[0].dram.allocation_failures.memory, 3U);
 

@@ -33,7 +33,14 @@ std::vector<HealthCode> codes(const HealthInput& input) {
   return all;
 }
 
-TEST(Health, NothingIsSaidOfANodeThatIsWell) { EXPECT_TRUE(findings_in(healthy()).empty()); }
+TEST(Health, NothingIsSaidOfANodeThatIsWell) {
+  HealthInput input = healthy();
+  EXPECT_TRUE(findings_in(input).empty());
+  input.mps_pipe_directories = {"/run/mps", "/run/other-mps"};
+  EXPECT_TRUE(findings_in(input).empty());
+  input.mps_pipe_directories = {"", ""};
+  EXPECT_TRUE(findings_in(input).empty());
+}
 
 TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
   HealthInput input = healthy();
@@ -41,6 +48,7 @@ TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
   input.devices = {{}, {DeviceHealth::State::lost, "the GPU is lost: no such device", 1}};
   input.not_kept = "c3.dram.7 is not kept: full";
   input.away_sessions = 2;
+  input.mps_pipe_directories = {"/run/mps", "/run/mps"};
   input.hbm.status.used_bytes = input.hbm.status.capacity_bytes;
   input.dram.status.used_bytes = input.dram.status.capacity_bytes;
   input.tenants[0].hbm.over_limit_bytes = 3 * kGiB / 2;
@@ -58,6 +66,7 @@ TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
       {HealthCode::device_lost, "device 1: the GPU is lost: no such device"},
       {HealthCode::restart_not_kept, "c3.dram.7 is not kept"},
       {HealthCode::sessions_away, "2 sessions have not come back"},
+      {HealthCode::mps_shared, "share the MPS server at /run/mps: prod, batch"},
       {HealthCode::tenant_over_limit, "prod holds 1.5 GiB of HBM above its limit"},
       {HealthCode::tenant_wanting, "prod was refused DRAM recently"},
       {HealthCode::extents_failed, "no memory for 3 DRAM extents of batch in the last minute"},
@@ -71,8 +80,8 @@ TEST(Health, EveryFindingSaysWhatIsSoAndWhatToDo) {
   }
   EXPECT_EQ(findings[1].level, HealthLevel::info) << "arenas are meant to fill HBM";
   EXPECT_EQ(findings[2].level, HealthLevel::warn);
-  EXPECT_EQ(findings[8].level, HealthLevel::error);
-  EXPECT_EQ(findings[8].tenant, ipc::TenantId{1});
+  EXPECT_EQ(findings[9].level, HealthLevel::error);
+  EXPECT_EQ(findings[9].tenant, ipc::TenantId{1});
   EXPECT_EQ(findings[2].tenant, std::nullopt);
 }
 
