@@ -85,6 +85,10 @@ ipc::Status Actor::begin_step() {
   auto begun = do_begin_step();
   in_step_ = begun.has_value();
   note_whether_answered(begun);
+  // The daemon may have failed after the step began; one that takes its place then finds it so.
+  uncertain_ = uncertain_ ||
+               (!begun && asks_daemon() &&
+                (begun.error().code == Errc::io_error || begun.error().code == Errc::device_lost));
   return begun;
 }
 

@@ -36,7 +36,7 @@ ipc::Result<bool> Sequence::seal_on(Link& link, const Seal& seal, Actor* actor) 
   request.value = seal.valid_bytes;
   request.count = seal.index;
   if (actor != nullptr) request.actor = actor->index();
-  if (pins_.contains(seal.index)) request.flags = ipc::kSealPinned;
+  if (!pins_.contains(seal.index)) request.flags = ipc::kSealNoPins;
   request.length = bytes_u32(spec_bytes + seal.key.size());
   request.reply_offset = bytes_u32(spec_bytes + key_area);
   request.reply_length = ipc::kMaxErrorText;

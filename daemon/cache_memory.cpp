@@ -297,7 +297,7 @@ ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Execu
   for (std::uint32_t i = 0; i < shape_.table.actors; ++i) {
     ActorSeat& seat = seats_[i];
     const bool own = sits(session, i) && seat.closed.load(std::memory_order_relaxed);
-    if (!own && !is_free(seat)) continue;
+    if ((!own && !is_free(seat)) || is_becoming_idle(i)) continue;
     const std::lock_guard lock(totals_mutex_);
     seat.executor = executor;
     seat.of_lane.store(of_lane, std::memory_order_relaxed);
@@ -312,6 +312,16 @@ ipc::Result<std::uint32_t> CacheMemory::open_actor(ipc::SessionId session, Execu
   }
   return fail(Errc::limit_reached, "all " + std::to_string(shape_.table.actors) +
                                        " actors of the cache are in use (limits.actors_per_cache)");
+}
+
+void CacheMemory::make_idle(std::uint32_t actor) {
+  seats_[actor].idling = kOrdering;
+  seats_[actor].idling = cache_table_->reset_actors({actor});
+}
+
+bool CacheMemory::is_becoming_idle(std::uint32_t actor) const {
+  const CacheTable::Ticket ticket = seats_[actor].idling;
+  return ticket != 0 && (ticket == kOrdering || !cache_table_->done(ticket));
 }
 
 void CacheMemory::settle_totals(std::uint32_t actor) {

@@ -171,10 +171,10 @@ class CacheMemory {
   // Errors: stale_handle, wrong_state (it is in a step).
   ipc::Status close_actor(ipc::SessionId session, std::uint32_t actor);
   void close_actors_of(ipc::SessionId session);
-  // Orders that an actor, of which nobody can say whether it is in a step, becomes idle; until it
-  // is done(), nobody may use it. Any thread; of split tables.
-  CacheTable::Ticket make_idle(std::uint32_t actor) { return cache_table_->reset_actors({actor}); }
-  bool done(CacheTable::Ticket ticket) const { return cache_table_->done(ticket); }
+  // Orders that an actor, of which nobody can say whether it is in a step, becomes idle. Nobody may
+  // use it before that is done. Any thread; of split tables.
+  void make_idle(std::uint32_t actor);
+  bool is_becoming_idle(std::uint32_t actor) const;
   std::uint32_t actors_of(ipc::SessionId session) const;
   // Sessions with an actor that is in the same step as `deadline` ago.
   std::vector<ipc::SessionId> overdue_actors(std::chrono::steady_clock::time_point now,
@@ -199,12 +199,15 @@ class CacheMemory {
     std::atomic<bool> closed{false};
     ipc::wire::Executor executor = ipc::wire::Executor::daemon;
     std::atomic<bool> of_lane{false};
-    ResolveTotals base;                // the line's counters when it was opened
-    ResolveTotals most;                // counted since then, as far as anybody has looked
-    CacheTable::Ticket resetting = 0;  // while the owner is kResetting
+    ResolveTotals base;                         // the line's counters when it was opened
+    ResolveTotals most;                         // counted since then, as far as anybody has looked
+    CacheTable::Ticket resetting = 0;           // while the owner is kResetting
+    std::atomic<CacheTable::Ticket> idling{0};  // of make_idle(); 0: none
     std::uint64_t seen_entries = 0;
     std::chrono::steady_clock::time_point seen_since{};
   };
+
+  static constexpr CacheTable::Ticket kOrdering = ~CacheTable::Ticket{0};  // it has no ticket yet
 
   // The seat's session is over, and its actor is not known to be idle yet: nobody's.
   static constexpr std::uint64_t kResetting = ~std::uint64_t{0};

@@ -28,10 +28,10 @@ namespace {
 
 constexpr const char* kWorkerProgram = "sluice-device-worker";
 
-// HBM is the worker's to make and to wipe, and nobody here maps it.
 // After two workers that hung: what cannot be ended meanwhile is tried again.
 constexpr std::chrono::seconds kExecutorRest{1};
 
+// HBM is the worker's to make and to wipe, and nobody here maps it.
 class CudaDevice final : public Device {
  public:
   CudaDevice(DeviceClient::Options options, std::chrono::milliseconds executor_patience,

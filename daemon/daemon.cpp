@@ -27,6 +27,7 @@ namespace asio = boost::asio;
 namespace {
 
 constexpr std::chrono::seconds kStepLookInterval{1};
+constexpr int kMostExcused = 4;  // deadlines of a step that waits for a device
 
 void tell(const ipc::Status& status) {
   if (!status) log_warn("systemd was not told", {{"reason", status.error().text}});
@@ -58,6 +59,8 @@ struct Daemon::Impl {
   asio::steady_timer health_timer{io};
   asio::steady_timer watchdog_timer{io};
   bool stopping = false;
+  // Sessions in a step for longer than the deadline, since they wait for a device; since when.
+  std::map<ipc::SessionId, std::chrono::steady_clock::time_point> excused;
   SystemdNotifier systemd;
   std::unique_ptr<Coordinator> coordinator;
   std::unique_ptr<HealthWatch> health;
@@ -226,10 +229,19 @@ void Daemon::Impl::schedule_step_look() {
   step_timer.async_wait([this](boost::system::error_code error) {
     if (error || stopping) return;
     const auto now = std::chrono::steady_clock::now();
+    const auto deadline = config.limits.step_deadline;
+    std::map<ipc::SessionId, std::chrono::steady_clock::time_point> still_excused;
     for (const auto& [session, why] : coordinator->overdue_steps(now)) {
-      if (server->waited_for_device(session, now, config.limits.step_deadline)) continue;
+      const auto found = excused.find(session);
+      const auto since = found == excused.end() ? now : found->second;
+      if (now - since < kMostExcused * deadline &&
+          server->waited_for_device(session, now, deadline)) {
+        still_excused.emplace(session, since);
+        continue;
+      }
       (void)server->end_session(session, why);
     }
+    excused = std::move(still_excused);
     schedule_step_look();
   });
 }

@@ -130,20 +130,15 @@ ipc::Status ExecutorArena::ask(DeviceClient& worker, Make&& make) {
       parts_, [&](std::uint64_t request) { return device_worker::make_message(request, make); });
 }
 
-ipc::Status ExecutorArena::check_idle(std::uint32_t actor) {
-  const auto found = becoming_idle_.find(actor);
-  if (found == becoming_idle_.end()) return {};
-  if (!memory_->done(found->second)) {
-    return fail(Errc::io_error,
-                "a step of before, over which the daemon's executor failed, is not "
-                "ended yet; try again");
-  }
-  becoming_idle_.erase(found);
-  return {};
+ipc::Status ExecutorArena::check_idle(std::uint32_t actor) const {
+  if (!memory_->is_becoming_idle(actor)) return {};
+  return fail(Errc::io_error,
+              "a step of before, over which the daemon's executor failed, is not "
+              "ended yet; try again");
 }
 
 void ExecutorArena::leave_surely(DeviceClient& worker, std::uint32_t actor) {
-  if (!leave_step(worker, actor)) becoming_idle_[actor] = memory_->make_idle(actor);
+  if (!leave_step(worker, actor)) memory_->make_idle(actor);
 }
 
 // If it cannot be said whether the actor has entered, it leaves.

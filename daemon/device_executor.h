@@ -17,9 +17,7 @@
 #include <mutex>
 #include <span>
 #include <thread>
-#include <unordered_map>
 
-#include "daemon/cache_table.h"
 #include "daemon/device_client.h"
 #include "ipc/error.h"
 #include "ipc/mapping.h"
@@ -75,6 +73,9 @@ class ExecutorArena {
 
   ipc::Status enter_step(DeviceClient& worker, std::uint32_t actor);
   ipc::Status leave_step(DeviceClient& worker, std::uint32_t actor);
+  // The same; if the worker cannot be told, an order is given, and nobody has the actor until it is
+  // done.
+  void leave_surely(DeviceClient& worker, std::uint32_t actor);
   // The actor is in a step. `slots` and `outcomes` are as long as `pages`.
   ipc::Status resolve(DeviceClient& worker, std::uint32_t actor,
                       std::span<const kernels::Page> pages, std::span<kernels::Slot> slots,
@@ -101,9 +102,7 @@ class ExecutorArena {
       : executor_(std::move(executor)), memory_(std::move(memory)) {}
 
   // Errors: io_error (a step of before is not known to be over).
-  ipc::Status check_idle(std::uint32_t actor);
-  // If the worker cannot be told to leave the step, whoever tells tables does.
-  void leave_surely(DeviceClient& worker, std::uint32_t actor);
+  ipc::Status check_idle(std::uint32_t actor) const;
   // Asks for the table that `make(builder)` returns.
   template <class Make>
   ipc::Status ask(DeviceClient& worker, Make&& make);
@@ -116,8 +115,7 @@ class ExecutorArena {
   std::shared_ptr<CacheMemory> memory_;
   ArenaParts parts_;
   ipc::Mapping lists_memory_;
-  device_worker::ListMemory lists_;                                      // of one request at a time
-  std::unordered_map<std::uint32_t, CacheTable::Ticket> becoming_idle_;  // actors
+  device_worker::ListMemory lists_;  // of one request at a time
 };
 
 }  // namespace sluice::daemon

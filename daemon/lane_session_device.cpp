@@ -59,6 +59,8 @@ kernels::ResolveCounts count(const std::vector<kernels::Outcome>& outcomes,
   return counts;
 }
 
+// Blocks whose pins are looked for in one go, behind which others wait.
+constexpr std::size_t kMostLooks = 64;
 // What a device takes for a session without being counted as time that the session took.
 constexpr std::chrono::seconds kLongWait{1};
 
@@ -116,8 +118,9 @@ ipc::Result<LaneReply> LaneSession::Impl::begin_step_on_device(const SessionCach
 // Nobody else would end the step of an actor that was closed while it began.
 ipc::Result<LaneReply> LaneSession::Impl::leave_closed_actor(
     const std::shared_ptr<ExecutorArena>& arena, std::uint32_t actor) {
-  const auto leave = [arena, actor](DeviceClient& worker) {
-    return arena->leave_step(worker, actor);
+  const auto leave = [arena, actor](DeviceClient& worker) -> ipc::Status {
+    arena->leave_surely(worker, actor);
+    return {};
   };
   const auto finish = [actor]() -> ipc::Result<LaneReply> {
     return fail(Errc::stale_handle,
@@ -261,54 +264,71 @@ void LaneSession::Impl::adopt_on_device(LaneSequence& target, std::uint32_t firs
   if (!published.empty()) coordinator.seal_pins(*target.memory, published);
 }
 
+// Only what the request concerns: another arena may be out of reach.
+bool LaneSession::Impl::concerns(const wire::Submission& request, const LaneSequence& target) {
+  switch (static_cast<wire::Op>(request.op())) {
+    case wire::Op::seal:
+    case wire::Op::tail_slots:
+    case wire::Op::tail_copy: {
+      const auto found = sequence(request.handle());
+      return found && *found == &target;
+    }
+    case wire::Op::resolve: {
+      const auto cache = session->cache(Handle::from_bits(request.handle()));
+      return cache && cache->memory == target.memory;
+    }
+    default:
+      return false;
+  }
+}
+
 std::optional<ipc::Result<LaneReply>> LaneSession::Impl::find_pins_for(
     const wire::Submission& request, std::span<std::byte> reply) {
   if (!looks_for_pins) return std::nullopt;
-  const auto op = static_cast<wire::Op>(request.op());
-  if (op != wire::Op::seal && op != wire::Op::tail_slots && op != wire::Op::tail_copy &&
-      op != wire::Op::resolve) {
-    return std::nullopt;
-  }
   struct Found {
     std::uint32_t sequence;
     std::uint32_t index;
     kernels::Block block;
     std::vector<kernels::Slot> slots;
+    bool looked = false;
   };
-  const auto all = std::make_shared<std::vector<Found>>();
-  std::shared_ptr<ExecutorArena> arena;  // one at a time
+  const auto some = std::make_shared<std::vector<Found>>();
+  std::shared_ptr<ExecutorArena> arena;
+  bool more = false;
   for (std::uint32_t s = 0; s < sequences.size(); ++s) {
     const LaneSequence& target = sequences[s];
-    if (target.not_looked_at.empty() || (arena != nullptr && arena != target.on_device)) continue;
+    more = more || !target.not_looked_at.empty();
+    if (target.not_looked_at.empty() || !concerns(request, target)) continue;
     arena = target.on_device;
     const std::uint32_t per_block = target.memory->table().sizes.pages_per_block;
     for (const std::uint32_t index : target.not_looked_at) {
-      all->push_back(
+      if (some->size() == kMostLooks) break;
+      some->push_back(
           {s, index, target.ids[index], std::vector<kernels::Slot>(per_block, kernels::kNoSlot)});
     }
   }
-  if (all->empty()) {
-    looks_for_pins = false;
-    return std::nullopt;
-  }
-  const auto find = [all, arena](DeviceClient& worker) -> ipc::Status {
-    for (Found& one : *all) {
+  looks_for_pins = more;
+  if (some->empty()) return std::nullopt;
+  const auto find = [some, arena](DeviceClient& worker) -> ipc::Status {
+    for (Found& one : *some) {
       if (auto ok = arena->find_pins(worker, one.block, one.slots); !ok) return ok;
+      one.looked = true;
     }
     return {};
   };
-  const auto finish = [this, all, request, reply]() -> ipc::Result<LaneReply> {
-    if (!task_status) return std::unexpected(task_status.error());
-    for (Found& one : *all) {
+  const auto finish = [this, some, request, reply]() -> ipc::Result<LaneReply> {
+    for (Found& one : *some) {
+      if (!one.looked) continue;
       LaneSequence& target = sequences[one.sequence];
-      target.not_looked_at.clear();
-      const auto missing = std::ranges::count(one.slots, kernels::kNoSlot);
-      if (missing == 0) {
+      std::erase(target.not_looked_at, one.index);
+      // Where hints find none there may be some still, of a claim that ended in between.
+      if (std::ranges::find(one.slots, kernels::kNoSlot) == one.slots.end()) {
         target.pins[one.index] = std::move(one.slots);
-      } else if (missing != std::ssize(one.slots)) {
+      } else {
         target.maybe_pinned.insert(one.index);
       }
     }
+    if (!task_status) return std::unexpected(task_status.error());
     return execute(request, reply);
   };
   return on_device(arena, find, finish);
@@ -320,12 +340,14 @@ ipc::Result<LaneReply> LaneSession::Impl::drop_pins_and_seal(LaneSequence& targe
                                                              const wire::Submission& request,
                                                              std::span<std::byte> reply) {
   const kernels::Block block = target.ids[request.count()];
+  // Whatever becomes of it, they are not to be relied upon.
+  target.pins.erase(request.count());
+  target.maybe_pinned.insert(request.count());
   const auto drop = [arena = target.on_device, block](DeviceClient& worker) {
     return arena->drop_pins(worker, block);
   };
   const auto finish = [this, request, reply, &target]() -> ipc::Result<LaneReply> {
     if (!task_status) return std::unexpected(task_status.error());
-    target.pins.erase(request.count());
     target.maybe_pinned.erase(request.count());
     return execute(request, reply);
   };

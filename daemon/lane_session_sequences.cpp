@@ -202,12 +202,13 @@ ipc::Result<LaneReply> LaneSession::Impl::seal(const wire::Submission& request,
     return small_reply(sizeof(wire::BlockRef), reply.size());
   }
   const std::uint32_t index = request.count();
-  const bool known = (request.flags() & ipc::kSealPinned) != 0;
+  const bool unknown = (request.flags() & ipc::kSealNoPins) != 0;
   const bool has_pins = (*found)->pins.contains(index);
-  if (!known && (*found)->on_device && (has_pins || (*found)->maybe_pinned.contains(index))) {
+  const bool drops = (*found)->maybe_pinned.contains(index) || (unknown && has_pins);
+  if (drops && (*found)->on_device && !(*found)->is_sealed(index)) {
     return drop_pins_and_seal(**found, request, reply);
   }
-  if (!known && has_pins) {
+  if (unknown && has_pins) {
     drop_pins(**found, index);
   } else if (has_pins && (*found)->on_device) {
     auto actor = actor_of({(*found)->cache, (*found)->memory, wire::Executor::daemon},
@@ -220,6 +221,7 @@ ipc::Result<LaneReply> LaneSession::Impl::seal(const wire::Submission& request,
   LaneSequence& target = **found;
   // After a deduplication the old id retires, pins and all; it may even be somebody else's by now.
   if (sealed->deduplicated) target.pins.erase(index);
+  target.maybe_pinned.erase(index);
   const auto pins = target.pins.find(index);
   const bool seals_on_device = pins != target.pins.end() && target.on_device;
   if (pins != target.pins.end() && !seals_on_device) {

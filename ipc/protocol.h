@@ -18,9 +18,9 @@ inline constexpr std::uint16_t kProtocolMinor = 1;  // 1: sessions that outlive 
 // Bit n is given out together with the behaviour it stands for; version 1.0 needs none.
 inline constexpr std::uint64_t kProtocolFeatures = 0;
 
-// Flags of Op::seal. The client knows the pinned slots of the block, if there are any, and what is
-// in them is what is in its frame.
-inline constexpr std::uint16_t kSealPinned = 1;
+// Flags of Op::seal. The client knows of no pinned slots of the block: others that there may be
+// were never written to.
+inline constexpr std::uint16_t kSealNoPins = 1;
 // Flags of Op::tail_copy.
 inline constexpr std::uint16_t kTailToFrame = 1;
 

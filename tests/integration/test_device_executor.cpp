@@ -370,12 +370,16 @@ TEST(TheExecutorOnAGpu, LeavesTheStepsOfActorsThatWereClosedOverThem) {
     std::optional<client::Actor> actor(must(cache.open_actor()));
     device->of(device->held, Request::EnterStep) = 1;
     EXPECT_EQ(status_of(actor->begin_step()), SLUICE_TIMED_OUT);
-    if (!begun) actor.reset();
+    if (!begun) {
+      actor.reset();
+      device->of(device->deaths, Request::LeaveStep) = 2;  // nor can it be told to leave
+    }
     device->of(device->held, Request::EnterStep) = 0;
     EXPECT_TRUE(eventually([&] { return status_of(cache.open_sequence({})) == SLUICE_OK; }))
         << "what comes after the step in the ring";
     actor.reset();
-    std::optional<client::Actor> next(must(cache.open_actor()));  // at the same place
+    if (!begun) device->of(device->deaths, Request::LeaveStep) = 0;
+    std::optional<client::Actor> next(must(cache.open_actor()));
     EXPECT_TRUE(eventually([&] { return status_of(next->begin_step()) == SLUICE_OK; }));
     next.reset();
     EXPECT_EQ(status_of(cache.close()), SLUICE_OK) << "an actor is open";
@@ -419,6 +423,34 @@ TEST(TheExecutorOnAGpu, ASealGivesUpPinsThatTheEngineDoesNotKnow) {
   write_and_seal(own, 0);
   must(hasty.actor.end_step());
   hasty.step(own, {0});
+}
+
+// Pins that were given up by a worker that died before it said so are not used again.
+TEST(TheExecutorOnAGpu, PinsWhoseDropFailedAreClaimedAnew) {
+  FakeDevice device;
+  const DaemonProcess daemon(under_mps());
+  constexpr std::uint64_t kHastyUs = 1'000'000;
+  Engine engine(daemon, "m", 'a', kHastyUs);
+  auto first = std::move(must(engine.cache.open_sequence({})).sequence);
+  auto second = std::move(must(engine.cache.open_sequence({})).sequence);
+  must(first.extend(1));
+  must(second.extend(1));
+  must(engine.actor.begin_step());
+  std::vector<std::int32_t> pins(kLayers, -1);
+  std::vector<std::int32_t> others(kLayers, -1);
+  device->of(device->held, Request::ClaimPins) = 1;
+  EXPECT_EQ(status_of(first.pin(0, engine.actor, pins)), SLUICE_TIMED_OUT);
+  device->of(device->held, Request::ClaimPins) = 0;
+  EXPECT_TRUE(eventually([&] { return status_of(engine.cache.open_sequence({})) == SLUICE_OK; }));
+  const std::string key = "k";
+  device->of(device->late_deaths, Request::Work) = 2;
+  EXPECT_EQ(status_of(first.seal(0, std::as_bytes(std::span(key)))), SLUICE_IO_ERROR);
+  must(second.pin(0, engine.actor, others));
+  must(first.pin(0, engine.actor, pins));
+  for (const std::int32_t slot : pins) {
+    EXPECT_EQ(std::ranges::find(others, slot), others.end()) << slot;
+  }
+  must(engine.actor.end_step());
 }
 
 TEST(TheExecutorOnAGpu, AWorkerThatHangsOverAPinIsReplaced) {
