@@ -363,7 +363,7 @@ TEST(TheExecutorOnAGpu, LeavesTheStepsOfActorsThatWereClosedOverThem) {
   Engine engine(daemon);
   client::Sequence sequence = engine.written(1, "k");
   engine.step(sequence, {0});
-  constexpr std::uint64_t kHastyUs = 300'000;
+  constexpr std::uint64_t kHastyUs = 1'000'000;
   client::Client hasty = daemon.connect('a', kHastyUs);
   for (const bool begun : {false, true}) {
     client::Cache cache = must(hasty.open_cache(on_gpu()));
@@ -410,7 +410,7 @@ TEST(TheExecutorOnAGpu, ASealGivesUpPinsThatTheEngineDoesNotKnow) {
     engine.step(sequence, {0, 1, 2});
   }
   // And of one that it did not wait for.
-  constexpr std::uint64_t kHastyUs = 1'000'000;
+  constexpr std::uint64_t kHastyUs = 2'000'000;
   Engine hasty(daemon, "m", 'a', kHastyUs);
   auto own = std::move(must(hasty.cache.open_sequence({})).sequence);
   must(own.extend(1));
@@ -429,7 +429,7 @@ TEST(TheExecutorOnAGpu, ASealGivesUpPinsThatTheEngineDoesNotKnow) {
 TEST(TheExecutorOnAGpu, PinsWhoseDropFailedAreClaimedAnew) {
   FakeDevice device;
   const DaemonProcess daemon(under_mps());
-  constexpr std::uint64_t kHastyUs = 1'000'000;
+  constexpr std::uint64_t kHastyUs = 3'000'000;
   Engine engine(daemon, "m", 'a', kHastyUs);
   auto first = std::move(must(engine.cache.open_sequence({})).sequence);
   auto second = std::move(must(engine.cache.open_sequence({})).sequence);
@@ -497,7 +497,7 @@ TEST(TheExecutorOnAGpu, AnActorThatCannotLeaveIsMadeIdle) {
 // An engine whose step the daemon cannot end for a while is not late.
 TEST(TheExecutorOnAGpu, WhoWaitsForItIsNotOverdue) {
   FakeDevice device;
-  const DaemonProcess daemon(under_mps("[limits]\nstep_deadline = \"1s\"\n"));
+  const DaemonProcess daemon(under_mps("[limits]\nstep_deadline = \"3s\"\n"));
   Engine engine(daemon);
   client::Sequence sequence = engine.written(1, "k");
   engine.step(sequence, {0});
