@@ -99,6 +99,7 @@ ipc::Status Daemon::Impl::start(DaemonParts parts) {
   std::vector<KeptSession> sessions = coordinator->adopt(std::move(*found));
   if (coordinator->nvme() != nullptr) coordinator->nvme()->clean_as_needed();
   std::vector<std::string> mps;
+  mps.reserve(config.tenants.size());
   for (const TenantConfig& tenant : config.tenants) mps.push_back(tenant.mps_pipe_directory);
   health = std::make_unique<HealthWatch>(*coordinator, std::move(mps));
   lanes = std::make_unique<Lanes>(*coordinator, config.rings, config.daemon.lanes);

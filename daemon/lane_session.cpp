@@ -39,13 +39,13 @@ std::expected<void, SessionEnd> LaneSession::Impl::run(const wire::Submission& r
 }
 
 std::expected<void, SessionEnd> LaneSession::Impl::go_on_with(const wire::Submission& request,
-                                                              std::span<std::byte> area,
+                                                              std::span<std::byte> reply,
                                                               const ipc::Result<LaneReply>& done) {
   if (task && done) {
-    begin_task(request, area);
+    begin_task(request, reply);
     return {};
   }
-  return running ? go_on() : answer(request, area, done);
+  return running ? go_on() : answer(request, reply, done);
 }
 
 std::expected<void, SessionEnd> LaneSession::Impl::answer(const wire::Submission& request,
