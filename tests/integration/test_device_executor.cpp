@@ -69,6 +69,14 @@ struct Engine {
             kPageBytes};
   }
 
+  // Into slots of all layers of a block.
+  void write(const std::vector<std::int32_t>& pinned, std::uint32_t seed) {
+    for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+      std::memset(writable(pinned[layer]).data(), std::to_integer<int>(pattern(seed, layer)),
+                  kPageBytes);
+    }
+  }
+
   // Blocks whose bytes say which they are, written to their frames.
   client::Sequence written(std::uint32_t blocks, const std::string& prefix) {
     auto sequence = std::move(must(cache.open_sequence({})).sequence);
@@ -217,10 +225,7 @@ TEST(TheExecutorOnAGpu, WritesAndSealsPinnedBlocks) {
   std::vector<std::int32_t> pins(kLayers, -1);
   must(sequence.pin(0, engine.actor, pins));
   EXPECT_THAT(engine.slot(pins[2]), Each(pattern(40, 2))) << "what was written before comes along";
-  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
-    std::memset(engine.writable(pins[layer]).data(), std::to_integer<int>(pattern(0, layer)),
-                kPageBytes);
-  }
+  engine.write(pins, 0);
   must(engine.resolve(sequence, 1, {0}));
   EXPECT_EQ(engine.slots[0], pins[1]);
   client::Sequence child = must(sequence.fork(&engine.actor));
@@ -612,10 +617,7 @@ TEST(TheExecutorOnAGpu, FindsPinsAgainAfterARestart) {
   must(engine.actor.begin_step());
   std::vector<std::int32_t> pins(kLayers, -1);
   must(sequence.pin(2, engine.actor, pins));
-  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
-    std::memset(engine.writable(pins[layer]).data(), std::to_integer<int>(pattern(2, layer)),
-                kPageBytes);
-  }
+  engine.write(pins, 2);
   daemon.kill_and_restart();
   must(engine.resolve(sequence, 3, {2, 0}));
   EXPECT_EQ(engine.slots[0], pins[3]);
@@ -636,10 +638,7 @@ TEST(TheExecutorOnAGpu, LooksForPinsWhenTheyAreNeeded) {
   must(engine.actor.begin_step());
   std::vector<std::int32_t> pins(kLayers, -1);
   must(sequence.pin(2, engine.actor, pins));
-  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
-    std::memset(engine.writable(pins[layer]).data(), std::to_integer<int>(pattern(2, layer)),
-                kPageBytes);
-  }
+  engine.write(pins, 2);
   device->of(device->held, Request::FindPins) = 1;
   daemon.kill_and_restart();
   must(sequence.extend(1));
