@@ -264,27 +264,26 @@ void LaneSession::Impl::adopt_on_device(LaneSequence& target, std::uint32_t firs
   if (!published.empty()) coordinator.seal_pins(*target.memory, published);
 }
 
-// Only what the request concerns: another arena may be out of reach.
-bool LaneSession::Impl::concerns(const wire::Submission& request, const LaneSequence& target) {
-  switch (static_cast<wire::Op>(request.op())) {
-    case wire::Op::seal:
-    case wire::Op::tail_slots:
-    case wire::Op::tail_copy: {
-      const auto found = sequence(request.handle());
-      return found && *found == &target;
-    }
-    case wire::Op::resolve: {
-      const auto cache = session->cache(Handle::from_bits(request.handle()));
-      return cache && cache->memory == target.memory;
-    }
-    default:
-      return false;
-  }
-}
-
+// Only of what the request concerns: another arena may be out of reach.
 std::optional<ipc::Result<LaneReply>> LaneSession::Impl::find_pins_for(
     const wire::Submission& request, std::span<std::byte> reply) {
   if (!looks_for_pins) return std::nullopt;
+  const LaneSequence* the_one = nullptr;
+  std::shared_ptr<CacheMemory> memory;  // or all of this arena
+  switch (static_cast<wire::Op>(request.op())) {
+    case wire::Op::seal:
+    case wire::Op::tail_slots:
+    case wire::Op::tail_copy:
+      if (const auto found = sequence(request.handle())) the_one = *found;
+      break;
+    case wire::Op::resolve:
+      if (const auto cache = session->cache(Handle::from_bits(request.handle()))) {
+        memory = cache->memory;
+      }
+      break;
+    default:
+      return std::nullopt;
+  }
   struct Found {
     std::uint32_t sequence;
     std::uint32_t index;
@@ -298,7 +297,8 @@ std::optional<ipc::Result<LaneReply>> LaneSession::Impl::find_pins_for(
   for (std::uint32_t s = 0; s < sequences.size(); ++s) {
     const LaneSequence& target = sequences[s];
     more = more || !target.not_looked_at.empty();
-    if (target.not_looked_at.empty() || !concerns(request, target)) continue;
+    const bool concerns = the_one != nullptr ? &target == the_one : target.memory == memory;
+    if (target.not_looked_at.empty() || !concerns) continue;
     arena = target.on_device;
     const std::uint32_t per_block = target.memory->table().sizes.pages_per_block;
     for (const std::uint32_t index : target.not_looked_at) {

@@ -180,7 +180,6 @@ struct LaneSession::Impl {
   ipc::Result<LaneReply> seal_pins_on_device(LaneSequence& target, std::uint32_t index,
                                              std::uint32_t actor, const LaneReply& sealed);
   void adopt_on_device(LaneSequence& target, std::uint32_t first);
-  bool concerns(const ipc::wire::Submission& request, const LaneSequence& target);
   // Whether pins must be found before the request is executed; then what that returns.
   std::optional<ipc::Result<LaneReply>> find_pins_for(const ipc::wire::Submission& request,
                                                       std::span<std::byte> reply);

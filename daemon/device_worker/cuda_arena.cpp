@@ -108,9 +108,10 @@ class CudaArena final : public Arena {
   }
 
   ipc::Status enter_step(std::uint32_t actor) override {
-    entered_.insert(actor);
-    return run("the begin of a step",
-               [&] { return kernels::cuda::enter_step(table_, actor, stream_.get()); });
+    auto entered = run("the begin of a step",
+                       [&] { return kernels::cuda::enter_step(table_, actor, stream_.get()); });
+    if (entered) entered_.insert(actor);
+    return entered;
   }
 
   ipc::Status leave_step(std::uint32_t actor) override {
@@ -124,10 +125,11 @@ class CudaArena final : public Arena {
         "a resolve",
         [&]() -> kernels::cuda::Status {
           // A worker that began this step may have died over a resolve of it.
-          if (entered_.insert(actor).second) {
+          if (!entered_.contains(actor)) {
             if (const auto failed = kernels::cuda::share_step(table_, actor, stream_.get())) {
               return failed;
             }
+            entered_.insert(actor);
           }
           return kernels::cuda::resolve(table_, store_, actor, batch(items), {},
                                         resolve_scratch_.data(), stream_.get());

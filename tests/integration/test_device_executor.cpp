@@ -639,9 +639,26 @@ TEST(TheExecutorOnAGpu, LooksForPinsWhenTheyAreNeeded) {
   std::vector<std::int32_t> pins(kLayers, -1);
   must(sequence.pin(2, engine.actor, pins));
   engine.write(pins, 2);
+  // Another cache of the session, which has none.
+  client::Cache cache = must(engine.client.open_cache(on_gpu("n")));
+  client::Actor actor = must(cache.open_actor());
+  client::Sequence sealed = std::move(must(cache.open_sequence({})).sequence);
+  must(sealed.extend(1));
+  const std::string name = "n";
+  must(sealed.seal(0, std::as_bytes(std::span(name))));
+  // The fake one knows frames by the log alone, which goes on far behind where it ended.
+  must(actor.begin_step());
+  must(actor.end_step());
   device->of(device->held, Request::FindPins) = 1;
   daemon.kill_and_restart();
   must(sequence.extend(1));
+  const std::uint32_t block = 0;
+  std::int32_t slot = -1;
+  const client::PageList list{sealed.get(), 0, 1, &block, &slot, nullptr};
+  must(actor.begin_step());
+  must(actor.resolve({&list, 1}));
+  must(actor.end_step());
+  EXPECT_GE(slot, 0);
   EXPECT_EQ(device->of(device->asked, Request::FindPins), 0U);
   device->of(device->held, Request::FindPins) = 0;
   device->of(device->deaths, Request::FindPins) = 2;
