@@ -153,6 +153,29 @@ sluice_status sluice_block_pin(sluice_sequence* sequence, uint32_t block, sluice
   });
 }
 
+sluice_status sluice_block_store(sluice_sequence* sequence, uint32_t block, sluice_actor* actor,
+                                 sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (sequence == nullptr) return null_argument("sequence");
+    if (actor == nullptr) return null_argument("actor");
+    if (auto ok = sequence->impl->cache().client().check(); !ok) return ok;
+    return sequence->impl->store(block, actor->impl.get());
+  });
+}
+
+sluice_status sluice_block_stored(sluice_sequence* sequence, uint32_t block, uint32_t* stored,
+                                  sluice_error* error) {
+  return guarded(error, [&]() -> ipc::Status {
+    if (sequence == nullptr) return null_argument("sequence");
+    if (stored == nullptr) return null_argument("stored");
+    if (auto ok = sequence->impl->cache().client().check(); !ok) return ok;
+    const auto is_stored = sequence->impl->stored(block);
+    if (!is_stored) return std::unexpected(is_stored.error());
+    *stored = *is_stored ? 1 : 0;
+    return {};
+  });
+}
+
 sluice_status sluice_seal(sluice_sequence* sequence, uint32_t block, const void* key,
                           uint32_t key_bytes, uint64_t valid_bytes, sluice_actor* actor,
                           sluice_seal_result* result, sluice_error* error) {

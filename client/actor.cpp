@@ -219,7 +219,7 @@ ipc::Result<std::vector<std::int32_t>> Actor::pin(const Sequence& sequence, std:
 
 // ---- on a GPU only
 
-ipc::Status Actor::copy_to_frame(const Sequence&, std::uint32_t, const Sequence&) {
+ipc::Result<Pending> Actor::copy_to_frame(const Sequence&, std::uint32_t, const Sequence&) {
   return only_on_gpus("copies by a stream");
 }
 

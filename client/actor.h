@@ -10,6 +10,7 @@
 
 #include "client/cache.h"
 #include "client/channel.h"
+#include "client/enqueued.h"
 #include "client/plan.h"
 #include "client/sluice.h"
 #include "ipc/error.h"
@@ -71,14 +72,16 @@ class Actor {
 
   // Pins slots for all pages of a private block; used by Sequence. Errors: no_slot, wrong_state.
   ipc::Result<std::vector<std::int32_t>> pin(const Sequence& sequence, std::uint32_t block);
-  // The block of these pins was sealed; its pages become ordinary ones.
-  virtual ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) = 0;
+  // The block of these pins was sealed; its pages become ordinary ones. The block's id is in use
+  // until that has passed.
+  virtual ipc::Result<Pending> unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) = 0;
 
   // Of a cache on a GPU, where actors alone can touch slots: copies the bytes of a block's pinned
-  // slots to the frame of the same block of `to`, which is private, or of its own frame to its
-  // slots, and returns when they are there. Errors: not_supported (host backend), and those of
-  // Cache::wait_pinned_frame.
-  virtual ipc::Status copy_to_frame(const Sequence& from, std::uint32_t block, const Sequence& to);
+  // slots to the frame of the same block of `to`, which is private; the frame is in use until that
+  // has passed. Errors: not_supported (host backend), and those of Cache::wait_pinned_frame.
+  virtual ipc::Result<Pending> copy_to_frame(const Sequence& from, std::uint32_t block,
+                                             const Sequence& to);
+  // The other way, of its own frame; returns when the bytes are there.
   virtual ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block);
 
   // See sluice_actor_set_stream and sluice_plan_create. Errors: not_supported (host backend), ...

@@ -21,9 +21,9 @@ class DirectActor final : public Actor {
  public:
   DirectActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
 
-  ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override {
+  ipc::Result<Pending> unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override {
     kernels::seal_pins(table(), id, step_, slots.data());
-    return {};
+    return nullptr;
   }
 
  private:

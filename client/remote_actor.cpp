@@ -42,11 +42,16 @@ class RemoteActor final : public Actor {
   RemoteActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
 
   // The daemon unpins at the seal.
-  ipc::Status unpin(std::uint32_t, const std::vector<std::int32_t>&) override { return {}; }
+  ipc::Result<Pending> unpin(std::uint32_t, const std::vector<std::int32_t>&) override {
+    return nullptr;
+  }
 
-  ipc::Status copy_to_frame(const Sequence& from, std::uint32_t block,
-                            const Sequence& to) override {
-    return copy_tail(from, block, to, ipc::kTailToFrame);
+  ipc::Result<Pending> copy_to_frame(const Sequence& from, std::uint32_t block,
+                                     const Sequence& to) override {
+    if (auto ok = copy_tail(from, block, to, ipc::kTailToFrame); !ok) {
+      return std::unexpected(ok.error());
+    }
+    return nullptr;
   }
   ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block) override {
     return copy_tail(of, block, of, 0);

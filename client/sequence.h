@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "client/cache.h"
+#include "client/enqueued.h"
 #include "client/put_off_seals.h"
 #include "ipc/error.h"
 #include "ipc/ids.h"
@@ -72,6 +73,11 @@ class Sequence {
   // Pinned slots of a private block; takes what its frame holds along, if something was written
   // there.
   ipc::Status pin(std::uint32_t index, Actor& actor, std::int32_t* slots);
+  // Begins to copy what is in the pinned slots of a private block to its frame; a seal then waits
+  // for no more than that.
+  ipc::Status store(std::uint32_t index, Actor* actor);
+  // Whether the bytes of a block are in its frame.
+  ipc::Result<bool> stored(std::uint32_t index);
   // Whether the key was known.
   ipc::Result<bool> seal(std::uint32_t index, std::span<const std::byte> key,
                          std::uint64_t valid_bytes, Actor* actor);
@@ -108,6 +114,13 @@ class Sequence {
     bool uncopied = false;  // pinned: its slots do not have what its frame has yet
   };
 
+  // Slots that are pinned for the pages of a private block.
+  struct Pins {
+    std::vector<std::int32_t> slots;
+    bool stored = false;  // what is in them is in the frame when `store` has passed
+    Pending store;        // the last one
+  };
+
   // A block that the resume put in the place of one.
   struct Replaced {
     std::uint32_t index = 0;
@@ -137,7 +150,9 @@ class Sequence {
   ipc::Result<Channel::Answer> request_fork(Link& link, ipc::Deadline deadline);
   ipc::Result<std::unique_ptr<Sequence>> fork_on(Link& link, ipc::Deadline deadline,
                                                  std::vector<std::uint32_t>& copies);
-  ipc::Status copy_to_child(Sequence& child, std::uint32_t block, Actor* actor);
+  ipc::Result<Pending> copy_to_child(Sequence& child, std::uint32_t block, Actor* actor);
+  ipc::Status copy_all_to_child(Sequence& child, std::span<const std::uint32_t> blocks,
+                                Actor* actor);
   ipc::Result<bool> seal_on(Link& link, const Seal& seal, Actor* actor);
   ipc::Result<bool> try_seal(const Seal& wanted, Actor* actor);
   ipc::Status settle_seals(Actor* actor);
@@ -150,9 +165,15 @@ class Sequence {
   void be_forgotten();
   ipc::Result<Block*> private_block(std::uint32_t block);
   // See Actor; `actor` is needed on a GPU only.
-  ipc::Status copy_to_frame(std::uint32_t block, const Sequence& to, Actor* actor) const;
+  ipc::Result<Pending> copy_to_frame(std::uint32_t block, const Sequence& to, Actor* actor) const;
   ipc::Status copy_to_slots(std::uint32_t block, Actor& actor) const;
   ipc::Status check_actor(std::uint32_t block, const Actor* actor, const char* what) const;
+  ipc::Status store_pins(std::uint32_t index, Pins& pins, Actor* actor);
+  // The pages of these pins are ordinary ones from now on.
+  ipc::Status unpin(std::uint32_t index, Actor* actor);
+  // Waits until no stream uses the ids and frames of the blocks from `first` on, nor the pins of
+  // any that was sealed: before somebody else may get them.
+  void wait_for_streams(std::uint32_t first);
   // Writes the ids from block `first` on to the row, if there is one.
   ipc::Status update_row(std::uint32_t first);
 
@@ -174,7 +195,8 @@ class Sequence {
   std::vector<std::uint32_t>
       ids_;                    // attached ids, alone and dense: every page of a resolve reads one
   std::vector<Block> blocks_;  // of the same length
-  std::unordered_map<std::uint32_t, std::vector<std::int32_t>> pins_;  // by block index
+  std::unordered_map<std::uint32_t, Pins> pins_;  // by block index
+  std::vector<Pending> unpins_;                   // that may be under way
   std::uint32_t sealed_ = 0;
   std::optional<std::uint32_t> row_;
   PutOffSeals seals_;

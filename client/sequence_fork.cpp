@@ -58,7 +58,7 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork_on(Link& link, ipc::Deadli
   return child;
 }
 
-ipc::Status Sequence::copy_to_child(Sequence& child, std::uint32_t block, Actor* actor) {
+ipc::Result<Pending> Sequence::copy_to_child(Sequence& child, std::uint32_t block, Actor* actor) {
   Block& copy = child.blocks_[block];
   copy.exposed = false;  // it has an id of its own
   std::byte* const to = cache_.frame(copy.frame);
@@ -71,7 +71,28 @@ ipc::Status Sequence::copy_to_child(Sequence& child, std::uint32_t block, Actor*
   if (copy.in_frame) {
     std::memcpy(to, cache_.frame(blocks_[block].frame), cache_.geometry().block_bytes);
   }
-  return {};
+  return nullptr;
+}
+
+// Waits for those that a stream copies after all are enqueued, also if one fails: the frames may be
+// given up then.
+ipc::Status Sequence::copy_all_to_child(Sequence& child, std::span<const std::uint32_t> blocks,
+                                        Actor* actor) {
+  ipc::Status status;
+  std::vector<Pending> copies;
+  for (const std::uint32_t block : blocks) {
+    auto copy = copy_to_child(child, block, actor);
+    if (copy) {
+      copies.push_back(std::move(*copy));
+    } else {
+      status = std::unexpected(copy.error());
+      break;
+    }
+  }
+  for (const Pending& copy : copies) {
+    if (auto ok = wait_for(copy); !ok && status) status = std::move(ok);
+  }
+  return status;
 }
 
 // The bytes are copied outside of the gate: that may wait for a stream, and asks nobody.
@@ -95,11 +116,9 @@ ipc::Result<std::unique_ptr<Sequence>> Sequence::fork(Actor* actor) {
     return fork_on(link, deadline, copies);
   });
   if (!child) return child;
-  for (const std::uint32_t block : copies) {
-    if (auto ok = copy_to_child(**child, block, actor); !ok) {
-      (void)(*child)->release();
-      return std::unexpected(ok.error());
-    }
+  if (auto copied = copy_all_to_child(**child, copies, actor); !copied) {
+    (void)(*child)->release();
+    return std::unexpected(copied.error());
   }
   return child;
 }

@@ -48,8 +48,11 @@ ipc::Result<bool> Sequence::seal_on(Link& link, const Seal& seal, Actor* actor) 
   if (const auto pins = pins_.find(seal.index); pins != pins_.end()) {
     // After a deduplication the old id retires, pins and all; it may even be somebody else's by
     // now.
-    if (!deduplicated) settled = actor->unpin(ids_[seal.index], pins->second);
-    pins_.erase(pins);
+    if (deduplicated) {
+      pins_.erase(pins);
+    } else {
+      settled = unpin(seal.index, actor);
+    }
   }
   wire::BlockRef ref;
   std::memcpy(&ref, answer->memory.bytes().data() + request.reply_offset, sizeof(ref));
@@ -77,16 +80,13 @@ ipc::Result<bool> Sequence::seal_on(Link& link, const Seal& seal, Actor* actor) 
 // while nobody resumes.
 ipc::Status Sequence::expose(const Seal& seal, Actor* actor) {
   Block& block = blocks_[seal.index];
-  const auto pins = pins_.find(seal.index);
-  const bool is_pinned = pins != pins_.end();
+  const bool is_pinned = pinned(seal.index) != nullptr;
   if (is_pinned && cache_.device() == nullptr) return {};
   if (auto ok = cache_.expose_frame(ids_[seal.index], block.frame); !ok) return ok;
   block.exposed = true;
   if (!is_pinned) return {};
   block.in_frame = true;
-  auto unpinned = actor->unpin(ids_[seal.index], pins->second);
-  pins_.erase(pins);
-  return unpinned;
+  return unpin(seal.index, actor);
 }
 
 // A daemon that came back has the table as it knows it.
@@ -151,15 +151,9 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   const auto pins = pins_.find(index);
   if (pins != pins_.end()) {
     if (auto ok = check_actor(index, actor, "seal it"); !ok) return std::unexpected(ok.error());
-    if (cache_.frame(blocks_[index].frame) == nullptr) return impossible_frame();
-    if (blocks_[index].uncopied) {
-      return fail(Errc::wrong_state, "the pin of block " + std::to_string(index) +
-                                         " failed before its slots had what its frame has; pin it "
-                                         "again");
-    }
-    if (auto ok = copy_to_frame(index, *this, actor); !ok) {
-      return std::unexpected(ok.error());
-    }
+    auto stored = store_pins(index, pins->second, actor);
+    if (stored) stored = wait_for(pins->second.store);
+    if (!stored) return std::unexpected(stored.error());
   }
   return try_seal(seal, actor);
 }

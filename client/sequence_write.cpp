@@ -38,7 +38,7 @@ ipc::Result<Sequence::Block*> Sequence::private_block(std::uint32_t block) {
 
 const std::vector<std::int32_t>* Sequence::pinned(std::uint32_t block) const {
   const auto found = pins_.find(block);
-  return found == pins_.end() ? nullptr : &found->second;
+  return found == pins_.end() ? nullptr : &found->second.slots;
 }
 
 ipc::Result<std::span<std::byte>> Sequence::map(std::uint32_t index) {
@@ -54,7 +54,8 @@ ipc::Result<std::span<std::byte>> Sequence::map(std::uint32_t index) {
   return std::span(data, cache_.geometry().block_bytes);
 }
 
-ipc::Status Sequence::copy_to_frame(std::uint32_t block, const Sequence& to, Actor* actor) const {
+ipc::Result<Pending> Sequence::copy_to_frame(std::uint32_t block, const Sequence& to,
+                                             Actor* actor) const {
   if (cache_.device() != nullptr) return actor->copy_to_frame(*this, block, to);
   const std::vector<std::int32_t>& slots = *pinned(block);
   std::byte* const bytes = cache_.frame(to.frame(block));
@@ -62,7 +63,7 @@ ipc::Status Sequence::copy_to_frame(std::uint32_t block, const Sequence& to, Act
   for (std::size_t page = 0; page < slots.size(); ++page) {
     std::memcpy(bytes + page * page_bytes, cache_.slot(slots[page]), page_bytes);
   }
-  return {};
+  return nullptr;
 }
 
 ipc::Status Sequence::copy_to_slots(std::uint32_t block, Actor& actor) const {
@@ -97,15 +98,70 @@ ipc::Status Sequence::pin(std::uint32_t index, Actor& actor, std::int32_t* slots
     }
     auto pins = actor.pin(*this, index);
     if (!pins) return std::unexpected(pins.error());
-    found = pins_.emplace(index, std::move(*pins)).first;
+    found = pins_.emplace(index, Pins{std::move(*pins), false, nullptr}).first;
     (*block)->uncopied = (*block)->in_frame;
   }
   if ((*block)->uncopied) {
     if (auto ok = copy_to_slots(index, actor); !ok) return ok;
     (*block)->uncopied = false;
   }
-  std::copy(found->second.begin(), found->second.end(), slots);
+  found->second.stored = false;  // they may be written to again
+  std::ranges::copy(found->second.slots, slots);
   return {};
+}
+
+// ---- from pinned slots to frames
+
+// Of two stores of the same block the second has what counts.
+ipc::Status Sequence::store_pins(std::uint32_t index, Pins& pins, Actor* actor) {
+  if (pins.stored) return {};
+  if (auto ok = check_actor(index, actor, "store it"); !ok) return ok;
+  if (cache_.frame(blocks_[index].frame) == nullptr) return impossible_frame();
+  if (blocks_[index].uncopied) {
+    return fail(Errc::wrong_state, "the pin of block " + std::to_string(index) +
+                                       " failed before its slots had what its frame has; pin it "
+                                       "again");
+  }
+  if (auto ok = wait_for(pins.store); !ok) return ok;
+  auto store = copy_to_frame(index, *this, actor);
+  if (!store) return std::unexpected(store.error());
+  pins.store = std::move(*store);
+  pins.stored = true;
+  return {};
+}
+
+ipc::Status Sequence::store(std::uint32_t index, Actor* actor) {
+  if (auto ok = settle(actor); !ok) return ok;
+  if (auto block = private_block(index); !block) return std::unexpected(block.error());
+  const auto pins = pins_.find(index);
+  return pins == pins_.end() ? ipc::Status() : store_pins(index, pins->second, actor);
+}
+
+ipc::Result<bool> Sequence::stored(std::uint32_t index) {
+  if (auto ok = check(); !ok) return std::unexpected(ok.error());
+  if (index >= blocks()) return std::unexpected(private_block(index).error());
+  const auto pins = pins_.find(index);
+  if (pins == pins_.end()) return true;
+  return pins->second.stored ? passed(pins->second.store) : ipc::Result<bool>(false);
+}
+
+ipc::Status Sequence::unpin(std::uint32_t index, Actor* actor) {
+  const auto pins = pins_.find(index);
+  auto unpinned = actor->unpin(ids_[index], pins->second.slots);
+  pins_.erase(pins);
+  if (!unpinned) return std::unexpected(unpinned.error());
+  std::erase_if(unpins_, [](const Pending& pending) { return passed(pending).value_or(false); });
+  if (*unpinned != nullptr) unpins_.push_back(std::move(*unpinned));
+  return {};
+}
+
+// Where waiting fails nothing runs any more.
+void Sequence::wait_for_streams(std::uint32_t first) {
+  for (const auto& [index, pins] : pins_) {
+    if (index >= first) (void)wait_for(pins.store);
+  }
+  for (const Pending& pending : unpins_) (void)wait_for(pending);
+  unpins_.clear();
 }
 
 }  // namespace sluice::client::internal

@@ -367,7 +367,8 @@ SLUICE_API sluice_status sluice_sequence_extend(sluice_sequence* sequence, uint3
 SLUICE_API sluice_status sluice_sequence_fork(sluice_sequence* sequence, sluice_actor* actor,
                                               sluice_sequence** out, sluice_error* error);
 
-/* Keeps the first `blocks` blocks and gives up the rest, sealed or not. */
+/* Keeps the first `blocks` blocks and gives up the rest, sealed or not. On a GPU, this and release
+ * wait until streams have passed the stores and seals of pinned slots that the sequence began. */
 SLUICE_API sluice_status sluice_sequence_truncate(sluice_sequence* sequence, uint32_t blocks,
                                                   sluice_error* error);
 
@@ -403,10 +404,27 @@ SLUICE_API sluice_status sluice_block_map(sluice_sequence* sequence, uint32_t bl
 
 /* Slots for the pages of a private block that decode fills: pinned in the arena until the seal,
  * readable by resolve of this sequence at once. `slots` takes pages_per_block entries. Call inside
- * a step of `actor`. Calling again gives the same slots. NO_SLOT: the arena is full of pages in
+ * a step of `actor`. Calling again gives the same slots. On a GPU it waits for the begin of the
+ * step, not for what is in the stream behind it. NO_SLOT: the arena is full of pages in
  * use; nothing is pinned. */
 SLUICE_API sluice_status sluice_block_pin(sluice_sequence* sequence, uint32_t block,
                                           sluice_actor* actor, int32_t* slots, sluice_error* error);
+
+/* Begins to write a block's pinned slots back to its frame, as a seal would; the seal then waits
+ * for no more than that. Call inside a step of `actor` when the caller's last write is in its
+ * stream, some time before the seal: on a GPU (executor direct) this copies behind what is in the
+ * stream now, and waits for nothing, where a seal without it waits for all of that. Otherwise the
+ * copy is made by this call, which the caller has finished writing before. Who writes to the slots
+ * again pins the block again first (which takes the store back, and gives the same slots). Blocks
+ * without pinned slots are stored as they are. WRONG_STATE: the block is sealed. TIMED_OUT,
+ * LIMIT_REACHED: the device cannot write to the frame's memory; see sluice_cache_wait_pinned. */
+SLUICE_API sluice_status sluice_block_store(sluice_sequence* sequence, uint32_t block,
+                                            sluice_actor* actor, sluice_error* error);
+
+/* Sets `stored` to 1 if the block's bytes are in its frame, so that a seal would wait for nothing
+ * but the daemon; else to 0. Asks no device but for an event. */
+SLUICE_API sluice_status sluice_block_stored(sluice_sequence* sequence, uint32_t block,
+                                             uint32_t* stored, sluice_error* error);
 
 typedef struct sluice_seal_result {
   size_t struct_size;
@@ -414,10 +432,10 @@ typedef struct sluice_seal_result {
   uint32_t reserved;
 } sluice_seal_result;
 
-/* Makes a private block immutable and names it. Pinned slots are written back to the frame first;
- * the caller has finished writing. Pinned blocks are sealed inside a step of `actor` (NULL
- * otherwise). `valid_bytes`: 0 for a full block. SIZE_MISMATCH: the key is known with another size;
- * the block stays private. */
+/* Makes a private block immutable and names it. Pinned slots are written back to the frame first
+ * (see sluice_block_store); the caller has finished writing. Pinned blocks are sealed inside a step
+ * of `actor` (NULL otherwise). `valid_bytes`: 0 for a full block. SIZE_MISMATCH: the key is known
+ * with another size; the block stays private. */
 SLUICE_API sluice_status sluice_seal(sluice_sequence* sequence, uint32_t block, const void* key,
                                      uint32_t key_bytes, uint64_t valid_bytes, sluice_actor* actor,
                                      sluice_seal_result* result, sluice_error* error);

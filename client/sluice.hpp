@@ -204,6 +204,18 @@ class Sequence {
       return sluice_block_pin(get(), block, actor.get(), slots.data(), e);
     });
   }
+  // Begins to write the pinned slots back, which the seal waits for.
+  Status store(std::uint32_t block, Actor& actor) {
+    return detail::checked(
+        [&](sluice_error* e) { return sluice_block_store(get(), block, actor.get(), e); });
+  }
+  Result<bool> stored(std::uint32_t block) {
+    std::uint32_t flag = 0;
+    auto status = detail::checked(
+        [&](sluice_error* e) { return sluice_block_stored(get(), block, &flag, e); });
+    if (!status) return std::unexpected(status.error());
+    return flag != 0;
+  }
   // Returns whether the key was known, so that the existing block took this one's place.
   Result<bool> seal(std::uint32_t block, std::span<const std::byte> key, Actor* actor = nullptr,
                     std::uint64_t valid_bytes = 0) {

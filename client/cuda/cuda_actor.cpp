@@ -41,13 +41,6 @@ struct CudaActor::ListPlaces {
         bytes(slots + capacity * sizeof(std::int32_t)) {}
 };
 
-struct CudaActor::BlockPlaces {
-  static constexpr std::size_t id = 0;
-  static constexpr std::size_t frame = 4;
-  static constexpr std::size_t slots = 16;
-  static std::size_t bytes(std::size_t pages) { return slots + pages * sizeof(std::int32_t); }
-};
-
 ipc::Result<std::unique_ptr<Actor>> CudaActor::make(Cache& cache, CudaCache& device,
                                                     std::uint32_t index) {
   const CurrentBesideCaptures current(device.context());
@@ -57,13 +50,15 @@ ipc::Result<std::unique_ptr<Actor>> CudaActor::make(Cache& cache, CudaCache& dev
   if (!stream) return std::unexpected(stream.error());
   state.own_stream = std::move(*stream);
   actor->stream_ = state.own_stream.get();
-  const std::size_t bytes = BlockPlaces::bytes(cache.geometry().pages_per_block);
-  auto staging = StagingBuffer::make(bytes);
-  if (!staging) return std::unexpected(staging.error());
-  state.block_staging = std::move(*staging);
-  auto block = DeviceBuffer::make(bytes);
-  if (!block) return std::unexpected(block.error());
-  state.block = std::move(*block);
+  auto pin_stream = OwnStream::make(Priority::greatest);
+  if (!pin_stream) return std::unexpected(pin_stream.error());
+  state.pin_stream = std::move(*pin_stream);
+  auto begun = OwnEvent::make();
+  if (!begun) return std::unexpected(begun.error());
+  state.begun = std::move(*begun);
+  auto claimed = DeviceBuffer::make(cache.geometry().pages_per_block * sizeof(kernels::Slot));
+  if (!claimed) return std::unexpected(claimed.error());
+  state.claimed = std::move(*claimed);
   device.begin_counting(index);
   return actor;
 }
@@ -90,8 +85,22 @@ ipc::Status CudaActor::wait(const char* what) {
 
 ipc::Status CudaActor::do_begin_step() {
   const Current current(device_.context());
-  return check_launch(kernels::cuda::enter_step(cache().table(), index(), stream_),
-                      "enqueueing the begin of a step");
+  if (auto ok = check_launch(kernels::cuda::enter_step(cache().table(), index(), stream_),
+                             "enqueueing the begin of a step");
+      !ok) {
+    return ok;
+  }
+  return note_begin();
+}
+
+// A graph begins the step when it is launched, and nobody tells us.
+ipc::Status CudaActor::note_begin() {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  if (auto ok = check(cudaStreamIsCapturing(stream_, &capturing), "asking about a capture"); !ok) {
+    return ok;
+  }
+  knows_begin_ = capturing == cudaStreamCaptureStatusNone;
+  return knows_begin_ ? state_->begun.record(stream_) : ipc::Status();
 }
 
 ipc::Status CudaActor::do_end_step() {
@@ -302,40 +311,55 @@ ipc::Status CudaActor::do_forecast(std::span<const PageList> lists, std::uint64_
 
 // ---- pins
 
-ipc::Status CudaActor::stage_block(std::uint32_t id, std::uint32_t frame,
-                                   const std::vector<std::int32_t>& slots) {
-  State& state = *state_;
-  *state.block_staging.at<std::uint32_t>(BlockPlaces::id) = id;
-  *state.block_staging.at<std::uint32_t>(BlockPlaces::frame) = frame;
-  std::copy(slots.begin(), slots.end(), state.block_staging.at<std::int32_t>(BlockPlaces::slots));
-  return copy(state.block.data(), state.block_staging.at<std::byte>(),
-              BlockPlaces::bytes(slots.size()), cudaMemcpyHostToDevice);
+ipc::Result<std::shared_ptr<BlockWork>> CudaActor::work_on(std::uint32_t id, std::uint32_t frame,
+                                                           std::span<const std::int32_t> slots) {
+  auto work = device_.works().take();
+  if (!work) return work;
+  *(*work)->id() = id;
+  *(*work)->frame() = frame;
+  std::ranges::copy(slots, (*work)->slots());
+  return work;
+}
+
+// Pins have a stream of their own, behind the begin of the step: it is the host that waits for
+// them, and that should not be for all that it has enqueued since.
+ipc::Result<cudaStream_t> CudaActor::stream_for_pins() {
+  if (!knows_begin_) return stream_;
+  const cudaStream_t stream = state_->pin_stream.get();
+  if (auto ok = check(cudaStreamWaitEvent(stream, state_->begun.get(), 0),
+                      "ordering pins behind the begin of a step");
+      !ok) {
+    return std::unexpected(ok.error());
+  }
+  return stream;
 }
 
 ipc::Result<std::vector<std::int32_t>> CudaActor::do_pin(const Sequence& sequence,
                                                          std::uint32_t block) {
-  const Current current(device_.context());
-  State& state = *state_;
+  const CurrentBesideCaptures current(device_.context());
   std::vector<std::int32_t> slots(cache().geometry().pages_per_block);
-  if (auto ok = stage_block(sequence.id(block), kernels::kNoFrame, {}); !ok) {
-    return std::unexpected(ok.error());
-  }
-  if (auto ok = check_launch(
-          kernels::cuda::claim_pins(cache().table(), cache().slots(), index(),
-                                    state.block.at<kernels::Block>(BlockPlaces::id), 1,
-                                    state.block.at<kernels::Slot>(BlockPlaces::slots), stream_),
-          "enqueueing a claim of pinned slots");
+  const auto work = work_on(sequence.id(block), kernels::kNoFrame, {});
+  if (!work) return std::unexpected(work.error());
+  const auto stream = stream_for_pins();
+  if (!stream) return std::unexpected(stream.error());
+  auto* const claimed = state_->claimed.at<kernels::Slot>();
+  if (auto ok = check_launch(kernels::cuda::claim_pins(cache().table(), cache().slots(), index(),
+                                                       (*work)->id(), 1, claimed, *stream),
+                             "enqueueing a claim of pinned slots");
       !ok) {
     return std::unexpected(ok.error());
   }
-  auto* const staged = state.block_staging.at<std::int32_t>(BlockPlaces::slots);
-  if (auto ok = copy(staged, state.block.at<std::byte>(BlockPlaces::slots),
-                     slots.size() * sizeof(std::int32_t), cudaMemcpyDeviceToHost);
+  if (auto ok =
+          check(cudaMemcpyAsync((*work)->slots(), claimed, slots.size() * sizeof(kernels::Slot),
+                                cudaMemcpyDeviceToHost, *stream),
+                "a copy of claimed slots");
       !ok) {
     return std::unexpected(ok.error());
   }
-  if (auto ok = wait("a claim of pinned slots"); !ok) return std::unexpected(ok.error());
-  std::copy_n(staged, slots.size(), slots.begin());
+  if (auto ok = check(cudaStreamSynchronize(*stream), "a claim of pinned slots"); !ok) {
+    return std::unexpected(ok.error());
+  }
+  std::copy_n((*work)->slots(), slots.size(), slots.begin());
   if (slots.front() == kernels::kNoSlot) {
     return fail(Errc::no_slot, "the arena has no " + std::to_string(slots.size()) +
                                    " slots that running steps do not use; end a step, or give "
@@ -344,51 +368,56 @@ ipc::Result<std::vector<std::int32_t>> CudaActor::do_pin(const Sequence& sequenc
   return slots;
 }
 
-ipc::Status CudaActor::unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) {
+ipc::Result<Pending> CudaActor::unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) {
   const Current current(device_.context());
-  if (auto ok = stage_block(id, kernels::kNoFrame, slots); !ok) return ok;
-  if (auto ok = check_launch(
-          kernels::cuda::seal_pins(cache().table(), index(),
-                                   state_->block.at<kernels::Block>(BlockPlaces::id), 1,
-                                   state_->block.at<kernels::Slot>(BlockPlaces::slots), stream_),
-          "enqueueing the seal of pinned slots");
+  const auto work = work_on(id, kernels::kNoFrame, slots);
+  if (!work) return std::unexpected(work.error());
+  if (auto ok = check_launch(kernels::cuda::seal_pins(cache().table(), index(), (*work)->id(), 1,
+                                                      (*work)->slots(), stream_),
+                             "enqueueing the seal of pinned slots");
       !ok) {
-    return ok;
+    return std::unexpected(ok.error());
   }
-  return wait("the seal of pinned slots");
+  if (auto ok = (*work)->ends_here(stream_); !ok) return std::unexpected(ok.error());
+  return *work;
 }
 
-ipc::Status CudaActor::copy_to_frame(const Sequence& from, std::uint32_t block,
-                                     const Sequence& to) {
+ipc::Result<Pending> CudaActor::copy_to_frame(const Sequence& from, std::uint32_t block,
+                                              const Sequence& to) {
   const std::uint32_t frame = to.frame(block);
-  if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) return ok;
-  const Current current(device_.context());
-  if (auto ok = stage_block(0, frame, *from.pinned(block)); !ok) return ok;
-  if (auto ok = check_launch(kernels::cuda::copy_to_frames(
-                                 cache().table(), cache().store(), cache().frames(),
-                                 state_->block.at<kernels::Slot>(BlockPlaces::slots),
-                                 state_->block.at<kernels::Frame>(BlockPlaces::frame), 1, stream_),
-                             "enqueueing a copy to a frame");
-      !ok) {
-    return ok;
+  if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) {
+    return std::unexpected(ok.error());
   }
-  return wait("a copy to a frame");
+  const Current current(device_.context());
+  const auto work = work_on(0, frame, *from.pinned(block));
+  if (!work) return std::unexpected(work.error());
+  if (auto ok = check_launch(
+          kernels::cuda::copy_to_frames(cache().table(), cache().store(), cache().frames(),
+                                        (*work)->slots(), (*work)->frame(), 1, stream_),
+          "enqueueing a copy to a frame");
+      !ok) {
+    return std::unexpected(ok.error());
+  }
+  if (auto ok = (*work)->ends_here(stream_); !ok) return std::unexpected(ok.error());
+  return *work;
 }
 
 ipc::Status CudaActor::copy_to_slots(const Sequence& of, std::uint32_t block) {
   const std::uint32_t frame = of.frame(block);
   if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) return ok;
-  const Current current(device_.context());
-  if (auto ok = stage_block(0, frame, *of.pinned(block)); !ok) return ok;
-  if (auto ok = check_launch(
-          kernels::cuda::copy_to_slots(
-              cache().table(), cache().store(), state_->block.at<kernels::Slot>(BlockPlaces::slots),
-              state_->block.at<kernels::Frame>(BlockPlaces::frame), 1, stream_),
-          "enqueueing a copy to pinned slots");
+  const CurrentBesideCaptures current(device_.context());
+  const auto work = work_on(0, frame, *of.pinned(block));
+  if (!work) return std::unexpected(work.error());
+  const auto stream = stream_for_pins();
+  if (!stream) return std::unexpected(stream.error());
+  if (auto ok =
+          check_launch(kernels::cuda::copy_to_slots(cache().table(), cache().store(),
+                                                    (*work)->slots(), (*work)->frame(), 1, *stream),
+                       "enqueueing a copy to pinned slots");
       !ok) {
     return ok;
   }
-  return wait("a copy to pinned slots");
+  return check(cudaStreamSynchronize(*stream), "a copy to pinned slots");
 }
 
 }  // namespace sluice::client::internal::cuda

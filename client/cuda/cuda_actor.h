@@ -1,18 +1,20 @@
 // The executor of a GPU: steps, resolves and pins as kernels in a stream, on the table that this
 // process shares with the daemon.
 //
-// Steps and forecasts only enqueue. A resolve of lists in host memory copies them there and back,
-// and waits; see CudaPlan for the way without. What is enqueued here runs in order, in one stream
-// at a time.
+// Steps, forecasts, stores and seals of pins only enqueue. A resolve of lists in host memory copies
+// them there and back, and waits; see CudaPlan for the way without. What is enqueued here runs in
+// order, in one stream at a time; but for pins, whose slots the host waits for.
 //
 // Thread-safety: one thread at a time per actor.
 #pragma once
 
 #include <array>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "client/actor.h"
+#include "client/cuda/block_work.h"
 #include "client/cuda/cuda_cache.h"
 #include "client/cuda/memory.h"
 
@@ -25,8 +27,9 @@ class CudaActor final : public Actor {
                                                   std::uint32_t index);
   ~CudaActor() override;
 
-  ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override;
-  ipc::Status copy_to_frame(const Sequence& from, std::uint32_t block, const Sequence& to) override;
+  ipc::Result<Pending> unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) override;
+  ipc::Result<Pending> copy_to_frame(const Sequence& from, std::uint32_t block,
+                                     const Sequence& to) override;
   ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block) override;
 
   // ---- for its plans
@@ -40,8 +43,6 @@ class CudaActor final : public Actor {
  private:
   // Where the lists of a resolve lie, in staging memory and on the device alike.
   struct ListPlaces;
-  // What is copied about one block.
-  struct BlockPlaces;
 
   // What a forecast under way reads: the device takes the items from the host's memory, in its own
   // time.
@@ -52,8 +53,10 @@ class CudaActor final : public Actor {
 
   struct State {
     OwnStream own_stream;
-    StagingBuffer block_staging;
-    DeviceBuffer block;
+    OwnEvent begun;  // the step; see knows_begin_
+    // Of pins.
+    OwnStream pin_stream;
+    DeviceBuffer claimed;
     // Of resolves; they grow.
     StagingBuffer list_staging;
     DeviceBuffer lists;
@@ -87,9 +90,11 @@ class CudaActor final : public Actor {
   ipc::Status look_up(std::size_t items);
   void scatter(Operation& operation, const std::int32_t* slots,
                const kernels::Outcome* outcomes) const;
-  // Puts a block's id, frame and slots where kernels read them.
-  ipc::Status stage_block(std::uint32_t id, std::uint32_t frame,
-                          const std::vector<std::int32_t>& slots);
+  ipc::Status note_begin();
+  ipc::Result<cudaStream_t> stream_for_pins();
+  // With a block's id, frame and slots where kernels read them.
+  ipc::Result<std::shared_ptr<BlockWork>> work_on(std::uint32_t id, std::uint32_t frame,
+                                                  std::span<const std::int32_t> slots);
   ipc::Status copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
   ipc::Status wait(const char* what);
 
@@ -97,6 +102,7 @@ class CudaActor final : public Actor {
   std::unique_ptr<State> state_;
   cudaStream_t stream_ = nullptr;
   bool low_priority_ = false;   // of the own stream
+  bool knows_begin_ = false;    // `begun` is behind the begin of this step
   std::uint32_t capacity_ = 0;  // items that the buffers of resolves hold; a power of two
 };
 

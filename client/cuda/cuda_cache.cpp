@@ -75,6 +75,7 @@ CudaCache::~CudaCache() {
   }
   if (state_->context.handle() == nullptr) return;
   const CurrentBesideCaptures current(state_->context);
+  state_->works.reset();
   state_->pinner.reset();
   state_->rows.reset();
   state_->node_table = {};
@@ -113,9 +114,12 @@ ipc::Status CudaCache::attach_table(const kernels::TableSizes& sizes, int device
       !ok) {
     return ok;
   }
+  auto works = BlockWorks::make(client_, state_->context, sizes.pages_per_block);
+  if (!works) return std::unexpected(works.error());
   table_ = kernels::view_split_table(range->data(), node_part.data(), sizes);
   state_->device_table = std::move(*range);
   state_->node_table = std::move(*node);
+  state_->works = std::move(*works);
   device_table_bytes_ = device_bytes;
   node_table_bytes_ = node_part.size();
   return {};

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 
+#include "client/cuda/block_work.h"
 #include "client/cuda/driver.h"
 #include "client/cuda/memory.h"
 #include "client/cuda/pinner.h"
@@ -60,6 +61,7 @@ class CudaCache final : public DeviceCache {
 
   const Context& context() const { return state_->context; }
   SequenceRows& rows() { return *state_->rows; }
+  BlockWorks& works() { return *state_->works; }
   // What the table counts for the actor, from now on and until now, is this client's.
   void begin_counting(std::uint32_t actor);
   void end_counting(std::uint32_t actor, CacheStats& stats);
@@ -73,6 +75,7 @@ class CudaCache final : public DeviceCache {
     Registration node_table;
     std::unique_ptr<SequenceRows> rows = std::make_unique<SequenceRows>();
     std::unique_ptr<Pinner> pinner;
+    std::unique_ptr<BlockWorks> works;
   };
 
   // Of an actor, as the device mirrors them.

@@ -76,12 +76,14 @@ StagingBuffer::~StagingBuffer() {
 
 ipc::Result<OwnStream> OwnStream::make(Priority priority) {
   constexpr const char* kWhat = "creating a stream";
-  int value = 0;  // normal
-  if (priority == Priority::least) {
-    if (auto ok = check(cudaDeviceGetStreamPriorityRange(&value, nullptr), kWhat); !ok) {
-      return std::unexpected(ok.error());
-    }
+  int least = 0;
+  int greatest = 0;
+  if (auto ok = check(cudaDeviceGetStreamPriorityRange(&least, &greatest), kWhat); !ok) {
+    return std::unexpected(ok.error());
   }
+  const int value = priority == Priority::least      ? least
+                    : priority == Priority::greatest ? greatest
+                                                     : 0;
   OwnStream stream;
   if (auto ok =
           check(cudaStreamCreateWithPriority(&stream.stream_, cudaStreamNonBlocking, value), kWhat);
@@ -123,6 +125,10 @@ ipc::Result<bool> OwnEvent::passed() const {
   }
   if (auto ok = check(status, "asking an event"); !ok) return std::unexpected(ok.error());
   return true;
+}
+
+ipc::Status OwnEvent::wait() const {
+  return check(cudaEventSynchronize(event_), "waiting for an event");
 }
 
 // ---- Registration

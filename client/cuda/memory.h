@@ -68,7 +68,7 @@ class StagingBuffer {
   std::byte* data_ = nullptr;
 };
 
-enum class Priority : std::uint8_t { normal, least };
+enum class Priority : std::uint8_t { normal, least, greatest };
 
 // A stream that does not wait for the legacy default stream.
 class OwnStream {
@@ -103,6 +103,7 @@ class OwnEvent {
   ipc::Status record(cudaStream_t stream);
   // Whether the place is passed; also if there was none yet.
   ipc::Result<bool> passed() const;
+  ipc::Status wait() const;
   cudaEvent_t get() const { return event_; }
 
  private:

@@ -133,7 +133,63 @@ TEST_F(DeviceCacheTest, ASealCopiesTheSlotsAndThenUnpins) {
   ASSERT_OK(pin(0));
   EXPECT_ERROR(sequence->seal(0, key(), 0, nullptr), Errc::invalid_argument);
   ASSERT_OK(sequence->seal(0, key(), 0, actor.get()));
+  EXPECT_THAT(device.calls,
+              ElementsAre("pin 0", "copy to frame 0", "wait for copy to frame 0", "unpin 0"));
+}
+
+TEST_F(DeviceCacheTest, ASealWaitsForTheStoreThatWasBegunAndForNothingElse) {
+  open();
+  ASSERT_OK(sequence->extend(2));
+  ASSERT_OK(actor->begin_step());
+  ASSERT_OK(pin(0));
+  EXPECT_ERROR(sequence->store(0, nullptr), Errc::invalid_argument);
+  EXPECT_FALSE(sequence->stored(0).value());
+  ASSERT_OK(sequence->store(0, actor.get()));
+  ASSERT_OK(sequence->store(0, actor.get()));  // it is under way
+  EXPECT_FALSE(sequence->stored(0).value());
+  EXPECT_THAT(device.calls, ElementsAre("pin 0", "copy to frame 0"));
+  device.run = device.enqueued;
+  EXPECT_TRUE(sequence->stored(0).value());
+  ASSERT_OK(sequence->seal(0, key(), 0, actor.get()));
   EXPECT_THAT(device.calls, ElementsAre("pin 0", "copy to frame 0", "unpin 0"));
+  EXPECT_TRUE(sequence->stored(0).value());
+  EXPECT_ERROR(sequence->store(0, actor.get()), Errc::wrong_state);
+  EXPECT_TRUE(sequence->stored(1).value()) << "what it has is in its frame";
+  ASSERT_OK(sequence->store(1, actor.get()));
+  EXPECT_ERROR(sequence->stored(2), Errc::invalid_argument);
+  EXPECT_EQ(device.calls.size(), 3u);
+}
+
+TEST_F(DeviceCacheTest, WhatIsPinnedAgainIsStoredAgainBehindTheFirstStore) {
+  open();
+  ASSERT_OK(sequence->extend(1));
+  ASSERT_OK(actor->begin_step());
+  ASSERT_OK(pin(0));
+  ASSERT_OK(sequence->store(0, actor.get()));
+  ASSERT_OK(pin(0));
+  EXPECT_FALSE(sequence->stored(0).value());
+  ASSERT_OK(sequence->store(0, actor.get()));
+  EXPECT_THAT(device.calls, ElementsAre("pin 0", "copy to frame 0", "wait for copy to frame 0",
+                                        "copy to frame 0"));
+}
+
+TEST_F(DeviceCacheTest, WhatStreamsStillUseIsNotGivenUp) {
+  open();
+  ASSERT_OK(sequence->extend(3));
+  ASSERT_OK(actor->begin_step());
+  for (std::uint32_t block = 0; block < 3; ++block) {
+    ASSERT_OK(pin(block));
+    ASSERT_OK(sequence->store(block, actor.get()));
+  }
+  device.calls.clear();
+  ASSERT_OK(sequence->truncate(3));
+  EXPECT_TRUE(device.calls.empty());
+  ASSERT_OK(sequence->truncate(2));
+  EXPECT_THAT(device.calls, ElementsAre("wait for copy to frame 0"));
+  ASSERT_OK(sequence->seal(0, key(), 0, actor.get()));
+  EXPECT_EQ(device.calls.back(), "unpin 0");
+  ASSERT_OK(sequence->release());
+  EXPECT_EQ(device.calls.back(), "wait for unpin 0");
 }
 
 TEST_F(DeviceCacheTest, AfterADeduplicationNothingIsUnpinned) {
@@ -143,7 +199,7 @@ TEST_F(DeviceCacheTest, AfterADeduplicationNothingIsUnpinned) {
   ASSERT_OK(pin(0));
   daemon.sealed_as = 2;
   EXPECT_TRUE(sequence->seal(0, key(), 0, actor.get()).value());
-  EXPECT_THAT(device.calls, ElementsAre("pin 0", "copy to frame 0"));
+  EXPECT_THAT(device.calls, ElementsAre("pin 0", "copy to frame 0", "wait for copy to frame 0"));
 }
 
 TEST_F(DeviceCacheTest, APinTakesAlongWhatWasWrittenOnceItsExtentIsPinned) {

@@ -90,6 +90,18 @@ TEST_F(DeviceResumeTest, WhatIsPinnedIsToldAgain) {
   EXPECT_TRUE(test::eventually([&] { return told() == before; }));
 }
 
+TEST_F(DeviceResumeTest, AForkWaitsWhenAllOfItIsUnderWay) {
+  ASSERT_OK(actor->begin_step());
+  ASSERT_OK(pin(0));
+  ASSERT_OK(pin(1));
+  device.calls.clear();
+  ASSERT_OK(sequence->fork(actor.get()));
+  ASSERT_GE(device.calls.size(), 3u);
+  EXPECT_THAT(device.calls[1], testing::StartsWith("copy to frame"));
+  EXPECT_THAT(device.calls[2], testing::StartsWith("wait for copy to frame"));
+  EXPECT_EQ(device.run, device.enqueued);
+}
+
 TEST_F(DeviceResumeTest, ABlockWhoseSealIsPutOffIsExposedAndUnpinned) {
   const std::string id = std::to_string(sequence->id(0));
   const std::string frame = std::to_string(sequence->id(0));
@@ -98,13 +110,14 @@ TEST_F(DeviceResumeTest, ABlockWhoseSealIsPutOffIsExposedAndUnpinned) {
   daemon.die();
   wait_until_away();
   ASSERT_OK(sequence->seal(0, sealing_key(), 0, actor.get()));
-  EXPECT_THAT(device.calls, ElementsAre("pin " + id, "copy to frame " + id,
-                                        "expose " + id + " in " + frame, "unpin " + id));
+  EXPECT_THAT(device.calls,
+              ElementsAre("pin " + id, "copy to frame " + id, "wait for copy to frame " + id,
+                          "expose " + id + " in " + frame, "unpin " + id));
   EXPECT_ERROR(pin(0), Errc::wrong_state);
   come_back();
   ASSERT_OK(sequence->row());
   EXPECT_EQ(sequence->sealed(), 1u) << "whoever has a plan asks for the row";
-  EXPECT_EQ(device.calls.size(), 4u);
+  EXPECT_EQ(device.calls.size(), 5u);
 }
 
 // Plans read the row without asking the library: it is right before the daemon gives the old block

@@ -16,17 +16,38 @@ FakeDevice the_device;
 
 void note(std::string call) { the_device.calls.push_back(std::move(call)); }
 
+// Is passed when the device has run what was enqueued.
+class FakeEnqueued final : public Enqueued {
+ public:
+  explicit FakeEnqueued(std::string what)
+      : what_(std::move(what)), number_(++the_device.enqueued) {}
+  ipc::Result<bool> passed() const override { return the_device.run >= number_; }
+  ipc::Status wait() const override {
+    if (the_device.run < number_) note("wait for " + what_);
+    the_device.run = std::max(the_device.run, number_);
+    return {};
+  }
+
+ private:
+  const std::string what_;
+  const std::uint64_t number_;
+};
+
+ipc::Result<Pending> enqueue(std::string what) {
+  note(what);
+  return std::make_shared<const FakeEnqueued>(std::move(what));
+}
+
 class FakeActor final : public Actor {
  public:
   FakeActor(Cache& cache, std::uint32_t index) : Actor(cache, index) {}
 
-  ipc::Status unpin(std::uint32_t id, const std::vector<std::int32_t>&) override {
-    note("unpin " + std::to_string(id));
-    return {};
+  ipc::Result<Pending> unpin(std::uint32_t id, const std::vector<std::int32_t>&) override {
+    return enqueue("unpin " + std::to_string(id));
   }
-  ipc::Status copy_to_frame(const Sequence&, std::uint32_t block, const Sequence& to) override {
-    note("copy to frame " + std::to_string(to.frame(block)));
-    return {};
+  ipc::Result<Pending> copy_to_frame(const Sequence&, std::uint32_t block,
+                                     const Sequence& to) override {
+    return enqueue("copy to frame " + std::to_string(to.frame(block)));
   }
   ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block) override {
     note("copy from frame " + std::to_string(of.frame(block)));

@@ -22,6 +22,8 @@ struct FakeDevice {
   std::map<std::uint32_t, std::vector<std::uint32_t>> rows;
   std::vector<std::size_t> first_changed;  // of each update of a row
   std::vector<std::string> calls;          // in order
+  std::uint64_t enqueued = 0;              // copies and unpins, so far
+  std::uint64_t run = 0;                   // of these, in order: a wait runs what it waits for
   bool open = false;                       // a cache is
 };
 

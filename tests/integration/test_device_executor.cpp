@@ -285,6 +285,8 @@ TEST_P(AnExecutorThatDies, IsReplacedAndAskedAgain) {
       std::memset(engine.writable(pins[layer]).data(), std::to_integer<int>(pattern(tail, layer)),
                   kPageBytes);
     }
+    must(sequence.store(tail, engine.actor));
+    EXPECT_TRUE(must(sequence.stored(tail)));
     const std::string key = "tail";
     must(sequence.seal(tail, std::as_bytes(std::span(key)), &engine.actor));
     must(engine.actor.end_step());

@@ -212,8 +212,20 @@ TEST_P(BothExecutors, DecodeIntoPinnedSlotsAndSealThem) {
   must(engine.actor.end_step());
 
   must(engine.actor.begin_step());
+  EXPECT_FALSE(must(sequence.stored(0)));
+  must(sequence.store(0, engine.actor));
+  EXPECT_TRUE(must(sequence.stored(0)));
+  // Whoever pins again may write again.
+  must(sequence.pin(0, engine.actor, pins));
+  EXPECT_FALSE(must(sequence.stored(0)));
+  std::memset(const_cast<std::byte*>(engine.slot(pins[1])), 78, engine.info.page_bytes);
+  must(sequence.store(0, engine.actor));
   const std::string name = key(0);
   EXPECT_FALSE(must(sequence.seal(0, std::as_bytes(std::span(name)), &engine.actor)));
+  EXPECT_TRUE(must(sequence.stored(0)));
+  const auto again_stored = sequence.store(0, engine.actor);
+  ASSERT_FALSE(again_stored.has_value());
+  EXPECT_EQ(again_stored.error().code, SLUICE_WRONG_STATE);
   must(engine.actor.end_step());
 
   Engine reader(daemon, 'a', GetParam());
@@ -224,6 +236,8 @@ TEST_P(BothExecutors, DecodeIntoPinnedSlotsAndSealThem) {
   const auto slots = reader.resolve(again, 3, {0}, &counts);
   EXPECT_EQ(counts.hits, 1U) << "what was pinned is a cached page now";
   EXPECT_TRUE(filled_with(reader.slot(slots[0]), reader.info.page_bytes, 77));
+  EXPECT_TRUE(
+      filled_with(reader.slot(reader.resolve(again, 1, {0})[0]), reader.info.page_bytes, 78));
   must(reader.actor.end_step());
 }
 

@@ -276,6 +276,13 @@ sluice_status sluice_block_pin(sluice_sequence* sequence, uint32_t block, sluice
   return SLUICE_OK;
 }
 
+sluice_status sluice_block_store(sluice_sequence* sequence, uint32_t block, sluice_actor* actor,
+                                 sluice_error* error) {
+  if (!actor->in_step) return fail_with(error, SLUICE_WRONG_STATE, "not in a step");
+  if (sequence->blocks[block]->sealed) return fail_with(error, SLUICE_WRONG_STATE, "sealed");
+  return SLUICE_OK;
+}
+
 sluice_status sluice_seal(sluice_sequence* sequence, uint32_t block, const void* key,
                           uint32_t key_bytes, uint64_t, sluice_actor* actor,
                           sluice_seal_result* result, sluice_error* error) {

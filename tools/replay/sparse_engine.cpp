@@ -71,6 +71,7 @@ class SparseEngine {
   Status open_graphs();
   client::Result<std::uint32_t> extend(Active& a, std::uint32_t count);
   void rate(Active& a, const sluice_page_list& list);
+  Status store_full_blocks();
   Status seal_full_blocks();
   Status finish_steps();
   Status handle_shortage(std::uint64_t now);
@@ -391,7 +392,21 @@ Status SparseEngine::write_new_tokens(std::uint64_t now) {
     written.push_back(a);
   }
   due_ = std::move(written);
-  return link_.slots->write(to_write_);
+  if (auto s = link_.slots->write(to_write_); !s) return s;
+  return store_full_blocks();
+}
+
+// Behind what was written in the same stream, so that the seals wait for nothing else. The daemon's
+// executor copies at once instead, which is left to the seal.
+Status SparseEngine::store_full_blocks() {
+  if (job_.options->executor == Executor::daemon) return {};
+  for (Active* const a : due_) {
+    if (a->tail_tokens != tokens_per_block_) continue;
+    const auto stored =
+        in_call("sluice_block_store", a->sequence.store(new_token_block(*a), link_.actor));
+    if (!stored) return located(*a, stored.error());
+  }
+  return {};
 }
 
 Status SparseEngine::resolve_layer(std::uint32_t layer) {

@@ -11,6 +11,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <latch>
 #include <optional>
 #include <string>
 #include <vector>
@@ -274,6 +276,161 @@ TEST_P(EachExecutor, AForkCopiesPinnedBlocksInAStepOfAnActor) {
   EXPECT_EQ(copy.front(), std::byte{5});
   EXPECT_EQ(copy.back(), std::byte{5});
   must(engine.actor.end_step());
+}
+
+TEST_P(EachExecutor, WhatWasWrittenAfterASecondPinIsSealed) {
+  Sequence sequence = prefilled(engine, 2);
+  must(sequence.extend(1));
+  must(engine.actor.begin_step());
+  const auto slots = pin(engine, sequence, 2);
+  for (const std::int32_t slot : slots) engine.fill(slot, 5);
+  must(sequence.store(2, engine.actor));
+  EXPECT_EQ(pin(engine, sequence, 2), slots);
+  EXPECT_FALSE(must(sequence.stored(2)));
+  for (const std::int32_t slot : slots) engine.fill(slot, 6);
+  must(sequence.store(2, engine.actor));
+  EXPECT_TRUE(eventually([&] { return must(sequence.stored(2)); }));
+  const std::string name = key(2);
+  must(sequence.seal(2, std::as_bytes(std::span(name)), &engine.actor));
+  must(engine.actor.end_step());
+  EXPECT_EQ(status_of(sequence.store(2, engine.actor)), SLUICE_WRONG_STATE);
+
+  Sequence copy = must(sequence.fork());
+  must(sequence.truncate(0));
+  must(engine.actor.begin_step());
+  EXPECT_TRUE(engine.filled(engine.resolve(copy, 1, {2})[0], 6));
+  must(engine.actor.end_step());
+}
+
+// The engine's stream, which stands still while a test holds it.
+class HeldStream {
+ public:
+  HeldStream() { EXPECT_EQ(cudaStreamCreate(&stream_), cudaSuccess); }
+  HeldStream(const HeldStream&) = delete;
+  HeldStream& operator=(const HeldStream&) = delete;
+  ~HeldStream() {
+    release();
+    EXPECT_EQ(cudaStreamDestroy(stream_), cudaSuccess);
+  }
+
+  cudaStream_t get() const { return stream_; }
+  sluice_stream as_sluices() const { return {SLUICE_STREAM_CUDA, 0, stream_}; }
+  // What is enqueued from now on waits for release().
+  void hold() {
+    EXPECT_EQ(cudaLaunchHostFunc(
+                  stream_, [](void* latch) { static_cast<std::latch*>(latch)->wait(); }, &latch_),
+              cudaSuccess);
+  }
+  void release() {
+    if (!latch_.try_wait()) latch_.count_down();
+    EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+  }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  std::latch latch_{1};
+};
+
+constexpr std::chrono::seconds kForWhatDoesNotWait{20};
+constexpr std::chrono::milliseconds kForWhatWaits{200};
+
+// An engine whose sequence has a private block 2, in a step in a stream that can be held.
+class InAHeldStream : public testing::Test {
+ protected:
+  void SetUp() override {
+    must(sequence.extend(1));
+    const sluice_stream stream = held.as_sluices();
+    must(engine.actor.set_stream(&stream));
+    must(engine.actor.begin_step());
+  }
+  void TearDown() override {
+    held.release();
+    must(engine.actor.end_step());
+    must(engine.actor.set_stream(nullptr));
+  }
+  void write(const std::vector<std::int32_t>& slots, int value) {
+    for (const std::int32_t slot : slots) {
+      EXPECT_EQ(cudaMemsetAsync(engine.slot(slot), value, engine.arena.page_bytes, held.get()),
+                cudaSuccess);
+    }
+  }
+  template <class Call>
+  static bool returns(const std::future<Call>& call, std::chrono::milliseconds within) {
+    return call.wait_for(within) == std::future_status::ready;
+  }
+
+  const DaemonProcess daemon{on_gpu()};
+  Engine engine{daemon};
+  Sequence sequence = prefilled(engine, 2);
+  HeldStream held;
+  const std::string name = key(2);
+};
+
+TEST_F(InAHeldStream, ASealWaitsForItsStoreAlone) {
+  Engine other(daemon);
+  must(other.actor.begin_step());
+  const Sequence before = open(other, 2).sequence;
+  other.resolve(before, 1, {0});  // makes what a resolve needs
+  const auto slots = pin(engine, sequence, 2);
+  write(slots, 9);
+  EXPECT_FALSE(must(sequence.stored(2)));
+  must(sequence.store(2, engine.actor));
+  EXPECT_TRUE(eventually([&] { return must(sequence.stored(2)); }));
+  held.hold();
+  auto sealing = std::async(std::launch::async, [&] {
+    return sequence.seal(2, std::as_bytes(std::span(name)), &engine.actor);
+  });
+  EXPECT_TRUE(returns(sealing, kForWhatDoesNotWait));
+  // It is known now, though its pages are still pinned.
+  auto [shared, matched] = open(other, 3);
+  EXPECT_EQ(matched, 3u);
+  client::ResolveCounts counts;
+  const auto found = other.resolve(shared, 1, {2}, &counts);
+  EXPECT_EQ(found, std::vector<std::int32_t>{slots[1]});
+  EXPECT_EQ(counts.hits, 1u);
+  held.release();
+  must(sealing.get());
+  EXPECT_TRUE(other.filled(found[0], 9));
+  must(other.actor.end_step());
+}
+
+TEST_F(InAHeldStream, ASealWithoutAStoreWaitsForTheStream) {
+  const auto slots = pin(engine, sequence, 2);
+  write(slots, 9);
+  held.hold();
+  auto sealing = std::async(std::launch::async, [&] {
+    return sequence.seal(2, std::as_bytes(std::span(name)), &engine.actor);
+  });
+  EXPECT_FALSE(returns(sealing, kForWhatWaits));
+  held.release();
+  must(sealing.get());
+}
+
+TEST_F(InAHeldStream, APinWaitsForTheBeginOfItsStepAlone) {
+  held.hold();
+  auto pinning = std::async(std::launch::async, [&] { return pin(engine, sequence, 2); });
+  EXPECT_TRUE(returns(pinning, kForWhatDoesNotWait));
+  held.release();
+  const auto slots = pinning.get();
+  engine.fill(slots[1], 7);
+  EXPECT_EQ(engine.resolve(sequence, 1, {2}), std::vector<std::int32_t>{slots[1]});
+}
+
+TEST_F(InAHeldStream, WhatTheStreamStillUsesIsNotGivenUp) {
+  must(sequence.extend(1));
+  const auto slots = pin(engine, sequence, 2);
+  pin(engine, sequence, 3);
+  write(slots, 9);
+  must(sequence.store(2, engine.actor));
+  EXPECT_TRUE(eventually([&] { return must(sequence.stored(2)); }));
+  held.hold();
+  must(sequence.store(3, engine.actor));
+  EXPECT_FALSE(must(sequence.stored(3)));
+  must(sequence.truncate(4));
+  auto cutting = std::async(std::launch::async, [&] { return sequence.truncate(3); });
+  EXPECT_FALSE(returns(cutting, kForWhatWaits)) << "a store";
+  held.release();
+  must(cutting.get());
 }
 
 TEST(GpuClient, AnActorChangesItsStreamBetweenSteps) {

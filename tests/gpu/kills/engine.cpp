@@ -317,6 +317,9 @@ class Engine {
       pages.push_back({seed, pins[page], page, 0, kBlockTokens});
     }
     if (auto ok = slots_->write(pages); !ok) return ok;
+    if (own_blocks_ % 3 == 0) {  // truncated with the store under way, half of them
+      if (auto ok = sequence_->store(kSharedBlocks, *actor_); !ok) return ok;
+    }
     if (own_blocks_ % 2 == 0) {
       auto sealed = sequence_->seal(kSharedBlocks, std::as_bytes(std::span(name)), &*actor_);
       if (!sealed) return std::unexpected(sealed.error());

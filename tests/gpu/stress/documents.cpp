@@ -130,6 +130,9 @@ Result<bool> Documents::write_pinned(Sequence& sequence, std::uint32_t block,
       pages.push_back({seed, pins[page], page, 0, CacheShape::kBlockTokens});
     }
     if (auto ok = slots_->write(pages); !ok) return std::unexpected(ok.error());
+    if (below(2) == 0) {
+      if (auto ok = sequence.store(block, *actor_); !ok) return std::unexpected(ok.error());
+    }
     const auto sealed = sequence.seal(block, std::as_bytes(std::span(key)), actor_);
     if (!sealed) return std::unexpected(sealed.error());
     count_seal(*sealed);
