@@ -6,13 +6,15 @@
 
 namespace sluice::tools {
 
-ipc::Result<nlohmann::json> ask_daemon(const std::string& admin_socket, const std::string& verb) {
+ipc::Result<nlohmann::json> ask_daemon(const std::string& admin_socket, const std::string& verb,
+                                       const std::string& arguments) {
   sluice_connect_desc desc = SLUICE_CONNECT_DESC_INIT;
   desc.socket_path = admin_socket.c_str();
   desc.client_name = "sluice-replay";
   char* reply = nullptr;
   sluice_error error{};
-  const sluice_status status = sluice_admin(&desc, verb.c_str(), nullptr, &reply, &error);
+  const sluice_status status = sluice_admin(
+      &desc, verb.c_str(), arguments.empty() ? nullptr : arguments.c_str(), &reply, &error);
   if (status != SLUICE_OK) {
     return ipc::fail(static_cast<ipc::Errc>(status), "admin request '" + verb + "': " + error.text);
   }
