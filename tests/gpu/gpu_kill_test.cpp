@@ -4,6 +4,10 @@
 // A private sluiced, and engines of two tenants in decode loops (kills/engine.cpp). This process
 // makes no CUDA context: engines are forked from it. Its parts are asked for by counts, so that it
 // can be run in pieces.
+//
+// A cache that no session has open stays, idle, with its arena: who opens it again finds its pages.
+// With --own-tenants no other engine has the cache of a killed one, so that the daemon can be told
+// to give it up, and its arena has to come back: in the daemon's books, and as the driver says.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -47,7 +51,9 @@ constexpr int kExitNoGpu = 77;
 
 constexpr std::chrono::seconds kStartTimeout{60};  // of an engine: context, prefill and pinning
 constexpr std::chrono::seconds kEndTimeout{20};
-constexpr milliseconds kLongestPause{250};  // before something is killed
+constexpr milliseconds kLongestPause{250};      // before something is killed
+constexpr milliseconds kLongestStart{1500};     // before an engine is killed that starts
+constexpr std::uint32_t kKillsPerStarting = 4;  // for each that is killed while it starts
 constexpr std::chrono::seconds kLongestDown{5};
 // Of each other engine, while a child has what it inherited.
 constexpr std::uint64_t kStepsBesideChild = 20;
@@ -55,6 +61,10 @@ constexpr std::uint64_t kStepsBesideChild = 20;
 constexpr std::uint64_t kMostStepUs = 100'000;
 // What processes of others, and the driver, may take and give meanwhile.
 constexpr std::uint64_t kNoiseBytes = std::uint64_t{64} << 20;
+// An engine that made so many has taken what HBM it takes: the driver loads a kernel, and gives it
+// local memory, when it is launched first.
+constexpr std::uint64_t kSettledSteps = 3 * kStepsPerBlock;
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 struct Options {
   std::uint32_t engines = 4;
@@ -65,16 +75,25 @@ struct Options {
   std::uint32_t children = 2;
   std::uint32_t seconds = 600;
   std::uint64_t seed = 1;
+  std::uint64_t arena_mib = kShape.hbm_bytes / kMiB;
+  bool own_tenants = false;
   bool json = false;
   bool cuda = true;
+
+  std::uint64_t arena_bytes() const { return arena_mib * kMiB; }
+  std::uint32_t tenants() const { return own_tenants ? engines : kTenants; }
+};
+
+// HBM in use, and whether a device worker's context is part of it.
+struct HbmLevel {
+  std::uint64_t used = 0;
+  bool has_worker = false;
 };
 
 // The promise: 2 s, and 60 ms per GiB that the engine had pinned.
 double bound_ms() {
   return 2000.0 + 60.0 * static_cast<double>(kShape.dram_bytes) / static_cast<double>(1u << 30);
 }
-
-std::string tenant_of(std::uint32_t engine) { return engines::tenant_name(engine % kTenants); }
 
 // The child of `parent` whose name begins with `name`; -1: there is none.
 pid_t child_named(pid_t parent, const std::string& name) {
@@ -111,8 +130,12 @@ class KillTest {
  private:
   struct Engine {
     pid_t pid = -1;
+    std::uint64_t hbm_bytes = 0;  // that came with it, and go with it and its cache
   };
 
+  std::string tenant_of(std::uint32_t engine) const {
+    return engines::tenant_name(engine % options_.tenants());
+  }
   EngineRow& row(std::uint32_t engine) { return board_->engines[engine]; }
   std::uint32_t below(std::uint32_t end) {
     return std::uniform_int_distribution<std::uint32_t>(0, end - 1)(random_);
@@ -132,6 +155,7 @@ class KillTest {
   bool start_daemon();
   void fork_engine(std::uint32_t engine);
   bool await_running(std::uint32_t engine);
+  bool start_engine(std::uint32_t engine);
   bool start_engines();
   // An engine that is over when it should not be is told, and started again.
   bool check_engines();
@@ -141,19 +165,36 @@ class KillTest {
   void end_engines();
 
   std::uint64_t hbm_used();
+  HbmLevel hbm_level();
+  // `level`, had the device worker come or gone meanwhile.
+  std::uint64_t moved_level(const HbmLevel& level, bool has_worker) const;
+  void note_hbm_of(std::uint32_t engine, const HbmLevel& before);
+  // The context, of an engine whose cache others have, too.
+  std::uint64_t returns_of(std::uint32_t engine) const {
+    return options_.own_tenants ? engines_[engine].hbm_bytes : context_;
+  }
   bool is_quarantined(pid_t pid);
   void await_accounts(pid_t pid, std::uint64_t session, Clock::time_point death);
-  void await_hbm(std::uint64_t before, bool worker_before, Clock::time_point death);
-  void check_level(const char* when);
+  // Of the device that arenas lie on; nullopt: the daemon does not say.
+  std::optional<std::uint64_t> free_in_daemon() const;
+  // Has caches that are idle given up, of a tenant or (empty) of all, until so much is free.
+  bool give_up_idle(const std::string& tenant, std::uint64_t expected_free);
+  void await_arena(std::uint32_t engine, Clock::time_point death);
+  void await_hbm(const HbmLevel& before, std::uint64_t returns, Clock::time_point death);
+  void check_all_free();
+  // Of what is in use, how much there was not before all.
+  std::uint64_t check_level(const char* when, std::uint64_t more = 0);
   // All but `engine` make so many steps more.
   void check_others(std::uint32_t engine, std::uint64_t steps);
   pid_t worker() const { return child_named(daemon_->pid(), kWorkerName); }
 
   void kill_engine(bool wild);
+  void kill_starting(std::uint32_t engine);
   void kill_parent(Child child);
   void kill_worker();
   void kill_daemon();
   void measure_context();
+  json arenas_report() const;
   void report();
 
   // As the kernel cuts it off.
@@ -175,7 +216,12 @@ class KillTest {
 
   std::uint32_t kills_ = 0, wild_ = 0, children_ = 0, worker_kills_ = 0, daemon_kills_ = 0,
                 starts_ = 0;
-  double worst_accounted_ms_ = 0, worst_hbm_ms_ = 0;
+  double worst_accounted_ms_ = 0, worst_hbm_ms_ = 0, worst_arena_ms_ = 0;
+  std::uint32_t arenas_back_ = 0;
+  std::uint64_t kept_idle_ = 0;             // most that the daemon had for a dead engine
+  std::uint64_t kept_without_engines_ = 0;  // by the daemon, without caches
+  std::uint64_t left_ = 0;                  // most HBM above the level of before an engine
+  std::uint64_t least_hbm_of_engine_ = 0;   // 0: none was measured
   std::uint64_t longest_step_us_ = 0, longest_step_without_us_ = 0, steps_without_ = 0;
   std::uint64_t fewest_without_ = ~std::uint64_t{0};  // steps of one engine, in one time without
   std::uint64_t steps_ = 0, pages_ = 0, misses_ = 0, no_slot_ = 0, absent_ = 0, sealed_ = 0,
@@ -185,12 +231,13 @@ class KillTest {
 // ---- processes
 
 bool KillTest::start_daemon() {
-  auto started = engines::start_daemon(kShape, kTenants, gpu_);
+  auto started = engines::start_daemon(shape_of(options_.arena_bytes()), options_.tenants(), gpu_);
   if (!started) {
     wrong("a daemon does not start: " + started.error().text);
     return false;
   }
   daemon_.emplace(std::move(*started));
+  settled_worker_ = worker();  // it found the GPU before anybody could connect
   return true;
 }
 
@@ -200,6 +247,7 @@ void KillTest::fork_engine(std::uint32_t engine) {
   job.number = engine;
   job.seed = random_();
   job.cuda = options_.cuda;
+  job.arena_bytes = options_.arena_bytes();
   job.tenant = tenant_of(engine);
   job.socket = daemon_->tenant_socket(job.tenant);
   engines_[engine].pid = start_process([&] { return run_engine(job, row(engine)); });
@@ -236,8 +284,9 @@ std::optional<int> KillTest::await_end(std::uint32_t engine, std::chrono::nanose
 
 bool KillTest::await_running(std::uint32_t engine) {
   std::optional<int> ended;
+  const std::uint64_t least_steps = options_.own_tenants ? kSettledSteps : 1;
   const bool up = eventually(kStartTimeout, [&] {
-    if (row(engine).phase == Phase::running && row(engine).steps > 0) return true;
+    if (row(engine).phase == Phase::running && row(engine).steps >= least_steps) return true;
     return (ended = await_end(engine, {})).has_value();
   });
   if (up && !ended) {
@@ -250,7 +299,21 @@ bool KillTest::await_running(std::uint32_t engine) {
   return false;
 }
 
+bool KillTest::start_engine(std::uint32_t engine) {
+  const HbmLevel before = hbm_level();
+  fork_engine(engine);
+  if (!await_running(engine)) return false;
+  if (options_.own_tenants) note_hbm_of(engine, before);
+  return true;
+}
+
 bool KillTest::start_engines() {
+  if (options_.own_tenants) {  // one at a time, or nobody could say which took what
+    for (std::uint32_t e = 0; e < options_.engines; ++e) {
+      if (!start_engine(e)) return false;
+    }
+    return true;
+  }
   for (std::uint32_t e = 0; e < options_.engines; ++e) fork_engine(e);
   for (std::uint32_t e = 0; e < options_.engines; ++e) {
     if (!await_running(e)) return false;
@@ -264,8 +327,7 @@ bool KillTest::check_engines() {
     if (const auto ended = await_end(e, {})) {
       wrong("engine " + std::to_string(e) + ", which nobody touched, " + how_it_ended(*ended) +
             ": " + row(e).text);
-      fork_engine(e);
-      if (!await_running(e)) return false;
+      if (!start_engine(e)) return false;
     }
   }
   if (const auto death = daemon_->death()) {
@@ -298,6 +360,32 @@ std::uint64_t KillTest::hbm_used() {
   if (used) return *used;
   wrong(used.error().text);
   return 0;
+}
+
+// A worker that has just begun may or may not have its context yet, and is none here.
+HbmLevel KillTest::hbm_level() {
+  const std::uint64_t used = hbm_used();
+  const pid_t now = worker();
+  return {used, now > 0 && now == settled_worker_};
+}
+
+std::uint64_t KillTest::moved_level(const HbmLevel& level, bool has_worker) const {
+  if (has_worker == level.has_worker) return level.used;
+  return has_worker ? level.used + context_ : level.used - std::min(level.used, context_);
+}
+
+// Context, arena, and the device's part of the table, at least.
+void KillTest::note_hbm_of(std::uint32_t engine, const HbmLevel& before) {
+  if (!meter_) return;
+  const HbmLevel now = hbm_level();
+  const std::uint64_t level = moved_level(before, now.has_worker);
+  const std::uint64_t taken = now.used - std::min(now.used, level);
+  engines_[engine].hbm_bytes = taken;
+  if (least_hbm_of_engine_ == 0 || taken < least_hbm_of_engine_) least_hbm_of_engine_ = taken;
+  const std::uint64_t expected = context_ + options_.arena_bytes();
+  if (taken + kNoiseBytes >= expected) return;
+  wrong("an engine and its arena take " + std::to_string(taken / kMiB) +
+        " MiB of HBM; expected at least " + std::to_string(expected / kMiB));
 }
 
 // The context of a process that does nothing else.
@@ -360,43 +448,92 @@ bool KillTest::is_quarantined(pid_t pid) {
   });
 }
 
-// At least the killed engine's context is back; what the device worker took or gave meanwhile, by
-// starting or leaving, does not count.
-void KillTest::await_hbm(std::uint64_t before, bool worker_before, Clock::time_point death) {
+std::optional<std::uint64_t> KillTest::free_in_daemon() const {
+  const auto status = tools::ask_daemon(daemon_->admin_socket(), "status");
+  if (!status || (*status)["devices"].empty()) return std::nullopt;
+  return (*status)["devices"][0].value("free_bytes", std::uint64_t{0});
+}
+
+// A cache may be given up once all that its last session held has gone.
+bool KillTest::give_up_idle(const std::string& tenant, std::uint64_t expected_free) {
+  json request = {{"drop_idle_caches", true}, {"bytes", 0}};
+  if (!tenant.empty()) request["tenant"] = tenant;
+  const std::string arguments = request.dump();
+  return eventually(tools::kAccountingTimeout, [&] {
+    return tools::ask_daemon(daemon_->admin_socket(), "evict", arguments).has_value() &&
+           free_in_daemon() == expected_free;
+  });
+}
+
+// All other engines run, each with an arena, and the tier has room for one of each.
+void KillTest::await_arena(std::uint32_t engine, Clock::time_point death) {
+  if (!options_.own_tenants) return;
+  const std::uint64_t arena = options_.arena_bytes();
+  kept_idle_ = std::max(kept_idle_, arena - std::min(arena, free_in_daemon().value_or(arena)));
+  const bool back = give_up_idle(tenant_of(engine), arena);
+  const double took = ms_since(death);
+  worst_arena_ms_ = std::max(worst_arena_ms_, took);
+  if (!back) {
+    return wrong("the daemon has " + std::to_string(free_in_daemon().value_or(0) / kMiB) +
+                 " MiB of HBM free after the death of an engine with an arena of its own; "
+                 "expected " +
+                 std::to_string(arena / kMiB));
+  }
+  ++arenas_back_;
+  settled_worker_ = worker();  // it wiped the arena, unless there was none
+  if (took > bound_ms()) {
+    wrong("the arena of a killed engine was free after " + std::to_string(took) + " ms; expected " +
+          std::to_string(bound_ms()));
+  }
+}
+
+// At least `returns` are back; what the device worker took or gave meanwhile, by starting or
+// leaving, does not count.
+void KillTest::await_hbm(const HbmLevel& before, std::uint64_t returns, Clock::time_point death) {
   if (!meter_) return;
   std::uint64_t used = 0;
-  std::uint64_t expected = 0;
+  std::uint64_t level = 0;
   const bool back = eventually(std::chrono::seconds(10), [&] {
     const bool has_worker = worker() > 0;
     used = hbm_used();
-    const std::uint64_t more = has_worker && !worker_before ? context_ : 0;
-    const std::uint64_t less = !has_worker && worker_before ? context_ : 0;
-    expected = before + more + kNoiseBytes - std::min(before, less + context_);
-    return used <= expected;
+    level = moved_level(before, has_worker);
+    level -= std::min(level, returns);
+    return used <= level + kNoiseBytes;
   });
   const double took = ms_since(death);
   worst_hbm_ms_ = std::max(worst_hbm_ms_, took);
+  left_ = std::max(left_, used - std::min(used, level));
   if (!back) {
-    wrong("HBM in use is " + std::to_string(used >> 20) + " MiB after a kill; expected at most " +
-          std::to_string(expected >> 20));
+    wrong("HBM in use is " + std::to_string(used / kMiB) + " MiB after a kill; expected at most " +
+          std::to_string((level + kNoiseBytes) / kMiB));
   } else if (took > bound_ms()) {
     wrong("HBM came back after " + std::to_string(took) + " ms; expected " +
           std::to_string(bound_ms()));
   }
 }
 
-// With nothing of ours left.
-void KillTest::check_level(const char* when) {
-  if (!meter_) return;
-  std::uint64_t used = 0;
-  if (eventually(std::chrono::seconds(10), [&] {
-        used = hbm_used();
-        return used <= level_ + kNoiseBytes;
-      })) {
-    return;
+// Without engines: the daemon keeps nothing but idle caches and, for a while, a device worker.
+void KillTest::check_all_free() {
+  if (!options_.own_tenants) return;
+  if (!give_up_idle("", options_.tenants() * options_.arena_bytes())) {
+    wrong("the daemon does not give up all arenas when no engine is left");
   }
-  wrong(std::string("HBM in use is ") + std::to_string(used >> 20) + " MiB " + when + "; it was " +
-        std::to_string(level_ >> 20) + " before all");
+  kept_without_engines_ = check_level("when all arenas were given up", context_);
+}
+
+// With nothing of ours left but `more`.
+std::uint64_t KillTest::check_level(const char* when, std::uint64_t more) {
+  if (!meter_) return 0;
+  std::uint64_t used = 0;
+  const bool back = eventually(std::chrono::seconds(10), [&] {
+    used = hbm_used();
+    return used <= level_ + more + kNoiseBytes;
+  });
+  if (!back) {
+    wrong(std::string("HBM in use is ") + std::to_string(used / kMiB) + " MiB " + when +
+          "; it was " + std::to_string(level_ / kMiB) + " before all");
+  }
+  return used - std::min(used, level_);
 }
 
 void KillTest::check_others(std::uint32_t engine, std::uint64_t steps) {
@@ -414,10 +551,7 @@ void KillTest::check_others(std::uint32_t engine, std::uint64_t steps) {
 void KillTest::kill_engine(bool wild) {
   const std::uint32_t engine = below(options_.engines);
   std::this_thread::sleep_for(pause(kLongestPause));
-  const std::uint64_t before = hbm_used();
-  // One that has just begun may or may not have had its context by then.
-  const pid_t worker_then = worker();
-  const bool worker_before = worker_then > 0 && worker_then == settled_worker_;
+  const HbmLevel before = hbm_level();
   const pid_t pid = engines_[engine].pid;
   // Of a kill; what the kernel and the driver take apart counts. An access goes wrong some time.
   auto death = Clock::now();
@@ -437,30 +571,34 @@ void KillTest::kill_engine(bool wild) {
     wrong("an engine with an illegal access " + how_it_ended(*ended) + ": " + row(engine).text);
   }
   await_accounts(pid, row(engine).session, death);
-  await_hbm(before, worker_before, death);
+  await_arena(engine, death);
+  await_hbm(before, returns_of(engine), death);
   check_others(engine, 1);
-  // Every fourth is killed once more while it starts.
+  if (!wild && kills_ % kKillsPerStarting == 0 && kills_ < options_.kills) kill_starting(engine);
+  (void)start_engine(engine);
+}
+
+// Its arena may be there, on its way, or not asked for yet.
+void KillTest::kill_starting(std::uint32_t engine) {
+  const HbmLevel before = hbm_level();
   fork_engine(engine);
-  if (!wild && kills_ % 4 == 0 && kills_ < options_.kills) {
-    std::this_thread::sleep_for(pause(milliseconds(1500)));
-    const pid_t starting = engines_[engine].pid;
-    death = Clock::now();
-    send_signal(starting, SIGKILL);
-    (void)await_end(engine, kEndTimeout);
-    ++kills_;
-    await_accounts(starting, row(engine).session, death);
-    fork_engine(engine);
-  }
-  (void)await_running(engine);
+  std::this_thread::sleep_for(pause(kLongestStart));
+  const pid_t pid = engines_[engine].pid;
+  const auto death = Clock::now();
+  send_signal(pid, SIGKILL);
+  (void)await_end(engine, kEndTimeout);
+  ++kills_;
+  await_accounts(pid, row(engine).session, death);
+  if (!options_.own_tenants) return;  // others may take HBM for what they had not done yet
+  await_arena(engine, death);
+  await_hbm(before, 0, death);
 }
 
 // An engine whose forked child lives on. While the child has the engine's socket, it may have what
 // the engine was at; without it, the session is over.
 void KillTest::kill_parent(Child child) {
   const std::uint32_t engine = below(options_.engines);
-  const std::uint64_t before = hbm_used();
-  const pid_t worker_then = worker();
-  const bool worker_before = worker_then > 0 && worker_then == settled_worker_;
+  const HbmLevel before = hbm_level();
   row(engine).leave_child = child;
   if (!eventually(kEndTimeout, [&] { return row(engine).child != 0; })) {
     return wrong("an engine leaves no child");
@@ -478,6 +616,7 @@ void KillTest::kill_parent(Child child) {
     if (!is_quarantined(pid)) wrong("a session is over while a child has its socket");
   } else {
     await_accounts(pid, row(engine).session, death);
+    await_arena(engine, death);
     check_others(engine, kStepsBesideChild);
   }
   row(engine).end_child = true;
@@ -485,10 +624,12 @@ void KillTest::kill_parent(Child child) {
     wrong("the child of an engine does not end");
   }
   death = Clock::now();
-  if (child == Child::holds_all) await_accounts(pid, row(engine).session, death);
-  await_hbm(before, worker_before, death);
-  fork_engine(engine);
-  (void)await_running(engine);
+  if (child == Child::holds_all) {
+    await_accounts(pid, row(engine).session, death);
+    await_arena(engine, death);
+  }
+  await_hbm(before, returns_of(engine), death);
+  (void)start_engine(engine);
 }
 
 void KillTest::kill_worker() {
@@ -496,6 +637,7 @@ void KillTest::kill_worker() {
   const pid_t victim = worker();
   if (victim > 0) {
     send_signal(victim, SIGKILL);
+    settled_worker_ = -1;  // its context may be gone before it is
     ++worker_kills_;
   }
   // Its next work meets the death, in the middle of it or before.
@@ -533,7 +675,7 @@ void KillTest::kill_daemon() {
   }
   end_engines();
   daemon_.reset();
-  check_level("after the death of a daemon and the end of its engines");
+  (void)check_level("after the death of a daemon and the end of its engines");
   if (start_daemon()) (void)start_engines();
 }
 
@@ -576,9 +718,10 @@ int KillTest::run() {
   end_engines();
   if (daemon_) {
     if (const auto leftovers = tools::find_leftovers(daemon_->admin_socket())) wrong(*leftovers);
+    check_all_free();
     daemon_.reset();
   }
-  check_level("at the end");
+  (void)check_level("at the end");
   const std::pair<const char*, std::pair<std::uint32_t, std::uint32_t>> counts[] = {
       {"kills of engines", {kills_, options_.kills}},
       {"illegal accesses", {wild_, options_.wild}},
@@ -596,6 +739,13 @@ int KillTest::run() {
   return wrongs_.empty() ? 0 : kExitFailed;
 }
 
+json KillTest::arenas_report() const {
+  if (!options_.own_tenants) return nullptr;
+  return {{"back", arenas_back_},          {"worst_back_ms", worst_arena_ms_},
+          {"kept_idle_bytes", kept_idle_}, {"kept_without_engines_bytes", kept_without_engines_},
+          {"hbm_left_bytes", left_},       {"least_hbm_of_engine_bytes", least_hbm_of_engine_}};
+}
+
 void KillTest::report() {
   const json document = {
       {"schema", "sluice-gpu-kill-test"},
@@ -604,6 +754,8 @@ void KillTest::report() {
       {"gpu", gpu_},
       {"seed", options_.seed},
       {"engines", options_.engines},
+      {"tenants", options_.tenants()},
+      {"arena_bytes", options_.arena_bytes()},
       {"engines_started", starts_},
       {"kills", kills_},
       {"illegal_accesses", wild_},
@@ -613,6 +765,7 @@ void KillTest::report() {
       {"bound_ms", bound_ms()},
       {"worst_accounted_ms", worst_accounted_ms_},
       {"worst_hbm_back_ms", worst_hbm_ms_},
+      {"arenas", arenas_report()},
       {"hbm_measured_by", meter_ ? meter_->source() : ""},
       {"hbm_context_bytes", context_},
       {"longest_step_ms", static_cast<double>(longest_step_us_) / 1000},
@@ -637,8 +790,13 @@ int main_of(int argc, char** argv) {
   CLI::App app("Kills engines, device workers and daemons at random, and checks the others.",
                "gpu-kill-test");
   app.footer("Exit codes: 0 nothing was wrong; 1 something was; 77 there is no GPU here.");
-  app.add_option("--engines", options.engines, "engine processes, of two tenants")
+  app.add_option("--engines", options.engines, "engine processes, of two tenants or their own")
       ->check(CLI::Range(2u, kMostEngines))
+      ->capture_default_str();
+  app.add_flag("--own-tenants", options.own_tenants,
+               "a tenant for each engine: its arena has to come back after it");
+  app.add_option("--arena-mib", options.arena_mib, "of HBM, for each tenant")
+      ->check(CLI::IsMember({32, 64, 128, 256, 512, 1024, 2048, 4096}))  // whole extents
       ->capture_default_str();
   app.add_option("--kills", options.kills, "of engines, by SIGKILL")->capture_default_str();
   app.add_option("--wild", options.wild, "engines that make an illegal access")

@@ -16,11 +16,16 @@ namespace sluice::test::kills {
 inline constexpr std::uint32_t kMostEngines = 16;
 inline constexpr std::size_t kTextBytes = 512;
 
-// The cache of each tenant, and its memory.
+// The cache of each tenant, and its memory; the arena is at least so large.
 inline constexpr std::uint32_t kTenants = 2;
 inline constexpr engines::CacheShape kShape{64, std::uint64_t{32} << 20, std::uint64_t{256} << 20};
-// All engines of a tenant read these, which are half as many again as the arena has room for.
+// All engines of a tenant read these, which are half as many again as the least arena has room for.
 inline constexpr std::uint32_t kSharedBlocks = 768;
+inline constexpr std::uint32_t kStepsPerBlock = 16;  // between blocks of an engine's own
+
+constexpr engines::CacheShape shape_of(std::uint64_t arena_bytes) {
+  return {kShape.head_dim, arena_bytes, kShape.dram_bytes};
+}
 
 // A child that the engine forks, which calls nothing of CUDA and lives on with what it inherited.
 enum class Child : std::uint32_t { none, holds_all, closes_sockets };
@@ -61,6 +66,7 @@ struct EngineJob {
   std::uint32_t number = 0;  // of its row
   std::uint64_t seed = 0;
   bool cuda = true;
+  std::uint64_t arena_bytes = kShape.hbm_bytes;
   std::string tenant;
   std::string socket;
 };

@@ -35,7 +35,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::uint32_t kListCapacity = 64;
 constexpr std::chrono::seconds kLongestChild{60};
-constexpr std::uint32_t kStepsPerBlock = 16;  // between blocks of its own
 
 constexpr std::uint32_t kPages = engines::CacheShape::kPages;
 constexpr std::uint32_t kBlockTokens = engines::CacheShape::kBlockTokens;
@@ -115,7 +114,7 @@ class Engine {
     if (!info) return std::unexpected(info.error());
     row_.session = info->session;
 
-    auto cache = engines::open_cache(*client_, kShape, job_.cuda);
+    auto cache = engines::open_cache(*client_, shape_of(job_.arena_bytes), job_.cuda);
     if (!cache) return std::unexpected(cache.error());
     cache_.emplace(std::move(*cache));
     auto arena = cache_->arena();
