@@ -1,4 +1,5 @@
-// Work that an actor enqueued in a stream of a GPU, of which its host wants to know when it is done.
+// Work that an actor enqueued in a stream of a GPU, of which its host wants to know when it is
+// done.
 //
 // Thread-safety: one thread at a time.
 #pragma once

@@ -47,8 +47,8 @@ ipc::Status BlockWorks::make_some() {
   for (std::size_t i = 0; i < kWorksPerSlab; ++i) {
     auto event = OwnEvent::make();
     if (!event) return std::unexpected(event.error());
-    auto& work = all_.emplace_back(context_, slabs_.back().at<std::uint32_t>(i * stride),
-                                   std::move(*event));
+    auto& work =
+        all_.emplace_back(context_, slabs_.back().at<std::uint32_t>(i * stride), std::move(*event));
     free_.push_back(&work);
   }
   return {};

@@ -78,10 +78,18 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
   if (!rows) return std::unexpected(rows.error());
   auto stream = OwnStream::make();
   if (!stream) return std::unexpected(stream.error());
+  kernels::cuda::Arrangement arrangement;
+  arrangement.copying_ctas = options.copying_ctas;
+  if (options.copying_ctas == 0) {
+    arrangement = kernels::cuda::fastest_arrangement(
+        actor.cache().table(), actor.cache().store(),
+        std::uint64_t{options.max_lists} * options.list_capacity);
+  }
+  arrangement.advance = options.advance;
   const std::size_t scratch_bytes =
       options.forecast ? kernels::cuda::kForecastScratchBytes
                        : kernels::cuda::resolve_scratch_bytes(
-                             options.max_lists, options.list_capacity, options.copying_ctas);
+                             options.max_lists, options.list_capacity, arrangement.copying_ctas);
   auto scratch = DeviceBuffer::make_zeroed(scratch_bytes, stream->get());
   if (!scratch) return std::unexpected(scratch.error());
 
@@ -110,8 +118,7 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
   batch.kind = options.kind == PlanItems::rows ? kernels::cuda::ItemKind::row
                                                : kernels::cuda::ItemKind::block;
   batch.without_slot = options.without_slot;
-  plan->arrangement_.copying_ctas = options.copying_ctas;
-  plan->arrangement_.advance = options.advance;
+  plan->arrangement_ = arrangement;
   plan->forecast_ = options.forecast;
   plan->goal_ = {options.budget_bytes, kernels::forecast_min_age(options.confidence),
                  options.copying_ctas};

@@ -14,6 +14,18 @@
 
 namespace sluice::kernels::cuda {
 
+// How many of the block's fills come before it in the node's memory.
+static __device__ __noinline__ std::uint32_t rank_of(const Fills& fills, std::uint32_t i) {
+  const std::uint64_t from = fills.at[i].from;
+  std::uint32_t rank = 0;
+#pragma unroll 4
+  for (std::uint32_t j = 0; j < fills.count; ++j) {
+    const std::uint64_t other = fills.at[j].from;
+    rank += other < from || (other == from && j < i) ? 1 : 0;
+  }
+  return rank;
+}
+
 // Leaves the copies to the copiers, which begin as soon as they see a fill.
 __device__ inline void hand_over(const Launch& launch, Shared& shared) {
   const std::uint32_t count = shared.fills.count;
@@ -28,7 +40,8 @@ __device__ inline void hand_over(const Launch& launch, Shared& shared) {
     for (std::uint32_t i = threadIdx.x; i < count; i += kThreads) {
       Fill fill = shared.fills.at[i];
       fill.seen = kHandedOver;
-      store_whole(&launch.scratch->fills[shared.handed + i], fill);
+      const std::uint32_t place = shared.far ? rank_of(shared.fills, i) : i;
+      store_whole(&launch.scratch->fills[shared.handed + place], fill);
     }
   }
   if (threadIdx.x == 0) {

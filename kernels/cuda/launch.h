@@ -84,11 +84,21 @@ struct ResolveBatch {
 // lists * item_stride of a launch, at most.
 inline constexpr std::uint64_t kMaxBatchItems = std::uint64_t{1} << 30;
 
+// Rows that are drawn from so many bytes of frames, and more, are copied in order of their
+// addresses, as far as they are looked up together: their pages outnumber those whose physical
+// addresses the GPU keeps (docs/measured.md).
+inline constexpr std::uint64_t kFarBytes = std::uint64_t{2} << 30;
+
 // How a launch is spread over the GPU.
 struct Arrangement {
-  std::uint32_t copying_ctas = 0;  // at most so many copy; 0: as many as are fastest on an idle GPU
-  bool advance = false;            // leave the step and enter the next one, in the same launch
+  std::uint32_t copying_ctas = 0;       // at most so many copy; 0: as many as look up
+  bool advance = false;                 // leave the step and enter the next one, in the same launch
+  bool only_if_far = false;             // copying_ctas is 0 unless rows lie far apart
+  std::uint64_t far_bytes = kFarBytes;  // as they do in frames of so many bytes, if they are small
 };
+
+// What is fastest on an idle GPU, for so many items.
+Arrangement fastest_arrangement(const HotTable& table, const PageStore& store, std::uint64_t items);
 
 // Memory that resolves of such lists need of their own, with `copying_ctas` of the arrangement or
 // more, or 0: device memory, zeroed once, that no other process can reach, for one launch at a

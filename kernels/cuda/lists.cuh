@@ -39,7 +39,7 @@ struct Scratch {
   alignas(16) std::uint32_t looked_base;
   std::uint32_t handed_base;
   std::uint32_t turn;  // of the launches with this scratch memory
-  std::uint32_t reserved;
+  std::uint32_t far;   // 1: rows lie far apart, as the launch before saw it
   Books books;
   Fill fills[];  // as many as a launch has items; not seen between launches
 };
@@ -82,6 +82,8 @@ struct Launch {
   Divisor by_parts;    // of a page: pieces that a block of threads reads at once
   bool plain = false;  // every item is a page of a real list
   bool advance = false;
+  bool only_if_far = false;  // there are copiers for that alone: else lookers copy
+  std::uint64_t far_bytes = 0;
   const std::uint32_t* only_if = nullptr;  // nothing is done if it leads to 0
   std::uint32_t* absent = nullptr;         // items that are absent or lost are added to it
 };

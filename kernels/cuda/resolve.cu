@@ -23,6 +23,9 @@ constexpr std::uint32_t kLeastOfLarge = 4;  // and if one alone is work for a bl
 constexpr unsigned kFewLookers = 128;       // as many as there are, if the lists are not very long
 constexpr unsigned kMostCopiers = 64;       // more are no faster
 constexpr std::uint64_t kSmallPageBytes = 4096;
+// Where rows may lie far apart: what a looker hands over is in order, so few have much each.
+constexpr std::uint32_t kCopiersIfFar = 16;
+constexpr std::uint32_t kLookersIfFar = 64;
 // Of a launch that waits. A read of NVMe takes some 100 us.
 constexpr unsigned kLookAgainNs = 10'000;
 constexpr std::uint64_t kAskAgainNs = 1'000'000;
@@ -201,7 +204,7 @@ __device__ void look_up_slice(const Launch& launch, Shared& shared) {
   __syncthreads();
   if (threadIdx.x / kWarp == kWarps - 1) account(launch, shared);
   let_next_come();
-  if (launch.copiers != 0) {
+  if (shared.hand_over) {
     hand_over(launch, shared);
   } else {
     copy_fills(launch, shared.fills);
@@ -228,6 +231,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   opening.tell(shared);
   if (threadIdx.x == 0) note_looked(launch);
   __syncthreads();
+  if (!shared.hand_over) return;
   if (launch.store.page_bytes % sizeof(uint4) == 0) {
     copy_handed(launch, shared);
   } else {
@@ -303,6 +307,19 @@ static bool are_few(std::uint64_t items, std::uint32_t copying_ctas) {
   return items <= std::uint64_t{copying_ctas} * kMostItems;
 }
 
+static bool are_small(const PageStore& store) { return store.page_bytes <= kSmallPageBytes; }
+
+Arrangement fastest_arrangement(const HotTable& table, const PageStore& store,
+                                std::uint64_t items) {
+  Arrangement fastest;
+  const std::uint64_t most_bytes = table.sizes.blocks * store.frame_stride;
+  if (are_small(store) && most_bytes >= kFarBytes && !are_few(items, kCopiersIfFar)) {
+    fastest.copying_ctas = kCopiersIfFar;
+    fastest.only_if_far = true;
+  }
+  return fastest;
+}
+
 std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride,
                                   std::uint32_t copying_ctas) {
   const std::uint64_t items = std::uint64_t{lists} * item_stride;
@@ -310,16 +327,24 @@ std::size_t resolve_scratch_bytes(std::uint32_t lists, std::uint32_t item_stride
   return offsetof(Scratch, fills) + (handed ? sizeof(Fill) * items : 0);
 }
 
+static std::uint32_t wanted_lookers(std::uint32_t items, const Arrangement& arrangement) {
+  if (arrangement.only_if_far) return kLookersIfFar;
+  const std::uint32_t bound = arrangement.copying_ctas;
+  if (bound != 0) return are_few(items, bound) ? std::min(bound, kFewLookers) : kFewLookers;
+  return items > std::uint64_t{kFewLookers} * kThreads ? resident_lookers() : kFewLookers;
+}
+
 // Who does what.
 static void arrange(Launch& launch, const Arrangement& arrangement, void* scratch) {
   const std::uint32_t items = launch.items;
   launch.scratch = static_cast<Scratch*>(scratch);
   launch.advance = arrangement.advance;
-  const bool small = launch.store.page_bytes <= kSmallPageBytes;
+  launch.only_if_far = arrangement.only_if_far;
+  const bool small = are_small(launch.store);
+  launch.far_bytes = small ? arrangement.far_bytes : ~std::uint64_t{0};
   const std::uint32_t bound = arrangement.copying_ctas;
   const bool few = bound != 0 && are_few(items, bound);
-  std::uint32_t wanted = few && bound < kFewLookers ? bound : kFewLookers;
-  if (bound == 0 && items > std::uint64_t{wanted} * kThreads) wanted = resident_lookers();
+  const std::uint32_t wanted = wanted_lookers(items, arrangement);
   launch.copiers = few ? 0 : std::min(bound, kMostCopiers);
   const std::uint32_t slice = (items + wanted - 1) / wanted;
   launch.slice = std::clamp(slice, small ? kLeastSlice : kLeastOfLarge, kMostItems);

@@ -23,6 +23,8 @@ struct Shared {
   Step clock;
   Step oldest;  // of the actors
   bool shared_step;
+  bool far;             // lookers hand over in order of addresses
+  bool hand_over;       // copiers copy
   std::uint32_t slots;  // that may be claimed
   std::uint32_t fresh;  // the first of them that nobody has claimed yet
   std::uint32_t windows;
@@ -83,6 +85,8 @@ class Opening {
     shared.looked_base = books_.x;
     shared.handed_base = books_.y;
     shared.turn = books_.z;
+    shared.far = books_.w != 0;
+    shared.hand_over = launch_.copiers != 0 && (!launch_.only_if_far || shared.far);
     shared.launches = state_.x;
     shared.advances = state_.w;
     const std::uint32_t step = !launch_.advance ? now_ : state_.w % 2 == 0 ? state_.y : state_.z;
@@ -143,7 +147,8 @@ __device__ inline void close_books(const Launch& launch, const Shared& shared) {
   while (load(&scratch.books.looked) - shared.looked_base < others) {
   }
   store(&scratch.looked_base, shared.looked_base + others);
-  store(&scratch.handed_base, shared.handed_base + (launch.copiers != 0 ? launch.lookers : 0));
+  store(&scratch.handed_base, shared.handed_base + (shared.hand_over ? launch.lookers : 0));
+  store(&scratch.far, shared.frames_ready * launch.store.frame_stride >= launch.far_bytes ? 1 : 0);
   store(&scratch.turn, shared.turn + 1);
   store(&scratch.books.pages[(shared.turn + 1) % 2], 0);
   ActorLine* const line = actor_line(launch.table, launch.actor);

@@ -1,9 +1,12 @@
 // resolve on the device: right bytes in every slot, whatever the lists and whoever else is at work;
 // and the same hits as the CPU's resolve.
 #include <chrono>
+#include <cstddef>
+#include <cstring>
 #include <memory>
 #include <set>
 
+#include "kernels/cuda/lists.cuh"
 #include "kernels/wanted.h"
 #include "tests/gpu/world.h"
 
@@ -34,6 +37,8 @@ struct Case {
   std::uint32_t copiers;
   bool advance;
   std::uint32_t items = 200;
+  std::uint64_t far_bytes = cuda::kFarBytes;
+  bool only_if_far = false;
 };
 
 class EveryShape : public testing::TestWithParam<Case> {};
@@ -47,7 +52,7 @@ TEST_P(EveryShape, SlotsHoldTheBytesOfTheirPagesAndHitsAreThoseThatWereThere) {
                .pages_per_block = kPagesPerBlock,
                .page_bytes = c.page_bytes});
   User user(world, 1, 1, items);
-  user.arrangement = {c.copiers, c.advance};
+  user.arrangement = {c.copiers, c.advance, c.only_if_far, c.far_bytes};
   std::mt19937 random(1);
   if (c.advance) user.enter();
   const int steps = items > 1024 ? 10 : 30;
@@ -95,7 +100,41 @@ INSTANTIATE_TEST_SUITE_P(Pages, EveryShape,
                                          Case{656, 2, true, 2500}, Case{1000, 1, true, 1500},
                                          Case{1001, 1, false, 1500}, Case{32768, 1, true, 1100},
                                          // Pages in parts that several copiers take.
-                                         Case{32768, 2, true, 2200}, Case{16384, 3, false, 3200}));
+                                         Case{32768, 2, true, 2200}, Case{16384, 3, false, 3200},
+                                         // Rows that lie far apart, as it is posed.
+                                         Case{656, 2, true, 2500, 1}, Case{656, 1, false, 2500, 1},
+                                         Case{656, 2, true, 2500, 1, true},
+                                         Case{656, 2, false, 2500, cuda::kFarBytes, true}));
+
+TEST(Resolve, RowsThatLieFarApartAreHandedOverInOrderOfTheirAddresses) {
+  constexpr std::uint32_t kItems = 2500;
+  World world({.slots = 2 * kItems, .blocks = 512, .page_bytes = 656});
+  User user(world, 0, 1, kItems);
+  user.arrangement = {1, false, true, 1};
+  std::mt19937 random(17);
+  const auto order = random_pages(random, world.table_.pages, std::size_t{2} * kItems);
+  const auto copied_from = [&](int half) {
+    const auto begin = order.begin() + half * static_cast<int>(kItems);
+    const std::vector<std::int32_t> pages(begin, begin + kItems);
+    EXPECT_EQ(world.wrong(pages, user.step(pages)), 0u);
+    std::vector<std::uint8_t> bytes = user.scratch_.get();
+    std::vector<cuda::Fill> fills(kItems);
+    std::memcpy(fills.data(), bytes.data() + offsetof(cuda::Scratch, fills),
+                fills.size() * sizeof(cuda::Fill));
+    return fills;
+  };
+  for (const cuda::Fill& fill : copied_from(0)) {
+    ASSERT_EQ(fill.slot, 0) << "nobody knew it, so nothing was handed over";
+  }
+  const std::vector<cuda::Fill> fills = copied_from(1);
+  std::size_t descents = 0;
+  for (std::size_t i = 1; i < fills.size(); ++i) {
+    ASSERT_EQ(fills[i].seen, 0u);
+    descents += fills[i].from < fills[i - 1].from ? 1 : 0;
+  }
+  EXPECT_GT(descents, 0u);
+  EXPECT_LE(descents, kItems / 32 + 1) << "at most where another looker's begin";
+}
 
 // The same table on the CPU, for comparison.
 class Reference {

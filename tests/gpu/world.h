@@ -253,8 +253,6 @@ class User {
   cuda::ResolveBatch batch;
   cuda::Arrangement arrangement;
   cudaStream_t stream() const { return stream_; }
-
- private:
   DeviceArray<std::uint8_t> scratch_;
 };
 

@@ -3,14 +3,16 @@
    A looker takes places at the end of the list, and stores its fills there; that it did is counted when the places are
    taken, before or after the stores. Copiers take pieces in turn, PARTS of a page, as soon as they see its fill, until
    they know the end of the list; then they say of each page, or the last of its parts does, that it is ready, and
-   clear its place. The clerk changes the books for the next launch when all have looked up.
+   clear its place. The clerk changes the books for the next launch when all have looked up. With FAR it also notes
+   whether lookers of the next launch hand over at all.
 
    Checked: a launch ends; every fill was copied, PARTS times, ready once, after all of it was copied, and the list is
    empty afterwards.
    Limits: sequentially consistent; NL lookers of at most two fills, NC copiers, LAUNCHES launches.
    Seeded bugs: BUG_KEEP (places are not cleared), BUG_FIRST (the first part clears the place), BUG_END (the end is read
    before all lookers have counted), BUG_ONE_COUNT (launches share one count of pages), BUG_FORGET (nothing is handed
-   over). */
+   over); with FAR: BUG_BASE (lookers that hand nothing over are counted), BUG_LATE (lookers read the note when they have
+   looked up). */
 #ifndef NL
 #define NL 2
 #endif
@@ -32,6 +34,11 @@
 
 /* Scratch memory. */
 byte turn, handed_base, looked_base, looked, handed;
+#ifdef FAR
+bit far;
+#else
+bit far = 1;
+#endif
 byte pages[2];
 byte seen[PLACES];
 /* What a launch is to do, and did. */
@@ -47,8 +54,17 @@ byte running;
 proctype looker() {
   byte t, n, at, i;
   bool told;
-  t = turn;
-  atomic { looked++; if :: n = 0 :: n = 1 :: n = 2 fi; given = given + n };
+  bit f;
+  atomic { t = turn; f = far };
+  looked++;
+#ifdef BUG_LATE
+  f = far;
+#endif
+  if
+  :: !f -> goto through  // it copies what it missed
+  :: f
+  fi;
+  atomic { if :: n = 0 :: n = 1 :: n = 2 fi; given = given + n };
   atomic { at = pages[COUNT]; pages[COUNT] = at + n };
   do
 #ifdef BUG_FORGET
@@ -59,14 +75,20 @@ proctype looker() {
   :: !told -> handed++; told = true
   :: i == n && told -> break
   od;
-  atomic { running--; t = 0; n = 0; at = 0; i = 0; told = 0 }
+through:
+  atomic { running--; t = 0; n = 0; at = 0; i = 0; told = 0; f = 0 }
 }
 
 proctype copier(byte me) {
   byte t, base, piece, end, found;
   bool known;
-  atomic { t = turn; base = handed_base; end = PLACES; piece = me };
+  bit f;
+  atomic { t = turn; f = far; base = handed_base; end = PLACES; piece = me };
   looked++;
+  if
+  :: !f -> goto through
+  :: f
+  fi;
   do
   :: piece / PARTS >= end -> break
   :: piece / PARTS < end ->
@@ -108,7 +130,8 @@ proctype copier(byte me) {
      };
      piece = piece + NC
   od;
-  atomic { running--; t = 0; base = 0; piece = 0; end = 0; found = 0; known = 0 }
+through:
+  atomic { running--; t = 0; base = 0; piece = 0; end = 0; found = 0; known = 0; f = 0 }
 }
 
 proctype clerk() {
@@ -116,7 +139,14 @@ proctype clerk() {
   t = turn;
   looked - looked_base == NL + NC;
   looked_base = looked_base + NL + NC;
+#ifndef BUG_BASE
+  handed_base = handed_base + (far -> NL : 0);
+#else
   handed_base = handed_base + NL;
+#endif
+#ifdef FAR
+  if :: far = 0 :: far = 1 fi;
+#endif
   turn = t + 1;
 #ifdef BUG_ONE_COUNT
   pages[0] = 0;
