@@ -76,9 +76,15 @@ class Actor {
   // until that has passed.
   virtual ipc::Result<Pending> unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) = 0;
 
+  // Waits until the device has begun the actor's step, so that no step that is enqueued later can
+  // have what somebody withdraws from now on: graces go by the log that a step has applied when it
+  // begins. Errors: wrong_state (its stream is being captured), io_error.
+  virtual ipc::Status await_begin() { return {}; }
+
   // Of a cache on a GPU, where actors alone can touch slots: copies the bytes of a block's pinned
   // slots to the frame of the same block of `to`, which is private; the frame is in use until that
-  // has passed. Errors: not_supported (host backend), and those of Cache::wait_pinned_frame.
+  // has passed. Errors: not_supported (host backend), wrong_state (its stream is being captured),
+  // and those of Cache::wait_pinned_frame.
   virtual ipc::Result<Pending> copy_to_frame(const Sequence& from, std::uint32_t block,
                                              const Sequence& to);
   // The other way, of its own frame; returns when the bytes are there.

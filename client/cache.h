@@ -92,6 +92,7 @@ class Cache {
   std::uint64_t table_bytes() const { return table_bytes_; }
   std::uint32_t frame_extents() const { return mapped_.load(std::memory_order_acquire); }
   std::uint64_t frame_extent_bytes() const { return frame_extent_bytes_; }
+  std::uint64_t most_frame_bytes() const { return max_frame_extents_ * frame_extent_bytes_; }
   std::uint32_t extent_of(std::uint32_t frame) const { return frame / frames_per_extent_; }
 
   // The GPU's side; null on the host backend.

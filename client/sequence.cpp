@@ -16,7 +16,8 @@ using ipc::fail;
 namespace wire = ipc::wire;
 
 Sequence::~Sequence() {
-  if (cache_.client().in_owner()) wait_for_streams(0);
+  if (cache_.client().in_owner()) wait_for_streams();
+  pins_.clear();  // what is in streams is the cache's
   if (registered_ && cache_.client().in_owner()) {
     const Gate::Stay stay = cache_.client().gate().hold();
     be_forgotten();
@@ -252,7 +253,7 @@ ipc::Status Sequence::extend_on(Link& link, std::uint32_t count, ipc::Deadline d
 // A daemon that dies over it, or is away, is told by the resume what is left.
 ipc::Status Sequence::truncate(std::uint32_t count) {
   if (auto ok = settle(nullptr); !ok) return ok;
-  wait_for_streams(count);
+  wait_for_streams();
   auto stay = enter(cache_.client().deadline(), Gate::Needs::nothing);
   if (!stay) return std::unexpected(stay.error());
   if (count > blocks()) {
@@ -288,7 +289,7 @@ ipc::Status Sequence::truncate_on(Link& link, std::uint32_t count) {
 ipc::Status Sequence::release() {
   for (std::uint32_t left = seals_.promised(); left > 0 && !settle(nullptr); --left) {
   }
-  wait_for_streams(0);
+  wait_for_streams();
   auto stay = cache_.client().gate().enter(cache_.client().deadline(), Gate::Needs::nothing);
   if (!stay) return std::unexpected(stay.error());
   be_forgotten();

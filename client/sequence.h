@@ -171,9 +171,10 @@ class Sequence {
   ipc::Status store_pins(std::uint32_t index, Pins& pins, Actor* actor);
   // The pages of these pins are ordinary ones from now on.
   ipc::Status unpin(std::uint32_t index, Actor* actor);
-  // Waits until no stream uses the ids and frames of the blocks from `first` on, nor the pins of
-  // any that was sealed: before somebody else may get them.
-  void wait_for_streams(std::uint32_t first);
+  void note_in_stream(const Pending& pending);  // under mutex_
+  // Waits until no stream uses ids and frames of the sequence, before somebody else may get them:
+  // by stores, and by what turns pins into pages.
+  void wait_for_streams();
   // Writes the ids from block `first` on to the row, if there is one.
   ipc::Status update_row(std::uint32_t first);
 
@@ -196,7 +197,6 @@ class Sequence {
       ids_;                    // attached ids, alone and dense: every page of a resolve reads one
   std::vector<Block> blocks_;  // of the same length
   std::unordered_map<std::uint32_t, Pins> pins_;  // by block index
-  std::vector<Pending> unpins_;                   // that may be under way
   std::uint32_t sealed_ = 0;
   std::optional<std::uint32_t> row_;
   PutOffSeals seals_;
@@ -210,6 +210,7 @@ class Sequence {
   std::atomic<std::uint8_t> told_{0};
   std::mutex mutex_;  // of the following, of row_, and see above
   std::vector<Replaced> replaced_;
+  std::vector<Pending> in_streams_;  // that may be under way
   ipc::Error lost_why_{ipc::Errc::ok, {}};
 };
 

@@ -42,12 +42,16 @@ struct Sequence::Adoption {
 };
 
 void Sequence::lose(ipc::Error why) {
-  const std::lock_guard lock(mutex_);
-  handle_ = 0;
-  // Plans find a sequence without blocks.
-  if (row_) (void)cache_.device()->update_row(*row_, {}, 0);
-  lost_why_ = std::move(why);
-  told_.fetch_or(kToldLost, std::memory_order_acq_rel);
+  {
+    const std::lock_guard lock(mutex_);
+    handle_ = 0;
+    // Plans find a sequence without blocks.
+    if (row_) (void)cache_.device()->update_row(*row_, {}, 0);
+    lost_why_ = std::move(why);
+    told_.fetch_or(kToldLost, std::memory_order_acq_rel);
+  }
+  // The daemon gives its blocks to others when the resume is done.
+  wait_for_streams();
 }
 
 ipc::Status Sequence::adopt_part(Link& link, Adoption& adoption, std::size_t first,

@@ -123,8 +123,17 @@ ipc::Status Sequence::store_pins(std::uint32_t index, Pins& pins, Actor* actor) 
                                        "again");
   }
   if (auto ok = wait_for(pins.store); !ok) return ok;
+  // Whoever loses the sequence meanwhile waits for what is enqueued.
+  std::unique_lock lock(mutex_, std::defer_lock);
+  if (cache_.resolver() != nullptr) {
+    const ipc::Deadline deadline = cache_.client().deadline();
+    if (auto ok = cache_.wait_pinned_frame(blocks_[index].frame, deadline); !ok) return ok;
+    lock.lock();
+    if ((told_.load(std::memory_order_relaxed) & kToldLost) != 0) return std::unexpected(lost_why_);
+  }
   auto store = copy_to_frame(index, *this, actor);
   if (!store) return std::unexpected(store.error());
+  if (*store != nullptr) note_in_stream(*store);
   pins.store = std::move(*store);
   pins.stored = true;
   return {};
@@ -150,18 +159,25 @@ ipc::Status Sequence::unpin(std::uint32_t index, Actor* actor) {
   auto unpinned = actor->unpin(ids_[index], pins->second.slots);
   pins_.erase(pins);
   if (!unpinned) return std::unexpected(unpinned.error());
-  std::erase_if(unpins_, [](const Pending& pending) { return passed(pending).value_or(false); });
-  if (*unpinned != nullptr) unpins_.push_back(std::move(*unpinned));
+  if (*unpinned == nullptr) return {};
+  const std::lock_guard lock(mutex_);
+  note_in_stream(*unpinned);
   return {};
 }
 
+void Sequence::note_in_stream(const Pending& pending) {
+  std::erase_if(in_streams_, [](const Pending& one) { return passed(one).value_or(false); });
+  in_streams_.push_back(pending);
+}
+
 // Where waiting fails nothing runs any more.
-void Sequence::wait_for_streams(std::uint32_t first) {
-  for (const auto& [index, pins] : pins_) {
-    if (index >= first) (void)wait_for(pins.store);
+void Sequence::wait_for_streams() {
+  std::vector<Pending> under_way;
+  {
+    const std::lock_guard lock(mutex_);
+    under_way = in_streams_;
   }
-  for (const Pending& pending : unpins_) (void)wait_for(pending);
-  unpins_.clear();
+  for (const Pending& pending : under_way) (void)wait_for(pending);
 }
 
 }  // namespace sluice::client::internal

@@ -12,8 +12,10 @@
  *
  * GPUs. A cache with device_type 2 has its arena on a CUDA GPU. With executor `direct` steps and
  * resolves are kernels in a stream of the caller. sluice_step_begin and sluice_step_end only
- * enqueue; a plan does, too, and may be captured in a graph; sluice_resolve, sluice_block_pin,
- * sluice_seal and sluice_sequence_fork wait for the stream. Pages are filled out of DRAM that this
+ * enqueue; a plan does, too, and may be captured in a graph. sluice_resolve, and forks of pinned
+ * blocks, wait for the stream; sluice_block_pin and sluice_seal for as little as they say below;
+ * truncating and releasing a sequence until streams have passed what it stored and sealed of pinned
+ * slots. Pages are filled out of DRAM that this
  * process has registered with the device, which happens in the background after an extent is
  * mapped: until then they are absent (sluice_cache_wait_pinned). Calls make the device current for
  * themselves and leave the caller's as it was; none may be made during a capture of their stream,
@@ -54,7 +56,8 @@
  * returns SLUICE_FORKED, except sluice_disconnect, which frees the child's copy without telling the
  * daemon. The thread that watches the daemon takes no signals, and is not in the child.
  *
- * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call. After
+ * Waits. Every call that can wait has a bound: `timeout_us` of the client, or of the call; but what
+ * waits for a stream of a GPU waits for as long as that takes. After
  * SLUICE_TIMED_OUT of a call that changes a sequence (open, extend, truncate, seal, fork), nobody
  * knows whether it was carried out: the sequence answers SLUICE_WRONG_STATE from then on, and is to
  * be released; one that an open or fork made after all is released by the library. A step whose
@@ -78,19 +81,18 @@
  *   These blocks count as the tenant's memory, are taken only where memory is free, and are given
  *   up for a call that has none. sluice_seal is put off: the block's bytes are in its frame, the
  *   call returns SLUICE_OK (with deduplicated = 0), and the key becomes known when the daemon is
- *   back, by the next extend, truncate, fork, seal, release, pin or resolve of the sequence (of a
- *   pinned block: by one that names an actor in a step). Until then sluice_sequence_get_info counts
- *   it in to_be_sealed, its pinned slots are found as before, and a block without is absent. An
- *   error of such a seal is returned once, by the call that found it out, which has then done
+ *   back, by the next extend, truncate, fork, seal, release, pin, store or resolve of the sequence
+ *   (of a pinned block: by one that names an actor in a step). Until then sluice_sequence_get_info
+ * counts it in to_be_sealed, its pinned slots are found as before, and a block without is absent.
+ * An error of such a seal is returned once, by the call that found it out, which has then done
  *   nothing else; the block is private again.
- * - Truncating, releasing and closing are done at once; seals that were put off for what they give
- *   up are not done any more.
- * A daemon may come back without what this client had. Then nothing is guessed: SLUICE_STALE_HANDLE
- * is what is left. Of all calls, steps included, if it does not know the session (it was started
- * cold, or by a version or configuration that shares no memory with the one before): close the
- * client, and connect anew. Of a cache and what belongs to it, if its memory is another: close it,
- * and open it again. Of one sequence, if a block of it is gone: release it, and open it again by
- * its keys. The text says which.
+ * - Truncating, releasing and closing wait for no daemon; seals that were put off for what they
+ * give up are not done any more. A daemon may come back without what this client had. Then nothing
+ * is guessed: SLUICE_STALE_HANDLE is what is left. Of all calls, steps included, if it does not
+ * know the session (it was started cold, or by a version or configuration that shares no memory
+ * with the one before): close the client, and connect anew. Of a cache and what belongs to it, if
+ * its memory is another: close it, and open it again. Of one sequence, if a block of it is gone:
+ * release it, and open it again by its keys. The text says which.
  *
  * Some sessions cannot go on (the daemon is configured so, or of an older version). Then calls that
  * ask the daemon return SLUICE_DAEMON_AWAY within a second of its death, or SLUICE_SHUTTING_DOWN if
@@ -405,24 +407,26 @@ SLUICE_API sluice_status sluice_block_map(sluice_sequence* sequence, uint32_t bl
 /* Slots for the pages of a private block that decode fills: pinned in the arena until the seal,
  * readable by resolve of this sequence at once. `slots` takes pages_per_block entries. Call inside
  * a step of `actor`. Calling again gives the same slots. On a GPU it waits for the begin of the
- * step, not for what is in the stream behind it. NO_SLOT: the arena is full of pages in
- * use; nothing is pinned. */
+ * step, and for what is in the stream behind it only if the block's frame was mapped, whose bytes
+ * come along (or if a graph began the step). NO_SLOT: the arena is full of pages in use; nothing is
+ * pinned. */
 SLUICE_API sluice_status sluice_block_pin(sluice_sequence* sequence, uint32_t block,
                                           sluice_actor* actor, int32_t* slots, sluice_error* error);
 
-/* Begins to write a block's pinned slots back to its frame, as a seal would; the seal then waits
- * for no more than that. Call inside a step of `actor` when the caller's last write is in its
- * stream, some time before the seal: on a GPU (executor direct) this copies behind what is in the
- * stream now, and waits for nothing, where a seal without it waits for all of that. Otherwise the
- * copy is made by this call, which the caller has finished writing before. Who writes to the slots
- * again pins the block again first (which takes the store back, and gives the same slots). Blocks
- * without pinned slots are stored as they are. WRONG_STATE: the block is sealed. TIMED_OUT,
- * LIMIT_REACHED: the device cannot write to the frame's memory; see sluice_cache_wait_pinned. */
+/* Begins to write a block's pinned slots back to its frame, as a seal would, so that the seal need
+ * not wait for what is enqueued later. Call inside a step of `actor` when the caller's last write
+ * is in its stream: on a GPU (executor direct) the copy is enqueued there, and the call waits for
+ * nothing but an earlier store of the same block, and the memory of its frame. Otherwise the copy
+ * is made by this call, before which the caller has finished writing. Who writes to the slots again
+ * pins the block again first (which takes the store back, and gives the same slots). Blocks without
+ * pinned slots are stored as they are. WRONG_STATE: the block is sealed, or the stream is being
+ * captured. TIMED_OUT, LIMIT_REACHED: the device cannot write to the frame's memory; see
+ * sluice_cache_wait_pinned. */
 SLUICE_API sluice_status sluice_block_store(sluice_sequence* sequence, uint32_t block,
                                             sluice_actor* actor, sluice_error* error);
 
-/* Sets `stored` to 1 if the block's bytes are in its frame, so that a seal would wait for nothing
- * but the daemon; else to 0. Asks no device but for an event. */
+/* Sets `stored` to 1 if the block's bytes are in its frame, so that a seal has no copy to wait for;
+ * else to 0. Waits for nothing. */
 SLUICE_API sluice_status sluice_block_stored(sluice_sequence* sequence, uint32_t block,
                                              uint32_t* stored, sluice_error* error);
 
@@ -433,9 +437,12 @@ typedef struct sluice_seal_result {
 } sluice_seal_result;
 
 /* Makes a private block immutable and names it. Pinned slots are written back to the frame first
- * (see sluice_block_store); the caller has finished writing. Pinned blocks are sealed inside a step
- * of `actor` (NULL otherwise). `valid_bytes`: 0 for a full block. SIZE_MISMATCH: the key is known
- * with another size; the block stays private. */
+ * (see sluice_block_store), whose writes are in the stream by now. Pinned blocks are sealed inside
+ * a step of `actor` (NULL otherwise), in which, or in an earlier one, all is enqueued that uses the
+ * slots as they were pinned. On a GPU it waits for the store and the begin of that step, so an
+ * engine that is a step ahead of the device loses least by sealing at the step's end; an actor with
+ * a plan that advances, whose begins are not known, waits for its stream. `valid_bytes`: 0 for a
+ * full block. SIZE_MISMATCH: the key is known with another size; the block stays private. */
 SLUICE_API sluice_status sluice_seal(sluice_sequence* sequence, uint32_t block, const void* key,
                                      uint32_t key_bytes, uint64_t valid_bytes, sluice_actor* actor,
                                      sluice_seal_result* result, sluice_error* error);

@@ -90,17 +90,35 @@ ipc::Status CudaActor::do_begin_step() {
       !ok) {
     return ok;
   }
-  return note_begin();
+  note_begin();
+  return {};
+}
+
+ipc::Result<bool> CudaActor::is_captured() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (auto ok = check(cudaStreamIsCapturing(stream_, &status), "asking about a capture"); !ok) {
+    return std::unexpected(ok.error());
+  }
+  return status != cudaStreamCaptureStatusNone;
+}
+
+ipc::Status CudaActor::check_not_captured(const char* what) const {
+  const auto captured = is_captured();
+  if (!captured) return std::unexpected(captured.error());
+  if (!*captured) return {};
+  return fail(Errc::wrong_state, std::string("the actor's stream is being captured: ") + what +
+                                     " is for one block, and would be repeated with the graph");
 }
 
 // A graph begins the step when it is launched, and nobody tells us.
-ipc::Status CudaActor::note_begin() {
-  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-  if (auto ok = check(cudaStreamIsCapturing(stream_, &capturing), "asking about a capture"); !ok) {
-    return ok;
-  }
-  knows_begin_ = capturing == cudaStreamCaptureStatusNone;
-  return knows_begin_ ? state_->begun.record(stream_) : ipc::Status();
+void CudaActor::note_begin() {
+  knows_begin_ = !is_captured().value_or(true) && state_->begun.record(stream_).has_value();
+}
+
+ipc::Status CudaActor::await_begin() {
+  const CurrentBesideCaptures current(device_.context());
+  if (auto ok = check_not_captured("a seal"); !ok) return ok;
+  return knows_begin_ && !advances_ ? state_->begun.wait() : wait("the actor's stream");
 }
 
 ipc::Status CudaActor::do_end_step() {
@@ -370,7 +388,7 @@ ipc::Result<std::vector<std::int32_t>> CudaActor::do_pin(const Sequence& sequenc
 
 ipc::Result<Pending> CudaActor::unpin(std::uint32_t id, const std::vector<std::int32_t>& slots) {
   const Current current(device_.context());
-  const auto work = work_on(id, kernels::kNoFrame, slots);
+  auto work = work_on(id, kernels::kNoFrame, slots);
   if (!work) return std::unexpected(work.error());
   if (auto ok = check_launch(kernels::cuda::seal_pins(cache().table(), index(), (*work)->id(), 1,
                                                       (*work)->slots(), stream_),
@@ -378,8 +396,15 @@ ipc::Result<Pending> CudaActor::unpin(std::uint32_t id, const std::vector<std::i
       !ok) {
     return std::unexpected(ok.error());
   }
-  if (auto ok = (*work)->ends_here(stream_); !ok) return std::unexpected(ok.error());
-  return *work;
+  return enqueued(std::move(*work));
+}
+
+ipc::Result<Pending> CudaActor::enqueued(std::shared_ptr<BlockWork> work) {
+  if (auto ok = work->ends_here(stream_); !ok) {
+    (void)wait("what may read the work's lists");
+    return std::unexpected(ok.error());
+  }
+  return work;
 }
 
 ipc::Result<Pending> CudaActor::copy_to_frame(const Sequence& from, std::uint32_t block,
@@ -389,7 +414,8 @@ ipc::Result<Pending> CudaActor::copy_to_frame(const Sequence& from, std::uint32_
     return std::unexpected(ok.error());
   }
   const Current current(device_.context());
-  const auto work = work_on(0, frame, *from.pinned(block));
+  if (auto ok = check_not_captured("a store"); !ok) return std::unexpected(ok.error());
+  auto work = work_on(0, frame, *from.pinned(block));
   if (!work) return std::unexpected(work.error());
   if (auto ok = check_launch(
           kernels::cuda::copy_to_frames(cache().table(), cache().store(), cache().frames(),
@@ -398,26 +424,24 @@ ipc::Result<Pending> CudaActor::copy_to_frame(const Sequence& from, std::uint32_
       !ok) {
     return std::unexpected(ok.error());
   }
-  if (auto ok = (*work)->ends_here(stream_); !ok) return std::unexpected(ok.error());
-  return *work;
+  return enqueued(std::move(*work));
 }
 
+// In the actor's stream, which may have written to the frame.
 ipc::Status CudaActor::copy_to_slots(const Sequence& of, std::uint32_t block) {
   const std::uint32_t frame = of.frame(block);
   if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) return ok;
   const CurrentBesideCaptures current(device_.context());
   const auto work = work_on(0, frame, *of.pinned(block));
   if (!work) return std::unexpected(work.error());
-  const auto stream = stream_for_pins();
-  if (!stream) return std::unexpected(stream.error());
   if (auto ok =
           check_launch(kernels::cuda::copy_to_slots(cache().table(), cache().store(),
-                                                    (*work)->slots(), (*work)->frame(), 1, *stream),
+                                                    (*work)->slots(), (*work)->frame(), 1, stream_),
                        "enqueueing a copy to pinned slots");
       !ok) {
     return ok;
   }
-  return check(cudaStreamSynchronize(*stream), "a copy to pinned slots");
+  return wait("a copy to pinned slots");
 }
 
 }  // namespace sluice::client::internal::cuda

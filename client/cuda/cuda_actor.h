@@ -31,6 +31,7 @@ class CudaActor final : public Actor {
   ipc::Result<Pending> copy_to_frame(const Sequence& from, std::uint32_t block,
                                      const Sequence& to) override;
   ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block) override;
+  ipc::Status await_begin() override;
 
   // ---- for its plans
 
@@ -39,6 +40,8 @@ class CudaActor final : public Actor {
   // The actor forecasts: its own stream is one of the least priority from now on. What is enqueued
   // in the present one comes first.
   ipc::Status lower_priority();
+  // Launches that we are not told of, in graphs, begin steps.
+  void has_plan_that_advances() { advances_ = true; }
 
  private:
   // Where the lists of a resolve lie, in staging memory and on the device alike.
@@ -90,8 +93,12 @@ class CudaActor final : public Actor {
   ipc::Status look_up(std::size_t items);
   void scatter(Operation& operation, const std::int32_t* slots,
                const kernels::Outcome* outcomes) const;
-  ipc::Status note_begin();
+  ipc::Result<bool> is_captured() const;
+  ipc::Status check_not_captured(const char* what) const;
+  void note_begin();
   ipc::Result<cudaStream_t> stream_for_pins();
+  // The work is what was launched last.
+  ipc::Result<Pending> enqueued(std::shared_ptr<BlockWork> work);
   // With a block's id, frame and slots where kernels read them.
   ipc::Result<std::shared_ptr<BlockWork>> work_on(std::uint32_t id, std::uint32_t frame,
                                                   std::span<const std::int32_t> slots);
@@ -103,6 +110,7 @@ class CudaActor final : public Actor {
   cudaStream_t stream_ = nullptr;
   bool low_priority_ = false;   // of the own stream
   bool knows_begin_ = false;    // `begun` is behind the begin of this step
+  bool advances_ = false;       // a later step than it may be under way
   std::uint32_t capacity_ = 0;  // items that the buffers of resolves hold; a power of two
 };
 

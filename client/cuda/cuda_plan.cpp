@@ -82,10 +82,11 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
   arrangement.copying_ctas = options.copying_ctas;
   if (options.copying_ctas == 0) {
     arrangement = kernels::cuda::fastest_arrangement(
-        actor.cache().table(), actor.cache().store(),
+        actor.cache().store(), actor.cache().most_frame_bytes(),
         std::uint64_t{options.max_lists} * options.list_capacity);
   }
   arrangement.advance = options.advance;
+  if (options.advance) actor.has_plan_that_advances();
   const std::size_t scratch_bytes =
       options.forecast ? kernels::cuda::kForecastScratchBytes
                        : kernels::cuda::resolve_scratch_bytes(

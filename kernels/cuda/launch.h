@@ -97,8 +97,9 @@ struct Arrangement {
   std::uint64_t far_bytes = kFarBytes;  // as they do in frames of so many bytes, if they are small
 };
 
-// What is fastest on an idle GPU, for so many items.
-Arrangement fastest_arrangement(const HotTable& table, const PageStore& store, std::uint64_t items);
+// What is fastest on an idle GPU, for so many items; there are never more bytes of frames.
+Arrangement fastest_arrangement(const PageStore& store, std::uint64_t most_frame_bytes,
+                                std::uint64_t items);
 
 // Memory that resolves of such lists need of their own, with `copying_ctas` of the arrangement or
 // more, or 0: device memory, zeroed once, that no other process can reach, for one launch at a

@@ -309,11 +309,12 @@ static bool are_few(std::uint64_t items, std::uint32_t copying_ctas) {
 
 static bool are_small(const PageStore& store) { return store.page_bytes <= kSmallPageBytes; }
 
-Arrangement fastest_arrangement(const HotTable& table, const PageStore& store,
+Arrangement fastest_arrangement(const PageStore& store, std::uint64_t most_frame_bytes,
                                 std::uint64_t items) {
   Arrangement fastest;
-  const std::uint64_t most_bytes = table.sizes.blocks * store.frame_stride;
-  if (are_small(store) && most_bytes >= kFarBytes && !are_few(items, kCopiersIfFar)) {
+  const bool whole_vectors = store.page_bytes % sizeof(uint4) == 0;
+  if (are_small(store) && whole_vectors && most_frame_bytes >= kFarBytes &&
+      !are_few(items, kCopiersIfFar)) {
     fastest.copying_ctas = kCopiersIfFar;
     fastest.only_if_far = true;
   }

@@ -112,12 +112,13 @@ TEST_F(DeviceResumeTest, ABlockWhoseSealIsPutOffIsExposedAndUnpinned) {
   ASSERT_OK(sequence->seal(0, sealing_key(), 0, actor.get()));
   EXPECT_THAT(device.calls,
               ElementsAre("pin " + id, "copy to frame " + id, "wait for copy to frame " + id,
-                          "expose " + id + " in " + frame, "unpin " + id));
+                          "await the begin", "expose " + id + " in " + frame, "unpin " + id));
   EXPECT_ERROR(pin(0), Errc::wrong_state);
   come_back();
   ASSERT_OK(sequence->row());
   EXPECT_EQ(sequence->sealed(), 1u) << "whoever has a plan asks for the row";
-  EXPECT_EQ(device.calls.size(), 5u);
+  EXPECT_EQ(device.calls.back(), "wait for unpin " + id) << "the id could be given up";
+  EXPECT_EQ(device.calls.size(), 7u) << "nobody waits while the daemon is away";
 }
 
 // Plans read the row without asking the library: it is right before the daemon gives the old block

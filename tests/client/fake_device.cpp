@@ -49,6 +49,10 @@ class FakeActor final : public Actor {
                                      const Sequence& to) override {
     return enqueue("copy to frame " + std::to_string(to.frame(block)));
   }
+  ipc::Status await_begin() override {
+    note("await the begin");
+    return {};
+  }
   ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block) override {
     note("copy from frame " + std::to_string(of.frame(block)));
     return {};

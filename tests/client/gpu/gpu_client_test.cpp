@@ -394,6 +394,40 @@ TEST_F(InAHeldStream, ASealWaitsForItsStoreAlone) {
   must(other.actor.end_step());
 }
 
+// What begins later must know what the seal withdraws.
+TEST_F(InAHeldStream, ASealWaitsForTheBeginOfItsStep) {
+  write(pin(engine, sequence, 2), 9);
+  must(sequence.store(2, engine.actor));
+  must(engine.actor.end_step());
+  EXPECT_TRUE(eventually([&] { return must(sequence.stored(2)); }));
+  held.hold();
+  must(engine.actor.begin_step());
+  auto sealing = std::async(std::launch::async, [&] {
+    return sequence.seal(2, std::as_bytes(std::span(name)), &engine.actor);
+  });
+  EXPECT_FALSE(returns(sealing, kForWhatWaits));
+  held.release();
+  must(sealing.get());
+}
+
+TEST_F(InAHeldStream, ACapturedStreamStoresAndSealsNothing) {
+  write(pin(engine, sequence, 2), 9);
+  ASSERT_EQ(cudaStreamBeginCapture(held.get(), cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  EXPECT_EQ(status_of(sequence.store(2, engine.actor)), SLUICE_WRONG_STATE);
+  EXPECT_EQ(status_of(sequence.seal(2, std::as_bytes(std::span(name)), &engine.actor)),
+            SLUICE_WRONG_STATE);
+  cudaGraph_t graph = nullptr;
+  ASSERT_EQ(cudaStreamEndCapture(held.get(), &graph), cudaSuccess);
+  EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  must(sequence.store(2, engine.actor));
+  ASSERT_EQ(cudaStreamBeginCapture(held.get(), cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  EXPECT_EQ(status_of(sequence.seal(2, std::as_bytes(std::span(name)), &engine.actor)),
+            SLUICE_WRONG_STATE);
+  ASSERT_EQ(cudaStreamEndCapture(held.get(), &graph), cudaSuccess);
+  EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  must(sequence.seal(2, std::as_bytes(std::span(name)), &engine.actor));
+}
+
 TEST_F(InAHeldStream, ASealWithoutAStoreWaitsForTheStream) {
   const auto slots = pin(engine, sequence, 2);
   write(slots, 9);
@@ -426,7 +460,6 @@ TEST_F(InAHeldStream, WhatTheStreamStillUsesIsNotGivenUp) {
   held.hold();
   must(sequence.store(3, engine.actor));
   EXPECT_FALSE(must(sequence.stored(3)));
-  must(sequence.truncate(4));
   auto cutting = std::async(std::launch::async, [&] { return sequence.truncate(3); });
   EXPECT_FALSE(returns(cutting, kForWhatWaits)) << "a store";
   held.release();
