@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::uint32_t kSequences = 64;
 constexpr std::uint32_t kRows = 266;               // of a list: 13% of 2,048
-constexpr double kPoolSteps = 1.5 * 2048 / kRows;  // of such misses: 1.5 of the whole lists
-constexpr double kArenasPerCycle = 4;              // so that nothing is found again
+constexpr double kPoolSteps = 2;       // of whole lists
+constexpr double kArenasPerCycle = 2;  // so that nothing is found again
 constexpr std::uint64_t kMostBytes = std::uint64_t{64} << 30;
 constexpr std::uint64_t kQuickBytes = std::uint64_t{4} << 30;
 constexpr double kMemoryPart = 0.7;  // of what the node has available
