@@ -151,5 +151,18 @@ TEST_F(DeviceResumeTest, TheRowOfASequenceThatIsLostHasNoBlocks) {
   EXPECT_ERROR(sequence->row(), Errc::stale_handle);
 }
 
+TEST_F(DeviceResumeTest, WhatIsLostIsNotGivenUpWhileStreamsStillUseIt) {
+  ASSERT_OK(actor->begin_step());
+  ASSERT_OK(pin(0));
+  ASSERT_OK(sequence->store(0, actor.get()));
+  EXPECT_FALSE(sequence->stored(0).value());
+  daemon.die();
+  wait_until_away();
+  daemon.forget(sequence->id(1));
+  come_back();
+  EXPECT_EQ(device.run, device.enqueued);
+  EXPECT_ERROR(sequence->store(0, actor.get()), Errc::stale_handle);
+}
+
 }  // namespace
 }  // namespace sluice::client::internal
