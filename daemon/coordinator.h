@@ -286,7 +286,6 @@ class Coordinator {
     std::map<ipc::DeviceId, Arena> arenas;
     SharedFrames frames;         // without memory while the cache goes
     RecordMemory records;        // of its blocks, if they are kept
-    bool going = false;          // as a whole: until its frames are gone, the last of it
     std::deque<Grant> granting;  // what a job is at, in order
     std::optional<GrantFailure> grant_failure;
   };

@@ -214,7 +214,6 @@ void Coordinator::execute(const residency::DestroyCache& action) {
   Cache& cache = caches_[action.cache.value];
   kept_->disown_cache(action.cache);
   SLUICE_KILL_POINT("cache.disowned");
-  cache.going = true;
   for (auto& [device, arena] : cache.arenas) let_go(cache, arena);
   cache.frames.memory.reset();
 }
@@ -231,15 +230,13 @@ MemoryWorker::Step Coordinator::free_arena(Freeing& freeing) {
   SLUICE_KILL_POINT("arena.forgotten");
   {
     const std::lock_guard lock(mutex_);
-    Cache& cache = caches_[freeing.cache.value];
-    cache.arenas.erase(freeing.device);
-    if (!cache.going) {
-      residency::Actions actions;
-      const auto told = manager_.arena_destroyed(freeing.cache, freeing.device, actions);
-      SLUICE_ASSERT(told.has_value());
-      execute(actions);
-      cache_changed_();
-    }
+    caches_[freeing.cache.value].arenas.erase(freeing.device);
+    // Of a cache that goes, too: others need not wait for its frames, which may be many.
+    residency::Actions actions;
+    const auto told = manager_.arena_destroyed(freeing.cache, freeing.device, actions);
+    SLUICE_ASSERT(told.has_value());
+    execute(actions);
+    cache_changed_();
   }
   // The last one of a cache lets go of its frames, and then the number may be another cache's.
   freeing.memory.reset();

@@ -7,7 +7,7 @@
 //   GrantDram      extent_granted or extent_failed
 //   ReleaseExtent  extent_released
 //   DestroyArena   arena_destroyed
-//   DestroyCache   cache_destroyed
+//   DestroyCache   arena_destroyed of each of its arenas, as it is free, and cache_destroyed
 //   Retire         retired
 //   Withdraw       withdrawn
 //   WriteBlock     written

@@ -571,9 +571,14 @@ Status Manager::arena_failed(CacheId id, Actions&, DeviceId device) {
 Status Manager::arena_destroyed(CacheId id, DeviceId device, Actions&) {
   State& state = *state_;
   ++state.now;
-  auto arena = find_arena_in(state, id, device, CacheState::destroying, "destroyed");
-  if (!arena) return std::unexpected(arena.error());
-  forget_arena(state, *state.caches[id.value], **arena);
+  auto cache = find_cache(state, id);
+  Arena* const arena = cache ? find_arena(**cache, device) : nullptr;
+  if (arena == nullptr || arena->state != CacheState::destroying) {
+    return ipc::fail(Errc::not_found, "an arena of cache " + std::to_string(id.value) +
+                                          " on device " + std::to_string(device.value) +
+                                          " is not being destroyed");
+  }
+  forget_arena(state, **cache, *arena);
   return {};
 }
 

@@ -223,10 +223,10 @@ TEST_F(ACoordinator, TellsOfEachCacheThatWasMadeOrFreed) {
   EXPECT_EQ(told, 1);
   close_all(*one);
   drop_idle_caches();
-  EXPECT_TRUE(eventually([&] { return told == 2; }));
+  EXPECT_TRUE(eventually([&] { return told == 3; })) << "of its arena, and of its frames";
   device->fails_when([](Tier, int) { return true; });
   EXPECT_FALSE(finish(*one, opening(1, "another")));
-  EXPECT_EQ(told, 3);
+  EXPECT_EQ(told, 4);
 }
 
 TEST_F(ACoordinator, FreesAnArenaThatCouldNotBeMadeAndSaysWhy) {

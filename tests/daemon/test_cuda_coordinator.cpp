@@ -555,6 +555,9 @@ TEST_F(ASharedCache, GoesWithItsArenasAndThenItsFrames) {
   EXPECT_TRUE(eventually([&] { return device->of(device->asked, Request::Scrub) == 2; }))
       << "of the arena that nobody looks at";
   EXPECT_EQ(reader->frame_extents(), 1U) << "the frames are there as long as an arena is";
+  EXPECT_TRUE(eventually([&] {
+    return coordinator->with_manager([](auto& m) { return m.status().hbm.used_bytes; }) == 4 << 20;
+  })) << "others may have its HBM";
   reader.reset();
   EXPECT_TRUE(eventually([&] {
     (void)coordinator->tick();

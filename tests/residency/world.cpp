@@ -293,6 +293,10 @@ void World::follow_destroy(CacheId id) {
     const bool unseen = wait.kind >= Unanswered::withdraw && wait.number % 2 == 0;
     return wait.cache == id.value && (wait.kind == Unanswered::release || unseen);
   });
+  for (auto& [device, arena] : cache.arenas) {
+    arena.state = CacheState::destroying;
+    unanswered_.push_back({Unanswered::destroy_arena, id.value, device});
+  }
   unanswered_.push_back({Unanswered::destroy, id.value, 0});
   count("cache destroyed");
 }
@@ -378,8 +382,11 @@ void World::answer(std::size_t which, bool well, std::uint32_t luck) {
       cache.arenas.erase(number);
       return;
     default:
+      if (!cache.arenas.empty()) {  // its frames go last
+        unanswered_.push_back(wait);
+        return;
+      }
       hold(manager_.cache_destroyed(id, actions_).has_value(), "cache_destroyed was refused");
-      for (const auto& [device, arena] : cache.arenas) used_[device][tenant] -= arena.bytes;
       used_[kDram][tenant] -= cache.extents.size() * cache.shape.frame_extent_bytes;
       caches_.erase(wait.cache);
       std::erase_if(unanswered_, [&](const Unanswered& other) {

@@ -12,7 +12,7 @@ namespace sluice::tools::cuda {
 namespace {
 
 constexpr std::uint32_t kSequences = 64;
-constexpr std::uint32_t kRows = 266;               // of a list: 13% of 2,048
+constexpr std::uint32_t kRows = 266;   // of a list: 13% of 2,048
 constexpr double kPoolSteps = 2;       // of whole lists
 constexpr double kArenasPerCycle = 2;  // so that nothing is found again
 constexpr std::uint64_t kMostBytes = std::uint64_t{64} << 30;
