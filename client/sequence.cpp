@@ -16,12 +16,17 @@ using ipc::fail;
 namespace wire = ipc::wire;
 
 Sequence::~Sequence() {
-  if (cache_.client().in_owner()) wait_for_streams();
-  pins_.clear();  // what is in streams is the cache's
+  if (cache_.client().in_owner()) {
+    const std::lock_guard lock(mutex_);
+    for (const Pending& pending : in_streams_) (void)wait_for(pending);
+  }
   if (registered_ && cache_.client().in_owner()) {
     const Gate::Stay stay = cache_.client().gate().hold();
     be_forgotten();
   }
+  // What was enqueued is the cache's, which may go when it has no users.
+  pins_.clear();
+  in_streams_.clear();
   if (row_) cache_.device()->remove_row(*row_);
   if (!hidden_) --cache_.users();
 }
@@ -287,7 +292,7 @@ ipc::Status Sequence::truncate_on(Link& link, std::uint32_t count) {
 // What no resume adopts is given up; so it is enough to be forgotten. Seals that were put off are
 // done first, where they can be: others may look for these blocks.
 ipc::Status Sequence::release() {
-  for (std::uint32_t left = seals_.promised(); left > 0 && !settle(nullptr); --left) {
+  for (std::uint32_t left = seals_.promised(); left > 0 && !settle_seals(nullptr, true); --left) {
   }
   wait_for_streams();
   auto stay = cache_.client().gate().enter(cache_.client().deadline(), Gate::Needs::nothing);

@@ -63,10 +63,12 @@ class Sequence {
     return plain ? ipc::Status() : check_what_was_told();
   }
 
-  // Seals that were put off while the daemon was away, as far as they can be done now: pinned
-  // blocks, in a step of `actor`. Errors: what the daemon answered, once; the block is private
-  // then.
-  ipc::Status settle(Actor* actor) { return seals_.empty() ? ipc::Status() : settle_seals(actor); }
+  // Seals that were put off while the daemon was away, as far as they can be done now: on a GPU, in
+  // a step of `actor`, and otherwise those of pinned blocks. Errors: what the daemon answered,
+  // once; the block is private then.
+  ipc::Status settle(Actor* actor) {
+    return seals_.empty() ? ipc::Status() : settle_seals(actor, false);
+  }
 
   // The frame of a private block.
   ipc::Result<std::span<std::byte>> map(std::uint32_t index);
@@ -155,7 +157,8 @@ class Sequence {
                                 Actor* actor);
   ipc::Result<bool> seal_on(Link& link, const Seal& seal, Actor* actor);
   ipc::Result<bool> try_seal(const Seal& wanted, Actor* actor);
-  ipc::Status settle_seals(Actor* actor);
+  // `last`: nobody names the sequence to a device any more.
+  ipc::Status settle_seals(Actor* actor, bool last);
   // Has resolves, and plans, find a block whose seal is put off. Errors: io_error.
   ipc::Status expose(const Seal& seal, Actor* actor);
   ipc::Status expose_promised();
@@ -171,6 +174,9 @@ class Sequence {
   ipc::Status store_pins(std::uint32_t index, Pins& pins, Actor* actor);
   // The pages of these pins are ordinary ones from now on.
   ipc::Status unpin(std::uint32_t index, Actor* actor);
+  // To enqueue what uses the block's frame, on a GPU, and note it: whoever loses the sequence waits
+  // for that, or comes first.
+  ipc::Result<std::unique_lock<std::mutex>> lock_to_enqueue(std::uint32_t block);
   void note_in_stream(const Pending& pending);  // under mutex_
   // Waits until no stream uses ids and frames of the sequence, before somebody else may get them:
   // by stores, and by what turns pins into pages.

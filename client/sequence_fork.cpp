@@ -66,7 +66,12 @@ ipc::Result<Pending> Sequence::copy_to_child(Sequence& child, std::uint32_t bloc
   copy.uncopied = false;
   if (pinned(block) != nullptr && !blocks_[block].uncopied) {
     copy.in_frame = true;
-    return copy_to_frame(block, child, actor);
+    // As in store_pins(), of the child.
+    const auto lock = child.lock_to_enqueue(block);
+    if (!lock) return std::unexpected(lock.error());
+    auto enqueued = copy_to_frame(block, child, actor);
+    if (enqueued && *enqueued != nullptr) child.note_in_stream(*enqueued);
+    return enqueued;
   }
   if (copy.in_frame) {
     std::memcpy(to, cache_.frame(blocks_[block].frame), cache_.geometry().block_bytes);
@@ -83,7 +88,7 @@ ipc::Status Sequence::copy_all_to_child(Sequence& child, std::span<const std::ui
   for (const std::uint32_t block : blocks) {
     auto copy = copy_to_child(child, block, actor);
     if (copy) {
-      copies.push_back(std::move(*copy));
+      if (*copy != nullptr) copies.push_back(std::move(*copy));
     } else {
       status = std::unexpected(copy.error());
       break;

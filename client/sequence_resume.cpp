@@ -50,7 +50,7 @@ void Sequence::lose(ipc::Error why) {
     lost_why_ = std::move(why);
     told_.fetch_or(kToldLost, std::memory_order_acq_rel);
   }
-  // The daemon gives its blocks to others when the resume is done.
+  // The daemon gives its blocks to others when it is told, or the resume is done.
   wait_for_streams();
 }
 
@@ -183,7 +183,10 @@ void Sequence::take_replaced() {
 ipc::Status Sequence::resume(Link& link) {
   handle_ = 0;
   // Nobody can use it, so it is not adopted.
-  if (unanswered_ || (told_.load(std::memory_order_acquire) & kToldLost) != 0) return {};
+  if (unanswered_ || (told_.load(std::memory_order_acquire) & kToldLost) != 0) {
+    wait_for_streams();
+    return {};
+  }
   Adoption adoption;
   {
     const std::lock_guard lock(mutex_);
@@ -199,15 +202,12 @@ ipc::Status Sequence::resume(Link& link) {
   if (!adopted && link_failed(link, adopted.error())) return adopted;
   if (adopted) adopted = take_adopted(adoption);
   if (adopted) return {};
-  if (adoption.handle != 0) {
-    if (auto ok = tell_released(link, adoption.handle); !ok && link_failed(link, ok.error())) {
-      return ok;
-    }
-  }
   lose({Errc::stale_handle,
         "the daemon that came back no longer has all blocks of this sequence (" +
             adopted.error().text + "): release it, and open it again by its keys"});
-  return {};
+  if (adoption.handle == 0) return {};
+  auto told = tell_released(link, adoption.handle);
+  return !told && link_failed(link, told.error()) ? told : ipc::Status();
 }
 
 }  // namespace sluice::client::internal

@@ -160,7 +160,10 @@ ipc::Result<bool> Sequence::seal(std::uint32_t index, std::span<const std::byte>
   return try_seal(seal, actor);
 }
 
-ipc::Status Sequence::settle_seals(Actor* actor) {
+// On a GPU a block whose seal is put off is exposed. If its key is known, it is withdrawn, which
+// steps that begin later must know; so some actor has begun its step, and nothing later is
+// enqueued.
+ipc::Status Sequence::settle_seals(Actor* actor, bool last) {
   if (seals_.next() == nullptr) return {};
   Client& client = cache_.client();
   {
@@ -168,16 +171,19 @@ ipc::Status Sequence::settle_seals(Actor* actor) {
     if (!stay) return check();
     if (stay->link() == nullptr) return expose_promised();
   }
-  // Where a key is known the id is given up, and its pins.
-  wait_for_streams();
-  const bool begun = actor != nullptr && actor->in_step() && actor->await_begin().has_value();
+  const bool in_step = actor != nullptr && &actor->cache() == &cache_ && actor->in_step();
+  const bool on_device = cache_.resolver() != nullptr;
+  if (on_device) {
+    if (!last && !(in_step && actor->await_begin())) return {};
+    wait_for_streams();
+  }
   while (const Seal* const next = seals_.next()) {
     const Seal seal = *next;
     auto stay = enter(ipc::Clock::now(), Gate::Needs::nothing);
     if (!stay) return check();
     if (stay->link() == nullptr) return expose_promised();
     const bool is_pinned = pinned(seal.index) != nullptr;
-    if (is_pinned && !(begun && check_actor(seal.index, actor, "seal it"))) return {};
+    if (is_pinned && !in_step) return {};
     if (seals_.find(seal.index) == nullptr) continue;  // the resume found that it was done
     auto sealed = seal_on(*stay->link(), seal, actor);
     if (sealed) continue;

@@ -123,14 +123,8 @@ ipc::Status Sequence::store_pins(std::uint32_t index, Pins& pins, Actor* actor) 
                                        "again");
   }
   if (auto ok = wait_for(pins.store); !ok) return ok;
-  // Whoever loses the sequence meanwhile waits for what is enqueued.
-  std::unique_lock lock(mutex_, std::defer_lock);
-  if (cache_.resolver() != nullptr) {
-    const ipc::Deadline deadline = cache_.client().deadline();
-    if (auto ok = cache_.wait_pinned_frame(blocks_[index].frame, deadline); !ok) return ok;
-    lock.lock();
-    if ((told_.load(std::memory_order_relaxed) & kToldLost) != 0) return std::unexpected(lost_why_);
-  }
+  const auto lock = lock_to_enqueue(index);
+  if (!lock) return std::unexpected(lock.error());
   auto store = copy_to_frame(index, *this, actor);
   if (!store) return std::unexpected(store.error());
   if (*store != nullptr) note_in_stream(*store);
@@ -163,6 +157,18 @@ ipc::Status Sequence::unpin(std::uint32_t index, Actor* actor) {
   const std::lock_guard lock(mutex_);
   note_in_stream(*unpinned);
   return {};
+}
+
+ipc::Result<std::unique_lock<std::mutex>> Sequence::lock_to_enqueue(std::uint32_t block) {
+  std::unique_lock lock(mutex_, std::defer_lock);
+  if (cache_.resolver() == nullptr) return lock;
+  const ipc::Deadline deadline = cache_.client().deadline();
+  if (auto ok = cache_.wait_pinned_frame(blocks_[block].frame, deadline); !ok) {
+    return std::unexpected(ok.error());
+  }
+  lock.lock();
+  if ((told_.load(std::memory_order_relaxed) & kToldLost) != 0) return std::unexpected(lost_why_);
+  return lock;
 }
 
 void Sequence::note_in_stream(const Pending& pending) {

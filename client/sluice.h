@@ -74,25 +74,29 @@
  *   undecided: repeat it with the same key; until then the block takes no other, and its bytes do
  *   not change. Forecasts of executor daemon are dropped.
  * - With executor direct a decode step waits for nobody. Steps, resolves and plans, streams, rows,
- *   maps and pins of private blocks, the arena, infos and stats go on with the memory that is
- *   mapped. sluice_sequence_extend takes blocks that the cache holds in advance for this: for each
+ *   maps, pins and stores of private blocks, the arena, infos and stats go on with what is mapped.
+ *   sluice_sequence_extend takes blocks that the cache holds in advance for this: for each
  *   live sequence as many as it fills, at a token per 20 ms, in an outage as long as the daemon is
  *   configured for (5 s unless it says otherwise), at least one; when they are used up, it waits.
  *   These blocks count as the tenant's memory, are taken only where memory is free, and are given
  *   up for a call that has none. sluice_seal is put off: the block's bytes are in its frame, the
  *   call returns SLUICE_OK (with deduplicated = 0), and the key becomes known when the daemon is
  *   back, by the next extend, truncate, fork, seal, release, pin, store or resolve of the sequence
- *   (of a pinned block: by one that names an actor in a step). Until then sluice_sequence_get_info
- * counts it in to_be_sealed, its pinned slots are found as before, and a block without is absent.
- * An error of such a seal is returned once, by the call that found it out, which has then done
- *   nothing else; the block is private again.
+ *   (on a GPU, and of a pinned block: by release, or by one that names an actor in a step, for
+ *   whose begin that call then waits). Until then sluice_sequence_get_info counts it in
+ *   to_be_sealed, its pinned slots are found as before, and a block without is absent. An error of
+ *   such a seal is returned once, by the call that found it out, which has then done nothing else;
+ *   the block is private again.
  * - Truncating, releasing and closing wait for no daemon; seals that were put off for what they
- * give up are not done any more. A daemon may come back without what this client had. Then nothing
- * is guessed: SLUICE_STALE_HANDLE is what is left. Of all calls, steps included, if it does not
- * know the session (it was started cold, or by a version or configuration that shares no memory
- * with the one before): close the client, and connect anew. Of a cache and what belongs to it, if
- * its memory is another: close it, and open it again. Of one sequence, if a block of it is gone:
- * release it, and open it again by its keys. The text says which.
+ *   give up are not done any more.
+ *
+ * A daemon may come back without what this client had. Then nothing is guessed: SLUICE_STALE_HANDLE
+ * is what is left. Of all calls, steps included, if it does not know the session (it was started
+ * cold, or by a version or configuration that shares no memory with the one before): close the
+ * client, and connect anew. Of a cache and what belongs to it, if its memory is another: close it,
+ * and open it again. Of one sequence, if a block of it is gone: release it, and open it again by
+ * its keys. The text says which. What it loses so is waited for in the streams that use it; other
+ * calls about sequences wait meanwhile, as for the daemon.
  *
  * Some sessions cannot go on (the daemon is configured so, or of an older version). Then calls that
  * ask the daemon return SLUICE_DAEMON_AWAY within a second of its death, or SLUICE_SHUTTING_DOWN if
@@ -440,9 +444,11 @@ typedef struct sluice_seal_result {
  * (see sluice_block_store), whose writes are in the stream by now. Pinned blocks are sealed inside
  * a step of `actor` (NULL otherwise), in which, or in an earlier one, all is enqueued that uses the
  * slots as they were pinned. On a GPU it waits for the store and the begin of that step, so an
- * engine that is a step ahead of the device loses least by sealing at the step's end; an actor with
- * a plan that advances, whose begins are not known, waits for its stream. `valid_bytes`: 0 for a
- * full block. SIZE_MISMATCH: the key is known with another size; the block stays private. */
+ * engine that is a step ahead of the device loses least by sealing at the step's end. An actor with
+ * a plan that advances, whose begins are not known, waits for its stream: graphs that have such a
+ * plan, or a begin, and were launched in another stream, must be ordered before it.
+ * `valid_bytes`: 0 for a full block. SIZE_MISMATCH: the key is known with another size; the block
+ * stays private. */
 SLUICE_API sluice_status sluice_seal(sluice_sequence* sequence, uint32_t block, const void* key,
                                      uint32_t key_bytes, uint64_t valid_bytes, sluice_actor* actor,
                                      sluice_seal_result* result, sluice_error* error);

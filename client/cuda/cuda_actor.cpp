@@ -56,6 +56,9 @@ ipc::Result<std::unique_ptr<Actor>> CudaActor::make(Cache& cache, CudaCache& dev
   auto begun = OwnEvent::make();
   if (!begun) return std::unexpected(begun.error());
   state.begun = std::move(*begun);
+  auto advanced = OwnEvent::make();
+  if (!advanced) return std::unexpected(advanced.error());
+  state.advanced = std::move(*advanced);
   auto claimed = DeviceBuffer::make(cache.geometry().pages_per_block * sizeof(kernels::Slot));
   if (!claimed) return std::unexpected(claimed.error());
   state.claimed = std::move(*claimed);
@@ -118,7 +121,19 @@ void CudaActor::note_begin() {
 ipc::Status CudaActor::await_begin() {
   const CurrentBesideCaptures current(device_.context());
   if (auto ok = check_not_captured("a seal"); !ok) return ok;
-  return knows_begin_ && !advances_ ? state_->begun.wait() : wait("the actor's stream");
+  if (knows_begin_ && !advances_) return state_->begun.wait();
+  if (auto ok = state_->advanced.wait(); !ok) return ok;
+  return wait("the actor's stream");
+}
+
+ipc::Status CudaActor::note_advance(cudaStream_t stream) {
+  if (stream == stream_) return {};
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (auto ok = check(cudaStreamIsCapturing(stream, &status), "asking about a capture"); !ok) {
+    return ok;
+  }
+  if (status != cudaStreamCaptureStatusNone) return {};
+  return state_->advanced.record(stream);
 }
 
 ipc::Status CudaActor::do_end_step() {
@@ -372,6 +387,7 @@ ipc::Result<std::vector<std::int32_t>> CudaActor::do_pin(const Sequence& sequenc
                                 cudaMemcpyDeviceToHost, *stream),
                 "a copy of claimed slots");
       !ok) {
+    (void)cudaStreamSynchronize(*stream);  // the claim reads the work's lists
     return std::unexpected(ok.error());
   }
   if (auto ok = check(cudaStreamSynchronize(*stream), "a claim of pinned slots"); !ok) {

@@ -40,8 +40,10 @@ class CudaActor final : public Actor {
   // The actor forecasts: its own stream is one of the least priority from now on. What is enqueued
   // in the present one comes first.
   ipc::Status lower_priority();
-  // Launches that we are not told of, in graphs, begin steps.
+  // Launches that we are not told of, in graphs, begin steps in the actor's stream.
   void has_plan_that_advances() { advances_ = true; }
+  // What was launched last in this stream begins a step.
+  ipc::Status note_advance(cudaStream_t stream);
 
  private:
   // Where the lists of a resolve lie, in staging memory and on the device alike.
@@ -56,7 +58,8 @@ class CudaActor final : public Actor {
 
   struct State {
     OwnStream own_stream;
-    OwnEvent begun;  // the step; see knows_begin_
+    OwnEvent begun;     // the step; see knows_begin_
+    OwnEvent advanced;  // the step, by a launch in another stream
     // Of pins.
     OwnStream pin_stream;
     DeviceBuffer claimed;

@@ -86,7 +86,6 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
         std::uint64_t{options.max_lists} * options.list_capacity);
   }
   arrangement.advance = options.advance;
-  if (options.advance) actor.has_plan_that_advances();
   const std::size_t scratch_bytes =
       options.forecast ? kernels::cuda::kForecastScratchBytes
                        : kernels::cuda::resolve_scratch_bytes(
@@ -120,6 +119,7 @@ ipc::Result<std::unique_ptr<Plan>> CudaPlan::make(CudaActor& actor, const PlanOp
                                                : kernels::cuda::ItemKind::block;
   batch.without_slot = options.without_slot;
   plan->arrangement_ = arrangement;
+  if (options.advance) actor.has_plan_that_advances();
   plan->forecast_ = options.forecast;
   plan->goal_ = {options.budget_bytes, kernels::forecast_min_age(options.confidence),
                  options.copying_ctas};
@@ -174,7 +174,10 @@ ipc::Status CudaPlan::launch_and_wait(const StreamRef& stream, std::uint64_t wai
   const Current current(actor_.device().context());
   const cudaStream_t in = stream_of(stream);
   if (auto ok = check_step(in); !ok) return ok;
-  return check(static_cast<cudaError_t>(enqueue(in, wait_us)), "launching a plan");
+  if (auto ok = check(static_cast<cudaError_t>(enqueue(in, wait_us)), "launching a plan"); !ok) {
+    return ok;
+  }
+  return arrangement_.advance ? actor_.note_advance(in) : ipc::Status();
 }
 
 ipc::Status CudaPlan::check_wait(cudaStream_t stream) const {

@@ -116,9 +116,26 @@ TEST_F(DeviceResumeTest, ABlockWhoseSealIsPutOffIsExposedAndUnpinned) {
   EXPECT_ERROR(pin(0), Errc::wrong_state);
   come_back();
   ASSERT_OK(sequence->row());
-  EXPECT_EQ(sequence->sealed(), 1u) << "whoever has a plan asks for the row";
-  EXPECT_EQ(device.calls.back(), "wait for unpin " + id) << "the id could be given up";
-  EXPECT_EQ(device.calls.size(), 7u) << "nobody waits while the daemon is away";
+  EXPECT_EQ(sequence->sealed(), 0u) << "a step that begins later could have the block";
+  EXPECT_EQ(device.calls.size(), 6u) << "so far nobody waited";
+  ASSERT_OK(sequence->settle(actor.get()));
+  EXPECT_EQ(sequence->sealed(), 1u);
+  EXPECT_EQ(device.calls[6], "await the begin");
+  EXPECT_EQ(device.calls[7], "wait for unpin " + id) << "the id could be given up";
+}
+
+TEST_F(DeviceResumeTest, ASealThatIsPutOffIsDoneByTheReleaseAtTheLatest) {
+  ASSERT_OK(actor->begin_step());
+  ASSERT_OK(pin(0));
+  daemon.die();
+  wait_until_away();
+  ASSERT_OK(sequence->seal(0, sealing_key(), 0, actor.get()));
+  ASSERT_OK(actor->end_step());
+  come_back();
+  ASSERT_OK(sequence->settle(actor.get()));
+  EXPECT_EQ(sequence->sealed(), 0u) << "it is in no step";
+  ASSERT_OK(sequence->release());
+  EXPECT_EQ(sequence->sealed(), 1u);
 }
 
 // Plans read the row without asking the library: it is right before the daemon gives the old block
