@@ -82,12 +82,13 @@ class Actor {
   virtual ipc::Status await_begin() { return {}; }
 
   // Of a cache on a GPU, where actors alone can touch slots: copies the bytes of a block's pinned
-  // slots to the frame of the same block of `to`, which is private; the frame is in use until that
-  // has passed. Errors: not_supported (host backend), wrong_state (its stream is being captured),
-  // and those of Cache::wait_pinned_frame.
+  // slots to the frame of the same block of `to`, which is private and pinned
+  // (Cache::wait_pinned_frame); the frame is in use until that has passed. Errors: not_supported
+  // (host backend), wrong_state (its stream is being captured).
   virtual ipc::Result<Pending> copy_to_frame(const Sequence& from, std::uint32_t block,
                                              const Sequence& to);
-  // The other way, of its own frame; returns when the bytes are there.
+  // The other way, of its own frame; returns when the bytes are there. Errors: also those of
+  // Cache::wait_pinned_frame.
   virtual ipc::Status copy_to_slots(const Sequence& of, std::uint32_t block);
 
   // See sluice_actor_set_stream and sluice_plan_create. Errors: not_supported (host backend), ...

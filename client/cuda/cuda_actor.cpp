@@ -425,13 +425,9 @@ ipc::Result<Pending> CudaActor::enqueued(std::shared_ptr<BlockWork> work) {
 
 ipc::Result<Pending> CudaActor::copy_to_frame(const Sequence& from, std::uint32_t block,
                                               const Sequence& to) {
-  const std::uint32_t frame = to.frame(block);
-  if (auto ok = cache().wait_pinned_frame(frame, cache().client().deadline()); !ok) {
-    return std::unexpected(ok.error());
-  }
   const Current current(device_.context());
   if (auto ok = check_not_captured("a store"); !ok) return std::unexpected(ok.error());
-  auto work = work_on(0, frame, *from.pinned(block));
+  auto work = work_on(0, to.frame(block), *from.pinned(block));
   if (!work) return std::unexpected(work.error());
   if (auto ok = check_launch(
           kernels::cuda::copy_to_frames(cache().table(), cache().store(), cache().frames(),
