@@ -1,5 +1,5 @@
-// What tests of libsluice on a GPU share: a cache of a few layers, and an engine with one actor that
-// looks into its slots.
+// What tests of libsluice on a GPU share: a cache of a few layers, and an engine with one actor
+// that looks into its slots.
 //
 // Thread-safety: one thread.
 #pragma once
@@ -33,7 +33,8 @@ inline DaemonProcess::Options on_gpu() {
   return options;
 }
 
-inline sluice_cache_desc gpu_cache(const char* model, sluice_executor executor = SLUICE_EXECUTOR_DIRECT) {
+inline sluice_cache_desc gpu_cache(const char* model,
+                                   sluice_executor executor = SLUICE_EXECUTOR_DIRECT) {
   sluice_cache_desc desc = small_cache(model, executor, kLayers);
   desc.device_type = 2;
   return desc;
